@@ -1,0 +1,89 @@
+"""What the bundle adds to ``python -m monai.bundle``: errors in one line, misspelt settings refused."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from monai.bundle import ConfigWorkflow, run
+
+from scripts.errors import InputError, find_input_error
+
+
+def guard_command_line() -> None:
+    """Report input errors in one line and refuse misspelt settings, if this process is ``python -m monai.bundle``.
+
+    First step of every config's ``initialize``. In any other process (a test, a server) it does nothing.
+
+    Raises:
+        InputError: a setting on the command line is in none of the configs that the command names.
+    """
+    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return
+    report_input_errors_in_one_line()
+    refuse_unknown_settings(sys.argv[1:])
+
+
+def report_input_errors_in_one_line() -> None:
+    """From now on end the process on an ``InputError`` with its one line in place of a traceback.
+
+    Other exceptions keep their traceback. The exit status is 1 either way.
+    """
+    show_traceback = sys.excepthook
+
+    def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        found = find_input_error(error)
+        if found is None:
+            show_traceback(kind, error, traceback)
+        else:
+            print(f"error: {found}", file=sys.stderr)
+
+    sys.excepthook = show
+
+
+def refuse_unknown_settings(arguments: Sequence[str]) -> None:
+    """Check the ``--key`` arguments of a ``monai.bundle`` command against the configs that it names.
+
+    MONAI takes a misspelt top-level key in silence, and the run goes on with the default.
+
+    Raises:
+        InputError: a key is neither MONAI's own nor at the top level of a named config; names the nearest one.
+    """
+    given = _settings(arguments)
+    files = _as_list(given.get("config_file", ""))
+    known = {key for file in files for key in _top_level_keys(file)}
+    if not known:
+        return
+    known |= {name for call in (run, ConfigWorkflow) for name in inspect.signature(call).parameters}
+    overrides = [*given, *(key for file in _as_list(given.get("args_file", "")) for key in _top_level_keys(file))]
+    for key in overrides:
+        top = key.lstrip("+~").replace("::", "#").split("#")[0]
+        if top not in known:
+            near = difflib.get_close_matches(top, known, n=1)
+            hint = f"did you mean --{near[0]}?" if near else "docs/configuration.md lists all settings."
+            raise InputError(f"--{key} is not a setting of {', '.join(files)}; {hint}")
+
+
+def _settings(arguments: Sequence[str]) -> dict[str, str]:
+    settings: dict[str, str] = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument.startswith("--") and len(argument) > 2:
+            key, equals, value = argument[2:].partition("=")
+            settings[key.replace("-", "_")] = value if equals else following
+    return settings
+
+
+def _as_list(value: str) -> list[str]:
+    return [name for name in (part.strip(" '\"") for part in value.strip("[]() ").split(",")) if name]
+
+
+def _top_level_keys(path: str) -> Iterable[str]:
+    try:
+        return list(json.loads(Path(path).read_text()))
+    except (OSError, ValueError):
+        return []  # MONAI has its own word for a config that it cannot read

@@ -1,0 +1,57 @@
+"""Voxel indices and ångströms: the one place where the two meet.
+
+In memory a volume is ``[z, y, x]`` and a point is a row ``(z, y, x)`` of voxel indices; the centre of voxel ``i`` is ``i``.
+In files a point is ``(x, y, z)`` in ångströms: ``(i + voxel_offset) * voxel_size_angstrom``, counted from the first voxel.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def as_points(points: ArrayLike, name: str) -> NDArray[np.float64]:
+    """Return ``points`` as an ``(N, 3)`` array; an empty list becomes ``(0, 3)``.
+
+    Raises:
+        ValueError: the array is not a row of three numbers per point.
+    """
+    array = np.asarray(points, dtype=np.float64)
+    if array.size == 0:
+        return array.reshape(0, 3)
+    if array.ndim != 2 or array.shape[1] != 3:
+        raise ValueError(f"{name} needs one row of 3 numbers per point, shape (N, 3); got shape {array.shape}.")
+    return array
+
+
+def to_xyz_angstrom(
+    points_zyx_vox: ArrayLike, voxel_size_angstrom: float, voxel_offset: float = 0.0
+) -> NDArray[np.float64]:
+    """Turn voxel indices ``(z, y, x)`` into file coordinates ``(x, y, z)`` in ångströms, shape ``(N, 3)``.
+
+    Args:
+        points_zyx_vox: ``(N, 3)`` voxel indices.
+        voxel_size_angstrom: side of a voxel.
+        voxel_offset: where voxel 0 has its centre, in voxels: 0 (as ChimeraX draws it) or 0.5 (origin at the corner).
+    """
+    return (as_points(points_zyx_vox, "points_zyx_vox")[:, ::-1] + voxel_offset) * voxel_size_angstrom
+
+
+def to_zyx_vox(
+    points_xyz_angstrom: ArrayLike, voxel_size_angstrom: float, voxel_offset: float = 0.0
+) -> NDArray[np.float64]:
+    """Turn file coordinates ``(x, y, z)`` in ångströms into voxel indices ``(z, y, x)``; undoes `to_xyz_angstrom`."""
+    return as_points(points_xyz_angstrom, "points_xyz_angstrom")[:, ::-1] / voxel_size_angstrom - voxel_offset
+
+
+def affine_of(voxel_size_angstrom: float) -> NDArray[np.float64]:
+    """Return the ``4 x 4`` matrix that takes an index ``(z, y, x, 1)`` of a volume to ``(x, y, z, 1)`` in ångströms."""
+    affine = np.zeros((4, 4))
+    affine[[2, 1, 0, 3], [0, 1, 2, 3]] = voxel_size_angstrom, voxel_size_angstrom, voxel_size_angstrom, 1.0
+    return affine
+
+
+def voxel_size_of(affine: ArrayLike) -> float:
+    """Return the voxel size in ångströms of an affine whose three axes are equally long (the readers see to that)."""
+    columns = np.asarray(affine, dtype=np.float64)[:3, :3]
+    return float(np.linalg.norm(columns, axis=0).mean())

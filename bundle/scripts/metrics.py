@@ -1,0 +1,347 @@
+"""Compare picks with the truth: which particles were found, and one number for the whole.
+
+Two ways of matching, called the mode. ``kaggle`` counts as the public challenge does: every true particle with any pick
+within the distance is found, so one pick may find two. ``one_to_one`` lets each pick find one particle at most.
+
+From the folder ``bundle``: ``python -m scripts.metrics TRUTH.csv PICKS.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import maximum_bipartite_matching
+from scipy.spatial import KDTree
+
+from scripts.coordinates import as_points
+from scripts.errors import InputError, InputWarning
+from scripts.particles import ParticleSet, read_particles
+from scripts.picks import Pick, check_truth, read_csv, xyz_angstrom_of
+
+MODES = ("kaggle", "one_to_one")
+HIT_FRACTION = 0.5  # a pick within this fraction of the particle's radius finds it
+PLATEAU = 0.005  # F-beta values this close to the best are as good as the best
+PARTICLE_FILE = Path(__file__).resolve().parents[1] / "configs" / "particles.json"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the score of one species is made of; counts of several tomograms may be added.
+
+    Attributes:
+        tp: true particles that were found.
+        predicted: picks.
+        truths: true particles.
+    """
+
+    tp: int = 0
+    predicted: int = 0
+    truths: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.tp + other.tp, self.predicted + other.predicted, self.truths + other.truths)
+
+    @property
+    def fp(self) -> int:
+        """Picks that found nothing; below zero when, in mode ``kaggle``, one pick found several particles."""
+        return self.predicted - self.tp
+
+    @property
+    def fn(self) -> int:
+        """True particles that were missed."""
+        return self.truths - self.tp
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result of one species."""
+
+    name: str
+    counts: Counts
+    precision: float
+    recall: float
+    fbeta: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of a comparison.
+
+    Attributes:
+        rows: one per species that is picked or stands in the truth or the picks, in the order of the labels.
+        total: weighted mean of the species' F-beta.
+        mode: how picks were matched.
+        beta: recall counts ``beta`` times as much as precision.
+        dropped: number of picks that were left out because the truth does not have their run.
+        dropped_runs: names of these runs.
+    """
+
+    rows: tuple[Row, ...]
+    total: float
+    mode: str
+    beta: float
+    dropped: int = 0
+    dropped_runs: tuple[str, ...] = ()
+
+
+def count_hits(truth_xyz: ArrayLike, picks_xyz: ArrayLike, distance: float, mode: str = "kaggle") -> int:
+    """Count the true particles that have a pick within ``distance``; exactly ``distance`` is within.
+
+    Args:
+        truth_xyz: ``(N, 3)`` places of the true particles.
+        picks_xyz: ``(M, 3)`` places of the picks, in the same unit.
+        distance: how far apart they may be, in that unit.
+        mode: "kaggle" or "one_to_one"; the latter forms as many pairs as possible.
+
+    Raises:
+        ValueError: the mode is unknown, or the distance is not positive.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; got '{mode}'.")
+    if not distance > 0:
+        raise ValueError(f"distance must be positive; got {distance}.")
+    truth, picks = as_points(truth_xyz, "truth_xyz"), as_points(picks_xyz, "picks_xyz")
+    if len(truth) == 0 or len(picks) == 0:
+        return 0
+    near = KDTree(truth).query_ball_tree(KDTree(picks), distance)
+    if mode == "kaggle":
+        return sum(1 for indices in near if indices)
+    ends = np.cumsum([0, *map(len, near)])
+    columns = np.fromiter(chain.from_iterable(near), dtype=np.int32, count=ends[-1])
+    pairs = csr_array((np.ones(len(columns), dtype=np.int8), columns, ends.astype(np.int32)), (len(truth), len(picks)))
+    return int(np.count_nonzero(maximum_bipartite_matching(pairs, perm_type="column") >= 0))
+
+
+def precision(tp: int, predicted: int) -> float:
+    """Return the fraction of the picks that are right; no picks give 0."""
+    return tp / predicted if predicted > 0 else 0.0
+
+
+def recall(tp: int, truths: int) -> float:
+    """Return the fraction of the true particles that were found; no particles give 0."""
+    return tp / truths if truths > 0 else 0.0
+
+
+def fbeta(tp: int, predicted: int, truths: int, beta: float = 4.0) -> float:
+    """Return the F-beta score, unrounded; nothing found gives 0.
+
+    It goes by way of precision and recall, because the last digit of the short form ``(1 + beta²) tp / (beta² truths +
+    predicted)`` is not always that of the challenge's program.
+    """
+    p, r = precision(tp, predicted), recall(tp, truths)
+    return (1 + beta**2) * (p * r) / (beta**2 * p + r) if p + r > 0 else 0.0
+
+
+def count_matches(
+    truth: Iterable[Pick], picks: Iterable[Pick], particles: ParticleSet, mode: str = "kaggle"
+) -> dict[str, Counts]:
+    """Count hits, picks and truths of every species, summed over the runs of both tables.
+
+    Only names that stand in one of the tables are keys; those of the truth come first, in its order.
+
+    Raises:
+        InputError: a species is unknown.
+    """
+    truth_places, pick_places = _by_species_and_run(truth), _by_species_and_run(picks)
+    counts: dict[str, Counts] = {}
+    for key in truth_places | pick_places:
+        name = key[0]
+        distance = HIT_FRACTION * particles.named(name, "the tables").radius_angstrom
+        true, found = (xyz_angstrom_of(places.get(key, [])) for places in (truth_places, pick_places))
+        one = Counts(count_hits(true, found, distance, mode), len(found), len(true))
+        counts[name] = counts.get(name, Counts()) + one
+    return counts
+
+
+def score_counts(
+    counts_by_name: Mapping[str, Counts],
+    particles: ParticleSet,
+    order: Iterable[str] | None = None,
+    beta: float = 4.0,
+) -> float:
+    """Return the weighted mean of the species' F-beta; a species without true particles adds nothing.
+
+    The sum is divided by the weights of all known species, as the challenge does, also of those absent from the truth.
+
+    Args:
+        counts_by_name: counts over all tomograms.
+        particles: the species with their weights.
+        order: names in the order of adding, which decides the last digit; None takes the order of the labels.
+        beta: recall counts ``beta`` times as much as precision.
+
+    Raises:
+        InputError: a species is unknown, or no species has a weight.
+    """
+    weights = {species.name: species.weight for species in particles.known}
+    total_weight = sum(weights.values())
+    if not total_weight > 0:
+        raise InputError("particles.json: all weights are 0; give one species a positive weight.")
+    total = 0.0
+    for name in weights if order is None else order:
+        counts = counts_by_name.get(name, Counts())
+        total += particles.named(name, "order").weight * fbeta(counts.tp, counts.predicted, counts.truths, beta)
+    return total / total_weight
+
+
+def score_picks(
+    truth: Sequence[Pick],
+    picks: Iterable[Pick],
+    particles: ParticleSet,
+    mode: str = "kaggle",
+    beta: float = 4.0,
+    *,
+    truth_source: str = "the truth",
+    picks_source: str = "the picks",
+) -> Score:
+    """Compare picks with the truth; picks of runs that the truth does not have are left out.
+
+    Args:
+        truth: the annotations of all runs.
+        picks: the picks of all runs.
+        particles: the species with their radii and weights.
+        mode: "kaggle" or "one_to_one".
+        beta: recall counts ``beta`` times as much as precision.
+        truth_source: what to call the truth in a message: its file.
+        picks_source: what to call the picks in a message: their file.
+
+    Raises:
+        InputError: the truth is empty or holds a place twice, or a species is unknown.
+    """
+    if not truth:
+        raise InputError(f"{truth_source} holds no particles; there is nothing to compare with.")
+    check_truth(truth, particles, truth_source)
+    runs = {pick.run for pick in truth}
+    kept: list[Pick] = []
+    dropped: list[Pick] = []
+    for number, pick in enumerate(picks, start=1):
+        if pick.run in runs:
+            particles.named(pick.particle, f"{picks_source}, pick {number}")
+            kept.append(pick)
+        else:
+            dropped.append(pick)
+    counts = count_matches(truth, kept, particles, mode)
+    shown = [species.name for species in particles.known if species.label > 0 or species.name in counts]
+    return Score(
+        rows=tuple(_row(name, counts.get(name, Counts()), beta) for name in shown),
+        total=score_counts(counts, particles, order=dict.fromkeys(pick.particle for pick in truth), beta=beta),
+        mode=mode,
+        beta=beta,
+        dropped=len(dropped),
+        dropped_runs=tuple(sorted({pick.run for pick in dropped})),
+    )
+
+
+def format_table(score: Score) -> str:
+    """Return the result as text: one aligned line per species, the total with its mode below.
+
+    A species without true particles has no recall and no F; it is shown as "-".
+    """
+    lines = [["species", "truths", "picks", "TP", "FP", "FN", "precision", "recall", f"F{score.beta:g}"]]
+    for row in score.rows:
+        counts = row.counts
+        numbers = (counts.truths, counts.predicted, counts.tp, counts.fp, counts.fn)
+        shares = [_share(row.precision, counts.predicted)]
+        shares += [_share(value, counts.truths) for value in (row.recall, row.fbeta)]
+        lines.append([row.name, *map(str, numbers), *shares])
+    lines.append([f"total ({score.mode})", *[""] * 7, f"{score.total:.4f}"])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
+
+
+def best_threshold(
+    thresholds: ArrayLike,
+    fbeta_values: ArrayLike,
+    fallback: float,
+    truths: int,
+    min_truths: int = 3,
+    name: str = "the species",
+) -> float:
+    """Return the probability threshold with the best F-beta, from the middle of the plateau around it.
+
+    A candidate is worth keeping while it raises F-beta, so F-beta itself decides. Near its top the curve is flat and
+    ragged: the neighbours of the best threshold with at most `PLATEAU` less are taken as equal, and the middle one of
+    them is returned (the lower of two). It is always one of ``thresholds``. Of equal maxima the lowest counts.
+
+    Args:
+        thresholds: ``(N,)`` thresholds that were tried, rising.
+        fbeta_values: ``(N,)`` what each of them scored.
+        fallback: returned, with a warning, when there is too little to decide on.
+        truths: number of true particles behind the scores.
+        min_truths: with fewer the scores say nothing.
+        name: what to call the species in the warning.
+
+    Raises:
+        ValueError: the two lists differ in length, or the thresholds do not rise.
+    """
+    tried, values = np.asarray(thresholds, dtype=np.float64), np.asarray(fbeta_values, dtype=np.float64)
+    if tried.ndim != 1 or tried.shape != values.shape or np.any(np.diff(tried) <= 0):
+        raise ValueError(f"thresholds must rise and have one F-beta each; got {tried.tolist()} and {values.tolist()}.")
+    if truths < min_truths or not np.any(values > 0):
+        reason = f"{truths} true particles, at least {min_truths} needed" if truths < min_truths else "none was found"
+        warnings.warn(f"{name} keeps the threshold {fallback:g}: {reason}.", InputWarning, stacklevel=2)
+        return fallback
+    best = int(np.argmax(values))
+    lower = values < values[best] - PLATEAU
+    first = int(np.flatnonzero(lower[:best])[-1]) + 1 if lower[:best].any() else 0
+    last = best + int(np.argmax(lower[best:])) - 1 if lower[best:].any() else len(values) - 1
+    return float(tried[(first + last) // 2])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.metrics", description="Score a table of picks.")
+    parser.add_argument(
+        "truth", metavar="TRUTH.csv", help="annotations: id,experiment,particle_type,x,y,z in ångströms"
+    )
+    parser.add_argument("picks", metavar="PICKS.csv", help="picks, in the same form")
+    parser.add_argument("--mode", choices=MODES, default=MODES[0], help="how picks are matched (default: %(default)s)")
+    parser.add_argument("--particles", default=PARTICLE_FILE, help="the particle file (default: the bundle's own)")
+    options = parser.parse_args(arguments)
+    try:
+        particles = read_particles(options.particles)
+        truth, picks = read_csv(options.truth), read_csv(options.picks)
+        score = score_picks(
+            truth, picks, particles, options.mode, truth_source=options.truth, picks_source=options.picks
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(format_table(score))
+    if score.dropped:
+        print(f"left out: {score.dropped} picks of runs without truth ({', '.join(score.dropped_runs)})")
+    print(f"score {score.total!r}")
+    return 0
+
+
+def _by_species_and_run(picks: Iterable[Pick]) -> dict[tuple[str, str], list[Pick]]:
+    groups: dict[tuple[str, str], list[Pick]] = {}
+    for pick in picks:
+        groups.setdefault((pick.particle, pick.run), []).append(pick)
+    return groups
+
+
+def _row(name: str, counts: Counts, beta: float) -> Row:
+    tp, predicted, truths = counts.tp, counts.predicted, counts.truths
+    return Row(name, counts, precision(tp, predicted), recall(tp, truths), fbeta(tp, predicted, truths, beta))
+
+
+def _share(value: float, of: int) -> str:
+    return f"{value:.4f}" if of > 0 else "-"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

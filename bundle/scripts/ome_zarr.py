@@ -1,0 +1,254 @@
+"""The OME-Zarr format, Zarr 2 and 3: which array of a folder is the volume, how large its voxels are, is it complete.
+
+Translations in the metadata are not read: coordinates count from the first voxel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import lzma
+import math
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from scripts.errors import InputError
+
+ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # one of these makes a folder a Zarr folder
+MAX_VOXELS = 2**36  # many times the largest tomogram
+ANGSTROM_PER_UNIT = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
+USUAL_AXES = ("t", "c", "z", "y", "x")
+COPY_AGAIN = "Copy it again, or set allow_missing_chunks if it was written without its empty chunks"
+FAULTS = (  # what the library and its codecs raise at damaged metadata and chunks
+    *(KeyError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError),
+    *(RuntimeError, OSError, EOFError, zlib.error, lzma.LZMAError),
+    getattr(zarr.errors, "MetadataError", ValueError),  # zarr 2 only
+)
+
+SizeZYX = tuple[float, float, float]
+
+
+class Level(NamedTuple):
+    """One resolution of a pyramid: its array, the names of the axes and the voxel size, both None when not stated."""
+
+    path: str
+    axes: tuple[str, ...] | None
+    size_zyx_angstrom: SizeZYX | None
+
+
+def is_zarr(folder: Path) -> bool:
+    """Tell whether a folder holds the metadata of a Zarr array or group."""
+    return any((folder / mark).is_file() for mark in ZARR_MARKS)
+
+
+def load_ome_zarr(
+    folder: Path, wanted_voxel_size_angstrom: float | None = None, allow_missing_chunks: bool = False
+) -> tuple[NDArray[Any], SizeZYX | None]:
+    """Return one level of a pyramid, or a plain array, and its voxel size.
+
+    Args:
+        folder: the Zarr folder.
+        wanted_voxel_size_angstrom: the level nearest to it is taken; None takes the finest.
+        allow_missing_chunks: take a chunk without a file for one full of the fill value.
+
+    Returns:
+        The volume ``[z, y, x]`` in the array's own type and native byte order, and its voxel size ``(z, y, x)`` in
+        ångströms, None when the metadata state none.
+
+    Raises:
+        InputError: the folder is damaged or incomplete, or does not hold one volume of numbers.
+    """
+    node = _open(folder)
+    level = _nearest_level(_levels(folder, node), wanted_voxel_size_angstrom)
+    array = _named_array(folder, node, level.path) if level.path else node
+    label = f"{folder}: the array '{level.path}'" if level.path else f"{folder}: the array"
+    axes = level.axes or USUAL_AXES[-max(len(array.shape), 3) :]
+    _check_array(label, array, axes)
+    _refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
+    data = _load(label, array)
+    spatial = [name for name in axes if name in "zyx"]
+    volume = data.reshape([data.shape[axes.index(name)] for name in spatial])
+    volume = volume.transpose([spatial.index(name) for name in "zyx"])
+    return volume.astype(data.dtype.newbyteorder("="), copy=False), level.size_zyx_angstrom
+
+
+def _open(folder: Path) -> Any:
+    if (folder / "zarr.json").is_file() and int(zarr.__version__.split(".")[0]) < 3:
+        raise InputError(f"{folder} has Zarr format 3, which zarr {zarr.__version__} cannot read: install zarr 3.")
+    try:
+        return zarr.open(str(folder), mode="r")
+    except FAULTS as error:
+        raise InputError(f"{folder} is a damaged Zarr folder: {_one_line(error)}.") from error
+
+
+def _levels(folder: Path, node: Any) -> list[Level]:
+    """List the resolutions in a Zarr folder; an array without description is one level without voxel size."""
+    if hasattr(node, "shape"):
+        return [Level("", None, None)]
+    attributes = dict(node.attrs)
+    described = attributes["ome"] if isinstance(attributes.get("ome"), Mapping) else attributes
+    if "multiscales" in described:
+        return _described_levels(folder, described["multiscales"])
+    names = _names_within(folder)
+    if len(names) == 1:
+        return [Level(names[0], None, None)]
+    found = ", ".join(names) or "nothing"
+    raise InputError(f"{folder} has no 'multiscales' metadata that say which array to read; it holds {found}.")
+
+
+def _names_within(group: Path) -> list[str]:
+    return sorted(path.name for path in group.iterdir() if is_zarr(path))
+
+
+def _described_levels(folder: Path, multiscales: Any) -> list[Level]:
+    try:
+        multiscale = multiscales[0]
+        axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in multiscale.get("axes", [])]
+        names = tuple(str(axis["name"]).lower() for axis in axes) or None
+        units = [axis.get("unit") for axis in axes] or [None] * 3
+        whole = _scale_of(multiscale)
+        levels = []
+        for dataset in multiscale["datasets"]:
+            factors = [math.prod(pair) for pair in itertools.zip_longest(_scale_of(dataset), whole, fillvalue=1.0)]
+            size_zyx = _size_zyx_angstrom(folder, factors, names or ("z", "y", "x"), units)
+            levels.append(Level(str(dataset["path"]), names, size_zyx))
+    except InputError:
+        raise
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+        raise InputError(f"{folder}: its 'multiscales' metadata are not valid: {_one_line(error)}.") from error
+    if not levels:
+        raise InputError(f"{folder}: its 'multiscales' metadata name no array.")
+    return levels
+
+
+def _scale_of(described: Mapping[str, Any]) -> list[float]:
+    """Return the product of the scales among the coordinate transformations, empty when there is none."""
+    scales = [one["scale"] for one in described.get("coordinateTransformations", []) if one["type"] == "scale"]
+    return [float(math.prod(factors)) for factors in zip(*scales, strict=True)]
+
+
+def _size_zyx_angstrom(
+    folder: Path, factors: Sequence[float], names: Sequence[str], units: Sequence[str | None]
+) -> SizeZYX | None:
+    """Return the voxel size that a scale states; a scale of 1 everywhere without a unit states nothing."""
+    if not factors or not set("zyx") <= set(names):
+        return None
+    sizes = {}
+    for name, factor, unit in zip(names, factors, units, strict=True):
+        if name in "zyx":
+            if unit not in ANGSTROM_PER_UNIT:
+                raise InputError(f"{folder}: axis {name} is in '{unit}'; use angstrom, nanometer or micrometer.")
+            sizes[name] = factor * ANGSTROM_PER_UNIT[unit]
+    if not all(0 < size < math.inf for size in sizes.values()):
+        raise InputError(f"{folder}: its 'multiscales' metadata state a voxel size of {min(sizes.values()):g} Å.")
+    if set(sizes.values()) == {1.0} and not any(units):
+        return None
+    return sizes["z"], sizes["y"], sizes["x"]
+
+
+def _nearest_level(levels: Sequence[Level], wanted_angstrom: float | None) -> Level:
+    sized = [(math.fsum(level.size_zyx_angstrom) / 3, level) for level in levels if level.size_zyx_angstrom]
+    if not sized:
+        return levels[0]  # the standard lists the finest first
+    return min(sized, key=lambda pair: pair[0] if wanted_angstrom is None else abs(pair[0] - wanted_angstrom))[1]
+
+
+def _named_array(folder: Path, group: Any, name: str) -> Any:
+    try:
+        found = group[name]
+    except FAULTS as error:
+        there = ", ".join(_names_within(folder)) or "nothing"
+        raise InputError(f"{folder}: the array '{name}' is missing or damaged; the folder holds {there}.") from error
+    if not hasattr(found, "shape"):
+        raise InputError(f"{folder}: '{name}' is a group, not an array; give {folder / name} if that is the tomogram.")
+    return found
+
+
+def _check_array(label: str, array: Any, axes: Sequence[str]) -> None:
+    shape = " x ".join(str(length) for length in array.shape)
+    if np.dtype(array.dtype).kind not in "iuf":
+        raise InputError(f"{label} holds values of type {array.dtype}, not plain numbers.")
+    if len(axes) != len(array.shape) or sorted(name for name in axes if name in "zyx") != ["x", "y", "z"]:
+        named = ", ".join(axes)
+        raise InputError(
+            f"{label} has the axes ({named}) and the shape {shape}; a tomogram needs each of z, y, x once."
+        )
+    if min(array.shape) < 1 or math.prod(array.shape) > MAX_VOXELS:
+        raise InputError(f"{label} states {shape} voxels; a tomogram has 1 to {MAX_VOXELS}.")
+    for name, length in zip(axes, array.shape, strict=True):
+        if name not in "zyx" and length != 1:
+            raise InputError(f"{label} has {length} entries along axis {name}; a tomogram is one volume: split it.")
+
+
+def _refuse_incomplete_chunks(folder: Path, shape: Sequence[int], allow_missing: bool) -> None:
+    """Look at the file of every chunk, because the Zarr library does not.
+
+    It reads a missing chunk as fill value, and a truncated Blosc one as whatever follows in memory.
+    """
+    lengths, prefix, separator, is_blosc = _chunk_layout(folder)
+    grid = [range(-(-count // length)) for count, length in zip(shape, lengths, strict=True)]
+    for place in itertools.product(*grid):
+        chunk = prefix + separator.join(str(index) for index in place)
+        if not (folder / chunk).is_file():
+            if not allow_missing:
+                raise InputError(f"{folder}: the chunk file {chunk} is missing. {COPY_AGAIN}.")
+        elif (found := (folder / chunk).stat().st_size) < (promised := _promised_bytes(folder / chunk, is_blosc)):
+            fact = f"the chunk file {chunk} is cut short: it should have {promised} bytes or more, it has {found}"
+            raise InputError(f"{folder}: {fact}. Copy it again.")
+
+
+def _promised_bytes(chunk: Path, is_blosc: bool) -> int:
+    """Return how long a chunk file says that it is; without Blosc only that it is not empty is known beforehand."""
+    if not is_blosc:
+        return 1
+    with open(chunk, "rb") as file:
+        return max(16, int.from_bytes(file.read(16)[12:], "little"))  # a header of 16 bytes ends with the length
+
+
+def _chunk_layout(folder: Path) -> tuple[Sequence[int], str, str, bool]:
+    """Return how an array is stored.
+
+    Returns:
+        Lengths of the chunks (of the shards, if there are any), prefix and separator in the names of their files, and
+        whether Blosc compressed them.
+    """
+    if (folder / ".zarray").is_file():
+        metadata = json.loads((folder / ".zarray").read_text())
+        is_blosc = (metadata["compressor"] or {}).get("id") == "blosc"
+        return metadata["chunks"], "", metadata.get("dimension_separator", "."), is_blosc
+    metadata = json.loads((folder / "zarr.json").read_text())
+    grid, keys = metadata["chunk_grid"], metadata["chunk_key_encoding"]
+    if grid["name"] != "regular":
+        raise InputError(f"{folder} has chunks on a '{grid['name']}' grid; save it with a regular one.")
+    is_default, is_blosc = keys["name"] == "default", metadata["codecs"][-1]["name"] == "blosc"
+    separator = keys.get("configuration", {}).get("separator", "/" if is_default else ".")
+    return grid["configuration"]["chunk_shape"], f"c{separator}" if is_default else "", separator, is_blosc
+
+
+def _load(label: str, array: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(array[...])
+    except FAULTS as error:
+        raise InputError(f"{label} has a damaged chunk at {_first_damage(array)}: {_one_line(error)}.") from error
+
+
+def _first_damage(array: Any) -> str:
+    """Return in words where the first chunk stands that cannot be read."""
+    starts = [range(0, count, length) for count, length in zip(array.shape, array.chunks, strict=True)]
+    for corner in itertools.product(*starts):
+        try:
+            array[tuple(slice(first, first + length) for first, length in zip(corner, array.chunks, strict=True))]
+        except FAULTS:
+            return f"voxel {corner}"
+    return "an unknown place"
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()).rstrip(".") or type(error).__name__

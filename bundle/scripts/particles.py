@@ -1,0 +1,158 @@
+"""The particle species that the bundle knows, read from the one file that names them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from scripts.errors import InputError
+
+MAX_LABELS = 255  # a label map has one byte per voxel
+
+
+@dataclass(frozen=True)
+class Species:
+    """One particle species.
+
+    Attributes:
+        name: as it stands in the files of picks and truths.
+        label: value in a label map, and place among the network's outputs, counted from 1. A species with label 0 may
+            stand in a truth file but is not learned, picked or scored.
+        radius_angstrom: radius of the particle; picks within half of it count as found.
+        target_radius_angstrom: radius of the sphere that the network learns to paint.
+        weight: weight in the score.
+        positive_weight: how much more a voxel inside a target counts in the loss than one outside.
+        probability_threshold: voxels above it belong to a particle.
+        min_voxels: smaller blobs are dropped as noise.
+    """
+
+    name: str
+    label: int
+    radius_angstrom: float
+    target_radius_angstrom: float
+    weight: float
+    positive_weight: float
+    probability_threshold: float
+    min_voxels: int
+
+
+@dataclass(frozen=True)
+class ParticleSet:
+    """All species of one particle file, in the order of their labels, and the voxel size that they are learned at.
+
+    Iteration, ``len`` and ``names`` cover the species that the network picks; ``known`` holds the others too.
+    """
+
+    voxel_size_angstrom: float
+    known: tuple[Species, ...]
+
+    def __iter__(self) -> Iterator[Species]:
+        return (species for species in self.known if species.label > 0)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the picked species; entry ``i`` has label ``i + 1``."""
+        return [species.name for species in self]
+
+    def named(self, name: str, source: str) -> Species:
+        """Return the species of that name.
+
+        Raises:
+            InputError: ``source`` (a file, perhaps with a row) names a species that is not in the particle file.
+        """
+        for species in self.known:
+            if species.name == name:
+                return species
+        known = ", ".join(species.name for species in self.known)
+        raise InputError(f"{source}: unknown species '{name}'; known are {known}. Add it to particles.json.")
+
+
+def read_particles(path: str | Path, probability_thresholds: Mapping[str, float] | str | None = None) -> ParticleSet:
+    """Read and check the particle file.
+
+    Args:
+        path: JSON with ``voxel_size_angstrom`` and ``particles``, one object of `Species` values per name.
+        probability_thresholds: thresholds that replace the file's, by name, or the path of a JSON file that holds them
+            (as threshold fitting writes it); None keeps the file's.
+
+    Raises:
+        InputError: the file, a key or a value is missing or wrong.
+    """
+    content = _read_json(path)
+    for key in ("voxel_size_angstrom", "particles"):
+        if key not in content:
+            raise InputError(f"{path}: the key '{key}' is missing.")
+    known = tuple(sorted((_species(path, *item) for item in content["particles"].items()), key=lambda one: one.label))
+    labels = [species.label for species in known if species.label > 0]
+    if not labels or labels != list(range(1, len(labels) + 1)) or len(labels) > MAX_LABELS:
+        raise InputError(f"{path}: labels must be 1, 2, 3 ... without gaps or repeats; got {labels}.")
+    if not content["voxel_size_angstrom"] > 0:
+        raise InputError(f"{path}: voxel_size_angstrom must be positive; got {content['voxel_size_angstrom']}.")
+    particles = ParticleSet(float(content["voxel_size_angstrom"]), known)
+    return particles if probability_thresholds is None else with_thresholds(particles, probability_thresholds)
+
+
+def with_thresholds(particles: ParticleSet, probability_thresholds: Mapping[str, float] | str) -> ParticleSet:
+    """Return the species with other probability thresholds, given by name or as the path of a JSON file of them.
+
+    Raises:
+        InputError: a name is unknown, or a threshold is not a probability.
+    """
+    if isinstance(probability_thresholds, str):
+        source, thresholds = probability_thresholds, _read_json(probability_thresholds)
+    else:
+        source, thresholds = "probability_thresholds", dict(probability_thresholds)
+    for name, threshold in thresholds.items():
+        particles.named(name, source)
+        _check_threshold(source, name, threshold)
+    return replace(
+        particles,
+        known=tuple(
+            replace(species, probability_threshold=float(thresholds.get(species.name, species.probability_threshold)))
+            for species in particles.known
+        ),
+    )
+
+
+def positive_weights(particles: Iterable[Species]) -> list[float]:
+    """Return the loss weight of a voxel inside a target, one per picked species."""
+    return [species.positive_weight for species in particles]
+
+
+def _species(path: str | Path, name: str, values: Mapping[str, float]) -> Species:
+    wanted = {field.name for field in fields(Species)} - {"name"}
+    if set(values) != wanted:
+        wrong = sorted(set(values) ^ wanted)
+        raise InputError(f"{path}: species '{name}' needs exactly the keys {sorted(wanted)}; check {wrong}.")
+    for key in ("radius_angstrom", "target_radius_angstrom", "positive_weight", "min_voxels"):
+        if not values[key] > 0:
+            raise InputError(f"{path}: {key} of '{name}' must be positive; got {values[key]}.")
+    for key in ("label", "min_voxels"):
+        if values[key] != int(values[key]) or values[key] < 0:
+            raise InputError(f"{path}: {key} of '{name}' must be a whole number from 0; got {values[key]}.")
+    if values["weight"] < 0:
+        raise InputError(f"{path}: weight of '{name}' must not be negative; got {values['weight']}.")
+    _check_threshold(path, name, values["probability_threshold"])
+    return Species(name=name, **values)  # type: ignore[arg-type]
+
+
+def _check_threshold(source: str | Path, name: str, threshold: float) -> None:
+    if not 0 <= threshold < 1:
+        raise InputError(f"{source}: the threshold of '{name}' is a probability, 0 <= t < 1; got {threshold}.")
+
+
+def _read_json(path: str | Path) -> dict[str, object]:  # type: ignore[misc]
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as error:
+        raise InputError(f"cannot read {path}: no such file.") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object; got a {type(content).__name__}.")
+    return content

@@ -1,0 +1,129 @@
+"""Weights on disk: written whole, read without running code, checked before use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import sys
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scripts.errors import InputError
+from scripts.picks import write_atomically
+
+METADATA_KEY = "weights_sha256"
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal text."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def save_tensors(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write what `torch.save` can hold; the old file stays until the new one is whole."""
+    with write_atomically(path, "wb") as file:
+        torch.save(dict(content), file)
+
+
+def read_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read what `save_tensors` wrote; nothing in the file is executed.
+
+    Raises:
+        InputError: the file is missing, cut short, or holds anything but tensors and plain values.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(f"cannot read {path}: no such file.") from error
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} holds more than tensors; it is refused, because loading it could run code.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no checkpoint, or it is cut short ({os.path.getsize(path)} bytes).") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a table of weights.")
+    return content
+
+
+def load_weights(
+    network: nn.Module, path: str | Path, metadata_path: str | Path | None = None, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Load a bare state_dict into a network.
+
+    Args:
+        network: takes the weights.
+        path: the weights.
+        metadata_path: the bundle's metadata.json; where it lists the SHA-256 of a file of that name beside it in
+            ``models/``, the file must have it.
+        device: where the network is.
+
+    Returns:
+        The network, in evaluation mode.
+
+    Raises:
+        InputError: the file is missing, damaged or of another network.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"cannot read {path}: no such file. Set checkpoint_path.")
+    wanted = recorded_sha256(path, metadata_path) if metadata_path is not None else None
+    if wanted is not None and sha256_of(path) != wanted:
+        raise InputError(
+            f"{path} is not the file that {metadata_path} describes: SHA-256 {sha256_of(path)[:12]}..., expected "
+            f"{wanted[:12]}.... Fetch it again, or record your own weights with: python -m scripts.weights {path}"
+        )
+    weights = read_tensors(path, device)
+    _check_fit(network, weights, path)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def recorded_sha256(path: str | Path, metadata_path: str | Path) -> str | None:
+    """Return the SHA-256 that a bundle's metadata lists for a file in its ``models/``; None for any other file."""
+    metadata_path, path = Path(metadata_path).resolve(), Path(path).resolve()
+    if path.parent != metadata_path.parents[1] / "models" or not metadata_path.is_file():
+        return None
+    value = json.loads(metadata_path.read_text()).get(METADATA_KEY, {}).get(path.name)
+    return None if value is None else str(value)
+
+
+def record_sha256(path: str | Path, metadata_path: str | Path) -> str:
+    """Write the SHA-256 of a weights file into a bundle's metadata and return it."""
+    metadata = json.loads(Path(metadata_path).read_text())
+    metadata.setdefault(METADATA_KEY, {})[Path(path).name] = sha256_of(path)
+    with write_atomically(metadata_path) as file:
+        file.write(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
+    return str(metadata[METADATA_KEY][Path(path).name])
+
+
+def _check_fit(network: nn.Module, weights: Mapping[str, Any], path: str | Path) -> None:
+    own = network.state_dict()
+    missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    if missing or extra:
+        raise InputError(
+            f"{path} is of another network: {len(missing)} weights missing{_first(missing)}, {len(extra)} unknown"
+            f"{_first(extra)}. Check network_def."
+        )
+    for name, value in own.items():
+        given = weights[name]
+        if not isinstance(given, Tensor) or given.shape != value.shape:
+            shape = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+            raise InputError(
+                f"{path} is of another network: {name} has shape {shape}, the network wants {tuple(value.shape)}. "
+                "Check network_def and the number of species in particles.json."
+            )
+
+
+def _first(names: list[str]) -> str:
+    return f" (first: {names[0]})" if names else ""
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    print(record_sha256(file, file.resolve().parents[1] / "configs" / "metadata.json"))
