@@ -1,6 +1,6 @@
 # The two commands of a new machine: `make pick` and `make test`. Both set up .venv from requirements.lock once.
 
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SAMPLE := $(CURDIR)/sample
@@ -8,7 +8,6 @@ PICKS := $(CURDIR)/output/sample
 
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
-export PYTHONWARNINGS ?= ignore
 
 .PHONY: pick test check format clean
 

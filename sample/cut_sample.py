@@ -29,7 +29,11 @@ def main(tomogram: str, truth: str, run: str) -> None:
     def inside(start: tuple[int, int]) -> list[dict[str, str]]:
         low = np.array(start) * voxel_size
         high = low + (SIDE_VOX - 1) * voxel_size
-        return [r for r in rows if (low <= (float(r["y"]), float(r["x"]))).all() and (high >= (float(r["y"]), float(r["x"]))).all()]
+        return [
+            r
+            for r in rows
+            if (low <= (float(r["y"]), float(r["x"]))).all() and (high >= (float(r["y"]), float(r["x"]))).all()
+        ]
 
     starts = product(*(range(0, size - SIDE_VOX + 1, STEP_VOX) for size in volume.shape[1:]))
 

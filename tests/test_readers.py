@@ -174,6 +174,8 @@ TWINS = {
     "zarr 2": lambda folder: write_ome_zarr(folder),
     "zarr 2 big-endian": lambda folder: write_ome_zarr(folder, VALUES.astype(">i2")),
     "zarr nanometres": lambda folder: write_ome_zarr(folder, scales=(VOXEL_SIZE / 10,), unit="nanometer"),
+    "zarr micrometres": lambda folder: write_ome_zarr(folder, scales=(VOXEL_SIZE / 1e4,), unit="micrometer"),
+    "zarr capital letters": lambda folder: write_ome_zarr(folder, VALUES.T, names="XYZ"),
     "zarr two scales": lambda folder: write_ome_zarr(folder, scales=(VOXEL_SIZE / 2,), whole=2.0),
     "zarr x y z": lambda folder: write_ome_zarr(folder, VALUES.T, names="xyz"),
     "zarr t c z y x": lambda folder: write_ome_zarr(folder, VALUES[None, None], names="tczyx", chunks=(1, 1, 3, 4, 4)),
@@ -239,6 +241,18 @@ def test_the_one_line_message_survives_monai(reader, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         load({"image": str(tmp_path / "absent.mrc")})
     assert str(find_input_error(caught.value)) == f"cannot read {tmp_path / 'absent.mrc'}: no such file."
+
+
+@pytest.mark.parametrize("write", [write_mrc, write_nifti, write_ome_zarr])
+def test_a_reader_gives_memory_of_its_own_and_what_monai_needs_to_know(write, tmp_path):
+    array, meta = TomogramReader().get_data(write(tmp_path))
+    assert array.flags.writeable
+    assert not isinstance(array, np.memmap)
+    assert np.array_equal(meta["original_affine"], meta["affine"])
+    assert meta["original_affine"] is not meta["affine"]
+    assert meta["spatial_shape"].tolist() == list(SHAPE)
+    assert meta["space"] == "RAS"
+    assert np.isnan(meta["original_channel_dim"])
 
 
 def test_reader_settings_reach_the_file(tmp_path):
@@ -401,6 +415,11 @@ def test_signed_bytes_keep_their_sign(tmp_path):
     assert np.array_equal(read_mrc(write_mrc(tmp_path, values=VALUES - 100, mode=0)).data, VALUES - 100)
 
 
+@pytest.mark.parametrize(("mode", "value"), [(1, -30000), (6, 60000), (12, -0.125), (2, -1e9)])
+def test_every_mode_keeps_its_range(mode, value, tmp_path):
+    assert read_mrc(write_mrc(tmp_path, values=np.full(SHAPE, value, np.float64), mode=mode)).data[1, 2, 4] == value
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(("flags", "expected"), [(0, 200), (1, -56), (2, 200), (5, -56)])
 def test_bytes_of_old_imod_files_are_unsigned_unless_flagged(flags, expected, order, tmp_path):
@@ -460,7 +479,9 @@ def test_a_file_without_map_mark_is_read_with_a_warning(tmp_path):
 
 
 def test_values_in_the_other_byte_order_than_the_header_are_refused(tmp_path):
-    little, big = mrc_bytes(), mrc_bytes(order=">")
+    values = VALUES.copy()
+    values[0] = 0  # as in a padded volume
+    little, big = mrc_bytes(values), mrc_bytes(values, order=">")
     with pytest.raises(InputError, match="make sense only in the byte order that its header does not have"):
         read_mrc(write_bytes(tmp_path, little[:1024] + big[1024:]))
 
@@ -469,6 +490,11 @@ def test_hot_voxels_and_nan_are_not_taken_for_a_wrong_byte_order(tmp_path):
     values = VALUES.copy()
     values[1], values[2, 3, 4] = np.nan, 1e38
     assert np.array_equal(read_mrc(write_mrc(tmp_path, values=values)).data, values, equal_nan=True)
+
+
+def test_values_that_make_sense_in_both_byte_orders_are_read(tmp_path):
+    values = np.full(SHAPE, np.frombuffer(b"\x41\0\0\x41", "<f4"))
+    assert np.array_equal(read_mrc(write_mrc(tmp_path, values=values)).data, values)
 
 
 def test_an_absent_axis_order_is_read_as_x_y_z_with_a_warning(tmp_path):
@@ -558,6 +584,10 @@ def test_a_stack_of_volumes_is_refused(tmp_path):
 def test_a_stack_of_images_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"is a stack of 5 images \(space group 0, mz 1\), not a tomogram"):
         read_mrc(write_mrc(tmp_path, ispg=0, mz=1))
+
+
+def test_a_volume_by_its_space_group_is_read_whatever_its_grid(tmp_path):
+    assert np.array_equal(read_mrc(write_mrc(tmp_path, ispg=1, mz=1, cell_z=VOXEL_SIZE)).data, VALUES)
 
 
 def test_an_image_is_refused(tmp_path):
@@ -680,6 +710,20 @@ def test_a_plain_array_is_read_without_voxel_size(zarr_format, separator, tmp_pa
     assert volume.voxel_size_angstrom is None
 
 
+@ZARR_3
+@pytest.mark.parametrize(("encoding", "chunk"), [("default", "c/1/1/2"), ("v2", "1.1.2")])
+def test_chunks_are_found_when_the_metadata_do_not_state_their_separator(encoding, chunk, tmp_path):
+    path = write_array(tmp_path / "a.zarr", zarr_format=3, separator="/")
+    metadata = json.loads((path / "zarr.json").read_text()) | {"chunk_key_encoding": {"name": encoding}}
+    (path / "zarr.json").write_text(json.dumps(metadata))
+    for place in np.ndindex(2, 2, 3):
+        (path / "c/{}/{}/{}".format(*place)).rename(path / ".".join(map(str, place))) if encoding == "v2" else None
+    assert np.array_equal(read_ome_zarr(path).data, VALUES)
+    (path / chunk).unlink()
+    with pytest.raises(InputError, match=f"the chunk file {chunk} is missing"):
+        read_ome_zarr(path)
+
+
 def test_an_array_that_the_library_wrote_is_read(tmp_path):
     array = zarr.open(str(tmp_path / "a.zarr"), mode="w", shape=SHAPE, chunks=(3, 4, 4), dtype="f4")
     array[...] = VALUES
@@ -784,6 +828,15 @@ def test_damaged_array_metadata_are_refused(content, tmp_path):
     path = write_ome_zarr(tmp_path)
     (path / "0" / ".zarray").write_text(content)
     with pytest.raises(InputError, match=r"volume\.zarr: .*'0' is (missing or damaged|a group)"):
+        read_ome_zarr(path)
+
+
+@pytest.mark.parametrize("chunks", [[3, 4, 0], [3, 4], 3])
+def test_impossible_chunk_lengths_are_refused(chunks, tmp_path):
+    path = write_array(tmp_path / "a.zarr")
+    metadata = json.loads((path / ".zarray").read_text()) | {"chunks": chunks}
+    (path / ".zarray").write_text(json.dumps(metadata))
+    with pytest.raises(InputError, match=r"a\.zarr is a damaged Zarr folder: "):
         read_ome_zarr(path)
 
 
@@ -957,12 +1010,15 @@ def test_a_nifti_affine_that_contradicts_the_spacing_takes_its_scale(tmp_path):
     assert np.allclose(volume.affine @ (1, 2, 4, 1), (20, 10, 5, 1))
 
 
-def test_a_nifti_affine_that_is_none_is_replaced(tmp_path):
+@pytest.mark.parametrize(
+    "rows", [[float("nan")] * 12, [0.0] * 12, [10, 0, 0, float("nan"), 0, 10, 0, 0, 0, 0, 10, 0]], ids=str
+)
+def test_a_nifti_affine_that_is_none_is_replaced(rows, tmp_path):
     content = bytearray(write_nifti(tmp_path).read_bytes())
-    struct.pack_into("<12f", content, 280, *[float("nan")] * 12)  # sform
-    assert np.allclose(
-        read_nifti(write_bytes(tmp_path, content)).affine @ (1, 2, 4, 1), np.array([40.048, 20.024, 10.012, 1])
-    )
+    struct.pack_into("<h", content, 254, 2)  # sform code
+    struct.pack_into("<12f", content, 280, *rows)
+    volume = read_nifti(write_bytes(tmp_path, content))
+    assert np.allclose(volume.affine @ (1, 2, 4, 1), (4 * VOXEL_SIZE, 2 * VOXEL_SIZE, VOXEL_SIZE, 1))
 
 
 @pytest.mark.parametrize(("codes", "expected"), [((0, 0), None), ((1, 0), 1.0), ((0, 1), 1.0)])

@@ -1,0 +1,1 @@
+"""The modules of the bundle; the way of the data stands in the README."""

@@ -1,22 +1,23 @@
-"""What the bundle adds to ``python -m monai.bundle``: errors in one line, misspelt settings refused."""
+"""What the bundle adds to ``python -m monai.bundle``: errors and warnings in one line, misspelt settings refused."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from monai.bundle import ConfigWorkflow, run
+from monai.bundle import ConfigParser, ConfigWorkflow, run
 
-from scripts.errors import InputError, find_input_error
+from scripts.errors import InputError, InputWarning, find_input_error
 
 
 def guard_command_line() -> None:
-    """Report input errors in one line and refuse misspelt settings, if this process is ``python -m monai.bundle``.
+    """Report input errors and warnings in one line, refuse misspelt settings; only in ``python -m monai.bundle``.
 
     First step of every config's ``initialize``. In any other process (a test, a server) it does nothing.
 
@@ -26,6 +27,7 @@ def guard_command_line() -> None:
     if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
         return
     report_input_errors_in_one_line()
+    report_input_warnings_in_one_line()
     refuse_unknown_settings(sys.argv[1:])
 
 
@@ -46,6 +48,20 @@ def report_input_errors_in_one_line() -> None:
     sys.excepthook = show
 
 
+def report_input_warnings_in_one_line() -> None:
+    """From now on show an ``InputWarning`` as one line, every time it comes up; others are shown as before."""
+    show_others = warnings.showwarning
+    warnings.simplefilter("always", InputWarning)
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show_others(message, category, *place, **more)
+
+    warnings.showwarning = show
+
+
 def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     """Check the ``--key`` arguments of a ``monai.bundle`` command against the configs that it names.
 
@@ -55,13 +71,13 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
         InputError: a key is neither MONAI's own nor at the top level of a named config; names the nearest one.
     """
     given = _settings(arguments)
-    files = _as_list(given.get("config_file", ""))
-    known = {key for file in files for key in _top_level_keys(file)}
-    if not known:
-        return
+    settings = {**ConfigParser.load_config_file(given.get("args_file", "")), **given}
+    files = _as_list(settings.get("config_file", ""))
+    if not files:
+        return  # MONAI has its own word for that
+    known = {key for file in files for key in ConfigParser.load_config_file(file)} | {ConfigParser.meta_key}
     known |= {name for call in (run, ConfigWorkflow) for name in inspect.signature(call).parameters}
-    overrides = [*given, *(key for file in _as_list(given.get("args_file", "")) for key in _top_level_keys(file))]
-    for key in overrides:
+    for key in settings:
         top = key.lstrip("+~").replace("::", "#").split("#")[0]
         if top not in known:
             near = difflib.get_close_matches(top, known, n=1)
@@ -78,12 +94,7 @@ def _settings(arguments: Sequence[str]) -> dict[str, str]:
     return settings
 
 
-def _as_list(value: str) -> list[str]:
+def _as_list(value: str | Sequence[str]) -> list[str]:
+    if not isinstance(value, str):
+        return list(value)
     return [name for name in (part.strip(" '\"") for part in value.strip("[]() ").split(",")) if name]
-
-
-def _top_level_keys(path: str) -> Iterable[str]:
-    try:
-        return list(json.loads(Path(path).read_text()))
-    except (OSError, ValueError):
-        return []  # MONAI has its own word for a config that it cannot read

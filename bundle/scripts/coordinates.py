@@ -1,7 +1,8 @@
 """Voxel indices and ångströms: the one place where the two meet.
 
-In memory a volume is ``[z, y, x]`` and a point is a row ``(z, y, x)`` of voxel indices; the centre of voxel ``i`` is ``i``.
-In files a point is ``(x, y, z)`` in ångströms: ``(i + voxel_offset) * voxel_size_angstrom``, counted from the first voxel.
+In memory a volume is ``[z, y, x]`` and a point is a row ``(z, y, x)`` of voxel indices; the centre of voxel ``i`` is
+``i``. In files a point is ``(x, y, z)`` in ångströms: ``(i + voxel_offset) * voxel_size_angstrom``, counted from the
+first voxel.
 """
 
 from __future__ import annotations

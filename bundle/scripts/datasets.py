@@ -152,7 +152,7 @@ class WindowDataset(Randomizable, Dataset):
         super().__init__(data, Compose(window))
         self.seed = seed
 
-    def __getitem__(self, number: int) -> Any:
+    def __getitem__(self, number: int) -> Any:  # type: ignore[override]
         """Return window ``number``."""
         cycle, place = divmod(int(number), len(self.tomograms))
         order = np.random.RandomState((self.seed, cycle)).permutation(len(self.tomograms))

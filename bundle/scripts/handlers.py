@@ -1,4 +1,4 @@
-"""Join the work of the other modules to the events of MONAI's engines."""
+"""Join the work of the other modules to the events of MONAI's evaluator: score, write, draw, time."""
 
 from __future__ import annotations
 
@@ -16,18 +16,14 @@ import ignite.distributed as idist
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import EMAHandler, ProgressBar
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+from matplotlib.figure import Figure
 from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
-from matplotlib.figure import Figure
-from torch import nn
-from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.tensorboard import SummaryWriter
 
 from scripts.coordinates import voxel_size_of
-from scripts.errors import InputError
 from scripts.metrics import (
     MODES,
     Counts,
@@ -41,184 +37,12 @@ from scripts.metrics import (
     score_picks,
 )
 from scripts.particles import ParticleSet
+from scripts.picking import true_picks
 from scripts.picks import Pick, write_atomically, write_copick_json, write_csv, write_relion5_star
 from scripts.report import overlay_figure, save_figure, sweep_figure
-from scripts.transforms import original_affine_of, true_picks
-from scripts.weights import read_tensors, save_tensors
+from scripts.transforms import original_affine_of
 
 logger = logging.getLogger(__name__)
-
-
-class GradientClipHandler:
-    """Limit the norm of the gradient of every step.
-
-    Args:
-        network: whose gradient.
-        max_norm: longer gradients are shortened to this.
-    """
-
-    def __init__(self, network: nn.Module, max_norm: float) -> None:
-        if not max_norm > 0:
-            raise ValueError(f"max_norm must be positive; got {max_norm}.")
-        self.network, self.max_norm = network, max_norm
-
-    def attach(self, engine: Engine) -> None:
-        """Join the event between the gradient and the step."""
-        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Clip."""
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
-
-
-class AveragedWeights(EMAHandler):
-    """Keep an exponential moving average of the weights: ``ema_model``, which is validated and saved.
-
-    Args:
-        model: the network that is trained.
-        momentum: share of the new weights in every step, once warm.
-        momentum_warmup: the same at the first step.
-        warmup_iters: steps until ``momentum`` is reached.
-    """
-
-    def attach(self, engine: Engine) -> None:  # type: ignore[override]
-        """Join the end of every iteration, and the start, where weights loaded by other handlers are taken over."""
-        engine.add_event_handler(Events.STARTED, self.take_over)
-        super().attach(engine)
-
-    def take_over(self, engine: Engine) -> None:
-        """Start from the network's weights, unless the training goes on from a checkpoint."""
-        if engine.state.iteration == 0:
-            self.ema_model.load_state_dict(self.model.state_dict())
-
-
-class TrainingProgress(ProgressBar):
-    """Show a progress bar over the steps of every epoch, with the loss."""
-
-    def attach(self, engine: Engine) -> None:  # type: ignore[override]
-        """Join the end of every iteration, on the main process."""
-        if idist.get_rank() == 0:
-            super().attach(engine, output_transform=lambda output: {"loss": float(output[0]["loss"])})
-
-
-class TrainingCheckpoint:
-    """Save the training after every epoch, and go on from there when it is started again.
-
-    Writes ``training.pt`` (all that is needed to go on), ``model_last.pt`` (the averaged weights of the last epoch) and
-    ``model.pt`` (those of the best validation; of the last epoch where nothing is validated).
-
-    Args:
-        output_dir: where the files stand.
-        model: the averaged network.
-        objects: what has a state beside the trainer: network, optimizer, averaged weights.
-        schedule: the learning rate's; the number of steps done is its whole state.
-        evaluator: the validation engine; its key metric decides which model is the best.
-        resume: go on from ``training.pt`` where there is one.
-
-    Raises:
-        InputError: ``training.pt`` belongs to a training that is complete, or to another network.
-    """
-
-    def __init__(
-        self,
-        output_dir: str,
-        model: nn.Module,
-        objects: Mapping[str, Any],
-        schedule: LRScheduler,
-        evaluator: Engine,
-        resume: bool = True,
-    ) -> None:
-        self.folder, self.model, self.objects, self.schedule = Path(output_dir), model, objects, schedule
-        self.evaluator, self.resume, self.best = evaluator, resume, -1.0
-
-    def attach(self, engine: Engine) -> None:
-        """Join the start and the end of every epoch."""
-        engine.add_event_handler(Events.STARTED, self.load)
-        if idist.get_rank() == 0:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
-
-    def load(self, engine: Engine) -> None:
-        """Go on where the checkpoint stands."""
-        path = self.folder / "training.pt"
-        if not self.resume or not path.exists():
-            return
-        state = read_tensors(path)
-        if state["epoch"] >= engine.state.max_epochs:
-            raise InputError(
-                f"{path} is a complete training of {state['epoch']} epochs: set another output_dir, more epochs, or "
-                "resume to false to replace it."
-            )
-        try:
-            for name, item in self.objects.items():
-                item.load_state_dict(state[name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise InputError(f"{path} is of another network or optimizer: set another output_dir.") from error
-        self.best = state["best"]
-        engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
-        self.schedule.last_epoch = state["iteration"]
-        logger.info("going on after epoch %d of %s", state["epoch"], path)
-
-    def save(self, engine: Engine) -> None:
-        """Write the files."""
-        weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
-        validated = self.evaluator.state.epoch == engine.state.epoch and bool(self.evaluator.state.metrics)
-        score = self.evaluator.state.metrics[self.evaluator.state.key_metric_name] if validated else None
-        if (score is not None and score > self.best) or (score is None and self.best < 0):
-            save_tensors(weights, self.folder / "model.pt")
-            self.best = self.best if score is None else score
-        save_tensors(weights, self.folder / "model_last.pt")
-        states = {name: item.state_dict() for name, item in self.objects.items()}
-        progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "best": float(self.best)}
-        save_tensors({**states, **progress}, self.folder / "training.pt")
-
-
-class MetricsTable:
-    """Write one row per epoch to a CSV: loss, learning rate, and the validation's metrics where there was one.
-
-    Args:
-        path: the CSV.
-        evaluator: the validation engine.
-        optimizer: for its learning rate.
-    """
-
-    def __init__(self, path: str, evaluator: Engine, optimizer: torch.optim.Optimizer) -> None:
-        self.path, self.evaluator, self.optimizer = Path(path), evaluator, optimizer
-        self.losses: list[float] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Join the end of every iteration and epoch, on the main process."""
-        if idist.get_rank() == 0:
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
-
-    def __call__(self, engine: Engine) -> None:
-        """Note the loss."""
-        self.losses.append(float(engine.state.output[0]["loss"]))
-
-    def write(self, engine: Engine) -> None:
-        """Add the epoch's row, after the rows of earlier epochs."""
-        row: dict[str, Any] = {
-            "epoch": engine.state.epoch,
-            "iteration": engine.state.iteration,
-            "loss": f"{np.mean(self.losses):.6f}",
-            "learning_rate": f"{self.optimizer.param_groups[0]['lr']:.6g}",
-        }
-        self.losses = []
-        if self.evaluator.state.epoch == engine.state.epoch:
-            row |= {name: f"{value:.6f}" for name, value in self.evaluator.state.metrics.items()}
-        rows = [old for old in self.read() if int(old["epoch"]) < engine.state.epoch] + [row]
-        columns = list(dict.fromkeys(name for one in rows for name in one))
-        with write_atomically(self.path) as file:
-            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return the rows that are in the file already."""
-        if not self.path.exists():
-            return []
-        with open(self.path, newline="") as file:
-            return list(csv.DictReader(file))
 
 
 class PickScore(Metric):
@@ -274,35 +98,11 @@ class PickScore(Metric):
             }
 
 
-class OverlayToTensorBoard:
-    """Write a picture of the first validated tomogram with its picks and its truth to TensorBoard.
-
-    Args:
-        log_dir: TensorBoard's folder.
-        particles: the species.
-    """
-
-    def __init__(self, log_dir: str, particles: ParticleSet) -> None:
-        self.log_dir, self.particles = log_dir, particles
-
-    def attach(self, engine: Engine) -> None:
-        """Join the first iteration of every validation, on the main process."""
-        if idist.get_rank() == 0:
-            engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self)
-
-    def __call__(self, engine: Engine) -> None:
-        """Draw and write."""
-        sample = engine.state.output[0]
-        figure = overlay_of(sample, self.particles, truth_of(sample, self.particles))
-        with SummaryWriter(self.log_dir) as writer:
-            writer.add_figure("picks", figure, engine.state.epoch)
-
-
 class WritePicks:
     """Write every tomogram's picks into a folder of its own, and one table over all.
 
-    A run's folder holds ``picks.csv``, ``Picks/<user>_<session>_<species>.json`` (copick), ``<species>.star`` (RELION 5)
-    and ``overlay.png``.
+    A run's folder holds ``picks.csv``, ``Picks/<user>_<session>_<species>.json`` (copick), ``<species>.star``
+    (RELION 5) and ``overlay.png``.
 
     Args:
         output_dir: where the folders stand.
@@ -331,9 +131,9 @@ class WritePicks:
 
     def __call__(self, engine: Engine) -> None:
         """Write the folders of a batch."""
-        for source, sample in zip(engine.state.batch, engine.state.output, strict=True):
+        for sample in samples_of(engine):
             picks = picks_of(sample)
-            self.write_run(source["run"], picks, sample)
+            self.write_run(sample["result"]["run"], picks, sample)
             self.picks += picks
 
     def write_run(self, run: str, picks: Sequence[Pick], sample: Mapping[str, Any]) -> None:
@@ -395,7 +195,7 @@ class WriteScores:
 
     def __call__(self, engine: Engine) -> None:
         """Note the picks and the truth of a batch."""
-        for sample in engine.state.output:
+        for sample in samples_of(engine):
             self.picks += picks_of(sample)
             self.truth += truth_of(sample, self.particles)
 
@@ -415,34 +215,6 @@ class WriteScores:
             writer.writerow("mode,species,truths,picks,tp,fp,fn,precision,recall,f4".split(","))
             writer.writerows(rows)
         logger.info("scores in %s", self.folder / "scores.csv")
-
-
-class StageTimes:
-    """Log how long each stage of every tomogram took, and the largest memory so far; stands last among the handlers."""
-
-    def attach(self, engine: Engine) -> None:
-        """Join the end of every stage."""
-        engine.add_event_handler(Events.GET_BATCH_STARTED, self.start)
-        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self.mark, "read and scale")
-        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.mark, "network")
-        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.mark, "pick")
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self.report)
-
-    def start(self, engine: Engine) -> None:
-        """Start the clock."""
-        self.last, self.stages = perf_counter(), {}
-
-    def mark(self, engine: Engine, stage: str) -> None:
-        """Note the time since the last mark."""
-        now = perf_counter()
-        self.stages[stage], self.last = now - self.last, now
-
-    def report(self, engine: Engine) -> None:
-        """Write the line."""
-        self.mark(engine, "write")
-        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
-        memory = getrusage(RUSAGE_SELF).ru_maxrss / 2**20
-        logger.info("%s: %s; peak memory %.2f GiB", engine.state.batch[0]["run"], stages, memory)
 
 
 class FitThresholds:
@@ -471,7 +243,7 @@ class FitThresholds:
 
     def __call__(self, engine: Engine) -> None:
         """Add the counts of a batch."""
-        for sample in engine.state.output:
+        for sample in samples_of(engine):
             self.counts += np.asarray(sample["sweep"].cpu())
 
     def write(self, engine: Engine) -> None:
@@ -487,6 +259,65 @@ class FitThresholds:
             file.write(json.dumps(chosen, indent=4) + "\n")
         save_figure(sweep_figure(self.thresholds, curves, chosen, self.particles), self.folder / "thresholds.png")
         logger.info("thresholds in %s: %s", self.folder / "thresholds.json", chosen)
+
+
+class StageTimes:
+    """Log how long each stage of every tomogram took, and the largest memory so far; stands last among the handlers."""
+
+    def attach(self, engine: Engine) -> None:
+        """Join the end of every stage."""
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self.start)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self.mark, "read and scale")
+        engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.mark, "network")
+        engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.mark, "pick")
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.report)
+
+    def start(self, engine: Engine) -> None:
+        """Start the clock."""
+        self.last = perf_counter()
+        self.stages: dict[str, float] = {}
+
+    def mark(self, engine: Engine, stage: str) -> None:
+        """Note the time since the last mark."""
+        now = perf_counter()
+        self.stages[stage], self.last = now - self.last, now
+
+    def report(self, engine: Engine) -> None:
+        """Write the line."""
+        self.mark(engine, "write")
+        stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
+        memory = getrusage(RUSAGE_SELF).ru_maxrss / 2**20
+        logger.info("%s: %s; peak memory %.2f GiB", samples_of(engine)[0]["result"]["run"], stages, memory)
+
+
+class OverlayToTensorBoard:
+    """Write a picture of the first validated tomogram with its picks and its truth to TensorBoard.
+
+    Args:
+        log_dir: TensorBoard's folder.
+        particles: the species.
+    """
+
+    def __init__(self, log_dir: str, particles: ParticleSet) -> None:
+        self.log_dir, self.particles = log_dir, particles
+
+    def attach(self, engine: Engine) -> None:
+        """Join the first iteration of every validation, on the main process."""
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.ITERATION_COMPLETED(once=1), self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Draw and write."""
+        sample = samples_of(engine)[0]
+        figure = overlay_of(sample, self.particles, truth_of(sample, self.particles))
+        with SummaryWriter(self.log_dir) as writer:
+            writer.add_figure("picks", figure, engine.state.epoch)
+
+
+def samples_of(engine: Engine) -> list[dict[str, Any]]:
+    """Return the samples of a batch as the postprocessing left them."""
+    output: Any = engine.state.output
+    return list(output)
 
 
 def picks_of(sample: Mapping[str, Any]) -> list[Pick]:

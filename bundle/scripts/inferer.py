@@ -10,10 +10,22 @@ from typing import Any
 import torch
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer
+from monai.utils import ensure_tuple_rep
 from torch import Tensor
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SPATIAL_AXES = {"z": -3, "y": -2, "x": -1}
+
+
+def check_precision(precision: str) -> str:
+    """Return ``precision`` if it is ``auto`` or the name of a number format.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if precision != "auto" and precision not in PRECISIONS:
+        raise ValueError(f"precision must be auto or one of {list(PRECISIONS)}; got '{precision}'.")
+    return precision
 
 
 def number_format(precision: str, device: torch.device) -> torch.dtype:
@@ -24,10 +36,8 @@ def number_format(precision: str, device: torch.device) -> torch.dtype:
             else float32.
         device: where the network runs.
     """
-    if precision in PRECISIONS:
+    if check_precision(precision) != "auto":
         return PRECISIONS[precision]
-    if precision != "auto":
-        raise ValueError(f"precision must be auto or one of {list(PRECISIONS)}; got '{precision}'.")
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
@@ -50,7 +60,7 @@ class WindowInferer(SimpleInferer):
 
     def __init__(self, precision: str = "auto") -> None:
         super().__init__()
-        self.precision = precision
+        self.precision = check_precision(precision)
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return the logits ``(B, C, Z, Y, X)`` of the windows ``(B, 1, Z, Y, X)``."""
@@ -86,19 +96,25 @@ class TomogramInferer(SlidingWindowInferer):
     ) -> None:
         if rotations not in (1, 2, 3, 4):
             raise ValueError(f"rotations counts the quarter turns to average over, 1 to 4; got {rotations}.")
-        if not set(flips) <= set(SPATIAL_AXES):
-            raise ValueError(f"flips names axes out of z, y and x; got {list(flips)}.")
+        if not set(flips) <= set(SPATIAL_AXES) or len(set(flips)) < len(flips):
+            raise ValueError(f"flips names axes out of z, y and x, each once; got {list(flips)}.")
+        if len(roi_size) != 3 or min(roi_size) < 1:
+            raise ValueError(f"roi_size needs three sizes (z, y, x) of 1 voxel or more; got {roi_size}.")
+        if not all(0 <= share < 1 for share in ensure_tuple_rep(overlap, 3)):
+            raise ValueError(f"overlap is a share of the window, 0 <= overlap < 1; got {overlap}.")
         super().__init__(
             roi_size=roi_size, sw_batch_size=sw_batch_size, overlap=overlap, mode="gaussian", progress=progress
         )
-        self.rotations, self.flips, self.precision = rotations, tuple(flips), precision
+        self.rotations, self.flips, self.precision = rotations, tuple(flips), check_precision(precision)
 
     def views(self) -> Iterator[tuple[int, list[int]]]:
         """Yield every view as its quarter turns in xy and the axes that it mirrors."""
         for turns, mirrored in product(range(self.rotations), product((False, True), repeat=len(self.flips))):
             yield turns, [SPATIAL_AXES[axis] for axis, mirror in zip(self.flips, mirrored, strict=True) if mirror]
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(  # type: ignore[override]
+        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
+    ) -> Tensor:
         """Return the mean logits ``(B, C, Z, Y, X)`` of the tomograms ``(B, 1, Z, Y, X)``.
 
         Raises:
@@ -108,13 +124,16 @@ class TomogramInferer(SlidingWindowInferer):
 
         def logits_of(windows: Tensor) -> Tensor:
             with autocast(self.precision, windows.device):
-                return network(windows, *args, **kwargs).float()
+                answer = network(windows, *args, **kwargs)
+            return answer.to(torch.float32, copy=True)  # MONAI multiplies in place what it gets
 
         total: Tensor | None = None
         views = list(self.views())
         for turns, axes in views:
             view = torch.rot90(volume, turns, (-2, -1)).flip(axes)
-            logits = torch.rot90(super().__call__(view, logits_of).flip(axes), -turns, (-2, -1))
+            answer = super().__call__(view, logits_of)
+            assert isinstance(answer, Tensor)
+            logits = torch.rot90(answer.flip(axes), -turns, (-2, -1))
             total = logits if total is None else total.add_(logits)
         assert total is not None
         mean = total if len(views) == 1 else total.div_(len(views))

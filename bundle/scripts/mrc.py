@@ -146,7 +146,7 @@ def _refuse_images_and_stacks(header: Header, shape: tuple[int, ...], name: str)
         raise InputError(f"{name} is a stack of {count} volumes (space group 401), not one tomogram: split it.")
     if sections == 1:
         raise InputError(f"{name} is a 2D image of {shape[1]} x {shape[2]} pixels, not a tomogram.")
-    if header["space_group"] == 0 and grid_z == 1 and header["axes"][2] in (0, 3):
+    if header["space_group"] == 0 and grid_z == 1:
         raise InputError(f"{name} is a stack of {sections} images (space group 0, mz 1), not a tomogram.")
 
 

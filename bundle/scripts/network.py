@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -157,7 +158,7 @@ class ConvNeXtUNet(nn.Module):
         )
         self.shrink = nn.ModuleList(
             nn.Sequential(make_norm(norm, fine), nn.Conv3d(fine, coarse, 2, stride=2))
-            for fine, coarse in zip(widths, widths[1:], strict=False)
+            for fine, coarse in pairwise(widths)
         )
         self.stages = nn.ModuleList(
             nn.Sequential(*(EncoderBlock(width, kernel_size, norm) for _ in range(depth)))
@@ -217,8 +218,8 @@ def _check_settings(
 ) -> None:
     if len(widths) != len(depths) or len(widths) < 2:
         raise ValueError(f"widths and depths need one entry per stage, two stages or more; got {widths} and {depths}.")
-    if kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd to keep the volume's shape; got {kernel_size}.")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be positive and odd to keep the volume's shape; got {kernel_size}.")
     if stem_stride < 1:
         raise ValueError(f"stem_stride must be 1 voxel or more; got {stem_stride}.")
     if not 0 < prior < 1:

@@ -26,8 +26,8 @@ ANGSTROM_PER_UNIT = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer"
 USUAL_AXES = ("t", "c", "z", "y", "x")
 COPY_AGAIN = "Copy it again, or set allow_missing_chunks if it was written without its empty chunks"
 FAULTS = (  # what the library and its codecs raise at damaged metadata and chunks
-    *(KeyError, ValueError, TypeError, AttributeError, IndexError, NotImplementedError),
-    *(RuntimeError, OSError, EOFError, zlib.error, lzma.LZMAError),
+    *(KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, NotImplementedError),
+    *(RuntimeError, SystemError, OSError, EOFError, zlib.error, lzma.LZMAError),
     getattr(zarr.errors, "MetadataError", ValueError),  # zarr 2 only
 )
 
@@ -64,27 +64,31 @@ def load_ome_zarr(
     Raises:
         InputError: the folder is damaged or incomplete, or does not hold one volume of numbers.
     """
-    node = _open(folder)
-    level = _nearest_level(_levels(folder, node), wanted_voxel_size_angstrom)
+    if (folder / "zarr.json").is_file() and int(zarr.__version__.split(".")[0]) < 3:
+        raise InputError(f"{folder} has Zarr format 3, which zarr {zarr.__version__} cannot read: install zarr 3.")
+    try:
+        return _load_level(folder, wanted_voxel_size_angstrom, allow_missing_chunks)
+    except InputError:
+        raise
+    except FAULTS as error:
+        raise InputError(f"{folder} is a damaged Zarr folder: {_one_line(error)}.") from error
+
+
+def _load_level(
+    folder: Path, wanted_angstrom: float | None, allow_missing_chunks: bool
+) -> tuple[NDArray[Any], SizeZYX | None]:
+    node: Any = zarr.open(str(folder), mode="r")
+    level = _nearest_level(_levels(folder, node), wanted_angstrom)
     array = _named_array(folder, node, level.path) if level.path else node
     label = f"{folder}: the array '{level.path}'" if level.path else f"{folder}: the array"
     axes = level.axes or USUAL_AXES[-max(len(array.shape), 3) :]
     _check_array(label, array, axes)
     _refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
-    data = _load(label, array)
+    values = _read_all(label, array)
     spatial = [name for name in axes if name in "zyx"]
-    volume = data.reshape([data.shape[axes.index(name)] for name in spatial])
+    volume = values.reshape([values.shape[axes.index(name)] for name in spatial])
     volume = volume.transpose([spatial.index(name) for name in "zyx"])
-    return volume.astype(data.dtype.newbyteorder("="), copy=False), level.size_zyx_angstrom
-
-
-def _open(folder: Path) -> Any:
-    if (folder / "zarr.json").is_file() and int(zarr.__version__.split(".")[0]) < 3:
-        raise InputError(f"{folder} has Zarr format 3, which zarr {zarr.__version__} cannot read: install zarr 3.")
-    try:
-        return zarr.open(str(folder), mode="r")
-    except FAULTS as error:
-        raise InputError(f"{folder} is a damaged Zarr folder: {_one_line(error)}.") from error
+    return volume.astype(values.dtype.newbyteorder("="), copy=False), level.size_zyx_angstrom
 
 
 def _levels(folder: Path, node: Any) -> list[Level]:
@@ -220,18 +224,18 @@ def _chunk_layout(folder: Path) -> tuple[Sequence[int], str, str, bool]:
     """
     if (folder / ".zarray").is_file():
         metadata = json.loads((folder / ".zarray").read_text())
-        is_blosc = (metadata["compressor"] or {}).get("id") == "blosc"
+        is_blosc = (metadata.get("compressor") or {}).get("id") == "blosc"
         return metadata["chunks"], "", metadata.get("dimension_separator", "."), is_blosc
     metadata = json.loads((folder / "zarr.json").read_text())
     grid, keys = metadata["chunk_grid"], metadata["chunk_key_encoding"]
     if grid["name"] != "regular":
-        raise InputError(f"{folder} has chunks on a '{grid['name']}' grid; save it with a regular one.")
+        raise ValueError(f"the grid '{grid['name']}' is not known, only a regular one")
     is_default, is_blosc = keys["name"] == "default", metadata["codecs"][-1]["name"] == "blosc"
     separator = keys.get("configuration", {}).get("separator", "/" if is_default else ".")
     return grid["configuration"]["chunk_shape"], f"c{separator}" if is_default else "", separator, is_blosc
 
 
-def _load(label: str, array: Any) -> NDArray[Any]:
+def _read_all(label: str, array: Any) -> NDArray[Any]:
     try:
         return np.asarray(array[...])
     except FAULTS as error:

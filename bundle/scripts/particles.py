@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from scripts.errors import InputError
 
@@ -87,13 +89,18 @@ def read_particles(path: str | Path, probability_thresholds: Mapping[str, float]
     for key in ("voxel_size_angstrom", "particles"):
         if key not in content:
             raise InputError(f"{path}: the key '{key}' is missing.")
+    if not isinstance(content["particles"], dict):
+        raise InputError(f"{path}: particles must be an object with one entry per species.")
     known = tuple(sorted((_species(path, *item) for item in content["particles"].items()), key=lambda one: one.label))
     labels = [species.label for species in known if species.label > 0]
-    if not labels or labels != list(range(1, len(labels) + 1)) or len(labels) > MAX_LABELS:
+    if len(labels) > MAX_LABELS:
+        raise InputError(f"{path}: at most {MAX_LABELS} species can have a label; got {len(labels)}.")
+    if not labels or labels != list(range(1, len(labels) + 1)):
         raise InputError(f"{path}: labels must be 1, 2, 3 ... without gaps or repeats; got {labels}.")
-    if not content["voxel_size_angstrom"] > 0:
-        raise InputError(f"{path}: voxel_size_angstrom must be positive; got {content['voxel_size_angstrom']}.")
-    particles = ParticleSet(float(content["voxel_size_angstrom"]), known)
+    voxel_size_angstrom = content["voxel_size_angstrom"]
+    if not (_is_number(voxel_size_angstrom) and voxel_size_angstrom > 0):
+        raise InputError(f"{path}: voxel_size_angstrom must be positive; got {voxel_size_angstrom!r}.")
+    particles = ParticleSet(float(voxel_size_angstrom), known)
     return particles if probability_thresholds is None else with_thresholds(particles, probability_thresholds)
 
 
@@ -124,11 +131,16 @@ def positive_weights(particles: Iterable[Species]) -> list[float]:
     return [species.positive_weight for species in particles]
 
 
-def _species(path: str | Path, name: str, values: Mapping[str, float]) -> Species:
+def _species(path: str | Path, name: str, values: Any) -> Species:
     wanted = {field.name for field in fields(Species)} - {"name"}
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: species '{name}' needs an object of settings; got {values!r}.")
     if set(values) != wanted:
         wrong = sorted(set(values) ^ wanted)
         raise InputError(f"{path}: species '{name}' needs exactly the keys {sorted(wanted)}; check {wrong}.")
+    for key, value in values.items():
+        if not _is_number(value):
+            raise InputError(f"{path}: {key} of '{name}' must be a number; got {value!r}.")
     for key in ("radius_angstrom", "target_radius_angstrom", "positive_weight", "min_voxels"):
         if not values[key] > 0:
             raise InputError(f"{path}: {key} of '{name}' must be positive; got {values[key]}.")
@@ -138,20 +150,27 @@ def _species(path: str | Path, name: str, values: Mapping[str, float]) -> Specie
     if values["weight"] < 0:
         raise InputError(f"{path}: weight of '{name}' must not be negative; got {values['weight']}.")
     _check_threshold(path, name, values["probability_threshold"])
-    return Species(name=name, **values)  # type: ignore[arg-type]
+    whole = {key: int(values[key]) for key in ("label", "min_voxels")}
+    return Species(name=name, **{**values, **whole})
 
 
-def _check_threshold(source: str | Path, name: str, threshold: float) -> None:
-    if not 0 <= threshold < 1:
-        raise InputError(f"{source}: the threshold of '{name}' is a probability, 0 <= t < 1; got {threshold}.")
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _read_json(path: str | Path) -> dict[str, object]:  # type: ignore[misc]
+def _check_threshold(source: str | Path, name: str, threshold: Any) -> None:
+    if not (_is_number(threshold) and 0 <= threshold < 1):
+        raise InputError(f"{source}: the threshold of '{name}' is a probability, 0 <= t < 1; got {threshold!r}.")
+
+
+def _read_json(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise InputError(f"cannot read {path}: no such file.") from error
-    except json.JSONDecodeError as error:
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}.") from error
+    except ValueError as error:  # not JSON, or not UTF-8
         raise InputError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object; got a {type(content).__name__}.")

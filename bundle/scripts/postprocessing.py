@@ -53,7 +53,8 @@ def find_candidates(
     inside = np.flatnonzero(mask)
     if len(inside) == 0:
         return Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros(0, dtype=np.int64))
-    blob = cc3d.connected_components(mask, connectivity=connectivity).ravel()[inside].astype(np.int64) - 1
+    blobs = cc3d.connected_components(mask, connectivity=connectivity)  # type: ignore[call-overload]
+    blob = blobs.ravel()[inside].astype(np.int64) - 1
     values = probability.ravel()[inside].astype(np.float64)
     weights = values - threshold  # positive: the mask is strict
     total = np.bincount(blob, weights)
@@ -72,8 +73,9 @@ def merge_close_candidates(candidates: Candidates, distance_vox: float) -> Candi
 
     Three points in a row merge although the outer two are farther apart than ``distance_vox``. The merged point has
     the highest score and the summed size of its parts. The result's points do not depend on the order of the points.
+    A distance of 0 merges nothing.
     """
-    if len(candidates) == 0:
+    if len(candidates) == 0 or distance_vox == 0:
         return candidates
     points = candidates.centres_zyx_vox
     group = DBSCAN(eps=distance_vox, min_samples=1).fit_predict(points)  # min_samples=1: a lone point stays
@@ -101,6 +103,4 @@ def pick_species(
         connectivity: see `find_candidates`.
     """
     found = find_candidates(probability, species.probability_threshold, species.min_voxels, connectivity)
-    if merge_distance_in_radii == 0:
-        return found
     return merge_close_candidates(found, merge_distance_in_radii * species.radius_angstrom / voxel_size_angstrom)

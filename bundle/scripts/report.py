@@ -89,14 +89,18 @@ def draw_slice(
         for pick in group:
             species = next((one for one in particles if one.name == pick.particle), None)
             centre = (pick.z_voxel, pick.y_voxel, pick.x_voxel)
-            radius = section_radius(species.radius_angstrom / voxel_size_angstrom, centre[across] - index) if species else 0
+            radius = (
+                section_radius(species.radius_angstrom / voxel_size_angstrom, centre[across] - index) if species else 0
+            )
             if species and radius > 0:
                 axis.add_patch(
                     Circle((centre[right], centre[up]), radius, fill=False, linestyle=style, linewidth=1.6,
                            edgecolor=colour_of(species.label) if style == "-" else "black")
                 )  # fmt: skip
     names = "zyx"
-    axis.set(xlabel=f"{names[right]} (voxel)", ylabel=f"{names[up]} (voxel)", title=f"{plane}, {names[across]} = {index}")
+    axis.set(
+        xlabel=f"{names[right]} (voxel)", ylabel=f"{names[up]} (voxel)", title=f"{plane}, {names[across]} = {index}"
+    )
 
 
 def section_radius(radius: float, distance: float) -> float:
@@ -125,7 +129,9 @@ def sweep_figure(thresholds: NDArray[np.float64], fbeta: Mapping[str, NDArray[np
     axis = figure.subplots()
     for species in particles:
         values = fbeta[species.name]
-        axis.plot(thresholds, values, color=colour_of(species.label), label=f"{species.name}: {chosen[species.name]:.3g}")
+        axis.plot(
+            thresholds, values, color=colour_of(species.label), label=f"{species.name}: {chosen[species.name]:.3g}"
+        )
         axis.plot(chosen[species.name], np.interp(chosen[species.name], thresholds, values), "o",
                   color=colour_of(species.label))  # fmt: skip
     axis.set(xlabel="probability threshold", ylabel="F4", xlim=(0, 1), ylim=(0, 1.02))

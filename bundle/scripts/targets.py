@@ -53,8 +53,15 @@ def paint_targets(
 
     Returns:
         ``(C, Z, Y, X)``.
+
+    Raises:
+        ValueError: the points are not a row of four numbers each.
     """
-    rows = np.asarray(labelled_points, dtype=np.float64).reshape(-1, 4)
+    rows = np.asarray(labelled_points, dtype=np.float64)
+    if rows.size == 0:
+        rows = rows.reshape(0, 4)
+    if rows.ndim != 2 or rows.shape[1] != 4:
+        raise ValueError(f"labelled_points needs one row of 4 numbers per point, shape (N, 4); got shape {rows.shape}.")
     return np.stack(
         [
             draw_spheres(shape, rows[rows[:, 0] == one.label, 1:], one.target_radius_angstrom / voxel_size_angstrom)

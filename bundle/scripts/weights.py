@@ -8,6 +8,7 @@ import os
 import pickle
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from scripts.errors import InputError
 from scripts.picks import write_atomically
 
 METADATA_KEY = "weights_sha256"
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 def sha256_of(path: str | Path) -> str:
@@ -37,16 +39,18 @@ def read_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict[s
     """Read what `save_tensors` wrote; nothing in the file is executed.
 
     Raises:
-        InputError: the file is missing, cut short, or holds anything but tensors and plain values.
+        InputError: the file is missing, damaged, or holds anything but tensors and plain values.
     """
     try:
+        _check_whole(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"cannot read {path}: no such file.") from error
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} holds more than tensors; it is refused, because loading it could run code.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no checkpoint, or it is cut short ({os.path.getsize(path)} bytes).") from error
+        raise InputError(f"{path} holds more than tensors; it is refused: loading it could run code.") from error
+    except UNREADABLE as error:
+        size = os.path.getsize(path)
+        raise InputError(f"{path} is no checkpoint, or it is damaged or cut short ({size} bytes).") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} holds a {type(content).__name__}, not a table of weights.")
     return content
@@ -100,6 +104,12 @@ def record_sha256(path: str | Path, metadata_path: str | Path) -> str:
     with write_atomically(metadata_path) as file:
         file.write(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
     return str(metadata[METADATA_KEY][Path(path).name])
+
+
+def _check_whole(path: str | Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        if archive.testzip() is not None:  # torch itself does not compare the checksums
+            raise zipfile.BadZipFile(f"{path}: a checksum is wrong.")
 
 
 def _check_fit(network: nn.Module, weights: Mapping[str, Any], path: str | Path) -> None:

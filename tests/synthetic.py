@@ -1,0 +1,57 @@
+"""Small volumes, particle sets, files and networks that the tests share."""
+
+import mrcfile
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from scripts.coordinates import affine_of
+from scripts.network import ConvNeXtUNet
+from scripts.particles import ParticleSet, Species
+
+SHAPE = (20, 28, 36)  # z, y, x: three lengths, so that a swapped axis shows
+
+
+def make_particles(count=2, voxel_size_angstrom=10.0, **values):
+    """Return ``count`` species "a", "b", ... with labels from 1; ``values`` replace those of every species."""
+    common = {
+        "radius_angstrom": 40.0,
+        "target_radius_angstrom": 30.0,
+        "weight": 1.0,
+        "positive_weight": 16.0,
+        "probability_threshold": 0.5,
+        "min_voxels": 1,
+    }
+    known = tuple(Species(name=chr(ord("a") + n), label=n + 1, **{**common, **values}) for n in range(count))
+    return ParticleSet(voxel_size_angstrom, known)
+
+
+def write_mrc(path, volume, voxel_size_angstrom=10.0):
+    """Write a volume ``[z, y, x]`` as float32 and return the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mrcfile.new(path) as file:
+        file.set_data(volume.astype("float32"))
+        file.voxel_size = voxel_size_angstrom
+    return path
+
+
+def tiny_network(seed=0, **settings):
+    """Return a network of two small stages with the same random weights every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ConvNeXtUNet(**{"widths": (4, 8), "depths": (1, 1), "out_channels": 2, **settings})
+
+
+def noise(seed=0, shape=SHAPE):
+    """Return a volume ``[z, y, x]`` of Gaussian noise, float32."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def image_of(volume, voxel_size_angstrom=10.0, name="tomogram.mrc"):
+    """Return a volume ``[z, y, x]`` as the readers give it: ``(1, Z, Y, X)`` with its affine and its file."""
+    meta = {
+        "affine": torch.as_tensor(affine_of(voxel_size_angstrom)),
+        "original_affine": affine_of(voxel_size_angstrom),
+        "spatial_shape": np.array(volume.shape),
+        "filename_or_obj": name,
+    }
+    return MetaTensor(torch.as_tensor(np.asarray(volume, dtype=np.float32))[None], meta=meta)

@@ -1,0 +1,165 @@
+"""What a user gets who gives the bundle something wrong: one line, with the file, the fact and the remedy."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from scripts.errors import find_input_error
+from scripts.picks import read_csv
+from synthetic import SHAPE, tiny_network, write_mrc
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
+VOXEL_SIZE = 10.012
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(tiny_network(out_channels=5).state_dict(), path)
+    return path
+
+
+def settings(dataset, weights, output):
+    return {
+        "dataset_dir": str(dataset), "checkpoint_path": str(weights), "output_dir": str(output),
+        "widths": [4, 8], "depths": [1, 1], "inference_window_size": [16, 24, 24], "precision": "float32",
+    }  # fmt: skip
+
+
+def infer(bundle_dir, **given):
+    workflow = ConfigWorkflow(
+        config_file=str(bundle_dir / "configs" / "inference.json"), workflow_type="infer",
+        bundle_root=str(bundle_dir), logging_file=False, device="$torch.device('cpu')", **given,
+    )  # fmt: skip
+    workflow.initialize()
+    workflow.run()
+
+
+def line_of(bundle_dir, **given):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 MONAI wraps what the bundle raises
+        infer(bundle_dir, **given)
+    found = find_input_error(caught.value)
+    assert found is not None, f"no line for the user, only: {caught.value!r}"
+    assert "\n" not in str(found)
+    return str(found)
+
+
+def noise():
+    return np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+
+
+def missing_file(folder):
+    return folder / "none.mrc"
+
+
+def truncated(folder):
+    path = write_mrc(folder / "cut.mrc", noise(), VOXEL_SIZE)
+    path.write_bytes(path.read_bytes()[:-5000])
+    return path
+
+
+def not_an_mrc(folder):
+    path = folder / "page.mrc"
+    path.write_text("<!DOCTYPE html>" + " " * 3000)
+    return path
+
+
+def without_voxel_size(folder):
+    return write_mrc(folder / "bare.mrc", noise(), 0.0)
+
+
+def of_other_voxel_size(folder):
+    return write_mrc(folder / "fine.mrc", noise(), 5.0)
+
+
+def all_nan(folder):
+    return write_mrc(folder / "nan.mrc", np.full(SHAPE, np.nan), VOXEL_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (missing_file, r"cannot read .*none.mrc: no such file or folder. Set dataset_dir"),
+        (truncated, r"cut.mrc is cut short: the header promises 80640 bytes of data, the file has 75640"),
+        (not_an_mrc, r"page.mrc.*HTML"),
+        (without_voxel_size, r"bare.mrc states no voxel size: set voxel_size_angstrom"),
+        (of_other_voxel_size, r"fine.mrc has voxels of 5 Å, the model was trained at 10.01 Å: set resample to true"),
+        (all_nan, r"nan.mrc: 20160 of 20160 voxels are NaN or infinite"),
+    ],
+)
+def test_a_bad_tomogram_gives_one_line(make, line, weights, bundle_dir, tmp_path):
+    text = line_of(bundle_dir, **settings(make(tmp_path), weights, tmp_path / "out"))
+    assert re.search(line, text), text
+    assert not list((tmp_path / "out").glob("**/*.csv"))
+
+
+def test_weights_of_another_shape_are_refused(weights, bundle_dir, tmp_path):
+    path = write_mrc(tmp_path / "good.mrc", noise(), VOXEL_SIZE)
+    given = settings(path, weights, tmp_path / "out") | {"widths": [4, 16]}
+    line = line_of(bundle_dir, **given)
+    assert re.search(r"weights.pt is of another network: .* has shape .*, the network wants", line)
+
+
+def test_the_shipped_weights_with_a_flipped_byte_are_refused(bundle_dir, tmp_path):
+    """A copy of the bundle's folders, with one byte of the weights changed."""
+    copy = tmp_path / "copy"
+    for folder in ("configs", "models"):
+        (copy / folder).mkdir(parents=True)
+        for file in (bundle_dir / folder).iterdir():
+            (copy / folder / file.name).write_bytes(file.read_bytes())
+    (copy / "scripts").symlink_to(bundle_dir / "scripts")
+    damaged = bytearray((copy / "models" / "model.pt").read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    (copy / "models" / "model.pt").write_bytes(damaged)
+    path = write_mrc(tmp_path / "good.mrc", noise(), VOXEL_SIZE)
+    line = line_of(copy, dataset_dir=str(path), output_dir=str(tmp_path / "out"))
+    assert re.search(r"model.pt is not the file that .*metadata.json describes: SHA-256", line)
+
+
+def test_a_resampled_tomogram_is_picked_in_its_own_frame(weights, bundle_dir, tmp_path):
+    given = settings(of_other_voxel_size(tmp_path), weights, tmp_path / "out")
+    thresholds = dict.fromkeys(("apo-ferritin", "ribosome"), 0.0001)
+    infer(bundle_dir, **given, resample=True, probability_thresholds=thresholds)
+    for pick in read_csv(tmp_path / "out" / "picks.csv"):
+        assert pick.x_angstrom == pytest.approx(5 * pick.x_voxel, abs=0.01)
+
+
+def command(bundle_dir, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json", *arguments],
+        cwd=bundle_dir, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+
+
+def arguments_of(given):
+    return [word for key, value in given.items() for word in (f"--{key}", str(value))]
+
+
+def test_the_command_line_ends_with_the_line_and_status_1(weights, bundle_dir, tmp_path):
+    done = command(bundle_dir, *arguments_of(settings(truncated(tmp_path), weights, tmp_path / "out")))
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith("error: ")
+    assert "cut.mrc is cut short" in lines[-1]
+    assert "Traceback" not in done.stderr
+
+
+def test_a_constant_volume_gives_a_warning_and_no_picks(weights, bundle_dir, tmp_path):
+    path = write_mrc(tmp_path / "flat.mrc", np.full(SHAPE, 7.0), VOXEL_SIZE)
+    done = command(bundle_dir, *arguments_of(settings(path, weights, tmp_path / "out")))
+    assert done.returncode == 0, done.stderr
+    assert "warning: " in done.stderr
+    assert "flat.mrc is constant: nothing can be picked in it." in done.stderr
+    assert read_csv(tmp_path / "out" / "picks.csv") == []
+
+
+def test_a_misspelt_setting_is_refused(bundle_dir):
+    done = command(bundle_dir, "--inference_overlpa", "0.5")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1] == (
+        "error: --inference_overlpa is not a setting of configs/inference.json; did you mean --inference_overlap?"
+    )

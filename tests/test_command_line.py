@@ -1,0 +1,254 @@
+import json
+import subprocess
+import sys
+import warnings
+
+import pytest
+from scripts.command_line import (
+    guard_command_line,
+    refuse_unknown_settings,
+    report_input_errors_in_one_line,
+    report_input_warnings_in_one_line,
+)
+from scripts.errors import InputError, InputWarning, find_input_error
+
+SET_UP = """
+import sys
+from unittest.mock import MagicMock
+sys.modules["monai"] = sys.modules["monai.bundle"] = MagicMock()  # takes seconds to import and has no part in this
+from scripts.command_line import report_input_errors_in_one_line
+from scripts.errors import InputError
+report_input_errors_in_one_line()
+"""
+WRAPPED_ERROR = """
+try:
+    raise InputError("cannot read a.mrc: no such file.")
+except InputError as error:
+    raise RuntimeError("applying transform") from error
+"""
+
+
+@pytest.fixture
+def configs(tmp_path, monkeypatch):
+    """Work in a folder with two configs: base.json with device and overlap, more.json with rotations."""
+    (tmp_path / "base.json").write_text('{"device": "cpu", "inference_overlap": 0.25, "network_def": {"depths": [1]}}')
+    (tmp_path / "more.json").write_text('{"rotations": 4, "+handlers": []}')
+    (tmp_path / "more.yaml").write_text("rotations: 4\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def hooks(monkeypatch):
+    """Put the process's own hooks for errors and warnings back after the test."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with warnings.catch_warnings():
+        yield
+
+
+def chained(*errors):
+    """Raise each error from the one before and return the last."""
+    caught = None
+    for error in errors:
+        try:
+            raise error from caught
+        except Exception as last:
+            caught = last
+    return caught
+
+
+# Misspelt settings
+
+
+@pytest.mark.usefixtures("configs")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "run --config_file base.json",
+        "run --config_file base.json --device cuda",
+        "run --config_file base.json --device=cuda --inference_overlap=0.5",
+        "run --config_file=base.json --inference-overlap 0.5",
+        "run --config_file base.json --network_def#depths [3]",
+        "run --config_file base.json --network_def::depths [3]",
+        "run --config_file base.json --+network_def#depths [3]",
+        "run --config_file base.json --meta_file m.json --logging_file l.conf --run_id x --init_id y --final_id z",
+        "run --config_file base.json --tracking mlflow --workflow_type train",
+        "run --config_file base.json --meta_file m.json --_meta_#version 2",
+        "run --config_file ['base.json','more.json'] --rotations 2 --device cpu",
+        "run --config_file 'base.json','more.json' --rotations 2",
+        "run --config_file ['base.json','more.yaml'] --rotations 2",
+        "run --config_file base.json --inference_overlap -1",
+    ],
+)
+def test_settings_of_the_configs_and_of_monai_are_taken(arguments):
+    assert refuse_unknown_settings(arguments.split()) is None
+
+
+def test_a_list_of_configs_may_hold_blanks(configs):
+    refuse_unknown_settings(["run", "--config_file", "['base.json', \"more.json\"]", "--rotations", "2"])
+    (configs / "more.json").unlink()
+    with pytest.raises(FileNotFoundError):
+        refuse_unknown_settings(["run", "--config_file", "['base.json', 'more.json']", "--rotations", "2"])
+
+
+@pytest.mark.usefixtures("configs")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--config_file base.json --devise cpu", r"--devise is not a setting of base\.json; did you mean --device\?"),
+        ("--config_file base.json --inference_overlp=0.5", "--inference_overlp .*; did you mean --inference_overlap?"),
+        ("--config_file base.json --network_deff#depths [3]", "--network_deff#depths .* did you mean --network_def?"),
+        ("--config_file base.json --meta_fil m.json", "--meta_fil .* did you mean --meta_file?"),
+        (
+            "--config_file base.json --rotations 2",
+            r"--rotations is not a setting of base\.json; docs/configuration\.md",
+        ),
+        ("--config_file base.json --depths [3]", "--depths is not a setting"),
+        (
+            "--config_file ['base.json','more.json'] --rotation 2",
+            r"of base\.json, more\.json; did you mean --rotations",
+        ),
+        (
+            "--config_file ['base.json','more.yaml'] --rotation 2",
+            r"of base\.json, more\.yaml; did you mean --rotations",
+        ),
+        ("--zzz 1 --config_file base.json", r"docs/configuration\.md lists all settings\."),
+    ],
+)
+def test_a_setting_that_no_config_has_is_refused_with_the_nearest_one(arguments, message):
+    with pytest.raises(InputError, match=message):
+        refuse_unknown_settings(["run", *arguments.split()])
+
+
+def test_settings_in_an_args_file_are_checked_too(configs):
+    (configs / "args.json").write_text('{"devise": "cpu"}')
+    with pytest.raises(InputError, match=r"--devise .* did you mean --device\?"):
+        refuse_unknown_settings(["run", "--config_file", "base.json", "--args_file", "args.json"])
+
+
+@pytest.mark.parametrize("config_file", ["base.json", ["base.json", "more.json"]])
+def test_an_args_file_may_name_the_configs(configs, config_file):
+    (configs / "args.json").write_text(json.dumps({"config_file": config_file, "device": "cpu"}))
+    assert refuse_unknown_settings(["run", "--args_file", "args.json", "--inference_overlap", "0.5"]) is None
+    with pytest.raises(InputError, match=r"--devise .* did you mean --device\?"):
+        refuse_unknown_settings(["run", "--args_file", "args.json", "--devise", "cpu"])
+
+
+def test_the_command_line_goes_before_the_args_file(configs):
+    (configs / "args.json").write_text('{"config_file": "base.json"}')
+    arguments = ["run", "--args_file", "args.json", "--config_file", "['base.json','more.json']", "--rotations", "2"]
+    assert refuse_unknown_settings(arguments) is None
+
+
+@pytest.mark.usefixtures("configs")
+def test_without_a_config_nothing_is_checked():
+    assert refuse_unknown_settings(["run", "--devise", "cpu"]) is None
+
+
+@pytest.mark.parametrize("name", ["train.json", "inference.json"])
+def test_every_key_of_a_shipped_config_is_a_setting(bundle_dir, name):
+    path = bundle_dir / "configs" / name
+    for key in json.loads(path.read_text()):
+        refuse_unknown_settings(["run", "--config_file", str(path), f"--{key}", "1"])
+
+
+# Errors in one line
+
+
+@pytest.mark.parametrize(
+    ("errors", "found"),
+    [
+        ([InputError("mine")], "mine"),
+        ([InputError("mine"), RuntimeError("monai"), RuntimeError("ignite")], "mine"),
+        ([KeyError("key"), InputError("mine"), RuntimeError("monai")], "mine"),
+        ([InputError("inner"), InputError("outer")], "outer"),
+    ],
+)
+def test_the_users_line_is_found_below_what_wraps_it(errors, found):
+    assert str(find_input_error(chained(*errors))) == found
+
+
+def test_a_chain_without_an_input_error_has_none():
+    assert find_input_error(chained(KeyError("a"), ValueError("b"))) is None
+
+
+def test_an_error_raised_while_another_was_handled_still_shows_the_users_line():
+    error = RuntimeError("clean-up")
+    error.__context__ = InputError("mine")
+    assert str(find_input_error(error)) == "mine"
+
+
+@pytest.mark.usefixtures("hooks")
+def test_an_input_error_is_shown_as_its_line(capsys):
+    report_input_errors_in_one_line()
+    error = chained(InputError("cannot read a.mrc: no such file."), RuntimeError("applying transform"))
+    sys.excepthook(type(error), error, error.__traceback__)
+    assert capsys.readouterr() == ("", "error: cannot read a.mrc: no such file.\n")
+
+
+@pytest.mark.usefixtures("hooks")
+def test_another_error_goes_to_the_hook_that_was_there_before():
+    seen = []
+    sys.excepthook = lambda *given: seen.append(given)
+    report_input_errors_in_one_line()
+    error = RuntimeError("a bug")
+    sys.excepthook(RuntimeError, error, None)
+    assert seen == [(RuntimeError, error, None)]
+
+
+def run_python(program, folder):
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_process_ends_on_an_input_error_with_status_1_and_one_line(bundle_dir):
+    done = run_python(SET_UP + WRAPPED_ERROR, bundle_dir)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "error: cannot read a.mrc: no such file.\n")
+
+
+def test_a_process_ends_on_another_error_with_status_1_and_its_traceback(bundle_dir):
+    done = run_python(SET_UP + "raise RuntimeError('a bug')", bundle_dir)
+    lines = done.stderr.splitlines()
+    assert (done.returncode, lines[0], lines[-1]) == (1, "Traceback (most recent call last):", "RuntimeError: a bug")
+
+
+@pytest.mark.usefixtures("hooks")
+def test_an_input_warning_is_one_line_every_time(capsys):
+    report_input_warnings_in_one_line()
+    for _ in range(2):
+        warnings.warn("the header is wrong.", InputWarning, stacklevel=1)
+    assert capsys.readouterr() == ("", "warning: the header is wrong.\n" * 2)
+
+
+@pytest.mark.usefixtures("hooks")
+def test_other_warnings_are_shown_as_before(capsys):
+    seen = []
+    warnings.showwarning = lambda message, *given, **more: seen.append(str(message))
+    report_input_warnings_in_one_line()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("old.", DeprecationWarning, stacklevel=1)
+    assert (seen, capsys.readouterr().err) == (["old."], "")
+
+
+# The guard
+
+
+@pytest.mark.usefixtures("configs", "hooks")
+@pytest.mark.parametrize("program", ["/x/pytest/__main__.py", "serve.py", "-c"])
+def test_in_another_process_the_guard_does_nothing(monkeypatch, program):
+    monkeypatch.setattr(sys, "argv", [program, "run", "--config_file", "base.json", "--devise", "cpu"])
+    before = sys.excepthook, warnings.showwarning
+    guard_command_line()
+    assert (sys.excepthook, warnings.showwarning) == before
+
+
+@pytest.mark.usefixtures("configs", "hooks")
+def test_in_monais_process_the_guard_sets_everything_up(monkeypatch, capsys):
+    program = "/venv/lib/site-packages/monai/bundle/__main__.py"
+    monkeypatch.setattr(sys, "argv", [program, "run", "--config_file", "base.json", "--devise", "cpu"])
+    with pytest.raises(InputError, match="--devise is not a setting") as caught:
+        guard_command_line()
+    sys.excepthook(InputError, caught.value, None)
+    warnings.warn("the header is wrong.", InputWarning, stacklevel=1)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["error", "warning"]

@@ -1,0 +1,298 @@
+"""The configs as they ship, on small tomograms with small networks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from scripts.network import ConvNeXtUNet
+from scripts.particles import read_particles
+from scripts.picks import read_copick_folder, read_csv, read_relion5_star
+from scripts.targets import draw_spheres
+from scripts.weights import read_tensors
+
+BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
+CONFIGS = BUNDLE / "configs"
+SHAPE = (20, 28, 36)
+VOXEL_SIZE = 10.012
+CENTRES = {"apo-ferritin": [(6, 9, 11), (13, 20, 30)], "ribosome": [(10, 20, 9)], "thyroglobulin": [(9, 8, 27)]}
+SMALL_NETWORK = {"widths": [4, 8], "depths": [1, 1], "device": "$torch.device('cpu')", "precision": "float32"}
+SMALL_TRAINING = {
+    **SMALL_NETWORK,
+    "window_size": [16, 16, 16],
+    "inference_window_size": [16, 24, 24],
+    "windows_per_epoch": 4,
+    "epochs": 2,
+    "val_interval": 1,
+    "warmup_steps": 1,
+}
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's; what the user sees is tested by subprocess
+
+
+def write_tomogram(path, centres=CENTRES, seed=0):
+    volume = np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
+    for points in centres.values():
+        volume += 6 * draw_spheres(SHAPE, points, radius_vox=3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mrcfile.new(path) as file:
+        file.set_data(volume)
+        file.voxel_size = VOXEL_SIZE
+
+
+def truth_rows(run, centres):
+    return [
+        f"0,{run},{name},{x * VOXEL_SIZE},{y * VOXEL_SIZE},{z * VOXEL_SIZE}"
+        for name, points in centres.items()
+        for z, y, x in points
+    ]
+
+
+@pytest.fixture
+def dataset_dir(tmp_path):
+    """Two tomograms with truth: run 'one' with three species, run 'two' with one of them."""
+    folder = tmp_path / "data"
+    rows = ["id,experiment,particle_type,x,y,z"]
+    for seed, (run, centres) in enumerate({"one": CENTRES, "two": {"ribosome": [(8, 12, 20)]}}.items()):
+        write_tomogram(folder / run / "tomogram.mrc", centres, seed)
+        rows += truth_rows(run, centres)
+    (folder / "truth.csv").write_text("\n".join(rows))
+    return folder
+
+
+def workflow(config, kind, **settings):
+    files = [str(CONFIGS / name) for name in ([config] if isinstance(config, str) else config)]
+    made = ConfigWorkflow(
+        config_file=files, workflow_type=kind, bundle_root=str(BUNDLE), logging_file=False, **settings
+    )
+    made.initialize()
+    return made
+
+
+def run_training(dataset_dir, output_dir, **settings):
+    made = workflow(
+        "train.json", "train", dataset_dir=str(dataset_dir), output_dir=str(output_dir),
+        **{**SMALL_TRAINING, "validation_runs": ["two"], **settings},
+    )  # fmt: skip
+    made.run()
+    return made
+
+
+@pytest.fixture
+def small_weights(tmp_path):
+    """Weights of a small network that answers with its (smoothed) input: bright blobs become picks of every species."""
+    torch.manual_seed(0)
+    path = tmp_path / "small.pt"
+    torch.save(ConvNeXtUNet(widths=(4, 8), depths=(1, 1), prior=0.6).state_dict(), path)
+    return path
+
+
+def run_inference(dataset_dir, output_dir, weights, **settings):
+    settings = {**SMALL_NETWORK, "inference_window_size": [16, 24, 24], **settings}
+    made = workflow(
+        "inference.json", "infer", dataset_dir=str(dataset_dir), output_dir=str(output_dir),
+        checkpoint_path=str(weights), **settings,
+    )  # fmt: skip
+    made.run()
+    return made
+
+
+def test_inference_writes_every_format_for_every_run(dataset_dir, small_weights, tmp_path):
+    made = run_inference(dataset_dir, tmp_path / "out", small_weights)
+    assert made.check_properties() == []
+    table = read_csv(tmp_path / "out" / "picks.csv")
+    assert {pick.run for pick in table} == {"one", "two"}
+    for run in ("one", "two"):
+        folder = tmp_path / "out" / run
+        own = read_csv(folder / "picks.csv")
+        assert own == [pick for pick in table if pick.run == run]
+        copick = read_copick_folder(folder / "Picks", run)
+        assert sorted(pick.xyz_angstrom for pick in copick) == sorted(pick.xyz_angstrom for pick in own)
+        star = [
+            pick
+            for name in {pick.particle for pick in own}
+            for pick in read_relion5_star(
+                folder / f"{name}.star", particle=name, volume_shape_zyx=SHAPE, voxel_size_angstrom=VOXEL_SIZE
+            )
+        ]
+        assert np.allclose(
+            sorted(pick.xyz_angstrom for pick in star), sorted(pick.xyz_angstrom for pick in own), atol=2e-3
+        )
+        assert (folder / "overlay.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inference_without_picks_writes_empty_files_with_headers(dataset_dir, small_weights, tmp_path):
+    run_inference(dataset_dir, tmp_path, small_weights, probability_thresholds=dict.fromkeys(read_names(), 0.9999))
+    for path in (tmp_path / "picks.csv", tmp_path / "one" / "picks.csv"):
+        assert path.read_text().startswith("id,experiment,particle_type,x,y,z,score")
+        assert read_csv(path) == []
+    settings = {"particle": "ribosome", "volume_shape_zyx": SHAPE, "voxel_size_angstrom": VOXEL_SIZE}
+    assert read_relion5_star(tmp_path / "one" / "ribosome.star", **settings) == []
+    assert read_copick_folder(tmp_path / "one" / "Picks", "one") == []
+
+
+def read_names():
+    return read_particles(CONFIGS / "particles.json").names
+
+
+def test_one_file_is_a_dataset_too(dataset_dir, small_weights, tmp_path):
+    run_inference(dataset_dir / "two" / "tomogram.mrc", tmp_path / "out", small_weights)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["picks.csv", "two"]
+
+
+@pytest.mark.parametrize("settings", [{"rotations": 4}, {"flips": ["z"]}, {"inference_overlap": 0.6}])
+def test_views_and_overlap_change_the_scores(settings, dataset_dir, small_weights, tmp_path):
+    run_inference(dataset_dir, tmp_path / "plain", small_weights)
+    run_inference(dataset_dir, tmp_path / "other", small_weights, **settings)
+    assert (tmp_path / "plain" / "picks.csv").read_text() != (tmp_path / "other" / "picks.csv").read_text()
+
+
+def test_training_learns_saves_and_reports(dataset_dir, tmp_path):
+    made = run_training(dataset_dir, tmp_path, excluded_runs=[])
+    assert made.check_properties() == []
+    weights = read_tensors(tmp_path / "model.pt")
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert rows[0].startswith("epoch,iteration,loss,learning_rate,score,f4_apo-ferritin")
+    assert [row.split(",")[:2] for row in rows[1:]] == [["1", "2"], ["2", "4"]]
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("run_id", ["run", "training", ""])
+def test_every_way_of_starting_trains_once(run_id, dataset_dir, tmp_path):
+    settings = {**SMALL_TRAINING, "epochs": 1, "validation_runs": ["two"]}
+    made = workflow("train.json", "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path), **settings)
+    made.run_id = run_id
+    made.run()
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2
+
+
+def test_an_interrupted_training_ends_with_the_same_weights(dataset_dir, tmp_path):
+    run_training(dataset_dir, tmp_path / "whole")
+    run_training(dataset_dir, tmp_path / "parts", **{"train#trainer#max_epochs": 1})
+    run_training(dataset_dir, tmp_path / "parts")
+    whole, parts = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
+
+
+def test_saved_weights_are_the_averaged_ones(dataset_dir, tmp_path):
+    made = run_training(dataset_dir, tmp_path)
+    saved = read_tensors(tmp_path / "model_last.pt")
+    trained = made.parser.get_parsed_content("network").state_dict()
+    assert any(not torch.equal(saved[name], trained[name]) for name in saved)
+    averaged = made.parser.get_parsed_content("averaged").state_dict()
+    assert all(torch.equal(saved[name], averaged[name]) for name in saved)
+
+
+def test_training_goes_on_from_given_weights(dataset_dir, small_weights, tmp_path):
+    run_training(
+        dataset_dir, tmp_path, checkpoint_path=str(small_weights), learning_rate=0.0, weight_decay=0.0, epochs=1
+    )
+    given, saved = read_tensors(small_weights), read_tensors(tmp_path / "model_last.pt")
+    assert all(torch.allclose(given[name], saved[name], atol=1e-6) for name in given)
+
+
+def test_a_single_run_is_trained_on_and_saved(dataset_dir, tmp_path):
+    write_tomogram(tmp_path / "single" / "only.mrc")
+    (tmp_path / "single" / "truth.csv").write_text(
+        "\n".join(["id,experiment,particle_type,x,y,z", *truth_rows("only", CENTRES)])
+    )
+    run_training(tmp_path / "single", tmp_path / "out", validation_runs=[], epochs=1)
+    assert (tmp_path / "out" / "model.pt").exists()
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_other_species_need_no_other_file_than_particles_json(count, dataset_dir, tmp_path):
+    shipped = json.loads((CONFIGS / "particles.json").read_text())
+    names = ["ribosome", *(f"species-{number}" for number in range(2, count + 1))]
+    one = {**shipped["particles"]["ribosome"], "probability_threshold": 0.001}
+    species = {name: {**one, "label": label} for label, name in enumerate(names, start=1)}
+    path = tmp_path / "particles.json"
+    path.write_text(json.dumps({**shipped, "particles": species}))
+    rows = ["id,experiment,particle_type,x,y,z", *truth_rows("one", {"ribosome": CENTRES["ribosome"]}),
+            *truth_rows("two", {name: [(5, 5, 5 + 3 * place)] for place, name in enumerate(names)})]  # fmt: skip
+    (dataset_dir / "truth.csv").write_text("\n".join(rows))
+    made = run_training(dataset_dir, tmp_path / "trained", particles_path=str(path), epochs=1)
+    assert made.parser.get_parsed_content("network_def").head.out_channels == count
+    weights = tmp_path / "trained" / "model_last.pt"
+    run_inference(dataset_dir, tmp_path / "out", weights, particles_path=str(path))
+    stars = {star.stem for star in (tmp_path / "out" / "one").glob("*.star")}
+    assert stars == set(names)
+
+
+def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_dir, small_weights, tmp_path):
+    made = workflow(
+        ["train.json", "evaluate.json"], "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path / "eval"),
+        checkpoint_path=str(small_weights), **{**SMALL_TRAINING, "sweep_thresholds": [0.3, 0.5, 0.7]},
+    )  # fmt: skip
+    made.run()
+    lines = (tmp_path / "eval" / "scores.csv").read_text().splitlines()
+    assert lines[0] == "mode,species,truths,picks,tp,fp,fn,precision,recall,f4"
+    assert [line.split(",")[:3] for line in lines if ",ribosome," in line] == [
+        ["kaggle", "ribosome", "2"], ["one_to_one", "ribosome", "2"],
+    ]  # fmt: skip
+    thresholds = tmp_path / "eval" / "thresholds.json"
+    assert set(json.loads(thresholds.read_text())) == set(read_names())
+    assert (tmp_path / "eval" / "thresholds.png").exists()
+    run_inference(dataset_dir, tmp_path / "out", small_weights, probability_thresholds=str(thresholds))
+    assert (tmp_path / "out" / "picks.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [(["train.json"], "train"), (["train.json", "evaluate.json"], "train"), (["inference.json"], "infer")],
+)
+def test_a_config_evaluates_without_data(files, kind, tmp_path):
+    made = workflow(files, kind, dataset_dir=str(tmp_path / "none"), load_pretrain=False, checkpoint_path=None,
+                    output_dir=str(tmp_path / "out")) if kind == "infer" else workflow(
+        files, kind, dataset_dir=str(tmp_path / "none"), output_dir=str(tmp_path / "out"),
+        **{"pretrained#_disabled_": True})  # fmt: skip
+    for key in made.parser.config:
+        if key not in ("run", "training", "evaluating", "_meta_"):
+            made.parser.get_parsed_content(key)
+    assert made.check_properties() == []
+
+
+def test_training_and_inference_agree_on_what_they_share():
+    train, inference = (json.loads((CONFIGS / name).read_text()) for name in ("train.json", "inference.json"))
+    shared = set(train) & set(inference) - {
+        "imports", "output_dir", "checkpoint_path", "pretrained", "initialize", "run",
+    }  # fmt: skip
+    assert {"widths", "inference_overlap", "voxel_size_tolerance", "network_def"} <= shared
+    assert {key for key in shared if train[key] != inference[key]} == set()
+
+
+def test_metadata_names_the_species_of_the_particle_file():
+    metadata = json.loads((CONFIGS / "metadata.json").read_text())
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    particles = read_particles(CONFIGS / "particles.json")
+    assert list(pred["channel_def"].values()) == ["background", *particles.names]
+    assert pred["num_channels"] == len(particles)
+    assert metadata["version"] in metadata["changelog"]
+
+
+def test_two_processes_train_together(dataset_dir, tmp_path):
+    write_tomogram(dataset_dir / "three" / "tomogram.mrc", CENTRES, seed=2)
+    with open(dataset_dir / "truth.csv", "a") as file:
+        file.write("\n" + "\n".join(truth_rows("three", CENTRES)))
+    settings = {**SMALL_TRAINING, "validation_runs": ["two", "three"], "dataset_dir": dataset_dir}
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2", "-m",
+        "monai.bundle", "run", "--config_file", "['configs/train.json','configs/multi_gpu_train.json']",
+        "--output_dir", str(tmp_path), *(f"--{key}={value}" for key, value in settings.items() if key != "device"),
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[:2] for row in rows[1:]] == [["1", "1"], ["2", "2"]]  # 4 windows, 2 processes, batches of 2
+    assert read_tensors(tmp_path / "model_last.pt")["head.bias"].shape == (5,)

@@ -1,0 +1,79 @@
+"""The pages tell the truth: every setting has its row, every command uses settings that exist."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from scripts.command_line import refuse_unknown_settings
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WIRING = {
+    "imports",
+    "handlers",
+    "device",
+    "memory_format",
+    "network",
+    "steps",
+    "averaged",
+    "initialize",
+    "run",
+    "_desc_",
+}
+
+
+def settings_of(name):
+    config = json.loads((ROOT / "bundle" / "configs" / name).read_text())
+    return {
+        key
+        for key, value in config.items()
+        if "#" not in key and not isinstance(value, dict) and value != "@run" and key not in WIRING
+    }
+
+
+def rows():
+    page = (ROOT / "docs" / "configuration.md").read_text().split("## Settings")[1]
+    return dict(re.findall(r"^\| `(\w+)` \| ([TEI ]+) \|", page, flags=re.MULTILINE))
+
+
+def test_every_setting_has_its_row():
+    train, evaluate, inference = (settings_of(f"{name}.json") for name in ("train", "evaluate", "inference"))
+    documented = rows()
+    assert {key for key, where in documented.items() if "T" in where} == train
+    assert {key for key, where in documented.items() if "I" in where} == inference
+    assert {key for key, where in documented.items() if "E" in where} == evaluate - train
+
+
+def test_defaults_in_the_table_are_those_of_the_configs():
+    config = json.loads((ROOT / "bundle" / "configs" / "train.json").read_text())
+    config |= json.loads((ROOT / "bundle" / "configs" / "inference.json").read_text())
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    table = dict(re.findall(r"^\| `(\w+)` \| [TEI ]+ \| [^|]* \| ([^|]*) \|", page, flags=re.MULTILINE))
+    for key, shown in table.items():
+        default = config.get(key)
+        if isinstance(default, bool | int | float | list) and default != []:
+            plain = ", ".join(map(str, default)) if isinstance(default, list) else json.dumps(default)
+            assert shown.strip("` ") in (plain, plain.removesuffix(".0")), key
+
+
+def commands():
+    for page in PAGES:
+        for block in re.findall(r"```(?:bash|sh)\n(.*?)```", page.read_text(), flags=re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                if "monai.bundle" in line:
+                    yield pytest.param(line.strip(), id=f"{page.name}: {line.strip()[:60]}")
+
+
+@pytest.mark.parametrize("command", list(commands()))
+def test_commands_use_settings_that_exist(command, monkeypatch):
+    monkeypatch.chdir(ROOT / "bundle")
+    words = re.findall(r'"[^"]*"|\S+', command.split("monai.bundle", 1)[1])
+    given = [word.strip('"') for word in words]
+    refuse_unknown_settings([word for word in given if not re.match(r"--(filepath|net_id|ckpt_file|out_file)", word)])
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
