@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import mrcfile
+import nibabel
 import numpy as np
 import pytest
 import torch
+import zarr
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from scripts.network import ConvNeXtUNet
 from scripts.particles import read_particles
@@ -42,10 +49,25 @@ def write_tomogram(path, centres=CENTRES, seed=0):
     volume = np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
     for points in centres.values():
         volume += 6 * draw_spheres(SHAPE, points, radius_vox=3)
+    return write_volume(path, volume)
+
+
+def write_volume(path, values, axes=(1, 2, 3)):
+    """Write an array as it is; ``axes`` says which of x, y, z (1, 2, 3) its last, middle and first axes are."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mrcfile.new(path) as file:
-        file.set_data(volume)
-        file.voxel_size = VOXEL_SIZE
+    with mrcfile.new(path, overwrite=True) as file:
+        file.set_data(values)
+        header = file.header
+        header.mapc, header.mapr, header.maps = axes
+        sizes = dict(zip(axes, values.shape[::-1], strict=True))
+        header.mx, header.my, header.mz = (sizes[axis] for axis in (1, 2, 3))
+        header.cella.x, header.cella.y, header.cella.z = (sizes[axis] * VOXEL_SIZE for axis in (1, 2, 3))
+    return path
+
+
+def read_volume(path):
+    with mrcfile.open(path) as file:
+        return file.data.copy()
 
 
 def truth_rows(run, centres):
@@ -77,11 +99,14 @@ def workflow(config, kind, **settings):
     return made
 
 
-def run_training(dataset_dir, output_dir, **settings):
+def run_training(dataset_dir, output_dir, stop_after_epoch=None, **settings):
     made = workflow(
         "train.json", "train", dataset_dir=str(dataset_dir), output_dir=str(output_dir),
         **{**SMALL_TRAINING, "validation_runs": ["two"], **settings},
     )  # fmt: skip
+    if stop_after_epoch is not None:
+        trainer = made.parser.get_parsed_content("train#trainer")
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop_after_epoch), trainer.terminate)
     made.run()
     return made
 
@@ -96,7 +121,13 @@ def small_weights(tmp_path):
 
 
 def run_inference(dataset_dir, output_dir, weights, **settings):
-    settings = {**SMALL_NETWORK, "inference_window_size": [16, 24, 24], **settings}
+    thresholds = dict.fromkeys(read_names(), 0.5)
+    settings = {
+        "probability_thresholds": thresholds,
+        **SMALL_NETWORK,
+        "inference_window_size": [16, 24, 24],
+        **settings,
+    }
     made = workflow(
         "inference.json", "infer", dataset_dir=str(dataset_dir), output_dir=str(output_dir),
         checkpoint_path=str(weights), **settings,
@@ -143,6 +174,26 @@ def read_names():
     return read_particles(CONFIGS / "particles.json").names
 
 
+def test_the_same_volume_gives_the_same_picks_from_every_kind_of_file(small_weights, tmp_path):
+    volume = np.rint(10 * read_volume(write_tomogram(tmp_path / "float32.mrc"))).astype(np.float32)
+    write_volume(tmp_path / "float32.mrc", volume)
+    write_volume(tmp_path / "int8.mrc", volume.astype(np.int8))
+    write_volume(tmp_path / "float16.mrc", volume.astype(np.float16))
+    write_volume(tmp_path / "big.mrc", volume.astype(">f4"))
+    write_volume(tmp_path / "swapped.mrc", np.ascontiguousarray(volume.transpose(2, 1, 0)), axes=(3, 2, 1))
+    nibabel.save(nibabel.Nifti1Image(volume.T, np.diag([VOXEL_SIZE] * 3 + [1])), tmp_path / "nifti.nii.gz")
+    array = zarr.open_group(str(tmp_path / "ome.zarr"), mode="w").create_array("0", data=volume, chunks=(16, 16, 16))
+    scale = {"type": "scale", "scale": [VOXEL_SIZE] * 3}
+    level = {"axes": [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"],
+             "datasets": [{"path": array.basename, "coordinateTransformations": [scale]}]}  # fmt: skip
+    zarr.open_group(str(tmp_path / "ome.zarr")).attrs["ome"] = {"version": "0.5", "multiscales": [level]}
+    run_inference(tmp_path, tmp_path / "out", small_weights)
+    picks = {folder.name: read_csv(folder / "picks.csv") for folder in (tmp_path / "out").iterdir() if folder.is_dir()}
+    assert len(picks["float32"]) > 3
+    for name in ("int8", "float16", "big", "swapped", "nifti", "ome"):
+        assert [dataclasses.replace(pick, run="float32") for pick in picks[name]] == picks["float32"], name
+
+
 def test_one_file_is_a_dataset_too(dataset_dir, small_weights, tmp_path):
     run_inference(dataset_dir / "two" / "tomogram.mrc", tmp_path / "out", small_weights)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["picks.csv", "two"]
@@ -177,11 +228,29 @@ def test_every_way_of_starting_trains_once(run_id, dataset_dir, tmp_path):
 
 def test_an_interrupted_training_ends_with_the_same_weights(dataset_dir, tmp_path):
     run_training(dataset_dir, tmp_path / "whole")
-    run_training(dataset_dir, tmp_path / "parts", **{"train#trainer#max_epochs": 1})
+    run_training(dataset_dir, tmp_path / "parts", stop_after_epoch=1)
     run_training(dataset_dir, tmp_path / "parts")
     whole, parts = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(dataset_dir, tmp_path):
+    settings = {**SMALL_TRAINING, "epochs": 3, "validation_runs": ["two"], "dataset_dir": dataset_dir}
+    settings |= {"windows_per_epoch": 20, "output_dir": tmp_path / "killed"}
+    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.json"]
+    command += [f"--{key}={value}" for key, value in settings.items()]
+    with subprocess.Popen(command, cwd=BUNDLE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (tmp_path / "killed" / "training.pt").exists():
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    done = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "going on after epoch" in done.stdout
+    run_training(dataset_dir, tmp_path / "whole", epochs=3, windows_per_epoch=20)
+    whole, killed = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "killed"))
+    assert all(torch.allclose(whole[name], killed[name], atol=1e-6) for name in whole)
 
 
 def test_saved_weights_are_the_averaged_ones(dataset_dir, tmp_path):
@@ -199,6 +268,25 @@ def test_training_goes_on_from_given_weights(dataset_dir, small_weights, tmp_pat
     )
     given, saved = read_tensors(small_weights), read_tensors(tmp_path / "model_last.pt")
     assert all(torch.allclose(given[name], saved[name], atol=1e-6) for name in given)
+
+
+def test_the_learning_rate_follows_the_trainers_own_number_of_epochs(dataset_dir, tmp_path):
+    run_training(dataset_dir, tmp_path, epochs=50, **{"train#trainer#max_epochs": 3})
+    with open(tmp_path / "metrics.csv") as file:
+        rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
+    assert len(rates) == 3
+    assert rates[0] > rates[1] > rates[2] == 0
+
+
+def test_tomograms_given_as_a_list_need_no_folder(dataset_dir, tmp_path):
+    """As MONAI Label trains: paths of volumes and label volumes, everything evaluated."""
+    labels = write_volume(tmp_path / "labels" / "one.mrc", draw_spheres(SHAPE, CENTRES["ribosome"], 3, value=3))
+    data = [{"image": str(dataset_dir / "one" / "tomogram.mrc"), "label": str(labels)}]
+    settings = {"train#dataset#data": data, "validate#dataset#data": data, "train#trainer#max_epochs": 1}
+    made = workflow("train.json", "train", output_dir=str(tmp_path / "out"), **{**SMALL_TRAINING, **settings})
+    made.run_id = ""
+    made.run()
+    assert len((tmp_path / "out" / "metrics.csv").read_text().splitlines()) == 2
 
 
 def test_a_single_run_is_trained_on_and_saved(dataset_dir, tmp_path):
@@ -224,7 +312,7 @@ def test_other_species_need_no_other_file_than_particles_json(count, dataset_dir
     made = run_training(dataset_dir, tmp_path / "trained", particles_path=str(path), epochs=1)
     assert made.parser.get_parsed_content("network_def").head.out_channels == count
     weights = tmp_path / "trained" / "model_last.pt"
-    run_inference(dataset_dir, tmp_path / "out", weights, particles_path=str(path))
+    run_inference(dataset_dir, tmp_path / "out", weights, particles_path=str(path), probability_thresholds=None)
     stars = {star.stem for star in (tmp_path / "out" / "one").glob("*.star")}
     assert stars == set(names)
 
@@ -280,11 +368,14 @@ def test_metadata_names_the_species_of_the_particle_file():
     assert metadata["version"] in metadata["changelog"]
 
 
-def test_two_processes_train_together(dataset_dir, tmp_path):
-    write_tomogram(dataset_dir / "three" / "tomogram.mrc", CENTRES, seed=2)
-    with open(dataset_dir / "truth.csv", "a") as file:
-        file.write("\n" + "\n".join(truth_rows("three", CENTRES)))
-    settings = {**SMALL_TRAINING, "validation_runs": ["two", "three"], "dataset_dir": dataset_dir}
+@pytest.mark.parametrize("shared", [True, False], ids=["two runs to validate", "one run to validate"])
+def test_two_processes_train_together(shared, dataset_dir, tmp_path):
+    settings = {**SMALL_TRAINING, "windows_per_epoch": 5, "dataset_dir": dataset_dir}
+    if shared:
+        write_tomogram(dataset_dir / "three" / "tomogram.mrc", CENTRES, seed=2)
+        with open(dataset_dir / "truth.csv", "a") as file:
+            file.write("\n" + "\n".join(truth_rows("three", CENTRES)))
+        settings["validation_runs"] = ["two", "three"]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2", "-m",
         "monai.bundle", "run", "--config_file", "['configs/train.json','configs/multi_gpu_train.json']",

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.coordinates import affine_of, as_points, to_xyz_angstrom, to_zyx_vox, voxel_size_of
 
@@ -22,15 +22,19 @@ def test_with_offset_a_half_voxel_0_lies_half_a_voxel_from_the_corner():
     assert to_zyx_vox([[25, 15, 5]], 10.0, voxel_offset=0.5).tolist() == [[0, 1, 2]]
 
 
+@settings(deadline=None)
 @given(points=points, voxel_size=voxel_sizes, offset=st.sampled_from([0.0, 0.5, -1.25]))
 def test_there_and_back_gives_the_same_points(points, voxel_size, offset):
     back = to_zyx_vox(to_xyz_angstrom(points, voxel_size, offset), voxel_size, offset)
     np.testing.assert_allclose(back, np.reshape(points, (-1, 3)), atol=1e-9)
 
 
+@settings(deadline=None)
 @given(points=points, voxel_size=voxel_sizes)
 def test_twice_the_voxel_size_gives_twice_the_angstroms(points, voxel_size):
-    np.testing.assert_allclose(to_xyz_angstrom(points, 2 * voxel_size), 2 * to_xyz_angstrom(points, voxel_size))
+    np.testing.assert_allclose(
+        to_xyz_angstrom(points, 2 * voxel_size), 2 * to_xyz_angstrom(points, voxel_size), atol=1e-9
+    )
 
 
 def test_a_step_along_z_moves_the_third_coordinate_only():
@@ -68,11 +72,15 @@ def test_the_affine_takes_an_index_to_x_y_z():
     assert (affine_of(10.0) @ [1, 2, 3, 1]).tolist() == [30, 20, 10, 1]
 
 
+@settings(deadline=None)
 @given(point=st.tuples(coordinates, coordinates, coordinates), voxel_size=voxel_sizes)
 def test_the_affine_and_the_conversion_agree(point, voxel_size):
-    np.testing.assert_allclose((affine_of(voxel_size) @ [*point, 1])[:3], to_xyz_angstrom([point], voxel_size)[0])
+    np.testing.assert_allclose(
+        (affine_of(voxel_size) @ [*point, 1])[:3], to_xyz_angstrom([point], voxel_size)[0], atol=1e-9
+    )
 
 
+@settings(deadline=None)
 @given(voxel_size=voxel_sizes)
 def test_an_affine_gives_its_voxel_size_back(voxel_size):
     assert voxel_size_of(affine_of(voxel_size)) == pytest.approx(voxel_size)

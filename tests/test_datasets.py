@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from monai.data import DataLoader
+from monai.data import DataLoader, Dataset
 from monai.transforms import Lambdad, RandomizableTransform
 from scripts.datasets import (
+    TomogramSampler,
     WindowDataset,
     WindowSampler,
     list_labelled_runs,
@@ -12,13 +13,18 @@ from scripts.datasets import (
     run_name,
     split_runs,
 )
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 
 
 def touch(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"")
     return path
+
+
+def write_truth(folder, *runs):
+    rows = [f"{row},{run},ribosome,1,2,3" for row, run in enumerate(runs)]
+    (folder / "truth.csv").write_text("\n".join(["id,experiment,particle_type,x,y,z", *rows]))
 
 
 @pytest.fixture
@@ -67,8 +73,22 @@ def test_a_run_is_called_after_its_file_unless_that_says_nothing(path, name):
 def test_truth_is_the_table_of_the_folder_or_the_picks_beside_the_tomogram(folder):
     (item,) = list_labelled_runs(folder, only=["D1"])
     assert item["label"] == str(folder / "D1" / "Picks")
-    touch(folder / "truth.csv")
+    write_truth(folder, "D1", "deep", "zarr")
     assert {item["label"] for item in list_labelled_runs(folder)} == {str(folder / "truth.csv")}
+
+
+def test_a_table_with_other_names_than_the_tomograms_is_refused(folder):
+    write_truth(folder, "TS_1", "TS_2")
+    with pytest.raises(
+        InputError, match=r"truth.csv has no particle of D1, deep, zarr; its runs are called TS_1, TS_2"
+    ):
+        list_labelled_runs(folder)
+
+
+def test_a_run_without_a_row_in_the_table_is_named_in_a_warning(folder):
+    write_truth(folder, "D1", "zarr")
+    with pytest.warns(InputWarning, match=r"truth.csv has no particle of deep: taken as empty"):
+        assert len(list_labelled_runs(folder)) == 3
 
 
 def test_a_run_without_truth_is_named(folder):
@@ -77,7 +97,7 @@ def test_a_run_without_truth_is_named(folder):
 
 
 def test_runs_are_chosen_by_name(folder):
-    touch(folder / "truth.csv")
+    write_truth(folder, "D1", "deep", "zarr")
     assert [item["run"] for item in list_labelled_runs(folder, without=["deep"])] == ["D1", "zarr"]
     assert list_labelled_runs(folder, only=[]) == []
     with pytest.raises(InputError, match="holds no run D9; it holds D1, deep, zarr"):
@@ -89,6 +109,24 @@ def test_every_fifth_run_is_for_validation_unless_named(tmp_path):
         touch(tmp_path / f"T{number}.mrc")
     assert split_runs(tmp_path, []) == ["T7", "T2"]
     assert split_runs(tmp_path, ["T1"]) == ["T1"]
+
+
+def test_excluded_runs_are_not_validated_on(tmp_path):
+    for number in range(1, 4):
+        touch(tmp_path / f"T{number}.mrc")
+    assert split_runs(tmp_path, [], without=["T3"]) == ["T2"]
+    assert split_runs(tmp_path, ["T1", "T3"], without=["T3"]) == ["T1"]
+
+
+def test_linked_tomograms_keep_their_own_names(tmp_path):
+    for name in ("A", "B"):
+        touch(tmp_path / "store" / f"{name}.bin")
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "tomogram.mrc").symlink_to(tmp_path / "store" / f"{name}.bin")
+    (tmp_path / "data" / "loop").symlink_to(tmp_path / "data")
+    touch(tmp_path / "elsewhere" / "C.mrc")
+    (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
+    assert [item["run"] for item in list_runs(tmp_path / "data")] == ["A", "B", "C"]
 
 
 def test_a_single_run_is_not_split(tmp_path, caplog):
@@ -128,11 +166,20 @@ def test_another_seed_gives_other_windows(windows):
 
 def test_numbers_go_on_from_epoch_to_epoch_and_are_shared_out(windows):
     samplers = [WindowSampler(windows, 5, num_replicas=2, rank=rank) for rank in (0, 1)]
-    assert [list(sampler) for sampler in samplers] == [[0, 2, 4], [1, 3]]
+    assert [list(sampler) for sampler in samplers] == [[0, 2], [1, 3]]  # all processes take as many steps
     for sampler in samplers:
         sampler.set_epoch(3)
-    assert [list(sampler) for sampler in samplers] == [[15, 17, 19], [16, 18]]
-    assert [len(sampler) for sampler in samplers] == [3, 2]
+    assert [list(sampler) for sampler in samplers] == [[12, 14], [13, 15]]
+    assert [len(sampler) for sampler in samplers] == [2, 2]
+    with pytest.raises(ValueError, match="windows_per_epoch must be 3 or more, one per process; got 2"):
+        WindowSampler(windows, 2, num_replicas=3)
+
+
+def test_tomograms_are_shared_out_or_all_taken_by_everyone():
+    three, one = Dataset([1, 2, 3]), Dataset([1])
+    assert [list(TomogramSampler(three, 2, rank)) for rank in (0, 1)] == [[0, 2], [1]]
+    assert [list(TomogramSampler(one, 2, rank)) for rank in (0, 1)] == [[0], [0]]
+    assert len(TomogramSampler(three, 2, 1)) == 1
 
 
 def test_workers_make_no_difference(windows):

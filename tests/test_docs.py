@@ -10,17 +10,9 @@ from scripts.command_line import refuse_unknown_settings
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WIRING = {
-    "imports",
-    "handlers",
-    "device",
-    "memory_format",
-    "network",
-    "steps",
-    "averaged",
-    "initialize",
-    "run",
-    "_desc_",
-}
+    "imports", "handlers", "device", "memory_format", "network", "steps", "averaged", "is_first_process", "initialize",
+    "run", "_desc_",
+}  # fmt: skip
 
 
 def settings_of(name):

@@ -197,7 +197,7 @@ def test_a_network_that_breaks_down_is_reported(value):
         answer[0, 0, 3, 4, 5] = value
         return answer
 
-    with pytest.raises(FloatingPointError, match="answered with NaN or infinity; set precision to 'float32'"):
+    with pytest.raises(FloatingPointError, match="answered with NaN or infinity: set precision to 'float32'"):
         slide(noise(1, 1, *SHAPE), breaks_down)
 
 

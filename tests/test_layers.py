@@ -20,13 +20,14 @@ ALLOWED = {
     "mrc": {"coordinates", "errors"},
     "ome_zarr": {"coordinates", "errors"},
     "readers": {"coordinates", "errors", "mrc", "ome_zarr"},
-    "datasets": {"errors", "readers"},
-    "picks": {"coordinates", "errors", "particles"},
+    "datasets": {"errors", "picks", "readers"},
+    "files": {"errors"},
+    "picks": {"coordinates", "errors", "files", "particles"},
     "targets": {"coordinates", "errors", "particles"},
     "postprocessing": {"particles"},
     "metrics": {"coordinates", "errors", "particles", "picks"},
-    "weights": {"errors", "picks"},
-    "report": {"particles", "picks"},
+    "weights": {"errors", "files"},
+    "report": {"files", "particles", "picks"},
     "transforms": {"coordinates", "errors"},
     "windows": {"coordinates", "datasets", "errors", "particles", "picks", "readers", "targets", "transforms"},
     "picking": {
@@ -39,8 +40,8 @@ ALLOWED = {
         "targets",
         "transforms",
     },
-    "training": {"errors", "picks", "weights"},
-    "handlers": {"coordinates", "metrics", "particles", "picking", "picks", "report", "transforms"},
+    "training": {"errors", "files", "weights"},
+    "handlers": {"coordinates", "files", "metrics", "particles", "picking", "picks", "report", "transforms"},
 }
 NO_TORCH = ["coordinates", "metrics", "postprocessing", "targets"]
 

@@ -80,6 +80,13 @@ def test_upsampling_keeps_the_corner_voxels():
     assert torch.equal(large[..., [0, -1], :, :][..., [0, -1], :][..., [0, -1]], small[..., ::1, ::2, ::3])
 
 
+@pytest.mark.parametrize("axis", [2, 3, 4])
+def test_upsampling_draws_a_straight_line_from_the_first_to_the_last_voxel(axis):
+    ramp = torch.tensor([0.0, 3.0]).reshape([2 if one == axis else 1 for one in range(5)])
+    large = upsample(ramp, 2).movedim(axis, 0)[:, 0, 0, 0, 0]
+    assert large.tolist() == pytest.approx([0, 1, 2, 3])
+
+
 # Shapes
 
 
@@ -138,6 +145,12 @@ def test_group_normalises_a_window_batch_a_channel_and_layer_a_voxel(norm, axes)
     answer = make_norm(norm, 6)(features)
     assert answer.mean(axes).abs().max() < 1e-4
     assert (answer.std(axes, correction=0) - 1).abs().max() < 1e-3
+
+
+def test_group_keeps_the_differences_between_channels():
+    features = noise(1, 6, 4, 5, 3) + torch.arange(6).reshape(6, 1, 1, 1)
+    means = make_norm("group", 6)(features).mean((0, 2, 3, 4))
+    assert (means.diff() > 0.1).all()
 
 
 def test_presets_are_names_for_widths():

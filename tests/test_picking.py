@@ -81,6 +81,17 @@ def test_nothing_above_the_threshold_gives_an_empty_list(particles):
     assert sample["pred"].sum() == 0
 
 
+def test_a_volume_without_contrast_has_no_picks(particles):
+    flat = image_of(np.zeros(SHAPE))
+    assert PickParticlesd("pred", particles)({"pred": logits_of(particles), "image": flat})["result"]["picks"] == []
+
+
+@pytest.mark.parametrize("thresholds", [[], [0.5, 0.3], [0.5, 1.0]])
+def test_thresholds_of_a_sweep_have_to_rise_below_1(thresholds, particles):
+    with pytest.raises(ValueError, match="thresholds are rising probabilities"):
+        SweepThresholdsd("pred", particles, thresholds)
+
+
 def test_logits_of_another_number_of_species_are_refused(particles):
     with pytest.raises(ValueError, match="pred needs 2 channels, one per species; got 3"):
         PickParticlesd("pred", particles)({"pred": torch.zeros(3, *SHAPE), "image": image_of(noise())})

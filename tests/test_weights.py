@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.weights import load_weights, read_tensors, record_sha256, recorded_sha256, save_tensors, sha256_of
 from synthetic import tiny_network
 
@@ -104,8 +104,14 @@ def test_the_recorded_sha256_comes_back(bundle):
     assert recorded_sha256(path, bundle / "configs" / "metadata.json") == sha256_of(path)
 
 
-@pytest.mark.parametrize("name", ["models/other.pt", "other/model.pt", "model.pt"])
-def test_only_files_that_the_metadata_lists_have_a_recorded_sha256(bundle, name):
+def test_a_file_beside_the_shipped_weights_that_is_not_listed_is_used_with_a_warning(bundle):
+    shutil.copy(bundle / "models" / "model.pt", bundle / "models" / "mine.pt")
+    with pytest.warns(InputWarning, match=r"mine.pt is used unchecked: .*metadata.json does not list it"):
+        assert load(bundle, "models/mine.pt").head.out_channels == 2
+
+
+@pytest.mark.parametrize("name", ["other/model.pt", "model.pt"])
+def test_only_files_in_the_folder_of_the_weights_have_a_recorded_sha256(bundle, name):
     (bundle / name).parent.mkdir(exist_ok=True)
     shutil.copy(bundle / "models" / "model.pt", bundle / name)
     flip_a_bit(bundle / "models" / "model.pt", 0)
@@ -244,19 +250,19 @@ def test_weights_of_another_shape_are_refused(bundle):
 def test_weights_that_are_missing_or_unknown_are_counted_and_the_first_named(bundle):
     weights = tiny_network().state_dict()
     del weights["head.bias"], weights["head.weight"]
-    save_tensors({**weights, "tail": torch.zeros(1)}, bundle / "models" / "other.pt")
+    save_tensors({**weights, "tail": torch.zeros(1)}, bundle / "other.pt")
     message = r"other\.pt is of another network: 2 weights missing \(first: head\.bias\), 1 unknown \(first: tail\)\."
     with pytest.raises(InputError, match=message):
-        load(bundle, "models/other.pt")
+        load(bundle, "other.pt")
 
 
 def test_weights_that_are_only_missing_are_refused(bundle):
-    save_tensors({}, bundle / "models" / "other.pt")
+    save_tensors({}, bundle / "other.pt")
     with pytest.raises(InputError, match=r"weights missing \(first: .*\), 0 unknown\. Check network_def\."):
-        load(bundle, "models/other.pt")
+        load(bundle, "other.pt")
 
 
 def test_a_weight_that_is_no_tensor_is_refused(bundle):
-    save_tensors({**tiny_network().state_dict(), "head.bias": 1.5}, bundle / "models" / "other.pt")
+    save_tensors({**tiny_network().state_dict(), "head.bias": 1.5}, bundle / "other.pt")
     with pytest.raises(InputError, match=r"head\.bias has shape float, the network wants \(2,\)"):
-        load(bundle, "models/other.pt")
+        load(bundle, "other.pt")

@@ -6,8 +6,10 @@ import torch
 from monai.transforms import Compose, RandFlipd, RandRotate90d
 from scripts.coordinates import to_xyz_angstrom
 from scripts.errors import InputError
+from scripts.picking import true_picks
 from scripts.picks import Pick, write_copick_json, write_csv
 from scripts.targets import draw_spheres
+from scripts.transforms import CheckVoxelSized
 from scripts.windows import LoadTruthd, PaintTargetsd, RandWindowd
 from synthetic import SHAPE, image_of, make_particles, noise, write_mrc
 
@@ -30,6 +32,18 @@ def test_truth_in_a_table_becomes_labelled_voxels(particles, tmp_path):
     sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
     rows = LoadTruthd("label", particles)(sample)["label"]
     assert rows.tolist() == [[1, 6, 9, 11], [2, 13, 20, 30]]
+
+
+def test_truth_of_a_resampled_tomogram_lies_on_the_new_grid(particles, tmp_path):
+    xyz = to_xyz_angstrom([[24, 36, 44]], 5.0, voxel_offset=0.5)[0]
+    write_csv(tmp_path / "truth.csv", [Pick("run", "a", *map(float, xyz))])
+    fine = image_of(noise(shape=(40, 56, 72)), 5.0)
+    image = CheckVoxelSized("image", VOXEL_SIZE, resample=True)({"image": fine})["image"]
+    sample = {"image": image, "label": str(tmp_path / "truth.csv"), "run": "run"}
+    rows = LoadTruthd("label", particles, voxel_offset=0.5)(sample)["label"]
+    assert np.allclose(rows, [[1, 12, 18, 22]], atol=1e-3)
+    (pick,) = true_picks(rows, particles, "run", image, voxel_offset=0.5)
+    assert np.allclose(pick.xyz_angstrom, xyz, atol=0.01)
 
 
 def test_truth_in_copick_files_becomes_labelled_voxels(particles, tmp_path):
@@ -93,27 +107,28 @@ def window_sample(points=((1, 6, 9, 11), (2, 13, 20, 30))):
 
 
 def test_a_window_holds_the_same_voxels_and_points_as_the_tomogram(particles):
-    cut = RandWindowd(particles, (8, 12, 10)).set_random_state(seed=3)
+    cut = RandWindowd(particles, (8, 12, 12)).set_random_state(seed=3)
     for _ in range(20):
         sample = window_sample()
         window = cut(sample)
         start = (sample["label"] - window["label"])[0, 1:].int().tolist()
-        box = tuple(slice(first, first + size) for first, size in zip(start, (8, 12, 10), strict=True))
+        box = tuple(slice(first, first + size) for first, size in zip(start, (8, 12, 12), strict=True))
         assert torch.equal(window["image"], sample["image"][(slice(None), *box)])
 
 
 def test_a_window_around_a_particle_holds_one(particles):
-    cut = RandWindowd(particles, (8, 12, 10), particle_share=1.0).set_random_state(seed=0)
+    cut = RandWindowd(particles, (8, 12, 12), particle_share=1.0).set_random_state(seed=0)
     for _ in range(50):
         rows = cut(window_sample())["label"][:, 1:]
-        assert ((rows >= 0) & (rows < torch.tensor([8, 12, 10]))).all(dim=1).any()
+        assert ((rows >= 0) & (rows < torch.tensor([8, 12, 12]))).all(dim=1).any()
 
 
 def test_windows_anywhere_reach_every_corner(particles):
-    cut = RandWindowd(particles, (10, 14, 18), particle_share=0.0).set_random_state(seed=0)
+    cut = RandWindowd(particles, (10, 18, 18), particle_share=0.0).set_random_state(seed=0)
     sample = window_sample()
     starts = {tuple((sample["label"] - cut(sample)["label"])[0, 1:].int().tolist()) for _ in range(3000)}
     assert {axis[0] for axis in starts} == set(range(11))
+    assert {axis[1] for axis in starts} == set(range(11))
     assert {axis[2] for axis in starts} == set(range(19))
 
 
@@ -137,21 +152,26 @@ def test_a_tomogram_without_particles_gives_windows(particles):
     assert PaintTargetsd("label", particles)(window)["label"].sum() == 0
 
 
+def test_a_window_that_cannot_be_turned_is_refused(particles):
+    with pytest.raises(ValueError, match="window_size needs y equal to x"):
+        RandWindowd(particles, (8, 8, 12))
+
+
 def test_a_small_tomogram_is_padded_at_the_far_end(particles):
     sample = window_sample()
-    window = RandWindowd(particles, (24, 32, 40)).set_random_state(seed=0)(sample)
+    window = RandWindowd(particles, (24, 40, 40)).set_random_state(seed=0)(sample)
     assert torch.equal(window["image"][:, :20, :28, :36], sample["image"])
     assert window["image"][:, 20:].abs().sum() == 0
     assert torch.equal(window["label"], sample["label"])
 
 
 def test_targets_are_painted_per_window_as_in_the_whole_volume(particles):
-    cut = RandWindowd(particles, (12, 14, 16)).set_random_state(seed=1)
+    cut = RandWindowd(particles, (12, 16, 16)).set_random_state(seed=1)
     whole = PaintTargetsd("label", particles)(window_sample())["label"]
     for _ in range(10):
         window = cut(window_sample())
         start = (window_sample()["label"] - window["label"])[0, 1:].int().tolist()
-        box = tuple(slice(first, first + size) for first, size in zip(start, (12, 14, 16), strict=True))
+        box = tuple(slice(first, first + size) for first, size in zip(start, (12, 16, 16), strict=True))
         assert torch.equal(PaintTargetsd("label", particles)(window)["label"], whole[(slice(None), *box)])
 
 

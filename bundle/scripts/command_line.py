@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow, run
+from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
 
 from scripts.errors import InputError, InputWarning, find_input_error
 
@@ -76,7 +76,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     if not files:
         return  # MONAI has its own word for that
     known = {key for file in files for key in ConfigParser.load_config_file(file)} | {ConfigParser.meta_key}
-    known |= {name for call in (run, ConfigWorkflow) for name in inspect.signature(call).parameters}
+    known |= {name for call in (run, run_workflow, ConfigWorkflow) for name in inspect.signature(call).parameters}
     for key in settings:
         top = key.lstrip("+~").replace("::", "#").split("#")[0]
         if top not in known:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from monai.data import CacheDataset, Dataset
 from monai.transforms import Compose, Randomizable, Transform
-from torch.utils.data import DistributedSampler
+from torch.utils.data import DistributedSampler, Sampler
 
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
+from scripts.picks import read_csv
 from scripts.readers import is_tomogram, stem_of
 
 logger = logging.getLogger(__name__)
@@ -55,17 +56,18 @@ def require_runs(runs: Sequence[Mapping[str, str]], dataset_dir: str | Path) -> 
     Raises:
         InputError: ``runs``, the list that was made of ``dataset_dir``, is empty.
     """
+    if runs:
+        return
     if not Path(dataset_dir).exists():
         raise InputError(f"cannot read {dataset_dir}: no such file or folder. Set dataset_dir.")
-    if not runs:
-        raise InputError(f"{dataset_dir} holds no tomogram (MRC, OME-Zarr or NIfTI) to work on.")
+    raise InputError(f"{dataset_dir} holds no tomogram (MRC, OME-Zarr or NIfTI) to work on.")
 
 
 def run_name(path: str | Path) -> str:
     """Return the name of the run that a tomogram's path stands for."""
     path = Path(path)
     stem = stem_of(path)
-    return path.resolve().parent.name if stem.lower() == "tomogram" else stem
+    return Path(os.path.abspath(path)).parent.name if stem.lower() == "tomogram" else stem
 
 
 def list_labelled_runs(
@@ -81,7 +83,8 @@ def list_labelled_runs(
         without: names of runs to leave out.
 
     Raises:
-        InputError: a name in ``only`` or ``without`` is not in the folder, or a run has no truth.
+        InputError: a name in ``only`` or ``without`` is not in the folder, a run has no truth, or the table has no
+            particle of any of the runs.
     """
     runs = list_runs(dataset_dir)
     names = [item["run"] for item in runs]
@@ -89,7 +92,22 @@ def list_labelled_runs(
     if missing and names:
         raise InputError(f"{dataset_dir} holds no run {', '.join(missing)}; it holds {', '.join(names)}.")
     chosen = [item for item in runs if (only is None or item["run"] in only) and item["run"] not in without]
-    return [{**item, "label": str(truth_path(dataset_dir, item))} for item in chosen]
+    labelled = [{**item, "label": str(truth_path(dataset_dir, item))} for item in chosen]
+    _check_names(labelled, Path(dataset_dir) / TRUTH_TABLE)
+    return labelled
+
+
+def _check_names(runs: Sequence[Mapping[str, str]], table: Path) -> None:
+    names = [item["run"] for item in runs if item["label"] == str(table)]
+    if not names:
+        return
+    known = sorted({pick.run for pick in read_csv(table)})
+    absent = [name for name in names if name not in known]
+    if len(absent) == len(names):
+        raise InputError(f"{table} has no particle of {', '.join(names)}; its runs are called {', '.join(known)}.")
+    if absent:
+        message = f"{table} has no particle of {', '.join(absent)}: taken as empty of particles."
+        warnings.warn(message, InputWarning, stacklevel=3)
 
 
 def truth_path(dataset_dir: str | Path, item: Mapping[str, str]) -> Path:
@@ -105,21 +123,26 @@ def truth_path(dataset_dir: str | Path, item: Mapping[str, str]) -> Path:
     raise InputError(f"run '{item['run']}' has no truth: neither {table} nor {folder} exists.")
 
 
-def split_runs(dataset_dir: str | Path, validation_runs: Sequence[str]) -> list[str]:
+def split_runs(dataset_dir: str | Path, validation_runs: Sequence[str], without: Sequence[str] = ()) -> list[str]:
     """Return the names of the runs to validate on: those given, else every fifth run by name, the last one first.
 
-    A single run is not split: there is nothing to validate on, and a warning says so.
+    Runs in ``without`` are left out. A single run is not split: there is nothing to validate on, and a warning says so.
     """
     if validation_runs:
-        return list(validation_runs)
-    names = sorted(item["run"] for item in list_runs(dataset_dir))
+        return [name for name in validation_runs if name not in without]
+    names = sorted({item["run"] for item in list_runs(dataset_dir)} - set(without))
     if len(names) == 1:
         logger.warning("%s holds one run only: it is trained on, and nothing is left to validate on", dataset_dir)
     return names[::-1][::5] if len(names) > 1 else []
 
 
 def _tomograms_below(folder: Path) -> Iterator[Path]:
-    for here, folders, files in os.walk(folder):
+    seen: set[str] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):
+        if os.path.realpath(here) in seen:  # a link to a folder above or beside
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(here))
         for name in [*folders, *files]:
             if is_tomogram(Path(here) / name):
                 yield Path(here) / name
@@ -165,25 +188,45 @@ class WindowSampler(DistributedSampler[int]):
 
     Args:
         dataset: the `WindowDataset`.
-        windows_per_epoch: windows of one epoch, over all processes.
+        windows_per_epoch: windows of one epoch, over all processes; every process gets as many as the others.
         num_replicas: number of processes.
         rank: which of them this is.
     """
 
     def __init__(self, dataset: Dataset, windows_per_epoch: int, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
-        self.windows_per_epoch = windows_per_epoch
+        if windows_per_epoch < num_replicas:
+            raise ValueError(
+                f"windows_per_epoch must be {num_replicas} or more, one per process; got {windows_per_epoch}."
+            )
+        self.share = windows_per_epoch // num_replicas
 
     def __iter__(self) -> Iterator[int]:
         """Yield this process's window numbers of the epoch that `set_epoch` named."""
-        first = self.epoch * self.windows_per_epoch
-        return iter(range(first + self.rank, first + self.windows_per_epoch, self.num_replicas))
+        dealt = self.share * self.num_replicas
+        first = self.epoch * dealt
+        return iter(range(first + self.rank, first + dealt, self.num_replicas))
 
     def __len__(self) -> int:
-        return len(range(self.rank, self.windows_per_epoch, self.num_replicas))
+        return self.share
 
 
-def collate_one(samples: Sequence[dict[Hashable, Any]]) -> dict[Hashable, Any]:
-    """Batch one whole tomogram: tensors get a leading axis, anything else stands in a list of one."""
-    (sample,) = samples
-    return {key: value[None] if isinstance(value, torch.Tensor) else [value] for key, value in sample.items()}
+class TomogramSampler(Sampler[int]):
+    """Deal whole tomograms to processes; where there are fewer than processes, each process takes all.
+
+    Args:
+        dataset: the tomograms.
+        num_replicas: number of processes.
+        rank: which of them this is.
+    """
+
+    def __init__(self, dataset: Dataset, num_replicas: int, rank: int) -> None:
+        count = len(dataset)
+        self.numbers = range(rank, count, num_replicas) if count >= num_replicas else range(count)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield this process's tomograms."""
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +25,12 @@ from monai.engines.utils import IterationEvents
 from torch.utils.tensorboard import SummaryWriter
 
 from scripts.coordinates import voxel_size_of
+from scripts.files import write_atomically
 from scripts.metrics import (
     MODES,
     Counts,
     best_threshold,
+    check_mode,
     count_matches,
     fbeta,
     format_table,
@@ -38,7 +41,7 @@ from scripts.metrics import (
 )
 from scripts.particles import ParticleSet
 from scripts.picking import true_picks
-from scripts.picks import Pick, write_atomically, write_copick_json, write_csv, write_relion5_star
+from scripts.picks import Pick, write_copick_json, write_csv, write_relion5_star
 from scripts.report import overlay_figure, save_figure, sweep_figure
 from scripts.transforms import original_affine_of
 
@@ -54,12 +57,13 @@ class PickScore(Metric):
     Args:
         particles: the species.
         mode: how picks are matched, see `metrics`.
+        voxel_offset: see `coordinates`.
     """
 
     _state_dict_all_req_keys = ("_counts",)
 
-    def __init__(self, particles: ParticleSet, mode: str = "kaggle") -> None:
-        self.particles, self.mode = particles, mode
+    def __init__(self, particles: ParticleSet, mode: str = "kaggle", voxel_offset: float = 0.0) -> None:
+        self.particles, self.mode, self.voxel_offset = particles, check_mode(mode), voxel_offset
         super().__init__()
 
     @reinit__is_reduced
@@ -71,25 +75,24 @@ class PickScore(Metric):
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
         """Add the samples of one batch."""
         for sample in output:
-            found = count_matches(truth_of(sample, self.particles), picks_of(sample), self.particles, self.mode)
+            found = count_matches(
+                truth_of(sample, self.particles, self.voxel_offset), picks_of(sample), self.particles, self.mode
+            )
             for row, name in enumerate(self.particles.names):
                 counts = found.get(name, Counts())
                 self._counts[row] += torch.tensor([counts.tp, counts.predicted, counts.truths]).to(self._counts.device)
 
     @sync_all_reduce("_counts")
     def compute(self) -> float:
-        """Return the score over all samples."""
-        return score_counts(self.counts(), self.particles)
-
-    def counts(self) -> dict[str, Counts]:
-        """Return the counts of every species."""
-        rows = self._counts.tolist()
-        return {name: Counts(*row) for name, row in zip(self.particles.names, rows, strict=True)}
+        """Return the score over all samples of all processes."""
+        rows = self._counts.tolist()  # summed over the processes only while this function runs
+        self.counts = {name: Counts(*row) for name, row in zip(self.particles.names, rows, strict=True)}
+        return score_counts(self.counts, self.particles)
 
     def completed(self, engine: Engine, name: str) -> None:
         """Put the score and the numbers of every species into the engine's metrics."""
         super().completed(engine, name)
-        for species, counts in self.counts().items():
+        for species, counts in self.counts.items():
             tp, predicted, truths = counts.tp, counts.predicted, counts.truths
             engine.state.metrics |= {
                 f"f4_{species}": fbeta(tp, predicted, truths),
@@ -120,21 +123,22 @@ class WritePicks:
         self.picks: list[Pick] = []
 
     def attach(self, engine: Engine) -> None:
-        """Join the start, every tomogram and the end."""
+        """Join the start and every tomogram."""
         engine.add_event_handler(Events.STARTED, self.reset)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self.write)
 
     def reset(self, engine: Engine) -> None:
-        """Start anew."""
+        """Start anew; the table of an earlier run goes."""
         self.picks = []
+        (self.folder / "picks.csv").unlink(missing_ok=True)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the folders of a batch."""
+        """Write the folders of a batch, and the table of all runs so far."""
         for sample in samples_of(engine):
             picks = picks_of(sample)
             self.write_run(sample["result"]["run"], picks, sample)
             self.picks += picks
+        write_csv(self.folder / "picks.csv", self.picks)
 
     def write_run(self, run: str, picks: Sequence[Pick], sample: Mapping[str, Any]) -> None:
         """Write one run's folder."""
@@ -164,11 +168,6 @@ class WritePicks:
         save_figure(overlay_of(sample, self.particles), folder / "overlay.png")
         logger.info("%s: %d picks in %s", run, len(picks), folder)
 
-    def write(self, engine: Engine) -> None:
-        """Write the table over all runs."""
-        write_csv(self.folder / "picks.csv", self.picks)
-        logger.info("%d picks in %s", len(self.picks), self.folder / "picks.csv")
-
 
 class WriteScores:
     """Compare all picks with the truth, in both modes: a table for the screen, and ``scores.csv``.
@@ -176,10 +175,11 @@ class WriteScores:
     Args:
         output_dir: where the file stands.
         particles: the species.
+        voxel_offset: see `coordinates`.
     """
 
-    def __init__(self, output_dir: str, particles: ParticleSet) -> None:
-        self.folder, self.particles = Path(output_dir), particles
+    def __init__(self, output_dir: str, particles: ParticleSet, voxel_offset: float = 0.0) -> None:
+        self.folder, self.particles, self.voxel_offset = Path(output_dir), particles, voxel_offset
         self.picks: list[Pick] = []
         self.truth: list[Pick] = []
 
@@ -197,7 +197,7 @@ class WriteScores:
         """Note the picks and the truth of a batch."""
         for sample in samples_of(engine):
             self.picks += picks_of(sample)
-            self.truth += truth_of(sample, self.particles)
+            self.truth += truth_of(sample, self.particles, self.voxel_offset)
 
     def write(self, engine: Engine) -> None:
         """Score, show and write."""
@@ -218,7 +218,7 @@ class WriteScores:
 
 
 class FitThresholds:
-    """Find the best threshold of every species from the counts that `transforms.SweepThresholdsd` left in the samples.
+    """Find the best threshold of every species from the counts that `picking.SweepThresholdsd` left in the samples.
 
     Writes ``thresholds.json``, which inference takes as ``probability_thresholds``, and ``thresholds.png``, the curves.
 
@@ -286,7 +286,8 @@ class StageTimes:
         """Write the line."""
         self.mark(engine, "write")
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
-        memory = getrusage(RUSAGE_SELF).ru_maxrss / 2**20
+        unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+        memory = getrusage(RUSAGE_SELF).ru_maxrss / unit
         logger.info("%s: %s; peak memory %.2f GiB", samples_of(engine)[0]["result"]["run"], stages, memory)
 
 
@@ -321,13 +322,13 @@ def samples_of(engine: Engine) -> list[dict[str, Any]]:
 
 
 def picks_of(sample: Mapping[str, Any]) -> list[Pick]:
-    """Return the picks that `transforms.PickParticlesd` left in a sample."""
+    """Return the picks that `picking.PickParticlesd` left in a sample."""
     return [Pick(**record) for record in sample["result"]["picks"]]
 
 
-def truth_of(sample: Mapping[str, Any], particles: ParticleSet) -> list[Pick]:
+def truth_of(sample: Mapping[str, Any], particles: ParticleSet, voxel_offset: float = 0.0) -> list[Pick]:
     """Return the true particles of a sample, from its ``label`` ``(N, 4)``."""
-    return true_picks(sample["label"], particles, sample["result"]["run"], sample["image"])
+    return true_picks(sample["label"], particles, sample["result"]["run"], sample["image"], voxel_offset)
 
 
 def overlay_of(sample: Mapping[str, Any], particles: ParticleSet, truth: Sequence[Pick] | None = None) -> Figure:

@@ -55,12 +55,14 @@ class WindowInferer(SimpleInferer):
     """Send a batch of training windows through the network; the logits come back in float32.
 
     Args:
-        precision: see `number_format`.
+        precision: see `number_format`; not float16, whose gradients would vanish.
     """
 
     def __init__(self, precision: str = "auto") -> None:
         super().__init__()
-        self.precision = check_precision(precision)
+        if check_precision(precision) == "float16":
+            raise ValueError("precision float16 is for inference only; train in bfloat16 or float32.")
+        self.precision = precision
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Return the logits ``(B, C, Z, Y, X)`` of the windows ``(B, 1, Z, Y, X)``."""
@@ -138,7 +140,9 @@ class TomogramInferer(SlidingWindowInferer):
         assert total is not None
         mean = total if len(views) == 1 else total.div_(len(views))
         if not torch.isfinite(mean.sum()):
-            raise FloatingPointError("the network answered with NaN or infinity; set precision to 'float32'.")
+            raise FloatingPointError(
+                "the network answered with NaN or infinity: set precision to 'float32', or the weights are damaged."
+            )
         return mean
 
 

@@ -93,6 +93,17 @@ class Score:
     dropped_runs: tuple[str, ...] = ()
 
 
+def check_mode(mode: str) -> str:
+    """Return ``mode`` if it is one of `MODES`.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}; got '{mode}'.")
+    return mode
+
+
 def count_hits(truth_xyz: ArrayLike, picks_xyz: ArrayLike, distance: float, mode: str = "kaggle") -> int:
     """Count the true particles that have a pick within ``distance``; exactly ``distance`` is within.
 
@@ -105,8 +116,7 @@ def count_hits(truth_xyz: ArrayLike, picks_xyz: ArrayLike, distance: float, mode
     Raises:
         ValueError: the mode is unknown, or the distance is not positive.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}; got '{mode}'.")
+    check_mode(mode)
     if not distance > 0:
         raise ValueError(f"distance must be positive; got {distance}.")
     truth, picks = as_points(truth_xyz, "truth_xyz"), as_points(picks_xyz, "picks_xyz")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.coordinates import to_xyz_angstrom, voxel_size_of
 from scripts.datasets import run_name
-from scripts.metrics import HIT_FRACTION, count_hits
+from scripts.metrics import HIT_FRACTION, check_mode, count_hits
 from scripts.particles import ParticleSet, Species
 from scripts.picks import Pick, as_records
 from scripts.postprocessing import pick_species
@@ -109,8 +109,13 @@ class PickParticlesd(MapTransform):
         return sample
 
     def pick(self, logits: Tensor, image: MetaTensor, run: str) -> list[Pick]:
-        """Return the picks of all species, the surest first, in the voxels of the tomogram as it was read."""
+        """Return the picks of all species, the surest first, in the voxels of the tomogram as it was read.
+
+        A volume without contrast, which the scaling turned to 0, has none.
+        """
         picks: list[Pick] = []
+        if not image.any():
+            return picks
         for channel, species in zip(logits, self.particles, strict=True):
             probability = torch.sigmoid(channel.float()).cpu().numpy()
             found = pick_species(probability, species, voxel_size_of(image.affine), self.merge_distance_in_radii)
@@ -157,9 +162,10 @@ class SweepThresholdsd(MapTransform):
         merge_distance_in_radii: float = 1.0,
     ) -> None:
         super().__init__(keys)
-        if not all(0 <= threshold < 1 for threshold in thresholds):
-            raise ValueError(f"thresholds are probabilities, 0 <= t < 1; got {list(thresholds)}.")
-        self.particles, self.thresholds, self.mode = particles, list(thresholds), mode
+        tried = np.asarray(thresholds, dtype=np.float64)
+        if tried.size == 0 or np.any(np.diff(tried) <= 0) or not 0 <= tried[0] <= tried[-1] < 1:
+            raise ValueError(f"thresholds are rising probabilities, 0 <= t < 1; got {list(thresholds)}.")
+        self.particles, self.thresholds, self.mode = particles, list(thresholds), check_mode(mode)
         self.image_key, self.label_key, self.sweep_key = image_key, label_key, sweep_key
         self.merge_distance_in_radii = merge_distance_in_radii
 

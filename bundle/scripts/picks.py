@@ -10,14 +10,11 @@ import csv
 import io
 import json
 import math
-import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +23,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import to_xyz_angstrom, to_zyx_vox
 from scripts.errors import InputError
+from scripts.files import write_atomically
 from scripts.particles import ParticleSet
 
 REQUIRED_COLUMNS = ("experiment", "particle_type", "x", "y", "z")
@@ -77,36 +75,6 @@ def as_records(picks: Iterable[Pick]) -> list[dict[str, str | float | None]]:
 def xyz_angstrom_of(picks: Sequence[Pick]) -> NDArray[np.float64]:
     """Return the places of the picks, ``(N, 3)``, ``(x, y, z)`` in ångströms."""
     return np.array([pick.xyz_angstrom for pick in picks], dtype=np.float64).reshape(-1, 3)
-
-
-@contextmanager
-def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that appears under its name only when it is complete and on the disk; folders are made as needed.
-
-    What stood under the name stays as it was when anything goes wrong.
-
-    Args:
-        path: the file's final name.
-        mode: "w" for UTF-8 text, "wb" for bytes.
-
-    Raises:
-        InputError: the place cannot be written to, or the disk is full.
-    """
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, mode, **text) as file:  # type: ignore[call-overload]
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}.") from error
 
 
 def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:

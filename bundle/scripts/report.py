@@ -13,8 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
+from scripts.files import write_atomically
 from scripts.particles import ParticleSet
-from scripts.picks import Pick, write_atomically
+from scripts.picks import Pick
 
 # Okabe and Ito's palette, readable with every kind of colour vision
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")

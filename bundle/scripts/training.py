@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from scripts.errors import InputError
-from scripts.picks import write_atomically
+from scripts.files import write_atomically
 from scripts.weights import read_tensors, save_tensors
 
 logger = logging.getLogger(__name__)

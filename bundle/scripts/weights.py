@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,10 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scripts.errors import InputError
-from scripts.picks import write_atomically
+from scripts.errors import InputError, InputWarning
+from scripts.files import write_atomically
 
 METADATA_KEY = "weights_sha256"
+UNRECORDED = ""
+RECORD = "python -m scripts.weights"
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
@@ -77,10 +80,13 @@ def load_weights(
     if not Path(path).is_file():
         raise InputError(f"cannot read {path}: no such file. Set checkpoint_path.")
     wanted = recorded_sha256(path, metadata_path) if metadata_path is not None else None
-    if wanted is not None and sha256_of(path) != wanted:
+    if wanted == UNRECORDED:
+        message = f"{path} is used unchecked: {metadata_path} does not list it. Record it with: {RECORD} {path}"
+        warnings.warn(message, InputWarning, stacklevel=2)
+    elif wanted is not None and sha256_of(path) != wanted:
         raise InputError(
             f"{path} is not the file that {metadata_path} describes: SHA-256 {sha256_of(path)[:12]}..., expected "
-            f"{wanted[:12]}.... Fetch it again, or record your own weights with: python -m scripts.weights {path}"
+            f"{wanted[:12]}.... Fetch it again, or record your own weights with: {RECORD} {path}"
         )
     weights = read_tensors(path, device)
     _check_fit(network, weights, path)
@@ -89,12 +95,14 @@ def load_weights(
 
 
 def recorded_sha256(path: str | Path, metadata_path: str | Path) -> str | None:
-    """Return the SHA-256 that a bundle's metadata lists for a file in its ``models/``; None for any other file."""
+    """Return the SHA-256 that a bundle's metadata lists for a file in its ``models/``; None for a file elsewhere.
+
+    A file in ``models/`` that is not listed gives `UNRECORDED`.
+    """
     metadata_path, path = Path(metadata_path).resolve(), Path(path).resolve()
     if path.parent != metadata_path.parents[1] / "models" or not metadata_path.is_file():
         return None
-    value = json.loads(metadata_path.read_text()).get(METADATA_KEY, {}).get(path.name)
-    return None if value is None else str(value)
+    return str(json.loads(metadata_path.read_text()).get(METADATA_KEY, {}).get(path.name, UNRECORDED))
 
 
 def record_sha256(path: str | Path, metadata_path: str | Path) -> str:

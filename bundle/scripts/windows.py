@@ -22,7 +22,7 @@ from scripts.particles import ParticleSet
 from scripts.picks import Pick, check_truth, read_copick_folder, read_csv, xyz_angstrom_of
 from scripts.readers import is_tomogram, read_tomogram
 from scripts.targets import paint_targets, points_of_labels, split_labels
-from scripts.transforms import source_of
+from scripts.transforms import original_affine_of, source_of
 
 
 def read_truth(path: str | Path, run: str, particles: ParticleSet) -> list[Pick]:
@@ -81,7 +81,7 @@ class LoadTruthd(MapTransform):
         for key in self.key_iterator(sample):
             path, image = sample[key], sample[self.image_key]
             if is_tomogram(path):
-                labels = self.read_labels(path, tuple(image.shape[1:]))
+                labels = self.read_labels(path, image)
                 sample[self.volume_key] = torch.from_numpy(labels[None])
                 points = points_of_labels(labels, self.particles, str(path))
             else:
@@ -89,11 +89,13 @@ class LoadTruthd(MapTransform):
             sample[key] = torch.as_tensor(np.asarray(points, dtype=np.float32).reshape(-1, 4))
         return sample
 
-    def read_labels(self, path: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-        """Return a label volume ``(Z, Y, X)`` of whole numbers."""
-        values = np.asarray(read_tomogram(path, voxel_size_angstrom=self.particles.voxel_size_angstrom).data)
+    def read_labels(self, path: str, image: MetaTensor) -> NDArray[np.uint8]:
+        """Return the label volume ``(Z, Y, X)`` of an image, whole numbers."""
+        values = np.asarray(read_tomogram(path, voxel_size_of(original_affine_of(image))).data)
+        shape, own = tuple(image.shape[1:]), torch.as_tensor(original_affine_of(image))
         if values.shape != shape:
-            raise InputError(f"{path}: the label volume has shape {values.shape}, its tomogram {shape}.")
+            hint = "" if torch.allclose(image.affine.to(own), own) else ", resampled: set resample to false"
+            raise InputError(f"{path}: the label volume has shape {values.shape}, its tomogram {shape}{hint}.")
         labels = np.rint(values)
         if (labels != values).any() or labels.min() < 0 or labels.max() > np.iinfo(np.uint8).max:
             raise InputError(f"{path} is no label volume: it holds other values than whole numbers from 0 to 255.")
@@ -103,7 +105,8 @@ class LoadTruthd(MapTransform):
         """Return the true particles ``(N, 4)`` of a run in the image's voxels."""
         truth = read_truth(path, run, self.particles)
         labels = [self.particles.named(pick.particle, path).label for pick in truth]
-        points = to_zyx_vox(xyz_angstrom_of(truth), voxel_size_of(image.affine), self.voxel_offset)
+        own = voxel_size_of(original_affine_of(image))
+        points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / voxel_size_of(image.affine))
         _check_inside(points, image, f"{path}, run '{run}'")
         rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), points])
         return rows[rows[:, 0] > 0]
@@ -116,7 +119,7 @@ class RandWindowd(RandomizableTransform):
 
     Args:
         particles: the species, for their weights.
-        window_size: ``(z, y, x)`` in voxels; a smaller tomogram is padded with zeros at the far end.
+        window_size: ``(z, y, x)`` in voxels, y equal to x; a smaller tomogram is padded with zeros at the far end.
         particle_share: share of the windows drawn around a particle.
         image_key: the tomogram ``(1, Z, Y, X)``.
         label_key: the true particles ``(N, 4)``; moved into the window's frame.
@@ -135,6 +138,8 @@ class RandWindowd(RandomizableTransform):
         super().__init__()
         if len(window_size) != 3 or min(window_size) < 1:
             raise ValueError(f"window_size needs three positive numbers of voxels (z, y, x); got {window_size}.")
+        if window_size[1] != window_size[2]:
+            raise ValueError(f"window_size needs y equal to x, because windows are turned in xy; got {window_size}.")
         if not 0 <= particle_share <= 1:
             raise ValueError(f"particle_share is a share, 0 to 1; got {particle_share}.")
         self.weights = {species.label: species.weight for species in particles}
