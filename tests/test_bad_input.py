@@ -120,6 +120,22 @@ def test_the_shipped_weights_with_a_flipped_byte_are_refused(bundle_dir, tmp_pat
     assert re.search(r"model.pt is not the file that .*metadata.json describes: SHA-256", line)
 
 
+def test_an_unknown_species_in_the_truth_stops_a_training_with_one_line(bundle_dir, tmp_path):
+    write_mrc(tmp_path / "data" / "one.mrc", noise(), VOXEL_SIZE)
+    truth = tmp_path / "data" / "truth.csv"
+    truth.write_text("id,experiment,particle_type,x,y,z\n0,one,proteasome,100,120,90\n")
+    workflow = ConfigWorkflow(
+        config_file=str(bundle_dir / "configs" / "train.json"), workflow_type="train", bundle_root=str(bundle_dir),
+        logging_file=False, device="$torch.device('cpu')", dataset_dir=str(truth.parent), output_dir=str(tmp_path),
+        widths=[4, 8], depths=[1, 1], validation_runs=[],
+    )  # fmt: skip
+    workflow.initialize()
+    with pytest.raises(RuntimeError) as caught:
+        workflow.run()
+    line = str(find_input_error(caught.value))
+    assert re.search(r"truth.csv.*unknown species 'proteasome'; known are .*Add it to particles.json", line), line
+
+
 def test_a_resampled_tomogram_is_picked_in_its_own_frame(weights, bundle_dir, tmp_path):
     given = settings(of_other_voxel_size(tmp_path), weights, tmp_path / "out")
     thresholds = dict.fromkeys(("apo-ferritin", "ribosome"), 0.0001)

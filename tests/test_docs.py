@@ -8,7 +8,7 @@ import pytest
 from scripts.command_line import refuse_unknown_settings
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "bundle" / "docs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WIRING = {
     "imports", "handlers", "device", "memory_format", "network", "steps", "averaged", "is_first_process", "initialize",
     "run", "_desc_",

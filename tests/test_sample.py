@@ -1,0 +1,60 @@
+"""The main job, as the README has it: the sample picked by the shipped weights."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+from scripts.metrics import score_picks
+from scripts.picks import read_csv
+from scripts.weights import recorded_sha256, sha256_of
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLE = ROOT / "bundle"
+CLEAR = 0.03  # picks this close to the threshold may come and go with the machine's arithmetic
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
+
+
+def pick_sample(output_dir, **settings):
+    made = ConfigWorkflow(
+        config_file=str(BUNDLE / "configs" / "inference.json"), workflow_type="infer", bundle_root=str(BUNDLE),
+        logging_file=False, dataset_dir=str(ROOT / "sample"), output_dir=str(output_dir),
+        device="$torch.device('cpu')", **settings,
+    )  # fmt: skip
+    made.initialize()
+    made.run()
+    return read_csv(output_dir / "picks.csv")
+
+
+@pytest.fixture(scope="module")
+def picks(tmp_path_factory):
+    return pick_sample(tmp_path_factory.mktemp("sample"), precision="float32")
+
+
+def test_the_shipped_weights_are_those_of_the_metadata():
+    path = BUNDLE / "models" / "model.pt"
+    assert recorded_sha256(path, BUNDLE / "configs" / "metadata.json") == sha256_of(path)
+
+
+def test_the_sample_is_picked_well(picks, shipped_particles):
+    score = score_picks(read_csv(ROOT / "sample" / "truth.csv"), picks, shipped_particles)
+    assert score.total > 0.85
+    assert all(row.recall >= 0.75 for row in score.rows if row.counts.truths)
+
+
+def test_the_picks_are_the_golden_ones(picks, shipped_particles):
+    golden = read_csv(ROOT / "tests" / "golden" / "picks.csv")
+    for one, other in ((picks, golden), (golden, picks)):
+        for pick in one:
+            species = shipped_particles.named(pick.particle, "picks")
+            same = [twin for twin in other if twin.particle == pick.particle]
+            gap = min((np.linalg.norm(np.subtract(pick.xyz_angstrom, twin.xyz_angstrom)) for twin in same), default=99)
+            assert gap < 1.0 or pick.score < species.probability_threshold + CLEAR, f"{pick} moved by {gap:.2f} Å"
+
+
+def test_a_higher_threshold_leaves_fewer_picks(picks, tmp_path):
+    surer = pick_sample(tmp_path, precision="float32", probability_thresholds={"thyroglobulin": 0.95})
+    counts = {table: sum(pick.particle == "thyroglobulin" for pick in picked)
+              for table, picked in (("plain", picks), ("surer", surer))}  # fmt: skip
+    assert 0 < counts["surer"] < counts["plain"]
