@@ -7,6 +7,7 @@ from scripts.datasets import (
     TomogramSampler,
     WindowDataset,
     WindowSampler,
+    as_names,
     list_labelled_runs,
     list_runs,
     require_runs,
@@ -94,6 +95,13 @@ def test_a_run_without_a_row_in_the_table_is_named_in_a_warning(folder):
 def test_a_run_without_truth_is_named(folder):
     with pytest.raises(InputError, match=r"run 'deep' has no truth: neither .*truth.csv nor .*Picks exists"):
         list_labelled_runs(folder)
+
+
+def test_one_name_needs_no_brackets(folder):
+    write_truth(folder, "D1", "deep", "zarr")
+    assert [item["run"] for item in list_labelled_runs(folder, only="deep")] == ["deep"]
+    assert split_runs(folder, "zarr", without="D1") == ["zarr"]
+    assert as_names([12, "a"]) == ["12", "a"]
 
 
 def test_runs_are_chosen_by_name(folder):

@@ -392,7 +392,7 @@ def test_three_particles_are_enough_unless_more_are_asked_for():
 
 @pytest.mark.parametrize(("thresholds", "values"), [([0.1, 0.2], [0.0, 0.0]), ([], [])])
 def test_a_species_that_was_never_found_keeps_the_default_and_says_so(thresholds, values):
-    with pytest.warns(InputWarning, match="ribosome keeps the threshold 0.25: none was found"):
+    with pytest.warns(InputWarning, match="ribosome keeps the threshold 0.25: none of its 9 true particles was found"):
         assert best_threshold(thresholds, values, fallback=0.25, truths=9, name="ribosome") == 0.25
 
 

@@ -240,3 +240,8 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_folder_is_no_particle_file(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*: Is a directory\."):
         read_particles(tmp_path)
+
+
+def test_a_species_with_a_slip_of_the_pen_is_guessed(shipped_particles):
+    with pytest.raises(InputError, match=r"a file: unknown species 'ribosom'; .* Did you mean 'ribosome'\?"):
+        shipped_particles.named("ribosom", "a file")

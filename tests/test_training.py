@@ -44,7 +44,7 @@ def test_averaged_weights_take_over_running_statistics():
 def training(tmp_path):
     """A trainer of three epochs with a checkpoint, and a validation whose score the test sets."""
 
-    def make(epochs=3, resume=True, scores=(), width=2):
+    def make(epochs=3, resume=True, scores=(), width=2, rate=0.1):
         network = torch.nn.Linear(width, 1)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -61,7 +61,13 @@ def training(tmp_path):
                 evaluator.state.metrics = {"score": scores[engine.state.epoch - 1]}
 
         TrainingCheckpoint(
-            str(tmp_path), network, {"network": network, "optimizer": optimizer}, schedule, evaluator, resume
+            str(tmp_path),
+            network,
+            {"network": network, "optimizer": optimizer},
+            schedule,
+            {"learning_rate": rate},
+            evaluator,
+            resume,
         ).attach(trainer)
         MetricsTable(str(tmp_path / "metrics.csv"), evaluator, optimizer).attach(trainer)
         return trainer
@@ -99,6 +105,12 @@ def test_a_complete_training_is_not_replaced_unasked(training):
     with pytest.raises(InputError, match=r"training.pt is a complete training of 3 epochs: set another output_dir"):
         training().run([1, 2], max_epochs=3)
     training(resume=False).run([1, 2], max_epochs=3)
+
+
+def test_a_training_does_not_go_on_with_other_settings(training):
+    training(epochs=1).run([1, 2], max_epochs=1)
+    with pytest.raises(InputError, match=r"training.pt was begun with learning_rate 0.1, now it is 0.5: set another"):
+        training(rate=0.5).run([1, 2], max_epochs=3)
 
 
 def test_a_checkpoint_of_another_network_is_refused(training):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from monai.transforms import Compose, RandFlipd, RandRotate90d
 from scripts.coordinates import to_xyz_angstrom
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.picking import true_picks
 from scripts.picks import Pick, write_copick_json, write_csv
 from scripts.targets import draw_spheres
@@ -85,6 +85,13 @@ def test_a_run_without_particles_has_an_empty_truth(particles, tmp_path):
     save_truth(tmp_path / "truth.csv", run="another")
     sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
     assert LoadTruthd("label", particles)(sample)["label"].shape == (0, 4)
+
+
+def test_points_that_crowd_in_the_first_corner_are_suspicious(particles, tmp_path):
+    write_csv(tmp_path / "truth.csv", [Pick("run", "a", 5.0 + n, 12.0 + n, 6.0 + n) for n in range(5)])
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
+    with pytest.warns(InputWarning, match=r"all points lie in the first 20% of every axis; are they voxels, not Å"):
+        LoadTruthd("label", particles)(sample)
 
 
 def test_an_unknown_species_in_the_truth_is_named(particles, tmp_path):

@@ -57,6 +57,7 @@ def require_runs(runs: Sequence[Mapping[str, str]], dataset_dir: str | Path) -> 
         InputError: ``runs``, the list that was made of ``dataset_dir``, is empty.
     """
     if runs:
+        logger.info("%d tomograms: %s", len(runs), ", ".join(str(item.get("run", item["image"])) for item in runs))
         return
     if not Path(dataset_dir).exists():
         raise InputError(f"cannot read {dataset_dir}: no such file or folder. Set dataset_dir.")
@@ -86,6 +87,7 @@ def list_labelled_runs(
         InputError: a name in ``only`` or ``without`` is not in the folder, a run has no truth, or the table has no
             particle of any of the runs.
     """
+    only, without = None if only is None else as_names(only), as_names(without)
     runs = list_runs(dataset_dir)
     names = [item["run"] for item in runs]
     missing = sorted({*(only or ()), *without} - set(names))
@@ -95,6 +97,11 @@ def list_labelled_runs(
     labelled = [{**item, "label": str(truth_path(dataset_dir, item))} for item in chosen]
     _check_names(labelled, Path(dataset_dir) / TRUTH_TABLE)
     return labelled
+
+
+def as_names(names: str | int | Sequence[str | int]) -> list[str]:
+    """Return names of runs as a list; the command line makes one name a string, and a number of a name like 12."""
+    return [str(name) for name in ([names] if isinstance(names, str | int) else names)]
 
 
 def _check_names(runs: Sequence[Mapping[str, str]], table: Path) -> None:
@@ -129,8 +136,8 @@ def split_runs(dataset_dir: str | Path, validation_runs: Sequence[str], without:
     Runs in ``without`` are left out. A single run is not split: there is nothing to validate on, and a warning says so.
     """
     if validation_runs:
-        return [name for name in validation_runs if name not in without]
-    names = sorted({item["run"] for item in list_runs(dataset_dir)} - set(without))
+        return [name for name in as_names(validation_runs) if name not in as_names(without)]
+    names = sorted({item["run"] for item in list_runs(dataset_dir)} - set(as_names(without)))
     if len(names) == 1:
         logger.warning("%s holds one run only: it is trained on, and nothing is left to validate on", dataset_dir)
     return names[::-1][::5] if len(names) > 1 else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from scripts.errors import InputError
+
+
+def require_writable(folder: str | Path) -> None:
+    """Make a folder, and refuse to start where it cannot be written to.
+
+    Raises:
+        InputError: the folder cannot be made, or no file can be made in it.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}. Set output_dir.") from error
 
 
 @contextmanager

@@ -258,7 +258,10 @@ class FitThresholds:
         with write_atomically(self.folder / "thresholds.json") as file:
             file.write(json.dumps(chosen, indent=4) + "\n")
         save_figure(sweep_figure(self.thresholds, curves, chosen, self.particles), self.folder / "thresholds.png")
-        logger.info("thresholds in %s: %s", self.folder / "thresholds.json", chosen)
+        for name, threshold in chosen.items():
+            best = np.interp(threshold, self.thresholds, curves[name])
+            logger.info("%s: threshold %.3g, F4 %.4f on the runs it was fitted on", name, threshold, best)
+        logger.info("thresholds in %s", self.folder / "thresholds.json")
 
 
 class StageTimes:

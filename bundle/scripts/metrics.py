@@ -301,7 +301,8 @@ def best_threshold(
     if tried.ndim != 1 or tried.shape != values.shape or np.any(np.diff(tried) <= 0):
         raise ValueError(f"thresholds must rise and have one F-beta each; got {tried.tolist()} and {values.tolist()}.")
     if truths < min_truths or not np.any(values > 0):
-        reason = f"{truths} true particles, at least {min_truths} needed" if truths < min_truths else "none was found"
+        few = f"{truths} true particles, at least {min_truths} needed"
+        reason = few if truths < min_truths else f"none of its {truths} true particles was found"
         warnings.warn(f"{name} keeps the threshold {fallback:g}: {reason}.", InputWarning, stacklevel=2)
         return fallback
     best = int(np.argmax(values))

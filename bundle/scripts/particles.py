@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -70,8 +71,10 @@ class ParticleSet:
         for species in self.known:
             if species.name == name:
                 return species
-        known = ", ".join(species.name for species in self.known)
-        raise InputError(f"{source}: unknown species '{name}'; known are {known}. Add it to particles.json.")
+        known = [species.name for species in self.known]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        hint = f"Did you mean '{near[0]}'?" if near else "Add it to particles.json (label 0: known, not picked)."
+        raise InputError(f"{source}: unknown species '{name}'; known are {', '.join(known)}. {hint}")
 
 
 def read_particles(path: str | Path, probability_thresholds: Mapping[str, float] | str | None = None) -> ParticleSet:

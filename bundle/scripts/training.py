@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -106,11 +107,12 @@ class TrainingCheckpoint:
         model: the averaged network.
         objects: what has a state beside the trainer: network, optimizer, averaged weights.
         schedule: the learning rate's; the number of steps done is its whole state.
+        settings: what must not change when a training goes on, ready for JSON.
         evaluator: the validation engine; its key metric decides which model is the best.
         resume: go on from ``training.pt`` where there is one.
 
     Raises:
-        InputError: ``training.pt`` belongs to a training that is complete, or to another network.
+        InputError: ``training.pt`` is of a training that is complete, of other settings, or of another network.
     """
 
     def __init__(
@@ -119,9 +121,11 @@ class TrainingCheckpoint:
         model: nn.Module,
         objects: Mapping[str, Any],
         schedule: LRScheduler,
+        settings: Mapping[str, Any],
         evaluator: Engine,
         resume: bool = True,
     ) -> None:
+        self.settings = json.loads(json.dumps(settings))
         self.folder, self.model, self.objects, self.schedule = Path(output_dir), model, objects, schedule
         self.evaluator, self.resume, self.best = evaluator, resume, -1.0
 
@@ -130,6 +134,11 @@ class TrainingCheckpoint:
         engine.add_event_handler(Events.STARTED, self.load)
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
+            engine.add_event_handler(Events.COMPLETED, self.tell)
+
+    def tell(self, engine: Engine) -> None:
+        """Say where the weights are."""
+        logger.info("weights: %s (best validation) and model_last.pt", self.folder / "model.pt")
 
     def load(self, engine: Engine) -> None:
         """Go on where the checkpoint stands."""
@@ -142,6 +151,13 @@ class TrainingCheckpoint:
                 f"{path} is a complete training of {state['epoch']} epochs: set another output_dir, more epochs, or "
                 "resume to false to replace it."
             )
+        before = json.loads(state["settings"])
+        for name, value in self.settings.items():
+            if value != before.get(name):
+                raise InputError(
+                    f"{path} was begun with {name} {before.get(name)}, now it is {value}: set another output_dir, or "
+                    "resume to false to start anew."
+                )
         try:
             for name, item in self.objects.items():
                 item.load_state_dict(state[name])
@@ -166,7 +182,12 @@ class TrainingCheckpoint:
             self.best = self.best if score is None else score
         save_tensors(weights, self.folder / "model_last.pt")
         states = {name: item.state_dict() for name, item in self.objects.items()}
-        progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration, "best": float(self.best)}
+        progress = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "best": float(self.best),
+            "settings": json.dumps(self.settings),
+        }
         save_tensors({**states, **progress}, self.folder / "training.pt")
 
 

@@ -24,6 +24,8 @@ from scripts.readers import is_tomogram, read_tomogram
 from scripts.targets import paint_targets, points_of_labels, split_labels
 from scripts.transforms import original_affine_of, source_of
 
+CORNER, MIN_POINTS = 5, 5  # so many points in so small a share of every axis are suspicious
+
 
 def read_truth(path: str | Path, run: str, particles: ParticleSet) -> list[Pick]:
     """Read the true particles of one run from a Kaggle CSV or a folder of copick JSON.
@@ -44,6 +46,10 @@ def _check_inside(points_zyx_vox: NDArray[np.float64], image: MetaTensor, source
     share = 1 - inside.mean()
     if share > 0.5:
         raise InputError(f"{source}: {share:.0%} of the points lie outside the tomogram; are they voxels, not Å?")
+    low_corner = np.asarray(image.shape[1:]) / CORNER
+    if len(points_zyx_vox) >= MIN_POINTS and (points_zyx_vox < low_corner).all():
+        message = f"{source}: all points lie in the first {1 / CORNER:.0%} of every axis; are they voxels, not Å?"
+        warnings.warn(message, InputWarning, stacklevel=3)
     if share > 0:
         warnings.warn(f"{source}: {(~inside).sum()} points lie outside the tomogram.", InputWarning, stacklevel=3)
 
