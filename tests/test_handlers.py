@@ -69,13 +69,15 @@ def test_the_score_knows_both_modes(particles):
     assert scores == {"kaggle": 2, "one_to_one": 1}
 
 
-def test_a_perfect_pick_counts_with_any_voxel_offset():
+def test_a_perfect_pick_counts_with_any_voxel_offset(tmp_path):
     narrow = make_particles(1, radius_angstrom=15.0)
     sample = sample_of([[1, 6, 9, 11]], [])
     sample["result"]["picks"] = as_records([Pick("run", "a", 115.0, 95.0, 65.0, 0.9, 15.0, 11, 9, 6)])
     metric = PickScore(narrow, voxel_offset=0.5)
     metric.update([sample])
     assert metric.compute() == 1
+    run_engine([sample], WriteScores(str(tmp_path), narrow, voxel_offset=0.5))
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("kaggle,a,1,1,1,0,0,")
     with pytest.raises(ValueError, match="mode must be one of kaggle, one_to_one; got 'kagle'"):
         PickScore(narrow, mode="kagle")
 
