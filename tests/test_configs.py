@@ -270,6 +270,11 @@ def test_training_goes_on_from_given_weights(dataset_dir, small_weights, tmp_pat
     assert all(torch.allclose(given[name], saved[name], atol=1e-6) for name in given)
 
 
+def test_one_excluded_run_needs_no_brackets(dataset_dir, tmp_path):
+    made = workflow("train.json", "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path), excluded_runs="two")
+    assert [item["run"] for item in made.parser.get_parsed_content("train#dataset#data")] == ["one"]
+
+
 def test_the_learning_rate_follows_the_trainers_own_number_of_epochs(dataset_dir, tmp_path):
     run_training(dataset_dir, tmp_path, epochs=50, **{"train#trainer#max_epochs": 3})
     with open(tmp_path / "metrics.csv") as file:

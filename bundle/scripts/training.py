@@ -171,12 +171,9 @@ class TrainingCheckpoint:
     def save(self, engine: Engine) -> None:
         """Write the files."""
         weights = {name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()}
-        validated = self.evaluator.state.epoch == engine.state.epoch and bool(self.evaluator.state.metrics)
-        score = (
-            self.evaluator.state.metrics[str(getattr(self.evaluator.state, "key_metric_name", ""))]
-            if validated
-            else None
-        )
+        validation: Any = self.evaluator.state
+        validated = validation.epoch == engine.state.epoch and bool(validation.metrics)
+        score = validation.metrics[validation.key_metric_name] if validated else None
         if (score is not None and score > self.best) or (score is None and self.best < 0):
             save_tensors(weights, self.folder / "model.pt")
             self.best = self.best if score is None else score
