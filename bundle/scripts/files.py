@@ -24,7 +24,7 @@ def require_writable(folder: str | Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"cannot write to {folder}: {error.strerror or error}. Set output_dir.") from error
+        raise InputError(f"cannot write to {folder}: {error.strerror or error}. Choose another folder.") from error
 
 
 @contextmanager
