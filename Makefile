@@ -1,15 +1,22 @@
-# The two commands of a new machine: `make pick` and `make test`. Both set up .venv from requirements.lock once.
+# The two commands of a new machine: `make pick` and `make test`. Each target sets up what it needs, once.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 SAMPLE := $(CURDIR)/sample
 PICKS := $(CURDIR)/output/sample
+SIMULATED := $(CURDIR)/output/simulated
+
+# copick needs older Zarr libraries than the bundle, hence an environment of its own, without torch
+COPICK_VENV := .venv-copick
+
+# what `make weights` is told; --smoke for a small and quick one, see benchmarks/make_weights.py
+OPTIONS ?= --install
 
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test check format clean
+.PHONY: pick test simulate weights test-copick check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -19,6 +26,19 @@ pick: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# four small tomograms out of phantoms, with known truth; docs/simulation.md has larger ones, and density maps
+simulate: $(VENV)/ready
+	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/simulate.json --dataset_dir $(SIMULATED)
+	$(BIN)/python benchmarks/draw_simulation.py dataset $(SIMULATED) $(SIMULATED)/overview.png
+	@find $(SIMULATED) -name '*.zarr' -prune -print -o -type f -print | sort
+
+# all that is behind the shipped weights
+weights: $(VENV)/ready
+	$(BIN)/python benchmarks/make_weights.py $(OPTIONS)
+
+test-copick: $(COPICK_VENV)/ready
+	$(CURDIR)/$(COPICK_VENV)/bin/python -m pytest tests/with_copick tests/test_projects.py
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
@@ -31,9 +51,11 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 
 $(VENV)/ready: requirements.lock
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+$(COPICK_VENV)/ready: requirements-copick.lock
+%/ready:
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 clean:
-	rm -rf $(VENV) output
+	rm -rf $(VENV) $(COPICK_VENV) output

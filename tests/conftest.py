@@ -5,6 +5,8 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scripts.particles import read_particles
+from scripts.phantoms import PHANTOMS
+from scripts.specimens import phantom
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -17,6 +19,11 @@ def bundle_dir():
 @pytest.fixture(scope="session")
 def shipped_particles():
     return read_particles(BUNDLE / "configs" / "particles.json")
+
+
+@pytest.fixture(scope="session")
+def all_phantoms():
+    return {name: phantom(name, 10.0) for name in PHANTOMS}
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from monai.data import MetaTensor
 from scripts.coordinates import affine_of
 from scripts.network import ConvNeXtUNet
 from scripts.particles import ParticleSet, Species
+from scripts.specimens import distances
 
 SHAPE = (20, 28, 36)  # z, y, x: three lengths, so that a swapped axis shows
 
@@ -55,3 +56,9 @@ def image_of(volume, voxel_size_angstrom=10.0, name="tomogram.mrc"):
         "filename_or_obj": name,
     }
     return MetaTensor(torch.as_tensor(np.asarray(volume, dtype=np.float32))[None], meta=meta)
+
+
+def gyration_radius_angstrom(specimen):
+    """Return the root of the mean squared distance of a specimen's mass from its centre."""
+    squared = (distances(specimen.density_kda.shape[0]) * specimen.voxel_size_angstrom) ** 2
+    return np.sqrt(np.average(squared, weights=specimen.density_kda))

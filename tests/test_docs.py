@@ -25,7 +25,7 @@ def settings_of(name):
 
 
 def rows():
-    page = (ROOT / "docs" / "configuration.md").read_text().split("## Settings")[1]
+    page = (ROOT / "docs" / "configuration.md").read_text().split("## Settings")[1].split("## Simulation")[0]
     return dict(re.findall(r"^\| `(\w+)` \| ([TEI ]+) \|", page, flags=re.MULTILINE))
 
 
@@ -35,6 +35,18 @@ def test_every_setting_has_its_row():
     assert {key for key, where in documented.items() if "T" in where} == train
     assert {key for key, where in documented.items() if "I" in where} == inference
     assert {key for key, where in documented.items() if "E" in where} == evaluate - train
+
+
+def test_every_setting_of_the_simulator_has_its_row():
+    config = json.loads((ROOT / "bundle" / "configs" / "simulate.json").read_text())
+    crowds = [*config["specimens"].values(), *config["distractors"].values(), *config["reconstructions"].values()]
+    wanted = {f"#{key}" for crowd in crowds for key in crowd}
+    wanted |= {f"{group}#{key}" for group in ("scene", "imaging") for key in config[group]}
+    wanted |= set(config) - {"scene", "imaging", "settings", "particles", "particles_path", "bundle_root", *WIRING}
+    page = (ROOT / "docs" / "configuration.md").read_text().split("## Simulation")[1].split("## Results")[0]
+    rows = re.findall(r"^\| `([\w#]+)` \|", page, flags=re.MULTILINE)
+    assert set(rows) == wanted
+    assert len(rows) == len(wanted)
 
 
 def test_defaults_in_the_table_are_those_of_the_configs():
