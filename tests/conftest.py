@@ -5,8 +5,6 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scripts.particles import read_particles
-from scripts.phantoms import PHANTOMS
-from scripts.specimens import phantom
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -23,6 +21,9 @@ def shipped_particles():
 
 @pytest.fixture(scope="session")
 def all_phantoms():
+    from scripts.phantoms import PHANTOMS  # here, because the environment for copick lacks what they need
+    from scripts.specimens import phantom
+
     return {name: phantom(name, 10.0) for name in PHANTOMS}
 
 
