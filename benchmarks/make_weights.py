@@ -175,10 +175,9 @@ def evaluate(
     settings += ["--tomogram_kind", kind] if kind else []
     if thresholds:  # only score: one threshold in the sweep, for it takes a minute on a full-size tomogram
         settings += ["--probability_thresholds", thresholds, "--sweep_thresholds", [0.5]]
-    model = size.network[: size.network.index("--window_size")] if "--window_size" in size.network else size.network
     configs = ["configs/train.json", "configs/evaluate.json"]
     if not (output / "thresholds.png").exists():  # the last file that is written
-        bundle_run(bundle, configs, *settings, *model, "--output_dir", output, task="evaluating")
+        bundle_run(bundle, configs, *settings, *size.network, "--output_dir", output, task="evaluating")
     with open(output / "scores.csv", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -203,8 +202,7 @@ def install(weights: Path, made: dict[str, Any]) -> None:
     """Put the weights, their thresholds and their scores where the bundle and the pages have them."""
     configs, model = ROOT / "bundle" / "configs", ROOT / "bundle" / "models" / "model.pt"
     shutil.copyfile(weights, model)
-    text = (configs / "particles.json").read_text()
-    content = json.loads(text)
+    content = json.loads((configs / "particles.json").read_text())
     for name, threshold in made["thresholds"].items():
         content["particles"][name]["probability_threshold"] = threshold
     (configs / "particles.json").write_text(json.dumps(content, indent=4) + "\n")

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import mrcfile
 import numpy as np
 from monai.bundle import ConfigParser
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ BUNDLE = FOLDER.parent / "bundle"
 sys.path.insert(0, str(BUNDLE))
 
 from scripts.picks import Pick  # noqa: E402
-from scripts.simulation import fill_scene, take_tomograms, truth_of  # noqa: E402
+from scripts.simulation import fill_scene, take_tomograms, truth_of, write_mrc  # noqa: E402
 
 RUN, KIND = "sample", "wbp"
 SHAPE = [96, 288, 288]  # an int8 file of 8 MB
@@ -46,10 +45,7 @@ def main(maps_dir: str) -> None:
     scene = fill_scene(settings, random)
     volume = take_tomograms(scene, settings, random)[KIND]
     truth = truth_of(scene, RUN, parser.get_parsed_content("particles"))
-    with mrcfile.new(FOLDER / f"{RUN}.mrc", overwrite=True) as file:
-        file.set_data(as_int8(volume))
-        file.voxel_size = settings["voxel_size_angstrom"]
-        file.header.label[0] = b"simulated"
+    write_mrc(FOLDER / f"{RUN}.mrc", as_int8(volume), settings["voxel_size_angstrom"])
     write_truth(FOLDER / "truth.csv", truth)
     print(dict(Counter(pick.particle for pick in truth)))
 

@@ -253,7 +253,7 @@ def drawn(settings: Any, random: np.random.Generator) -> Any:
     return settings
 
 
-def write_mrc(path: Path, volume: NDArray[np.float32], voxel_size_angstrom: float) -> None:
+def write_mrc(path: Path, volume: NDArray[Any], voxel_size_angstrom: float) -> None:
     """Write a volume ``[z, y, x]`` as MRC, without the time of day that the library writes into every header."""
     temporary = path.with_name(f".{path.name}.tmp")
     with mrcfile.new(temporary, overwrite=True) as file:
