@@ -11,6 +11,9 @@ order. The shape of the learning rate's schedule is the config's, stretched over
 all of it. The clock runs while a batch is loaded and a step is made; it stands while data is prepared and scored.
 Thresholds are fitted on the validation runs, and the test runs are scored with them.
 
+On a machine with other work to do, let the processors' time count instead of the wall clock's, and take one thread:
+``OMP_NUM_THREADS=1 python ... --clock processor``.
+
 Every network starts from the same prior in its last convolution, and computes in whichever number format and memory
 order gives it the fastest step on the machine. A run that ends writes ``OUT/<network>_seed<seed>.json`` and the tables
 ``OUT/comparison.md`` and ``OUT/comparison.csv``; a comparison that is started again goes on with the runs that are
@@ -30,12 +33,12 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -112,6 +115,7 @@ HANDLERS_LEFT_OUT = {
     "scripts.training.MetricsTable",
     "scripts.training.TrainingCheckpoint",
 }
+CLOCKS = {"wall": perf_counter, "processor": lambda: process_time() / torch.get_num_threads()}
 FITTING = {"scripts.picking.SweepThresholdsd", "scripts.handlers.FitThresholds"}
 
 
@@ -126,6 +130,7 @@ class Plan:
         budget_seconds: how long each network may train.
         output_dir: where the results stand.
         settings: keys of ``train.json`` that are to have another value, for every network.
+        clock: one of `CLOCKS`.
     """
 
     dataset_dir: str
@@ -134,6 +139,7 @@ class Plan:
     budget_seconds: float
     output_dir: Path
     settings: Mapping[str, Any]
+    clock: str = "wall"
 
     def parser(self, files: Sequence[Path] = TRAINING, network: str = "ours", **settings: Any) -> ConfigParser:
         """Return the bundle's configs with a network and other settings put in.
@@ -161,6 +167,7 @@ class Plan:
             "validation_runs": list(self.validation_runs),
             "test_runs": list(self.test_runs),
             "budget_seconds": self.budget_seconds,
+            "clock": self.clock,
             "settings": {key: value for key, value in self.settings.items() if key != "widths"},
             "configs_sha256": hashlib.sha256(b"".join(path.read_bytes() for path in CONFIGS)).hexdigest(),
             "device": torch.cuda.get_device_name() if cuda else f"CPU, {torch.get_num_threads()} threads",
@@ -242,10 +249,13 @@ class TrainingBudget:
         schedule: the learning rate's, as for a training of ``steps`` steps.
         steps: what is stretched over the whole budget.
         name: shown in the progress bar.
+        now: the clock.
     """
 
-    def __init__(self, seconds: float, schedule: LRScheduler, steps: int, name: str) -> None:
-        self.seconds, self.schedule, self.steps, self.name = seconds, schedule, steps, name
+    def __init__(
+        self, seconds: float, schedule: LRScheduler, steps: int, name: str, now: Callable[[], float] = perf_counter
+    ) -> None:
+        self.seconds, self.schedule, self.steps, self.name, self.now = seconds, schedule, steps, name, now
         self.used, self.loss = 0.0, math.nan
 
     def attach(self, engine: Engine) -> None:
@@ -258,11 +268,11 @@ class TrainingBudget:
         """Start the clock."""
         layout = "{desc}: {percentage:3.0f} % of " + f"{self.seconds:g} s" + " |{bar}| {postfix}"
         self.bar = tqdm(total=self.seconds, desc=self.name, bar_format=layout, leave=False)
-        self.begun = perf_counter()
+        self.begun = self.now()
 
     def set_learning_rate(self, engine: Engine) -> None:
         """Take the learning rate of this moment."""
-        share = min((perf_counter() - self.begun) / self.seconds, 1.0)
+        share = min((self.now() - self.begun) / self.seconds, 1.0)
         self.schedule.last_epoch = share * self.steps  # type: ignore[assignment]  # a moment between two steps
         for group, rate in zip(self.schedule.optimizer.param_groups, self.schedule.get_lr(), strict=True):
             group["lr"] = rate
@@ -270,7 +280,7 @@ class TrainingBudget:
     def count(self, engine: Engine) -> None:
         """Note the step; end the training when the time is over."""
         self.loss = loss_of(engine.state.output)  # waits until an accelerator is done with the step
-        self.used = perf_counter() - self.begun
+        self.used = self.now() - self.begun
         self.bar.set_postfix_str(f"step {engine.state.iteration}, loss {self.loss:.4f}", refresh=False)
         self.bar.update(min(self.used, self.seconds) - self.bar.n)
         if self.used >= self.seconds:
@@ -279,9 +289,14 @@ class TrainingBudget:
 
 
 class TomogramTimes:
-    """Note the seconds that the network and the picking take for every tomogram."""
+    """Note the seconds that the network and the picking take for every tomogram.
 
-    def __init__(self) -> None:
+    Args:
+        now: the clock.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.now = now
         self.seconds: list[float] = []
 
     def attach(self, engine: Engine) -> None:
@@ -291,11 +306,11 @@ class TomogramTimes:
 
     def start(self, engine: Engine) -> None:
         """Start the clock."""
-        self.begun = perf_counter()
+        self.begun = self.now()
 
     def stop(self, engine: Engine) -> None:
         """Note the time; picking has brought the answer to the CPU, so an accelerator is done."""
-        self.seconds.append(perf_counter() - self.begun)
+        self.seconds.append(self.now() - self.begun)
 
 
 def build_networks(plan: Plan, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -338,11 +353,13 @@ def probe(plan: Plan, name: str) -> dict[str, float]:
     for chosen in FORMATS:
         if native or not chosen.startswith("bfloat16"):
             best = min(seconds.values(), default=math.inf)
-            seconds[chosen] = seconds_of_step(plan.parser(network=name, **format_settings(chosen)), best)
+            seconds[chosen] = seconds_of_step(
+                plan.parser(network=name, **format_settings(chosen)), best, CLOCKS[plan.clock]
+            )
     return seconds
 
 
-def seconds_of_step(parser: ConfigParser, best: float) -> float:
+def seconds_of_step(parser: ConfigParser, best: float, now: Callable[[], float] = perf_counter) -> float:
     """Return the best time of some steps on random windows.
 
     The first step is slower and does not count, unless it is so slow that ``best`` is out of reach.
@@ -356,11 +373,11 @@ def seconds_of_step(parser: ConfigParser, best: float) -> float:
     network.train()
     times: list[float] = []
     while len(times) < 2 or sum(times[1:]) < PROBE_SECONDS:
-        begun = perf_counter()
+        begun = now()
         value = loss(inferer(windows, network), targets)
         value.backward()
         value.item()  # waits for an accelerator
-        times.append(perf_counter() - begun)
+        times.append(now() - begun)
         if times[0] > max(2 * best, SLOW_SECONDS):
             return times[0]
     return min(times[1:])
@@ -392,7 +409,11 @@ def train(plan: Plan, name: str, seed: int, chosen: str) -> tuple[nn.Module, dic
     trainer, schedule = parser.get_parsed_content("train#trainer"), parser.get_parsed_content("lr_scheduler")
     trainer.state.max_epochs = sys.maxsize  # the budget decides
     budget = TrainingBudget(
-        plan.budget_seconds, schedule, parser.get_parsed_content("steps"), f"{name}, seed {seed}, {chosen}"
+        plan.budget_seconds,
+        schedule,
+        parser.get_parsed_content("steps"),
+        f"{name}, seed {seed}, {chosen}",
+        CLOCKS[plan.clock],
     )
     budget.attach(trainer)
     trainer.run()
@@ -462,7 +483,7 @@ def evaluate(
     if not fit:
         for key in ("validate#postprocessing#transforms", "validate#handlers"):
             parser[key] = [item for item in parser[key] if item["_target_"] not in FITTING]
-    evaluator, times = parser.get_parsed_content("validate#evaluator"), TomogramTimes()
+    evaluator, times = parser.get_parsed_content("validate#evaluator"), TomogramTimes(CLOCKS[plan.clock])
     times.attach(evaluator)
     evaluator.run()
     return times.seconds
@@ -588,8 +609,9 @@ def format_page(rows: Sequence[Mapping[str, Any]], species: Sequence[str], condi
     """Return the table as Markdown, with the conditions above it."""
     validation, test = (", ".join(conditions[key]) for key in ("validation_runs", "test_runs"))
     text = (
-        f"Each network trained for {conditions['budget_seconds']:g} s on {conditions['device']}. Thresholds fitted on "
-        f"{validation}, scored on {test}: mean over the seeds ± half their range; F4 of a species in mode {MODES[0]}.\n"
+        f"Each network trained for {conditions['budget_seconds']:g} s ({conditions['clock']} clock) on "
+        f"{conditions['device']}. Thresholds fitted on {validation}, scored on {test}: mean over the seeds ± half "
+        f"their range; F4 of a species in mode {MODES[0]}.\n"
     )
     head = ["network", "parameters", "seeds", "steps", *(f"F4 ({mode})" for mode in MODES), *species]
     lines = [[*head, "s per step", "s per tomogram", "format"]]
@@ -611,6 +633,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--validation_runs", help="runs to fit thresholds on, with commas between")
     parser.add_argument("--test_runs", help="runs to score; all others are trained on")
     parser.add_argument("--budget_seconds", type=float, help="how long each network may train")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="whose seconds count (default: %(default)s)")
     parser.add_argument("--seeds", default="0", help="whole numbers with commas between (default: %(default)s)")
     parser.add_argument("--networks", default=",".join(NETWORKS), help="out of, and by default: %(default)s")
     parser.add_argument("--widths", help="of our network: a preset, or numbers with commas (default: train.json's)")
@@ -641,7 +664,8 @@ def plan_of(options: argparse.Namespace) -> Plan:
         parts = options.widths.split(",")
         settings["widths"] = [int(part) for part in parts] if parts[0].isdigit() else options.widths
     validation, test = (tuple(value.split(",")) for value in (options.validation_runs, options.test_runs))
-    return Plan(options.dataset_dir, validation, test, options.budget_seconds, Path(options.output_dir), settings)
+    folder = Path(options.output_dir)
+    return Plan(options.dataset_dir, validation, test, options.budget_seconds, folder, settings, options.clock)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from types import SimpleNamespace
 
 import numpy as np
@@ -182,6 +182,13 @@ def test_every_network_gets_the_same_windows(compare, plan_for):
     assert not torch.equal(unet["image"], other["image"])
 
 
+def test_the_processors_clock_stands_while_others_work(compare):
+    begun = compare.CLOCKS["processor"](), compare.CLOCKS["wall"]()
+    sleep(0.5)
+    assert compare.CLOCKS["processor"]() - begun[0] < 0.25
+    assert compare.CLOCKS["wall"]() - begun[1] >= 0.5
+
+
 def test_the_learning_rate_follows_the_time_and_the_budget_ends_the_training(compare):
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.4)
@@ -252,6 +259,8 @@ def test_a_row_holds_the_mean_and_half_the_range(compare):
     (row,) = compare.summarise(results)
     assert (row["steps"], row["f4_kaggle"], row["f4_one_to_one_half_range"], row["f4_a"]) == (15, 0.625, 0.125, 0.625)
     page = compare.format_page(
-        [row], ["a"], {"budget_seconds": 5, "device": "CPU", "validation_runs": ["x"], "test_runs": ["y"]}
+        [row],
+        ["a"],
+        {"budget_seconds": 5, "clock": "wall", "device": "CPU", "validation_runs": ["x"], "test_runs": ["y"]},
     )
     assert "| unet | 0.0 M | 2 | 15 | 0.625 ± 0.125 | 0.625 ± 0.125 | 0.625 | 1 | 2 | float32, contiguous |" in page
