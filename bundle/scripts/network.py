@@ -17,7 +17,8 @@ PRESETS = {"full": (64, 128, 256, 512), "compact": (32, 64, 128, 256)}
 SUMMED_PLANES = 8  # of a volume in one go: one float32 sum over all of them loses three digits
 HIDDEN_BLOCK = 2**18  # numbers of a hidden tensor that stay in the cache of a core
 HIDDEN_LARGE = 2**24  # numbers of a hidden tensor from which memory costs more than to compute it twice
-NORMS = ("group", "batch", "layer")
+NORMS = ("group", "instance", "batch", "layer")
+MIDDLE_GREY = 0.5  # of a volume scaled to [0, 1], as the network gets it
 
 
 class LayerNorm3d(nn.Module):
@@ -40,11 +41,14 @@ def make_norm(norm: str, channels: int) -> nn.Module:
     """Return a normalisation layer.
 
     Args:
-        norm: ``group`` (one group: statistics over all channels and voxels of a window), ``batch`` or ``layer``.
+        norm: ``group`` (one group: statistics over all channels and voxels of a window), ``instance`` (over the voxels
+            of a window, every channel on its own), ``batch`` or ``layer``.
         channels: channels going in and coming out.
     """
     if norm == "group":
         return nn.GroupNorm(1, channels)
+    if norm == "instance":
+        return nn.GroupNorm(channels, channels)
     if norm == "batch":
         return nn.BatchNorm3d(channels)
     if norm == "layer":
@@ -260,7 +264,7 @@ class ConvNeXtUNet(nn.Module):
         depths: blocks of each stage.
         kernel_size: side of every depthwise kernel in voxels; odd, so that a volume keeps its shape.
         stem_stride: side and stride of the first convolution in voxels.
-        norm: ``group``, ``batch`` or ``layer``, see `make_norm`.
+        norm: ``group``, ``instance``, ``batch`` or ``layer``, see `make_norm`.
         prior: probability that the untrained network gives to every voxel; sets the head's bias.
 
     Shape:
@@ -310,8 +314,25 @@ class ConvNeXtUNet(nn.Module):
             DecoderBlock(wide, out, kernel_size, norm) for wide, out in zip(ins, outs, strict=True)
         )
         self.head = nn.Conv3d(outs[-1], out_channels, 1)
+        self._set_first_weights(prior)
+
+    @torch.no_grad()
+    def _set_first_weights(self, prior: float) -> None:
+        """Let what varies through every layer as large as it came, and nothing that is the same everywhere.
+
+        Torch's own first weights shrink the variance to a third in every convolution, while the grey of an empty volume
+        and the mean of a GELU pass, and a normalisation over all channels scales the signal by those constants.
+        """
+        for part in self.modules():
+            if isinstance(part, nn.Conv3d):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
+        for part in self.modules():
+            if isinstance(part, EncoderBlock | DecoderBlock):
+                part.narrow.weight -= part.narrow.weight.mean(1, keepdim=True)
+        first: Any = self.stem[0]
         assert self.head.bias is not None
-        nn.init.constant_(self.head.bias, math.log(prior / (1 - prior)))
+        first.bias.copy_(-MIDDLE_GREY * first.weight.sum((1, 2, 3, 4)))
+        self.head.bias.fill_(math.log(prior / (1 - prior)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of every voxel."""
