@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
 from scripts.datasets import list_labelled_runs  # noqa: E402
+from scripts.files import write_atomically  # noqa: E402
 from scripts.weights import record_sha256  # noqa: E402
 
 FIT, KINDS = "wbp", ("wbp", "denoised")
@@ -83,6 +84,10 @@ def main() -> None:
     own_fit = own[len(own) - size.validation_runs :]
     outside = options.outside_dir.resolve() if options.outside_dir else None
     names = [] if outside is None else [item["run"] for item in list_labelled_runs(outside)]
+    if 0 < len(names) < 4:
+        parser.error(
+            f"{outside} holds {len(names)} annotated tomograms: four or more are needed, one of them to train on"
+        )
     train_names, fit_names, test_names = names[:-3], names[-3:-2], names[-2:]
 
     minutes, weights = 0.0, None
@@ -201,23 +206,27 @@ def as_table(scores: dict[str, list[dict[str, str]]]) -> str:
 def install(weights: Path, made: dict[str, Any]) -> None:
     """Put the weights, their thresholds and their scores where the bundle and the pages have them."""
     configs, model = ROOT / "bundle" / "configs", ROOT / "bundle" / "models" / "model.pt"
-    shutil.copyfile(weights, model)
+    with write_atomically(model, "wb") as file:
+        file.write(weights.read_bytes())
     content = json.loads((configs / "particles.json").read_text())
     for name, threshold in made["thresholds"].items():
         content["particles"][name]["probability_threshold"] = threshold
-    (configs / "particles.json").write_text(json.dumps(content, indent=4) + "\n")
+    with write_atomically(configs / "particles.json") as file:
+        file.write(json.dumps(content, indent=4) + "\n")
     metadata = json.loads((configs / "metadata.json").read_text())
     name, rows = next(iter(made["scores"].items()))
     found = {row["species"]: round(float(row["f4"]), 3) for row in rows if row["mode"] == "kaggle"}
     metadata["eval_metrics"] = {
         "f4_weighted_mean": found.pop("total"), **{f"f4_{species}": f4 for species, f4 in found.items()}
     }  # fmt: skip
-    (configs / "metadata.json").write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
+    with write_atomically(configs / "metadata.json") as file:
+        file.write(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
     record_sha256(model, configs / "metadata.json")
     page = ROOT / "docs" / "results.md"
     before, _, rest = page.read_text().partition(RESULTS_START)
     after = rest.partition(RESULTS_END)[2]
-    page.write_text(f"{before}{RESULTS_START}\n\n{as_table(made['scores'])}\n\n{RESULTS_END}{after}")
+    with write_atomically(page) as file:
+        file.write(f"{before}{RESULTS_START}\n\n{as_table(made['scores'])}\n\n{RESULTS_END}{after}")
     print(f"installed: {model}, thresholds, scores on {name}")
 
 
