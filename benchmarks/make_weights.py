@@ -75,6 +75,12 @@ def main() -> None:
     if not bundle.exists():
         shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("__pycache__", "output"))
 
+    outside = options.outside_dir.resolve() if options.outside_dir else None
+    names = [] if outside is None else [item["run"] for item in list_labelled_runs(outside)]
+    if 0 < len(names) < 4:
+        parser.error(
+            f"{outside} holds {len(names)} annotated tomograms: four or more are needed, one of them to train on"
+        )
     simulate(bundle, work / "simulated", options.maps_dir, size.runs, size.shape, options.seed, [])
     real = ["--scene#crowding", "1.0", "--run_name", "H{number:03d}"]
     held_out = work / "held_out"
@@ -82,12 +88,6 @@ def main() -> None:
 
     own = sorted({item["run"] for item in list_labelled_runs(work / "simulated", tomogram_kind=FIT)})
     own_fit = own[len(own) - size.validation_runs :]
-    outside = options.outside_dir.resolve() if options.outside_dir else None
-    names = [] if outside is None else [item["run"] for item in list_labelled_runs(outside)]
-    if 0 < len(names) < 4:
-        parser.error(
-            f"{outside} holds {len(names)} annotated tomograms: four or more are needed, one of them to train on"
-        )
     train_names, fit_names, test_names = names[:-3], names[-3:-2], names[-2:]
 
     minutes, weights = 0.0, None
