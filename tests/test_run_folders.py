@@ -124,6 +124,13 @@ def test_a_replaced_folder_is_read_again(tomogram, tmp_path):
     assert len(read_csv(tmp_path / "picks.csv")) == 1
 
 
+def test_a_run_that_failed_when_done_anew_is_no_longer_done(tomogram, tmp_path):
+    finish(tmp_path, "one", tomogram, [])
+    write_failure(tmp_path, "one", "no memory")
+    tables = Tables(tmp_path, {"one": state_of(tomogram)}, as_plain(SETTINGS), make_particles(2))
+    assert tables.write() == [Row("one", FAILED, failure="no memory")]
+
+
 def test_a_failure_is_forgotten_when_it_is_tried_again(tomogram, tmp_path):
     tables = Tables(tmp_path, {"one": state_of(tomogram)}, {}, make_particles(1))
     write_failure(tmp_path, "one", "no memory", "more")

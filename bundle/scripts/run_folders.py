@@ -181,11 +181,12 @@ class Tables:
         return rows
 
     def _look_at(self, run: str) -> tuple[Row, list[Pick]]:
-        folder = self.output_dir / run
+        folder, failure = self.output_dir / run, read_failure(self.output_dir, run)
+        if failure is not None:  # also where an older folder stands, which was to be replaced
+            return Row(run, FAILED, failure=failure), []
         record = read_record(folder)
         if record is None or difference(record, self.tomograms[run], self.settings):
-            failure = read_failure(self.output_dir, run)
-            return Row(run, MISSING if failure is None else FAILED, failure=failure or ""), []
+            return Row(run, MISSING), []
         if run not in self._read or self._read[run][0] != record:
             self._read[run] = record, read_csv(folder / PICKS)
         return Row(run, DONE, record), self._read[run][1]
