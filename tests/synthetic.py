@@ -26,10 +26,10 @@ def make_particles(count=2, voxel_size_angstrom=10.0, **values):
     return ParticleSet(voxel_size_angstrom, known)
 
 
-def write_mrc(path, volume, voxel_size_angstrom=10.0):
+def write_mrc(path, volume, voxel_size_angstrom=10.0, overwrite=False):
     """Write a volume ``[z, y, x]`` as float32 and return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with mrcfile.new(path) as file:
+    with mrcfile.new(path, overwrite=overwrite) as file:
         file.set_data(volume.astype("float32"))
         file.voxel_size = voxel_size_angstrom
     return path

@@ -94,7 +94,7 @@ def all_nan(folder):
 def test_a_bad_tomogram_gives_one_line(make, line, weights, bundle_dir, tmp_path):
     text = line_of(bundle_dir, **settings(make(tmp_path), weights, tmp_path / "out"))
     assert re.search(line, text), text
-    assert not list((tmp_path / "out").glob("**/*.csv"))
+    assert not list((tmp_path / "out").glob("*/picks.csv"))
 
 
 def test_weights_of_another_shape_are_refused(weights, bundle_dir, tmp_path):
@@ -164,12 +164,13 @@ def test_the_command_line_ends_with_the_line_and_status_1(weights, bundle_dir, t
     assert "Traceback" not in done.stderr
 
 
-def test_a_constant_volume_gives_a_warning_and_no_picks(weights, bundle_dir, tmp_path):
+def test_a_constant_volume_has_failed(weights, bundle_dir, tmp_path):
     path = write_mrc(tmp_path / "flat.mrc", np.full(SHAPE, 7.0), VOXEL_SIZE)
     done = command(bundle_dir, *arguments_of(settings(path, weights, tmp_path / "out")))
-    assert done.returncode == 0, done.stderr
-    assert "warning: " in done.stderr
-    assert "flat.mrc is constant: nothing can be picked in it." in done.stderr
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: 1 of 1 tomograms failed: ")
+    assert "flat.mrc is constant: nothing can be picked in it." in line
     assert read_csv(tmp_path / "out" / "picks.csv") == []
 
 

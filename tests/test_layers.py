@@ -58,7 +58,19 @@ ALLOWED = {
         "transforms",
     },
     "training": {"errors", "files", "weights"},
-    "handlers": {"coordinates", "files", "metrics", "particles", "picking", "picks", "report", "transforms"},
+    "run_folders": {"errors", "files", "particles", "picks"},
+    "batches": {"datasets", "errors", "files", "particles", "run_folders"},
+    "handlers": {
+        "coordinates",
+        "files",
+        "metrics",
+        "particles",
+        "picking",
+        "picks",
+        "report",
+        "run_folders",
+        "transforms",
+    },
 }
 NO_TORCH = ["coordinates", "metrics", "postprocessing", "targets"]
 

@@ -16,6 +16,10 @@ class InputWarning(UserWarning):
     """Something in the user's data that the run survives but the user should know."""
 
 
+class NoContrastWarning(InputWarning):
+    """A volume is constant: nothing can be picked in it, and nothing learned from it."""
+
+
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an exception and every exception that it was raised from."""
     while error is not None:

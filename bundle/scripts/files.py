@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from scripts.errors import InputError
+
+TEMPORARY = ".{name}.{id}.tmp"
 
 
 def require_writable(folder: str | Path) -> None:
@@ -41,7 +44,7 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         InputError: the place cannot be written to, or the disk is full.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _temporary_name(target)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -55,3 +58,41 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+@contextmanager
+def write_folder_atomically(folder: str | Path) -> Iterator[Path]:
+    """Make a folder that appears under its name only when it is complete; yields where to write its files.
+
+    What stood under the name stays until the new one is complete.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    target = Path(folder)
+    temporary, old = _temporary_name(target), _temporary_name(target)
+    try:
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+            if target.exists():
+                os.replace(target, old)
+            os.replace(temporary, target)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}.") from error
+
+
+def remove_temporaries(folder: str | Path) -> None:
+    """Remove what killed runs of the two functions above left in a folder; only while nobody else writes there."""
+    for leftover in Path(folder).glob(TEMPORARY.format(name="*", id="?" * 8)):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(TEMPORARY.format(name=path.name, id=uuid.uuid4().hex[:8]))

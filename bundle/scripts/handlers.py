@@ -25,7 +25,7 @@ from monai.engines.utils import IterationEvents
 from torch.utils.tensorboard import SummaryWriter
 
 from scripts.coordinates import voxel_size_of
-from scripts.files import write_atomically
+from scripts.files import write_atomically, write_folder_atomically
 from scripts.metrics import (
     MODES,
     Counts,
@@ -43,7 +43,8 @@ from scripts.particles import ParticleSet
 from scripts.picking import true_picks
 from scripts.picks import Pick, write_copick_json, write_csv, write_relion5_star
 from scripts.report import overlay_figure, save_figure, sweep_figure
-from scripts.transforms import original_affine_of
+from scripts.run_folders import make_record, write_record
+from scripts.transforms import original_affine_of, source_of
 
 logger = logging.getLogger(__name__)
 
@@ -102,10 +103,10 @@ class PickScore(Metric):
 
 
 class WritePicks:
-    """Write every tomogram's picks into a folder of its own, and one table over all.
+    """Write every tomogram's picks into a folder of its own, which is complete or not there.
 
     A run's folder holds ``picks.csv``, ``Picks/<user>_<session>_<species>.json`` (copick), ``<species>.star``
-    (RELION 5) and ``overlay.png``.
+    (RELION 5), ``overlay.png`` and the record ``run.json``, see `run_folders`.
 
     Args:
         output_dir: where the folders stand.
@@ -113,36 +114,40 @@ class WritePicks:
         user_id: who picked, for copick.
         session_id: which session, for copick.
         voxel_offset: see `coordinates`.
+        settings: everything that the picks depend on, for the record.
     """
 
     def __init__(
-        self, output_dir: str, particles: ParticleSet, user_id: str, session_id: str, voxel_offset: float = 0.0
+        self,
+        output_dir: str,
+        particles: ParticleSet,
+        user_id: str,
+        session_id: str,
+        voxel_offset: float = 0.0,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
-        self.folder, self.particles = Path(output_dir), particles
+        self.folder, self.particles, self.settings = Path(output_dir), particles, settings or {}
         self.user_id, self.session_id, self.voxel_offset = user_id, session_id, voxel_offset
-        self.picks: list[Pick] = []
 
     def attach(self, engine: Engine) -> None:
-        """Join the start and every tomogram."""
-        engine.add_event_handler(Events.STARTED, self.reset)
+        """Join every tomogram."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
-    def reset(self, engine: Engine) -> None:
-        """Start anew; the table of an earlier run goes."""
-        self.picks = []
-        (self.folder / "picks.csv").unlink(missing_ok=True)
-
     def __call__(self, engine: Engine) -> None:
-        """Write the folders of a batch, and the table of all runs so far."""
+        """Write the folders of a batch."""
+        started = perf_counter()
         for sample in samples_of(engine):
-            picks = picks_of(sample)
-            self.write_run(sample["result"]["run"], picks, sample)
-            self.picks += picks
-        write_csv(self.folder / "picks.csv", self.picks)
+            run, picks, tomogram = sample["result"]["run"], picks_of(sample), source_of(sample["image"])
+            with write_folder_atomically(self.folder / run) as folder:
+                self.write_files(folder, run, picks, sample)
+                seconds = {**getattr(engine.state, "seconds", {}), "write": perf_counter() - started}
+                memory = peak_memory_gib()
+                record = make_record(run, tomogram, self.settings, picks, self.particles, seconds, memory)
+                write_record(folder, record)
+            logger.info("%s: %d picks in %s", run, len(picks), self.folder / run)
 
-    def write_run(self, run: str, picks: Sequence[Pick], sample: Mapping[str, Any]) -> None:
-        """Write one run's folder."""
-        folder = self.folder / run
+    def write_files(self, folder: Path, run: str, picks: Sequence[Pick], sample: Mapping[str, Any]) -> None:
+        """Write one run's picks in every format, and their picture."""
         voxel_size = voxel_size_of(original_affine_of(sample["image"]))
         shape = tuple(sample["pred"].shape[1:])
         write_csv(folder / "picks.csv", picks)
@@ -166,7 +171,6 @@ class WritePicks:
                 voxel_offset=self.voxel_offset,
             )
         save_figure(overlay_of(sample, self.particles), folder / "overlay.png")
-        logger.info("%s: %d picks in %s", run, len(picks), folder)
 
 
 class WriteScores:
@@ -265,7 +269,10 @@ class FitThresholds:
 
 
 class StageTimes:
-    """Log how long each stage of every tomogram took, and the largest memory so far; stands last among the handlers."""
+    """Log how long each stage of every tomogram took, and the largest memory so far; stands last among the handlers.
+
+    While a tomogram is worked on, the engine's ``state.seconds`` holds the time of the stages that are over.
+    """
 
     def attach(self, engine: Engine) -> None:
         """Join the end of every stage."""
@@ -279,6 +286,7 @@ class StageTimes:
         """Start the clock."""
         self.last = perf_counter()
         self.stages: dict[str, float] = {}
+        engine.state.seconds = self.stages  # type: ignore[attr-defined]
 
     def mark(self, engine: Engine, stage: str) -> None:
         """Note the time since the last mark."""
@@ -289,9 +297,8 @@ class StageTimes:
         """Write the line."""
         self.mark(engine, "write")
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
-        unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
-        memory = getrusage(RUSAGE_SELF).ru_maxrss / unit
-        logger.info("%s: %s; peak memory %.2f GiB", samples_of(engine)[0]["result"]["run"], stages, memory)
+        run = samples_of(engine)[0]["result"]["run"]
+        logger.info("%s: %s; peak memory %.2f GiB", run, stages, peak_memory_gib())
 
 
 class OverlayToTensorBoard:
@@ -316,6 +323,12 @@ class OverlayToTensorBoard:
         figure = overlay_of(sample, self.particles, truth_of(sample, self.particles))
         with SummaryWriter(self.log_dir) as writer:
             writer.add_figure("picks", figure, engine.state.epoch)
+
+
+def peak_memory_gib() -> float:
+    """Return the largest memory that this process has had."""
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
+    return getrusage(RUSAGE_SELF).ru_maxrss / unit
 
 
 def samples_of(engine: Engine) -> list[dict[str, Any]]:

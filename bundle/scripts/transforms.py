@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.coordinates import voxel_size_of
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputError, InputWarning, NoContrastWarning
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def scale_percentiles(
     low, high = np.percentile(scaled.ravel(), (lower, upper)).tolist()
     if not high > low:
         what = "constant" if scaled.min() == scaled.max() else f"constant between percentiles {lower} and {upper}"
-        warnings.warn(f"{source} is {what}: nothing can be picked in it.", InputWarning, stacklevel=2)
+        warnings.warn(f"{source} is {what}: nothing can be picked in it.", NoContrastWarning, stacklevel=2)
         return np.zeros_like(scaled)
     np.clip(scaled, low, high, out=scaled)
     if high - low > np.finfo(np.float32).max / 2:  # the difference of two float32 need not be one
