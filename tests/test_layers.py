@@ -45,6 +45,8 @@ ALLOWED = {
     "metrics": {"coordinates", "errors", "particles", "picks"},
     "weights": {"errors", "files"},
     "report": {"files", "particles", "picks"},
+    "valley": set(),
+    "mistakes": {"metrics"},
     "transforms": {"coordinates", "errors"},
     "windows": {"coordinates", "datasets", "errors", "particles", "picks", "readers", "targets", "transforms"},
     "picking": {
@@ -60,7 +62,7 @@ ALLOWED = {
     "training": {"errors", "files", "weights"},
     "handlers": {"coordinates", "files", "metrics", "particles", "picking", "picks", "report", "transforms"},
 }
-NO_TORCH = ["coordinates", "metrics", "postprocessing", "targets"]
+NO_TORCH = ["coordinates", "metrics", "postprocessing", "targets", "valley", "mistakes"]
 
 
 def imported_modules(path):
