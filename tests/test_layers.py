@@ -47,6 +47,20 @@ ALLOWED = {
     "report": {"files", "particles", "picks"},
     "valley": set(),
     "mistakes": {"metrics"},
+    "comparison": {"metrics", "mistakes", "particles", "picks"},
+    "page_images": set(),
+    "page": {
+        "comparison",
+        "errors",
+        "files",
+        "mistakes",
+        "page_images",
+        "particles",
+        "picks",
+        "report",
+        "valley",
+    },
+    "batch_page": {"comparison", "errors", "page", "particles", "picks"},
     "transforms": {"coordinates", "errors"},
     "windows": {"coordinates", "datasets", "errors", "particles", "picks", "readers", "targets", "transforms"},
     "picking": {
@@ -60,9 +74,21 @@ ALLOWED = {
         "transforms",
     },
     "training": {"errors", "files", "weights"},
-    "handlers": {"coordinates", "files", "metrics", "particles", "picking", "picks", "report", "transforms"},
+    "handlers": {
+        "batch_page",
+        "comparison",
+        "coordinates",
+        "files",
+        "metrics",
+        "page",
+        "particles",
+        "picking",
+        "picks",
+        "report",
+        "transforms",
+    },
 }
-NO_TORCH = ["coordinates", "metrics", "postprocessing", "targets", "valley", "mistakes"]
+NO_TORCH = ["coordinates", "metrics", "postprocessing", "targets", "valley", "mistakes", "page_images"]
 
 
 def imported_modules(path):
