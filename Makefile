@@ -10,13 +10,16 @@ SIMULATED := $(CURDIR)/output/simulated
 # copick needs older Zarr libraries than the bundle, hence an environment of its own, without torch
 COPICK_VENV := .venv-copick
 
+# a browser's tests need neither torch nor MONAI
+BROWSER_VENV := .venv-browser
+
 # what `make weights` is told; --smoke for a small and quick one, see benchmarks/make_weights.py
 OPTIONS ?= --install
 
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights test-copick check format clean
+.PHONY: pick test simulate weights test-copick test-browser check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -40,6 +43,14 @@ weights: $(VENV)/ready
 test-copick: $(COPICK_VENV)/ready
 	$(CURDIR)/$(COPICK_VENV)/bin/python -m pytest tests/with_copick tests/test_projects.py
 
+# the pages in Chromium, which is installed where it is missing and Debian's packages can be
+test-browser: $(BROWSER_VENV)/ready
+	@command -v chromedriver >/dev/null \
+		|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update --quiet=2 \
+			&& DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends chromium chromium-driver; } \
+		|| { echo "Chromium and its driver are missing: sudo apt-get install chromium chromium-driver" >&2; exit 1; }
+	$(CURDIR)/$(BROWSER_VENV)/bin/python -m pytest tests/with_browser
+
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -52,10 +63,11 @@ format: $(VENV)/ready
 
 $(VENV)/ready: requirements.lock
 $(COPICK_VENV)/ready: requirements-copick.lock
+$(BROWSER_VENV)/ready: requirements-browser.lock
 %/ready:
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(COPICK_VENV) output
+	rm -rf $(VENV) $(COPICK_VENV) $(BROWSER_VENV) output

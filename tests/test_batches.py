@@ -128,7 +128,7 @@ def test_a_batch_picks_what_the_evaluator_alone_picks(data, reference, tmp_path)
     made.evaluator.run()
     assert made.check_properties() == []
     alone = files_of(tmp_path)
-    assert len(alone) == 5 * 12
+    assert len(alone) == 5 * 13
     assert alone == {name: content for name, content in files_of(reference).items() if "/" in name}
     assert (reference / "TS_04" / "picks.csv").read_text().count("\n") > 5
 

@@ -158,6 +158,8 @@ def test_inference_writes_every_format_for_every_run(dataset_dir, small_weights,
             sorted(pick.xyz_angstrom for pick in star), sorted(pick.xyz_angstrom for pick in own), atol=2e-3
         )
         assert (folder / "overlay.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+    assert (tmp_path / "out" / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
 def test_inference_without_picks_writes_empty_files_with_headers(dataset_dir, small_weights, tmp_path):
@@ -195,7 +197,7 @@ def test_the_same_volume_gives_the_same_picks_from_every_kind_of_file(small_weig
 
 
 def test_one_file_is_a_dataset_too(dataset_dir, small_weights, tmp_path):
-    run_inference(dataset_dir / "two" / "tomogram.mrc", tmp_path / "out", small_weights)
+    run_inference(dataset_dir / "two" / "tomogram.mrc", tmp_path / "out", small_weights, page_megabytes=0)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["picks.csv", "two"]
 
 
@@ -336,6 +338,8 @@ def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_di
     thresholds = tmp_path / "eval" / "thresholds.json"
     assert set(json.loads(thresholds.read_text())) == set(read_names())
     assert (tmp_path / "eval" / "thresholds.png").exists()
+    for page in ("report.html", "one/report.html", "two/report.html"):
+        assert "Against the truth" in (tmp_path / "eval" / page).read_text()
     run_inference(dataset_dir, tmp_path / "out", small_weights, probability_thresholds=str(thresholds))
     assert (tmp_path / "out" / "picks.csv").exists()
 

@@ -45,6 +45,22 @@ ALLOWED = {
     "metrics": {"coordinates", "errors", "particles", "picks"},
     "weights": {"errors", "files"},
     "report": {"files", "particles", "picks"},
+    "valley": set(),
+    "mistakes": {"metrics"},
+    "comparison": {"metrics", "mistakes", "particles", "picks"},
+    "page_images": set(),
+    "page": {
+        "comparison",
+        "errors",
+        "files",
+        "mistakes",
+        "page_images",
+        "particles",
+        "picks",
+        "report",
+        "valley",
+    },
+    "batch_page": {"comparison", "errors", "page", "particles", "picks"},
     "transforms": {"coordinates", "errors"},
     "windows": {"coordinates", "datasets", "errors", "particles", "picks", "readers", "targets", "transforms"},
     "picking": {
@@ -59,11 +75,14 @@ ALLOWED = {
     },
     "training": {"errors", "files", "weights"},
     "run_folders": {"errors", "files", "particles", "picks"},
-    "batches": {"datasets", "errors", "files", "particles", "run_folders"},
+    "batches": {"batch_page", "datasets", "errors", "files", "particles", "run_folders"},
     "handlers": {
+        "batch_page",
+        "comparison",
         "coordinates",
         "files",
         "metrics",
+        "page",
         "particles",
         "picking",
         "picks",
@@ -72,7 +91,7 @@ ALLOWED = {
         "transforms",
     },
 }
-NO_TORCH = ["coordinates", "metrics", "postprocessing", "targets"]
+NO_TORCH = ["coordinates", "metrics", "postprocessing", "targets", "valley", "mistakes", "page_images"]
 
 
 def imported_modules(path):

@@ -20,6 +20,7 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from scripts.batch_page import write_batch_page
 from scripts.datasets import run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
 from scripts.files import remove_temporaries
@@ -52,6 +53,7 @@ def run_batch(
     settings: Mapping[str, Any],
     resume: bool = True,
     overwrite: bool = False,
+    pages: bool = True,
 ) -> None:
     """Evaluate every tomogram of a dataset on its own, and keep the tables over all of them.
 
@@ -66,6 +68,7 @@ def run_batch(
         settings: everything that the picks depend on.
         resume: skip what is done; otherwise all is done anew.
         overwrite: replace folders that are there and have to be done.
+        pages: write the page over all of them at the end.
 
     Raises:
         InputError: before the first tomogram: something stands in the way and ``overwrite`` is off, or another batch
@@ -92,7 +95,7 @@ def run_batch(
         work_through(evaluator, {run: Subset(dataset, [numbers[run]]) for run in mine}, tables)
         wait_for_others()
         if idist.get_rank() == 0:
-            finish(tables)
+            finish(tables, pages)
 
 
 def list_work(tables: Tables, resume: bool, overwrite: bool) -> list[str]:
@@ -176,14 +179,17 @@ def describe(error: Exception) -> tuple[str, bool]:
     return " ".join(text.split())[:500], ours is not None
 
 
-def finish(tables: Tables) -> None:
-    """Write the tables for the last time and show the summary.
+def finish(tables: Tables, pages: bool) -> None:
+    """Write the tables for the last time, and the page over all runs; show the summary.
 
     Raises:
         InputError: tomograms failed or are missing.
     """
     rows = tables.write()
     print(format_summary(rows, tables.particles), flush=True)
+    if pages:
+        failures = {row.run: row.failure for row in rows if row.status == FAILED}
+        write_batch_page(tables.output_dir, tables.particles, failures)
     line = failures_in_one_line(rows)
     if line is not None:
         raise InputError(f"{line} Summary: {tables.output_dir / SUMMARY}")

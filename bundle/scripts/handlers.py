@@ -24,6 +24,8 @@ from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from torch.utils.tensorboard import SummaryWriter
 
+from scripts.batch_page import write_summary_page
+from scripts.comparison import Comparison
 from scripts.coordinates import voxel_size_of
 from scripts.files import write_atomically, write_folder_atomically
 from scripts.metrics import (
@@ -39,6 +41,7 @@ from scripts.metrics import (
     score_counts,
     score_picks,
 )
+from scripts.page import PAGE_NAME, Tomogram, Truth, check_megabytes, write_run_page
 from scripts.particles import ParticleSet
 from scripts.picking import true_picks
 from scripts.picks import Pick, write_copick_json, write_csv, write_relion5_star
@@ -106,7 +109,7 @@ class WritePicks:
     """Write every tomogram's picks into a folder of its own, which is complete or not there.
 
     A run's folder holds ``picks.csv``, ``Picks/<user>_<session>_<species>.json`` (copick), ``<species>.star``
-    (RELION 5), ``overlay.png`` and the record ``run.json``, see `run_folders`.
+    (RELION 5), ``overlay.png``, ``report.html`` and the record ``run.json``, see `run_folders`.
 
     Args:
         output_dir: where the folders stand.
@@ -115,6 +118,7 @@ class WritePicks:
         session_id: which session, for copick.
         voxel_offset: see `coordinates`.
         settings: everything that the picks depend on, for the record.
+        page_megabytes: largest size of a run's page; 0 writes no pages.
     """
 
     def __init__(
@@ -125,8 +129,10 @@ class WritePicks:
         session_id: str,
         voxel_offset: float = 0.0,
         settings: Mapping[str, Any] | None = None,
+        page_megabytes: float = 20.0,
     ) -> None:
         self.folder, self.particles, self.settings = Path(output_dir), particles, settings or {}
+        self.page_megabytes = check_megabytes(page_megabytes)
         self.user_id, self.session_id, self.voxel_offset = user_id, session_id, voxel_offset
 
     def attach(self, engine: Engine) -> None:
@@ -171,6 +177,7 @@ class WritePicks:
                 voxel_offset=self.voxel_offset,
             )
         save_figure(overlay_of(sample, self.particles), folder / "overlay.png")
+        write_run_page(folder / PAGE_NAME, tomogram_of(sample), picks, self.particles, self.page_megabytes)
 
 
 class WriteScores:
@@ -268,6 +275,62 @@ class FitThresholds:
         logger.info("thresholds in %s", self.folder / "thresholds.json")
 
 
+class WritePages:
+    """Write the page of every tomogram with its truth beside its picks, and one page over all.
+
+    Args:
+        output_dir: where the pages stand, the runs' in folders of their own.
+        particles: the species.
+        thresholds: those that `picking.SweepThresholdsd` tried.
+        mode: how it matched picks, see `metrics`.
+        voxel_offset: see `coordinates`.
+        page_megabytes: largest size of a run's page; 0 writes no pages.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        particles: ParticleSet,
+        thresholds: Sequence[float],
+        mode: str = "kaggle",
+        voxel_offset: float = 0.0,
+        page_megabytes: float = 20.0,
+    ) -> None:
+        self.folder, self.particles, self.thresholds = Path(output_dir), particles, thresholds
+        self.mode, self.voxel_offset = check_mode(mode), voxel_offset
+        self.page_megabytes = check_megabytes(page_megabytes)
+
+    def attach(self, engine: Engine) -> None:
+        """Join the start, every tomogram and the end, unless there are to be no pages."""
+        if self.page_megabytes:
+            engine.add_event_handler(Events.STARTED, self.reset)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+            engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def reset(self, engine: Engine) -> None:
+        """Start anew."""
+        self.picks: dict[str, list[Pick]] = {}
+        self.comparisons: dict[str, Comparison] = {}
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the pages of a batch."""
+        for sample in samples_of(engine):
+            run, picks = sample["result"]["run"], picks_of(sample)
+            true_particles = truth_of(sample, self.particles, self.voxel_offset)
+            truth = Truth(true_particles, np.asarray(sample["sweep"].cpu()), self.thresholds, self.mode)
+            self.picks[run] = picks
+            comparison = write_run_page(
+                self.folder / run / PAGE_NAME, tomogram_of(sample), picks, self.particles, self.page_megabytes, truth
+            )
+            if comparison is not None:
+                self.comparisons[run] = comparison
+
+    def write(self, engine: Engine) -> None:
+        """Write the page over all."""
+        path, sweep = self.folder / PAGE_NAME, (self.thresholds, self.mode)
+        write_summary_page(path, self.picks, self.particles, comparisons=self.comparisons, sweep=sweep)
+
+
 class StageTimes:
     """Log how long each stage of every tomogram took, and the largest memory so far; stands last among the handlers.
 
@@ -360,3 +423,10 @@ def overlay_of(sample: Mapping[str, Any], particles: ParticleSet, truth: Sequenc
     truths = None if truth is None else [drawn(pick) for pick in truth]
     title = f"{sample['result']['run']}: {len(picks)} picks"
     return overlay_figure(image[0].cpu().numpy(), picks, particles, here, title, truths)
+
+
+def tomogram_of(sample: Mapping[str, Any]) -> Tomogram:
+    """Return a sample's tomogram, as the network saw it."""
+    image: MetaTensor = sample["image"]
+    own = voxel_size_of(original_affine_of(image))
+    return Tomogram(sample["result"]["run"], image[0].cpu().numpy(), voxel_size_of(image.affine), own)

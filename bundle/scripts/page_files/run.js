@@ -1,0 +1,302 @@
+"use strict";
+// The page of one run: two slices of a volume that is unpacked into memory, and the gallery.
+
+const [depth, height, width] = data.shape;
+const zRatio = data.zStep / data.pixelStep; // height of a slice in pixels
+const ownPerVoxel = data.voxelSize / data.ownVoxelSize; // 1, if the tomogram was not resampled
+const items = data.items.map((item, number) => ({
+  ...item, number, odds: logOdds(item.score),
+  z: (item.place[0] + 0.5) / data.zStep - 0.5, // in slices and pixels of the pictures
+  y: (item.place[1] + 0.5) / data.pixelStep - 0.5,
+  x: (item.place[2] + 0.5) / data.pixelStep - 0.5,
+  radius: species[item.species].radius / data.voxelSize / data.pixelStep,
+}));
+const picks = items.filter((item) => !item.truth);
+const state = { z: 0, y: Math.floor(height / 2), chosen: null, tab: 0, loaded: 0 };
+const volume = new Uint8Array(depth * height * width);
+const ready = new Uint8Array(depth);
+let panel = null;
+
+// The picture's row 0 is drawn at the bottom: y and z point upwards, as in IMOD.
+class Plane {
+  constructor(id, across, rows, tall) {
+    this.across = across; // "z" or "y"
+    this.up = across === "z" ? "y" : "z";
+    this.rows = rows;
+    this.tall = tall; // rows in units of pixels
+    this.unit = across === "z" ? 1 / zRatio : 1; // slices per pixel across
+    this.box = byId(id);
+    this.canvas = this.box.querySelector("canvas");
+    this.canvas.width = width;
+    this.canvas.height = rows;
+    this.box.style.aspectRatio = `${width} / ${tall}`;
+    this.context = this.canvas.getContext("2d");
+    this.image = this.context.createImageData(width, rows);
+    this.svg = draw("svg", { viewBox: `0 0 ${width} ${tall}`, preserveAspectRatio: "none" });
+    this.label = make("span");
+    this.box.append(this.svg, this.label);
+    this.svg.addEventListener("click", (event) => this.click(event));
+    this.levels = [0, 255];
+  }
+
+  place(item) { // in the drawing, y downwards
+    return { cx: item.x + 0.5, cy: this.across === "z" ? height - item.y - 0.5 : this.tall - (item.z + 0.5) * zRatio };
+  }
+
+  // Sum of slices on either side, as far as they are there.
+  sum(index, half) {
+    const sum = new Float32Array(width * this.rows);
+    let used = 0;
+    const last = this.across === "z" ? depth - 1 : height - 1;
+    for (let one = Math.max(index - half, 0); one <= Math.min(index + half, last); one++) {
+      if (this.across === "z" && !ready[one]) continue;
+      used += 1;
+      for (let row = 0; row < this.rows; row++) {
+        const start = this.across === "z" ? (one * height + row) * width : (row * height + one) * width;
+        const into = (this.rows - 1 - row) * width;
+        for (let column = 0; column < width; column++) sum[into + column] += volume[start + column];
+      }
+    }
+    return { sum, used: Math.max(used, 1) };
+  }
+
+  // Black and white are taken from the middle slice, so that they do not flicker along the slider.
+  findLevels(half) {
+    const { sum, used } = this.sum(Math.floor((this.across === "z" ? depth : height) / 2), half);
+    const some = sum.filter((_, index) => index % 7 === 0).sort();
+    this.levels = [some[Math.floor(some.length * 0.004)] / used, some[Math.floor(some.length * 0.996)] / used];
+  }
+
+  paint() {
+    const { sum, used } = this.sum(state[this.across], (byId("slab").value - 1) / 2);
+    const [low, high] = this.levels, contrast = +byId("contrast").value, middle = (low + high) / 2;
+    const gain = (255 / Math.max(high - low, 1)) * contrast, sign = byId("invert").checked ? -1 : 1;
+    const pixels = new Uint32Array(this.image.data.buffer);
+    for (let index = 0; index < sum.length; index++) {
+      const grey = Math.min(Math.max(128 + sign * gain * (sum[index] / used - middle), 0), 255) | 0;
+      pixels[index] = 0xff000000 | (grey << 16) | (grey << 8) | grey;
+    }
+    this.context.putImageData(this.image, 0, 0);
+    this.mark();
+  }
+
+  mark() {
+    const marks = [this.guide()];
+    for (const item of items.filter(visible)) {
+      const gap = Math.abs(item[this.across] - state[this.across]) / this.unit / item.radius;
+      if (gap >= 1) continue;
+      const { cx, cy } = this.place(item);
+      const opacity = (1 - 0.85 * gap).toFixed(2), stroke = species[item.species].colour;
+      const classes = [item.truth ? "truth" : "pick", item === state.chosen ? "chosen" : ""].join(" ").trim();
+      const r = item.radius * (item.truth ? 0.88 : 1); // both are seen where they agree
+      marks.push(draw("circle", { cx, cy, r, stroke, opacity, class: classes, "data-species": item.species,
+        onclick: (event) => { event.stopPropagation(); choose(item); } }, draw("title", {}, describe(item))));
+      if (data.truth && !item.right) marks.push(cross(cx, cy, item, stroke, opacity));
+    }
+    this.svg.replaceChildren(...marks);
+    const z = own("z", state.z), y = own("y", state.y);
+    this.label.textContent = this.across === "z" ? `xy, z = ${z}` : `xz, y = ${y}`;
+  }
+
+  guide() { // where the other slice lies
+    const at = this.across === "z" ? height - state.y - 0.5 : this.tall - (state.z + 0.5) * zRatio;
+    return draw("line", { x1: 0, x2: width, y1: at, y2: at, class: "guide" });
+  }
+
+  click(event) {
+    const box = this.svg.getBoundingClientRect();
+    const share = 1 - (event.clientY - box.top) / box.height;
+    go(this.up, Math.floor(share * (this.up === "y" ? height : depth)));
+  }
+}
+
+function cross(cx, cy, item, stroke, opacity) {
+  const arm = item.radius * 0.35; // × for a wrong pick, + for a missed particle
+  const path = item.truth ? `M${cx - arm} ${cy}h${2 * arm}M${cx} ${cy - arm}v${2 * arm}`
+    : `M${cx - arm} ${cy - arm}l${2 * arm} ${2 * arm}M${cx - arm} ${cy + arm}l${2 * arm} ${-2 * arm}`;
+  return draw("path", { d: path, stroke, opacity, class: "cross" });
+}
+
+// A slice or a row in voxels of the tomogram as it was read.
+function own(axis, index) {
+  const step = axis === "z" ? data.zStep : data.pixelStep;
+  return (((index + 0.5) * step - 0.5) * ownPerVoxel).toFixed(step === 1 && ownPerVoxel === 1 ? 0 : 1);
+}
+
+function visible(item) {
+  if (!panel.on[item.species]) return false;
+  return item.truth ? byId("show-truth").checked : panel.keeps(item.species, item.odds);
+}
+
+function describe(item) {
+  const [z, y, x] = item.place.map((value) => (value * ownPerVoxel).toFixed(1));
+  const what = item.truth ? `true ${species[item.species].name}` : `${species[item.species].name}, score ${shown(item.score)}`;
+  return `${what}${item.cause ? ` (${item.cause === "right" && item.truth ? "found" : item.cause})` : ""}, voxel x ${x}, y ${y}, z ${z}`;
+}
+
+const planes = [new Plane("xy", "z", height, height), new Plane("xz", "y", depth, depth * zRatio)];
+
+let waiting = false;
+function repaint() {
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => { waiting = false; planes.forEach((plane) => plane.paint()); });
+}
+
+function go(axis, index) {
+  state[axis] = Math.min(Math.max(Math.round(index), 0), (axis === "z" ? depth : height) - 1);
+  byId(axis).value = state[axis];
+  byId(`${axis}-shown`).textContent = `${axis} = ${own(axis, state[axis])}`;
+  repaint();
+}
+
+function choose(item) {
+  state.chosen = item;
+  go("z", item.z);
+  go("y", item.y);
+  byId("chosen").textContent = describe(item);
+  document.querySelectorAll(".tile").forEach((tile) => {
+    tile.setAttribute("aria-current", tile.dataset.number === String(item.number));
+  });
+}
+
+// The slices around the first one come first, so that there is something to look at at once.
+async function load() {
+  const order = [...Array(depth).keys()].sort((a, b) => Math.abs(a - state.z) - Math.abs(b - state.z));
+  const canvas = make("canvas", { width, height });
+  const context = canvas.getContext("2d", { willReadFrequently: true });
+  for (const index of order) {
+    const image = new Image();
+    image.src = `data:image/jpeg;base64,${data.slices[index]}`;
+    await image.decode();
+    context.drawImage(image, 0, 0);
+    const pixels = context.getImageData(0, 0, width, height).data, start = index * height * width;
+    for (let pixel = 0; pixel < height * width; pixel++) volume[start + pixel] = pixels[4 * pixel];
+    ready[index] = 1;
+    data.slices[index] = null;
+    state.loaded += 1;
+    if (state.loaded === Math.min(9, depth)) setLevels();
+    if (state.loaded < 10 || state.loaded % 20 === 0) repaint();
+  }
+  setLevels();
+  document.body.dataset.loaded = "yes";
+}
+
+function setLevels() {
+  planes.forEach((plane) => plane.findLevels((byId("slab").value - 1) / 2));
+  repaint();
+}
+
+// Where the most picks are cut, near the middle among equals.
+function busiestSlice() {
+  const cut = (z) => picks.filter((item) => Math.abs(item.z - z) * zRatio < item.radius / 2).length;
+  const middle = Math.floor(depth / 2), slices = [...Array(depth).keys()].map((z) => ({ z, count: cut(z) }));
+  slices.sort((a, b) => b.count - a.count || Math.abs(a.z - middle) - Math.abs(b.z - middle));
+  return slices[0].z;
+}
+
+function scaleBar() {
+  const angstrom = [500, 1000, 2000, 5000].find((one) => one / data.voxelSize / data.pixelStep > width / 8) || 5000;
+  const long = angstrom / data.voxelSize / data.pixelStep;
+  const bar = draw("line", { x1: width * 0.98 - long, x2: width * 0.98, y1: height * 0.985, y2: height * 0.985, class: "scale" });
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", style: "pointer-events: none" }, bar);
+  planes[0].box.append(svg, make("span", { class: "scale-text" }, `${angstrom / 10} nm`));
+}
+
+const KINDS = {
+  picks: (item) => !item.truth,
+  right: (item) => !item.truth && item.right,
+  wrong: (item) => !item.truth && !item.right,
+  missed: (item) => item.truth && !item.right,
+};
+
+function galleryItems(index) {
+  const kind = KINDS[byId("kind").value];
+  const cause = byId("cause").value;
+  return items.filter((item) => item.species === index && kind(item) && (item.truth || panel.keeps(index, item.odds))
+    && (!cause || (item.cause || "").startsWith(cause)));
+}
+
+function showGallery() {
+  const found = galleryItems(state.tab), tiled = found.filter((item) => item.tile !== undefined);
+  const sign = byId("order").value === "high" ? -1 : 1;
+  tiled.sort((a, b) => sign * (a.score - b.score) || a.tile - b.tile);
+  byId("gallery").replaceChildren(...tiled.map(tileOf));
+  byId("gallery-note").textContent = tiled.length === found.length ? "" :
+    `${tiled.length} of ${found.length}, spread evenly over the scores.`;
+  byId("tabs").replaceChildren(...species.map((one, index) => make("button", { type: "button", "aria-pressed": String(index === state.tab),
+    onclick: () => { state.tab = index; showGallery(); } }, swatch(index), `${one.name} ${galleryItems(index).length}`)));
+}
+
+function lookUp(index, kind, cause) {
+  state.tab = index;
+  byId("kind").value = cause === "right" ? "right" : kind;
+  byId("cause").value = cause === "right" ? "" : cause;
+  showGallery();
+  byId("gallery-heading").scrollIntoView({ behavior: "smooth" });
+}
+
+function tileOf(item) {
+  const size = 80, { columns } = data.tile;
+  const row = Math.floor(item.tile / columns), column = item.tile % columns;
+  const picture = make("i", { class: `sheet-${item.species}`,
+    style: `background-position: ${-column * size}px ${-row * size}px; --colour: ${species[item.species].colour}` });
+  const caption = item.truth ? item.cause : shown(item.score);
+  const cause = item.truth || !item.cause || item.right ? [] : [make("small", {}, item.cause)];
+  return make("button", { type: "button", class: "tile", "data-number": item.number, "aria-label": describe(item), title: describe(item),
+    "aria-current": String(item === state.chosen), onclick: () => choose(item) }, picture, caption, ...cause);
+}
+
+function sheetStyles() {
+  const rules = data.sheets.map((sheet, index) => {
+    if (!sheet) return "";
+    const tiles = 1 + Math.max(...items.filter((item) => item.species === index && item.tile !== undefined).map((item) => item.tile));
+    const across = Math.min(tiles, data.tile.columns) * 80;
+    return `.sheet-${index} { background: url(data:image/jpeg;base64,${sheet}) 0 0 / ${across}px auto no-repeat; }`;
+  });
+  document.head.append(make("style", {}, rules.join("\n")));
+}
+
+function onKey(event) {
+  if (event.target.closest("input, select") && event.target.id !== "z" && event.target.id !== "y") return;
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!step || event.ctrlKey || event.altKey || event.metaKey) return;
+  event.preventDefault();
+  const axis = event.shiftKey || event.target.id === "y" ? "y" : "z";
+  go(axis, state[axis] + step);
+}
+
+function start() {
+  byId("heading").textContent = data.run;
+  const averaged = [data.zStep > 1 ? `${data.zStep} slices` : "", data.pixelStep > 1 ? `${data.pixelStep} × ${data.pixelStep} pixels` : ""];
+  const size = averaged.some(Boolean) ? `, ${averaged.filter(Boolean).join(" and ")} averaged into one` : "";
+  byId("facts").textContent = `${picks.length} picks · ${data.volumeShape.join(" × ")} voxels (z, y, x) of ${data.voxelSize.toFixed(2)} Å${size}`;
+  byId("z").max = depth - 1;
+  byId("y").max = height - 1;
+  if (data.truth) {
+    byId("truth-switch").hidden = false;
+    for (const [value, words] of [["right", "right picks"], ["wrong", "wrong picks"], ["missed", "missed particles"]]) {
+      byId("kind").append(make("option", { value }, words));
+    }
+    for (const cause of data.truth.causes.slice(1)) byId("cause").append(make("option", {}, cause));
+    byId("cause-switch").hidden = false;
+    showTruth(data.truth, (index, cause) => lookUp(index, "wrong", cause), (index, cause) => lookUp(index, "missed", cause));
+  }
+  sheetStyles();
+  const own = (index) => picks.filter((item) => item.species === index);
+  panel = new SpeciesPanel(species.map((_, index) => own(index).map((item) => item.score)),
+    data.truth && data.truth.wrongScores, (made) => { panel = made; repaint(); showGallery(); });
+  for (const axis of ["z", "y"]) byId(axis).addEventListener("input", () => go(axis, byId(axis).value));
+  for (const id of ["contrast", "invert", "show-truth"]) byId(id).addEventListener("input", repaint);
+  for (const id of ["kind", "cause", "order"]) byId(id).addEventListener("change", showGallery);
+  byId("slab").addEventListener("change", setLevels);
+  document.addEventListener("keydown", onKey);
+  scaleBar();
+  go("z", busiestSlice());
+  go("y", height / 2);
+  state.tab = Math.max(species.findIndex((_, index) => own(index).length), 0);
+  showGallery();
+  load();
+}
+
+start();
