@@ -37,9 +37,9 @@ NAMES = {
 }  # fmt: skip
 ATTRIBUTES = {"parameters", "reshape", "run", "to", "type", "voxel_size_angstrom"}  # of what an `@` reference gives
 SYNTAX = (
-    ast.Expression, ast.Call, ast.keyword, ast.Constant, ast.List, ast.Tuple, ast.ListComp, ast.comprehension, ast.IfExp,
-    ast.Subscript, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.expr_context, ast.boolop, ast.unaryop,
-    ast.cmpop, ast.Add, ast.Mult,
+    ast.Expression, ast.Call, ast.keyword, ast.Constant, ast.List, ast.Tuple, ast.ListComp, ast.comprehension,
+    ast.IfExp, ast.Subscript, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.expr_context, ast.boolop,
+    ast.unaryop, ast.cmpop, ast.Add, ast.Mult,
 )  # fmt: skip
 REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
 MACRO = re.compile(r"%\w+(?:(?:#|::)\w+)*")

@@ -28,7 +28,7 @@ def metadata_of(bundle: Path) -> dict[str, Any]:
 
 
 def check_schema(bundle: Path) -> str:
-    """Refuse metadata that lack a key or hold one of another form, by our own schema and by MONAI's where it is at hand.
+    """Refuse metadata that lack a key or hold one of another form, by our schema and by MONAI's where it is at hand.
 
     Raises:
         Refusal: names the key.

@@ -11,7 +11,7 @@ from refusal import Refusal
 def bundle(tmp_path):
     """Return a bundle of two modules, one of them a package, and of no config."""
     for name, text in {
-        "scripts/work.py": "import os\nfrom scripts.parts import share\ndef run(): ...\nclass Worker: ...\ndef _own(): ...",
+        "scripts/work.py": "import os\nfrom scripts.parts import share\ndef run(): 0\nclass Worker: 0\ndef _own(): 0",
         "scripts/parts/__init__.py": "from scripts.parts.inner import share\n",
         "scripts/parts/inner.py": "def share(): ...\n",
     }.items():
