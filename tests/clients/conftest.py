@@ -12,9 +12,12 @@ from documented import run_line
 from make_bundle import NAME
 
 ROOT = Path(__file__).resolve().parents[2]
+MLFLOW = ROOT / ".mlflow"
 ARCHIVE = ROOT / "dist" / f"{NAME}.zip"
 CENTRES = {"apo-ferritin": [(6, 9, 11), (13, 20, 30)], "ribosome": [(10, 20, 9)], "thyroglobulin": [(9, 8, 27)]}
 VOXEL_SIZE = 10.012
+
+sys.path.append(str(MLFLOW))  # before MONAI is imported, which looks for MLflow then; last, so nothing else changes
 
 
 @pytest.fixture(scope="session")
