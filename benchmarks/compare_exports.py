@@ -1,6 +1,6 @@
 """Export the shipped network as TorchScript and ONNX, and compare files, speed, logits and picks of the sample.
 
-Times are processor seconds. Prints the table of docs/results.md:
+Prints the table of docs/results.md:
 ``python ../benchmarks/compare_exports.py`` from ``bundle``.
 """
 
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from time import process_time
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -34,14 +34,16 @@ def main() -> None:
         seconds = {"network": 0.0}
         paths = {"network": ROOT / "bundle" / "models" / "model.pt"}
         for name, export, more in (("ts", ckpt_export, {}), ("onnx", onnx_export, {"converter_kwargs": DYNAMIC})):
-            paths[name], start = Path(folder) / f"model.{name}", process_time()
+            paths[name], start = Path(folder) / f"model.{name}", perf_counter()
             export(
                 net_id="network_def", filepath=str(paths[name]), ckpt_file=str(paths["network"]),
                 bundle_root=str(ROOT / "bundle"), **FILES, **more,
             )  # fmt: skip
-            seconds[name] = process_time() - start
+            seconds[name] = perf_counter() - start
         answers = {name: run_sample(name, path) for name, path in paths.items()}
-    print("| file | MiB | export | one window | largest logit difference | picks | with a twin | farthest, voxels |")
+    print(
+        "| file | MiB | export, s | s per window | largest logit difference | picks | with a twin | farthest, voxels |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     logits, picks = answers["network"]["logits"], answers["network"]["picks"]
     for name, found in answers.items():
@@ -70,17 +72,17 @@ def run_sample(name: str, path: Path) -> dict[str, Any]:
     sample = parser.get_parsed_content("dataset")[0]
     window = torch.rand(1, 1, *parser.get_parsed_content("inference_window_size"))
     with torch.no_grad():
-        times = [processor_seconds_of(network, window) for _ in range(TRIES)]
+        times = [seconds_of(network, window) for _ in range(TRIES)]
         logits = parser.get_parsed_content("inferer")(sample["image"][None], network)[0]
     picked = parser.get_parsed_content("postprocessing")({**sample, "pred": logits.clone()})["result"]["picks"]
     return {"logits": logits, "picks": picked, "window": min(times), "bytes": size}
 
 
-def processor_seconds_of(network: torch.nn.Module, window: torch.Tensor) -> float:
-    """Return the processor time of one window, summed over cores: other programs hardly change it."""
-    start = process_time()
+def seconds_of(network: torch.nn.Module, window: torch.Tensor) -> float:
+    """Return how long one window takes."""
+    start = perf_counter()
     network(window)
-    return process_time() - start
+    return perf_counter() - start
 
 
 def distance_to_twin(pick: dict[str, Any], others: list[dict[str, Any]]) -> float:

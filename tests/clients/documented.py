@@ -38,7 +38,11 @@ def run_line(line, shorten=True):
         return
     hooks = mock.patch.object(sys, "excepthook"), mock.patch.object(warnings, "showwarning")
     with hooks[0], hooks[1], mock.patch.object(sys, "argv", words[2:]), warnings.catch_warnings():
-        runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+        try:
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            if end.code:
+                raise
 
 
 def shortened(words):
