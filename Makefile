@@ -12,14 +12,19 @@ COPICK_VENV := .venv-copick
 
 # a browser's tests need neither torch nor MONAI
 BROWSER_VENV := .venv-browser
+# MLflow, without what is in the bundle's environment already; only its test looks here
+MLFLOW := .mlflow
 
 # what `make weights` is told; --smoke for a small and quick one, see benchmarks/make_weights.py
 OPTIONS ?= --install
 
+# what `make bundle` is told; see docs/model_zoo.md
+BUNDLE_OPTIONS ?=
+
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights test-copick test-browser check format clean
+.PHONY: pick test simulate weights bundle test-clients test-copick test-browser check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -39,6 +44,14 @@ simulate: $(VENV)/ready
 # all that is behind the shipped weights
 weights: $(VENV)/ready
 	$(BIN)/python benchmarks/make_weights.py $(OPTIONS)
+
+# what is published: dist/cryoet_particle_segmentation and its zip, checked
+bundle: $(VENV)/ready
+	$(BIN)/python publish/make_bundle.py $(BUNDLE_OPTIONS)
+
+# programs that use bundles, on the published one
+test-clients: bundle $(MLFLOW)/ready
+	$(BIN)/python -m pytest tests/clients
 
 test-copick: $(COPICK_VENV)/ready
 	$(CURDIR)/$(COPICK_VENV)/bin/python -m pytest tests/with_copick tests/test_projects.py
@@ -69,5 +82,9 @@ $(BROWSER_VENV)/ready: requirements-browser.lock
 	$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
+$(MLFLOW)/ready: requirements-mlflow.lock $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(MLFLOW) --requirement $<
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(COPICK_VENV) $(BROWSER_VENV) output
+	rm -rf $(VENV) $(COPICK_VENV) $(BROWSER_VENV) $(MLFLOW) output dist

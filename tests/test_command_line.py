@@ -120,6 +120,33 @@ def test_a_setting_that_no_config_has_is_refused_with_the_nearest_one(arguments,
         refuse_unknown_settings(["run", *arguments.split()])
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("optimizer#lrr", r"--optimizer#lrr: torch\.optim\.AdamW takes no 'lrr'; did you mean 'lr'\."),
+        ("optimizer::momentum", r"--optimizer::momentum: torch\.optim\.AdamW takes no 'momentum'\."),
+        ("train#trainer#max_epoch", r"SupervisedTrainer takes no 'max_epoch'; did you mean 'max_epochs'\."),
+        ("train#trainr#max_epochs", r"train has no part 'trainr'; did you mean 'trainer'\."),
+        ("train#handlers#99#momentum", r"train#handlers has no part '99'\."),
+        ("network_def#kernel_sise", r"ConvNeXtUNet takes no 'kernel_sise'; did you mean 'kernel_size'\."),
+    ],
+)
+def test_a_misspelt_part_of_a_deeper_setting_is_refused_with_the_nearest_one(key, message, bundle_dir):
+    path = bundle_dir / "configs" / "train.json"
+    with pytest.raises(InputError, match=message):
+        refuse_unknown_settings(["run", "--config_file", str(path), f"--{key}", "1"])
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["optimizer#lr", "optimizer#betas", "train#trainer#max_epochs", "network_def#prior", "train#handlers#2#max_norm",
+     "validate#dataset#data", "loss#_disabled_", "train#more", "_meta_#version"],
+)  # fmt: skip
+def test_a_deeper_setting_that_its_class_takes_passes(key, bundle_dir):
+    path = bundle_dir / "configs" / "train.json"
+    assert refuse_unknown_settings(["run", "--config_file", str(path), f"--{key}", "1"]) is None
+
+
 def test_settings_in_an_args_file_are_checked_too(configs):
     (configs / "args.json").write_text('{"devise": "cpu"}')
     with pytest.raises(InputError, match=r"--devise .* did you mean --device\?"):

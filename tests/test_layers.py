@@ -44,6 +44,7 @@ ALLOWED = {
     "postprocessing": {"particles"},
     "metrics": {"coordinates", "errors", "particles", "picks"},
     "weights": {"errors", "files"},
+    "exported": {"errors", "weights"},
     "report": {"files", "particles", "picks"},
     "valley": set(),
     "mistakes": {"metrics"},

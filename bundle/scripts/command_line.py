@@ -8,10 +8,11 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from pydoc import locate
 from types import TracebackType
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow, run, run_workflow
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run, run_workflow
 
 from scripts.errors import InputError, InputWarning, find_input_error
 
@@ -65,10 +66,11 @@ def report_input_warnings_in_one_line() -> None:
 def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     """Check the ``--key`` arguments of a ``monai.bundle`` command against the configs that it names.
 
-    MONAI takes a misspelt top-level key in silence, and the run goes on with the default.
+    MONAI takes a misspelt top-level key in silence, and the run goes on with the default; a deeper one ends in a
+    traceback from where it is used.
 
     Raises:
-        InputError: a key is neither MONAI's own nor at the top level of a named config; names the nearest one.
+        InputError: a key is neither MONAI's own nor in a named config, and no class there takes it; names the nearest.
     """
     given = _settings(arguments)
     settings = {**ConfigParser.load_config_file(given.get("args_file", "")), **given}
@@ -83,6 +85,53 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
             near = difflib.get_close_matches(top, known, n=1)
             hint = f"did you mean --{near[0]}?" if near else "docs/configuration.md lists all settings."
             raise InputError(f"--{key} is not a setting of {', '.join(files)}; {hint}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI's, about overlays; it gives them again when it reads the configs itself
+        config = ConfigParser.load_config_files(files)
+    for key in settings:
+        refuse_unknown_part(key, config)
+
+
+def refuse_unknown_part(key: str, config: Any) -> None:
+    """Check the parts of a key such as ``optimizer#lr``, where the config says what there is.
+
+    A part below a reference is left to MONAI, and so is a new one in a table that names no class.
+
+    Args:
+        key: the key without its dashes.
+        config: what the configs hold, overlays applied.
+
+    Raises:
+        InputError: a part on the way is not there, or the class that it is for does not take it.
+    """
+    *parents, last = key.lstrip("+~").replace("::", "#").split("#")
+    for place, part in enumerate(parents):
+        if isinstance(config, list) and part.isdecimal() and int(part) < len(config):
+            config = config[int(part)]
+        elif isinstance(config, dict) and part in config:
+            config = config[part]
+        elif isinstance(config, dict | list) and place > 0:
+            raise InputError(f"--{key}: {'#'.join(parents[:place])} has no part '{part}'{_nearest(part, config)}.")
+        else:
+            return
+    if isinstance(config, dict) and "_target_" in config and last not in config and not last.startswith("_"):
+        taken = _arguments_of(config)
+        if taken is not None and last not in taken:
+            raise InputError(f"--{key}: {config['_target_']} takes no '{last}'{_nearest(last, taken)}.")
+
+
+def _arguments_of(component: dict[str, Any]) -> set[str] | None:
+    """Return the names of the arguments of a component's class or function; None where it takes any."""
+    target = locate(ConfigComponent(component).resolve_module_name())
+    parameters = inspect.signature(target).parameters.values() if callable(target) else []
+    if not callable(target) or any(one.kind is one.VAR_KEYWORD for one in parameters):
+        return None
+    return {one.name for one in parameters}
+
+
+def _nearest(part: str, known: Any) -> str:
+    near = difflib.get_close_matches(part, known, n=1) if isinstance(known, dict | set) else []
+    return f"; did you mean '{near[0]}'" if near else ""
 
 
 def _settings(arguments: Sequence[str]) -> dict[str, str]:

@@ -45,7 +45,7 @@ def read_tensors(path: str | Path, device: torch.device | str = "cpu") -> dict[s
         InputError: the file is missing, damaged, or holds anything but tensors and plain values.
     """
     try:
-        _check_whole(path)
+        check_whole(path)
         content = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise InputError(f"cannot read {path}: no such file.") from error
@@ -79,19 +79,32 @@ def load_weights(
     """
     if not Path(path).is_file():
         raise InputError(f"cannot read {path}: no such file. Set checkpoint_path.")
+    check_recorded(path, metadata_path)
+    weights = read_tensors(path, device)
+    _check_fit(network, weights, path)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def check_recorded(path: str | Path, metadata_path: str | Path | None) -> None:
+    """Refuse a file of the bundle's ``models/`` that is not the one its metadata list; warn where they list none.
+
+    Args:
+        path: the file; one that stands elsewhere is not checked.
+        metadata_path: the bundle's metadata.json; None checks nothing.
+
+    Raises:
+        InputError: the file has another SHA-256.
+    """
     wanted = recorded_sha256(path, metadata_path) if metadata_path is not None else None
     if wanted == UNRECORDED:
         message = f"{path} is used unchecked: {metadata_path} does not list it. Record it with: {RECORD} {path}"
-        warnings.warn(message, InputWarning, stacklevel=2)
+        warnings.warn(message, InputWarning, stacklevel=3)
     elif wanted is not None and sha256_of(path) != wanted:
         raise InputError(
             f"{path} is not the file that {metadata_path} describes: SHA-256 {sha256_of(path)[:12]}..., expected "
             f"{wanted[:12]}.... Fetch it again, or record your own weights with: {RECORD} {path}"
         )
-    weights = read_tensors(path, device)
-    _check_fit(network, weights, path)
-    network.load_state_dict(weights)
-    return network.eval()
 
 
 def recorded_sha256(path: str | Path, metadata_path: str | Path) -> str | None:
@@ -114,9 +127,10 @@ def record_sha256(path: str | Path, metadata_path: str | Path) -> str:
     return str(metadata[METADATA_KEY][Path(path).name])
 
 
-def _check_whole(path: str | Path) -> None:
+def check_whole(path: str | Path) -> None:
+    """Raise `zipfile.BadZipFile` where a checksum in one of torch's archives is wrong; torch does not compare them."""
     with zipfile.ZipFile(path) as archive:
-        if archive.testzip() is not None:  # torch itself does not compare the checksums
+        if archive.testzip() is not None:
             raise zipfile.BadZipFile(f"{path}: a checksum is wrong.")
 
 

@@ -1,0 +1,153 @@
+"""What a bundle says about itself: complete, and in step with its species, its scripts and its measured results."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from check_configs import read_json
+from refusal import Refusal
+
+HERE = Path(__file__).resolve().parent
+OWN_SCHEMA = HERE / "metadata_schema.json"
+MONAI_SCHEMA = HERE.parents[1] / "shared" / "data" / "schema" / "meta_schema_20240725.json"
+RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
+TOTAL = "weighted total"
+PINNED_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
+PACKAGE_OF_MODULE = {"cc3d": "connected-components-3d", "ignite": "pytorch-ignite", "sklearn": "scikit-learn"}
+OPTIONAL_MODULES = {"copick", "gemmi", "onnxruntime", "torch_tensorrt"}  # imported only where a user asks for them
+
+
+def metadata_of(bundle: Path) -> dict[str, Any]:
+    """Return what ``configs/metadata.json`` holds."""
+    return dict(read_json(bundle / "configs" / "metadata.json"))
+
+
+def check_schema(bundle: Path) -> str:
+    """Refuse metadata that lack a key or hold one of another form, by our schema and by MONAI's where it is at hand.
+
+    Raises:
+        Refusal: names the key.
+    """
+    schemas = [path for path in (OWN_SCHEMA, MONAI_SCHEMA) if path.exists()]
+    for path in schemas:
+        try:
+            jsonschema.validate(metadata_of(bundle), read_json(path))
+        except jsonschema.ValidationError as error:
+            place = "#".join(map(str, error.absolute_path)) or "at the top"
+            raise Refusal(f"configs/metadata.json, {place}: {error.message}.") from None
+    return "our schema and MONAI's" if len(schemas) == 2 else "our schema; MONAI's is not at hand"
+
+
+def check_species(bundle: Path) -> str:
+    """Refuse metadata whose channels are not the species of ``particles.json``, or whose versions do not fit together.
+
+    Raises:
+        Refusal: names the key.
+    """
+    metadata, particles = metadata_of(bundle), read_json(bundle / "configs" / "particles.json")["particles"]
+    labels = {str(row["label"]): name for name, row in particles.items() if row["label"] > 0}
+    wanted = {"0": "background", **dict(sorted(labels.items(), key=lambda row: int(row[0])))}
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    if list(pred["channel_def"].items()) != list(wanted.items()):
+        raise Refusal(f"configs/metadata.json, channel_def of pred: the species are {', '.join(wanted.values())}.")
+    if pred["num_channels"] != len(labels):
+        raise Refusal(f"configs/metadata.json, num_channels of pred: there are {len(labels)} species.")
+    if next(iter(metadata["changelog"])) != metadata["version"]:
+        raise Refusal(f"configs/metadata.json, changelog: {metadata['version']} must have the first entry.")
+    for inputs, first in ((metadata["network_data_format"]["inputs"], "image"), ({"pred": pred}, "pred")):
+        if next(iter(inputs)) != first:
+            raise Refusal(f"configs/metadata.json, network_data_format: '{first}' must be the first tensor.")
+    return ", ".join(labels.values())
+
+
+def check_packages(bundle: Path) -> str:
+    """Refuse metadata without the version of a package that the scripts import.
+
+    Raises:
+        Refusal: names the package and the module.
+    """
+    known = set(pins_of(bundle))
+    for file in sorted((bundle / "scripts").rglob("*.py")):
+        for module in imported_modules(file) - set(sys.stdlib_module_names) - OPTIONAL_MODULES - {"scripts"}:
+            package = PACKAGE_OF_MODULE.get(module, module)
+            if package not in known:
+                where = file.relative_to(bundle)
+                raise Refusal(f"configs/metadata.json, required_packages_version: {where} imports {package}.")
+    return f"{len(known)} packages"
+
+
+def pins_of(bundle: Path) -> dict[str, str]:
+    """Return the version of every package that the metadata name, by the name that pip knows."""
+    metadata = metadata_of(bundle)
+    return {package: metadata[key] for package, key in PINNED_APART.items()} | metadata["required_packages_version"]
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Return the first part of everything that a file imports."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return {name.split(".")[0] for name in names}
+
+
+def check_numbers(bundle: Path, results: Path | None = None) -> str:
+    """Refuse a page or metadata whose scores are not those that were measured.
+
+    The table of the bundle's page must hold the metrics of the metadata. Where the page of results is given, they must
+    be those of the first dataset in its table of the shipped weights, and every other score on the bundle's page must
+    stand in that table too.
+
+    Raises:
+        Refusal: names the number.
+    """
+    metrics = metadata_of(bundle)["eval_metrics"]
+    section = performance_section(bundle)
+    shown = {f"f4_{name.replace(' ', '_')}": value for name, value in table_of(section).items()}
+    if shown != metrics:
+        wrong = sorted(key for key in {*shown, *metrics} if shown.get(key) != metrics.get(key))[0]
+        raise Refusal(f"docs/README.md, Performance: {wrong} is {shown.get(wrong)}, metadata say {metrics.get(wrong)}.")
+    if results is None:
+        return f"{len(metrics)} scores on the page and in the metadata"
+    measured = measured_scores(results)
+    if next(iter(measured.values())) != metrics:
+        raise Refusal(f"configs/metadata.json, eval_metrics: {results.name} has {next(iter(measured.values()))}.")
+    known = {f"{value:.3f}" for scores in measured.values() for value in scores.values()}
+    if unknown := sorted(set(re.findall(r"\b[01]\.\d{3}\b", section)) - known):
+        raise Refusal(f"docs/README.md, Performance: {unknown[0]} is not in the table of {results.name}.")
+    return f"{len(metrics)} scores on the page, in the metadata and in {results.name}"
+
+
+def performance_section(bundle: Path) -> str:
+    """Return the text below the heading Performance of the bundle's page."""
+    parts = re.split(r"^## ", (bundle / "docs" / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for part in parts:
+        if part.startswith("Performance"):
+            return part
+    raise Refusal("docs/README.md has no section Performance.")
+
+
+def table_of(section: str) -> dict[str, float]:
+    """Return the first table of a text, a row of names over a row of numbers."""
+    rows = [[cell.strip() for cell in line.strip("|\n ").split("|")] for line in section.splitlines() if "|" in line]
+    if len(rows) < 3 or len(rows[0]) != len(rows[2]):
+        raise Refusal("docs/README.md, Performance: there must be a table, names over scores.")
+    return {name: float(value) for name, value in zip(rows[0], rows[2], strict=True)}
+
+
+def measured_scores(results: Path) -> dict[str, dict[str, float]]:
+    """Return the F4 of every dataset in the table of the shipped weights, keyed as in ``eval_metrics``."""
+    table = results.read_text(encoding="utf-8").partition(RESULTS_START)[2].partition(RESULTS_END)[0]
+    scores: dict[str, dict[str, float]] = {}
+    for line in table.splitlines():
+        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
+        if len(cells) == 8 and re.fullmatch(r"[01]\.\d+", cells[6]):
+            key = "f4_weighted_mean" if cells[1] == TOTAL else f"f4_{cells[1]}"
+            scores.setdefault(cells[0], {})[key] = float(cells[6])
+    if not scores:
+        raise Refusal(f"{results.name} has no table of the shipped weights.")
+    return scores

@@ -1,0 +1,79 @@
+"""What MONAI itself says to a bundle. The bundle's own code runs here, so these checks come last."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from pathlib import Path
+
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
+from refusal import Refusal
+
+WORKFLOWS = {"train.json": "train", "inference.json": "infer"}
+WINDOW = (1, 1, 33, 40, 47)  # no multiple of the network's stride
+LARGEST_DIFFERENCE = 1e-3  # of two logits
+
+
+def settings_of(bundle: Path) -> dict[str, str]:
+    """Return the files and the folder that MONAI's commands take."""
+    configs = bundle / "configs"
+    files = {"config_file": str(configs / "inference.json"), "meta_file": str(configs / "metadata.json")}
+    return {**files, "bundle_root": str(bundle)}
+
+
+def check_properties(bundle: Path) -> str:
+    """Refuse configs that lack an item which MONAI's programs look for by its name.
+
+    Raises:
+        Refusal: names the config and the items.
+    """
+    for name, kind in WORKFLOWS.items():
+        with tempfile.TemporaryDirectory() as empty:
+            workflow = ConfigWorkflow(
+                workflow_type=kind, **(settings_of(bundle) | {"config_file": str(bundle / "configs" / name)}),
+                logging_file=False, dataset_dir=empty, output_dir=f"{empty}/output", device="$torch.device('cpu')",
+            )  # fmt: skip
+            workflow.initialize()
+            if missing := workflow.check_properties():
+                raise Refusal(f"configs/{name} lacks {', '.join(map(str, missing))}.")
+    return " and ".join(WORKFLOWS)
+
+
+def check_in_and_out(bundle: Path) -> str:
+    """Refuse a network that does not take and give what the metadata say.
+
+    Raises:
+        Refusal: says what MONAI says.
+    """
+    try:
+        verify_net_in_out(net_id="network_def", device="cpu", **settings_of(bundle))
+    except (ValueError, RuntimeError) as error:
+        raise Refusal(f"the network does not fit configs/metadata.json: {str(error).splitlines()[0]}") from None
+    return "as the metadata say"
+
+
+def check_torchscript(bundle: Path) -> str:
+    """Refuse a network that TorchScript does not take, or whose script answers otherwise.
+
+    Raises:
+        Refusal: says what TorchScript says, or how far the answers are apart.
+    """
+    parser = ConfigParser()
+    parser.read_config(settings_of(bundle)["config_file"])
+    parser["bundle_root"] = str(bundle)
+    network = parser.get_parsed_content("network_def").eval()
+    if (weights := bundle / "models" / "model.pt").exists():
+        network.load_state_dict(torch.load(weights, weights_only=True))
+    stream = io.BytesIO()
+    try:
+        torch.jit.save(torch.jit.script(network), stream)
+    except RuntimeError as error:
+        raise Refusal(f"TorchScript does not take the network: {str(error).strip().splitlines()[0]}") from None
+    stream.seek(0)
+    windows = torch.rand(WINDOW, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        difference = float((torch.jit.load(stream)(windows) - network(windows)).abs().max())
+    if not difference <= LARGEST_DIFFERENCE:
+        raise Refusal(f"the logits of the TorchScript network differ by up to {difference:.2g}.")
+    return f"largest logit difference {difference:.1g}"
