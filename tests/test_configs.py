@@ -198,7 +198,7 @@ def test_the_same_volume_gives_the_same_picks_from_every_kind_of_file(small_weig
 
 def test_one_file_is_a_dataset_too(dataset_dir, small_weights, tmp_path):
     run_inference(dataset_dir / "two" / "tomogram.mrc", tmp_path / "out", small_weights, page_megabytes=0)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["picks.csv", "two"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "picks.csv", "summary.csv", "two"]
 
 
 @pytest.mark.parametrize("settings", [{"rotations": 4}, {"flips": ["z"]}, {"inference_overlap": 0.6}])
