@@ -68,7 +68,7 @@ def numbers_of(path: str | Path, table: pd.DataFrame, columns: Sequence[str]) ->
         [number(f"{path}, particle {count}", name, value) for name, value in zip(columns, row, strict=True)]
         for count, row in enumerate(rows, start=1)
     ]
-    return np.array(values, dtype=np.float64).reshape(-1, len(columns))
+    return np.array(values, dtype=np.float64).reshape(len(table), len(columns))
 
 
 def scores_of(path: str | Path, table: pd.DataFrame) -> list[float]:
