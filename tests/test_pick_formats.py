@@ -90,7 +90,7 @@ def test_the_line_of_the_page_is_read_as_the_place_it_was_computed_from(tmp_path
 # There and back
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(table=tables, voxel_size=st.floats(1, 20), offset=st.sampled_from([0.0, 0.5]), binning=st.sampled_from([1, 2.5]))
 @pytest.mark.parametrize("name", FORMATS)
 def test_random_points_come_back_to_the_last_digit(tmp_path_factory, name, table, voxel_size, offset, binning):

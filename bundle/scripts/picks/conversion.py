@@ -71,7 +71,7 @@ def convert(
     if not writer.has_scores and any(pick.score != 1 for pick in picks):
         warnings.warn(f"{target}: {writer.name} has no room for scores; they are left out.", InputWarning, stacklevel=2)
     parts = _parts(Path(target), writer, picks, facts)
-    there = [path for path, _, _ in parts if path.exists()]
+    there = [file for path, _, _ in parts for file in writer.files_at(path) if file.exists()]
     if there and not overwrite:
         raise InputError(f"{there[0]} is there already; choose another name, or give --overwrite.")
     for path, own, own_facts in parts:

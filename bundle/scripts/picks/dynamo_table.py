@@ -10,7 +10,7 @@ Source: Dynamo's wiki, pages "Table convention" and "Volume center".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
@@ -18,13 +18,13 @@ from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
 from scripts.errors import InputError
 from scripts.files import write_atomically
 from scripts.picks.facts import Facts, zyx_vox_for
-from scripts.picks.relion4_star import IMAGE_ENDING
 from scripts.picks.table import Pick, picks_at
-from scripts.picks.text import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text, rows_of_text
+from scripts.picks.text import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text, rows_of_text, run_of_file
 
 COLUMNS = 35
 TAG, ALIGNED, SHIFT, CC, TOMOGRAM, PLACE = 1, 2, 4, 10, 20, 24  # counted from 1, as Dynamo does
 FEWEST = PLACE + 2
+DOC = ".doc"
 
 
 def write_dynamo_table(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:
@@ -45,7 +45,7 @@ def write_dynamo_table(path: str | Path, picks: Sequence[Pick], facts: Facts) ->
             row[CC - 1] = decimal(pick.score, SCORE_DIGITS)
             row[PLACE - 1 : PLACE + 2] = [decimal(value, VOXEL_DIGITS) for value in place]
             file.write(" ".join(row) + "\n")
-    with write_atomically(Path(path).with_suffix(".doc")) as file:
+    with write_atomically(Path(path).with_suffix(DOC)) as file:
         for run, count in numbers.items():
             file.write(f"{count} {facts.tomogram if facts.tomogram and len(runs) == 1 else run}\n")
 
@@ -79,7 +79,7 @@ def _runs_of(path: str | Path, tomograms: list[int], facts: Facts) -> list[str]:
     different = sorted(set(tomograms))
     if facts.run is not None and len(different) <= 1:
         return [facts.run] * len(tomograms)
-    map_path = Path(path).with_suffix(".doc")
+    map_path = Path(path).with_suffix(DOC)
     if not map_path.is_file():
         if len(different) > 1:
             raise InputError(f"{path} holds tomograms {different}; put their names into {map_path.name} beside it.")
@@ -98,5 +98,5 @@ def _read_doc(path: Path) -> dict[int, str]:
         tomogram, _, name = line.strip().partition(" ")
         if tomogram:
             key = int(number(f"{path}, row {count}", "the tomogram's number", tomogram))
-            names[key] = IMAGE_ENDING.sub("", PurePosixPath(name.strip()).name)
+            names[key] = run_of_file(name.strip())
     return names

@@ -10,7 +10,7 @@ from typing import Literal
 from scripts.errors import InputError
 from scripts.picks.coords_text import read_coords, write_coords
 from scripts.picks.copick_json import read_copick_json, write_copick_json
-from scripts.picks.dynamo_table import read_dynamo_table, write_dynamo_table
+from scripts.picks.dynamo_table import DOC, read_dynamo_table, write_dynamo_table
 from scripts.picks.facts import Facts
 from scripts.picks.imod_text import read_imod_text, write_imod_text
 from scripts.picks.kaggle_csv import read_csv, write_csv
@@ -38,6 +38,7 @@ class Format:
         write: a file of the picks, all of one species (and run) unless the format holds more.
         has_scores: the file has room for scores.
         has_binning: the file may count other pixels than the tomogram's.
+        side_suffix: of a second file that stands beside each.
     """
 
     name: str
@@ -48,6 +49,11 @@ class Format:
     write: Callable[[Path, Sequence[Pick], Facts], None]
     has_scores: bool = True
     has_binning: bool = False
+    side_suffix: str | None = None
+
+    def files_at(self, path: Path) -> list[Path]:
+        """Return all files that writing to a path makes."""
+        return [path] if self.side_suffix is None else [path, path.with_suffix(self.side_suffix)]
 
     @property
     def ending(self) -> str:
@@ -118,7 +124,7 @@ FORMATS = {
         ),
         Format("warp", "{species}.warp.star", "species", "voxel", read_pixel_star, write_warp_star, has_binning=True),
         Format("imod", "{species}.imod.txt", "run", "voxel", read_imod_text, write_imod_text),
-        Format("dynamo", "{species}.tbl", "species", "voxel", read_dynamo_table, write_dynamo_table),
+        Format("dynamo", "{species}.tbl", "species", "voxel", read_dynamo_table, write_dynamo_table, side_suffix=DOC),
         Format("ndjson", "{species}.ndjson", "run", "voxel", read_ndjson, write_ndjson),
         Format("coords", "{species}.coords", "run", "voxel", read_coords, write_coords, has_scores=False),
     )

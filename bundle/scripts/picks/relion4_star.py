@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -29,9 +28,9 @@ from scripts.picks.star import (
     write_table,
 )
 from scripts.picks.table import UNKNOWN, Pick, picks_at
+from scripts.picks.text import run_of_file
 
 TOMOSTAR = ".tomostar"  # Warp's file of a tilt series
-IMAGE_ENDING = re.compile(r"(\.tomostar|\.(mrcs?|rec|st|map)(:mrcs?)?)$", re.IGNORECASE)
 TILT_PIXEL, DETECTOR_PIXEL, MAGNIFICATION = "rlnTomoTiltSeriesPixelSize", "rlnDetectorPixelSize", "rlnMagnification"
 USUAL_MAGNIFICATION = 10000.0  # with which a detector's micrometres are the pixel's ångströms
 PIXEL_TOLERANCE = 0.001
@@ -82,7 +81,7 @@ def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
         said = f"its pixels are taken for {pixel_size:g} Å (voxel size / binning), although it states {stated:g} Å"
         warnings.warn(f"{path}: {said}.", InputWarning, stacklevel=2)
     pixels = numbers_of(path, table, PIXELS) - shifts_angstrom_of(path, table, pixel_size) / pixel_size
-    runs = [_run_of(name) for name in table[name_column]] if name_column == MICROGRAPH else _without_tomostar(table)
+    runs = [run_of_file(name) for name in table[name_column]] if name_column == MICROGRAPH else _without_tomostar(table)
     points = from_xyz_pixels(pixels, "relion4", binning)
     picks = picks_at(points, runs, facts.needed_species(path), scores_of(path, table), voxel_size, facts.voxel_offset)
     if facts.voxel_size_angstrom is not None:
@@ -112,10 +111,6 @@ def _stated_pixel_size(path: str | Path, tables: Tables, particles: pd.DataFrame
     if len(found) > 1:
         raise InputError(f"{path} has pixels of {found[0]:g} and of {found[1]:g} Å; split it by pixel size.")
     return float(found[0]) if len(found) and found[0] > 0 else None
-
-
-def _run_of(micrograph: str) -> str:
-    return IMAGE_ENDING.sub("", PurePosixPath(micrograph).name)
 
 
 def _without_tomostar(table: pd.DataFrame) -> list[str]:

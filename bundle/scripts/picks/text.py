@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from scripts.errors import InputError
 
 ANGSTROM_DIGITS, VOXEL_DIGITS, SCORE_DIGITS = 3, 4, 6  # decimals of what we write
+IMAGE_ENDING = re.compile(r"(\.tomostar|\.(mrcs?|rec|st|map)(:mrcs?)?)$", re.IGNORECASE)
+
+
+def run_of_file(name: str) -> str:
+    """Return the run that the name of a tomogram's or a tilt series' file tells: without folder and ending."""
+    return IMAGE_ENDING.sub("", PurePosixPath(name).name)
 
 
 def read_text(path: str | Path) -> str:
