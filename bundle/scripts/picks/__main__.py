@@ -16,7 +16,7 @@ from scripts.picks.formats import FORMATS
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     facts = Facts(**{name: getattr(options, name) for name in Facts.__dataclass_fields__})
     try:
         with warnings.catch_warnings():
@@ -52,7 +52,8 @@ def _with_tomogram(facts: Facts) -> Facts:
     return replace(facts, volume_shape=facts.volume_shape or shape, voxel_size_angstrom=voxel_size)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.picks", description="Files of picks.")
     command = parser.add_subparsers(required=True, metavar="convert").add_parser(
         "convert", help="from one format to another", description="Convert picks; see docs/coordinates.md."
