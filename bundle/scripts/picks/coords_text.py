@@ -1,4 +1,4 @@
-"""``.coords``: ``x y z`` per line in voxels, the first voxel at 0, as ArtiaX draws them and TomoTwin and crYOLO count.
+"""``.coords``: ``x y z`` per line in voxels, the first voxel at 0, as ArtiaX draws them.
 
 The format has no room for a score; further columns are not read.
 """

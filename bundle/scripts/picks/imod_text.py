@@ -4,7 +4,7 @@ A line is ``object contour x y z score``; ``x y z``, ``contour x y z`` and ``obj
 is how ``point2model`` tells them apart. In IMOD the middle of the first pixel is 0.5 in x and y, and the middle of the
 first section is 0 in z (without ``-zcoord``, which would make it 0.5).
 
-Source: manual pages of point2model and model2point, IMOD 4.12.
+Source: options and code of point2model and model2point.
 """
 
 from __future__ import annotations
