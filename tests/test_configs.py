@@ -22,7 +22,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from scripts.network import ConvNeXtUNet
 from scripts.particles import read_particles
-from scripts.picks import read_copick_folder, read_csv, read_relion5_star
+from scripts.picks import FORMATS, Facts, read_copick_folder, read_csv, read_relion5_star
 from scripts.targets import draw_spheres
 from scripts.weights import read_tensors
 
@@ -160,6 +160,21 @@ def test_inference_writes_every_format_for_every_run(dataset_dir, small_weights,
         assert (folder / "overlay.png").read_bytes().startswith(b"\x89PNG")
         assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
     assert (tmp_path / "out" / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_inference_writes_the_formats_that_are_asked_for(dataset_dir, small_weights, tmp_path):
+    settings = {"pick_formats": ["csv", "relion4", "ndjson"], "pick_binning": 4.0}
+    run_inference(dataset_dir / "one" / "tomogram.mrc", tmp_path / "out", small_weights, **settings)
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    names = read_names()
+    written = {path.name for path in folder.iterdir()} - {"picks.csv", "overlay.png"}
+    assert written >= {f"{name}{ending}" for name in names for ending in (".relion4.star", ".ndjson")}
+    assert not [name for name in written if name == "Picks" or name in {f"{species}.star" for species in names}]
+    (name, *_) = {pick.particle for pick in read_csv(folder / "picks.csv")}
+    own = [pick for pick in read_csv(folder / "picks.csv") if pick.particle == name]
+    facts = Facts(species=name, voxel_size_angstrom=VOXEL_SIZE, binning=4.0)
+    found = FORMATS["relion4"].read(folder / f"{name}.relion4.star", facts)
+    assert np.allclose([pick.xyz_angstrom for pick in found], [pick.xyz_angstrom for pick in own], atol=2e-3)
 
 
 def test_inference_without_picks_writes_empty_files_with_headers(dataset_dir, small_weights, tmp_path):

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 from scripts.command_line import refuse_unknown_settings
+from scripts.picks import FORMATS
+from scripts.picks.__main__ import make_parser
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "bundle" / "docs" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -77,6 +79,17 @@ def test_commands_use_settings_that_exist(command, monkeypatch):
     refuse_unknown_settings(
         [word for word in given if not re.match(r"--(filepath|net_id|ckpt_file|out_file|converter_kwargs)", word)]
     )
+
+
+def conversions():
+    for page in PAGES:
+        yield from re.findall(r"-m scripts\.picks (convert .*)", page.read_text())
+
+
+@pytest.mark.parametrize("command", list(conversions()))
+def test_conversions_use_keys_and_formats_that_exist(command):
+    options = make_parser().parse_args(command.split())
+    assert options.to_format in (None, *FORMATS)
 
 
 def test_links_between_pages_lead_somewhere():

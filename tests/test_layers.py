@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "bundle" / "scripts"
-MODULES = sorted(SCRIPTS.glob("[!_]*.py"))
+MODULES = sorted(path for path in SCRIPTS.rglob("*.py") if path.parent != SCRIPTS or path.stem != "__init__")
 ALLOWED = {
     "errors": set(),
     "coordinates": set(),
@@ -39,7 +39,7 @@ ALLOWED = {
         "specimens",
     },
     "files": {"errors"},
-    "picks": {"coordinates", "errors", "files", "particles"},
+    "picks": {"coordinates", "errors", "files", "particles", "projects", "readers"},
     "targets": {"coordinates", "errors", "particles"},
     "postprocessing": {"particles"},
     "metrics": {"coordinates", "errors", "particles", "picks"},
@@ -92,7 +92,12 @@ ALLOWED = {
         "transforms",
     },
 }
-NO_TORCH = ["coordinates", "metrics", "postprocessing", "targets", "valley", "mistakes", "page_images"]
+NO_TORCH = ["coordinates", "metrics", "mistakes", "page_images", "picks", "postprocessing", "targets", "valley"]
+
+
+def layer_of(path):
+    """Return the name under which a file stands in the table: its own, or that of its package."""
+    return path.relative_to(SCRIPTS).parts[0].removesuffix(".py")
 
 
 def imported_modules(path):
@@ -102,21 +107,33 @@ def imported_modules(path):
     return plain | {"." * node.level + (node.module or "") for node in nodes if isinstance(node, ast.ImportFrom)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SCRIPTS)))
 def test_a_module_imports_only_downwards(path):
-    assert path.stem in ALLOWED, f"{path.name} has no place in the table of layers; give it one"
+    layer = layer_of(path)
+    assert layer in ALLOWED, f"{path.name} has no place in the table of layers; give it one"
     ours = {name.split(".")[1] for name in imported_modules(path) if name.startswith("scripts.")}
-    assert ours <= ALLOWED[path.stem], f"{path.name} may not import {sorted(ours - ALLOWED[path.stem])}"
+    allowed = ALLOWED[layer] | ({layer} if path.parent != SCRIPTS else set())
+    assert ours <= allowed, f"{path.name} may not import {sorted(ours - allowed)}"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SCRIPTS)))
 def test_our_own_imports_are_written_out(path):
     # "from scripts import x" and "from . import x" would go past the table
     assert not {name for name in imported_modules(path) if name == "scripts" or name.startswith(".")}
 
 
 def test_the_table_names_only_modules_that_exist():
-    assert set(ALLOWED) == {path.stem for path in MODULES}
+    assert set(ALLOWED) == {layer_of(path) for path in MODULES}
+
+
+def test_the_modules_of_a_package_have_an_order():
+    for package in {path.parent for path in MODULES} - {SCRIPTS}:
+        name = f"scripts.{package.name}."
+        parts = {
+            path.stem: {part.removeprefix(name) for part in imported_modules(path) if part.startswith(name)}
+            for path in package.glob("*.py")
+        }
+        assert set(TopologicalSorter(parts).static_order()) == set(parts)
 
 
 def test_the_table_has_an_order():
@@ -129,7 +146,8 @@ def test_nothing_may_import_the_handlers():
 
 @pytest.mark.parametrize("name", NO_TORCH)
 def test_the_array_modules_name_no_torch(name):
-    outside = {module.split(".")[0] for module in imported_modules(SCRIPTS / f"{name}.py")}
+    files = [path for path in MODULES if layer_of(path) == name]
+    outside = {module.split(".")[0] for path in files for module in imported_modules(path)}
     assert not outside & {"torch", "monai", "ignite"}
 
 

@@ -11,6 +11,7 @@ import starfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.errors import InputError
+from scripts.files import write_atomically
 from scripts.particles import read_particles
 from scripts.picks import (
     Pick,
@@ -20,7 +21,6 @@ from scripts.picks import (
     read_copick_json,
     read_csv,
     read_relion5_star,
-    write_atomically,
     write_copick_json,
     write_csv,
     write_relion5_star,

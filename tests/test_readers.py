@@ -25,6 +25,7 @@ from scripts.readers import (
     OMEZarrReader,
     TomogramReader,
     is_tomogram,
+    read_extent,
     read_mrc,
     read_nifti,
     read_ome_zarr,
@@ -1197,3 +1198,31 @@ def test_any_nifti_header_gives_a_volume_or_a_one_line_refusal(flips, tmp_path):
         content[place] = value
     outcome = outcome_of(write_bytes(tmp_path, content))
     assert outcome.nbytes <= 8 * len(content) if isinstance(outcome, np.ndarray) else "\n" not in outcome
+
+
+# Headers alone
+
+
+@pytest.mark.parametrize("kind", TWINS)
+def test_the_header_alone_tells_shape_and_voxel_size(kind, tmp_path):
+    shape, voxel_size = read_extent(TWINS[kind](tmp_path))
+    assert (shape, voxel_size) == (SHAPE, pytest.approx(VOXEL_SIZE, rel=1e-5))
+
+
+def test_the_extent_needs_no_data(tmp_path):
+    cut = write_bytes(tmp_path, mrc_bytes()[:1024])
+    assert read_extent(cut)[0] == SHAPE
+
+
+def test_the_extent_is_that_of_the_level_nearest_to_a_stated_voxel_size(tmp_path):
+    assert read_extent(write_pyramid(tmp_path)) == (SHAPE, 5.0)
+    assert read_extent(tmp_path / "pyramid.zarr", 20.0) == (SHAPE, 20.0)
+
+
+def test_an_extent_without_voxel_size_or_of_no_tomogram_is_refused(tmp_path):
+    bare = write_mrc(tmp_path, cell_x=0.0, cell_y=0.0, cell_z=0.0)
+    assert read_extent(bare, 7.0) == (SHAPE, 7.0)
+    with pytest.raises(InputError, match="states no voxel size: set voxel_size_angstrom"):
+        read_extent(bare)
+    with pytest.raises(InputError, match=r"is not a tomogram .* but a text"):
+        read_extent(write_bytes(tmp_path, b"x y z"))

@@ -1,14 +1,25 @@
-"""Voxel indices and ångströms: the one place where the two meet.
+"""Voxel indices, ångströms and the frames of other programs: the one place where they meet.
 
 In memory a volume is ``[z, y, x]`` and a point is a row ``(z, y, x)`` of voxel indices; the centre of voxel ``i`` is
-``i``. In files a point is ``(x, y, z)`` in ångströms: ``(i + voxel_offset) * voxel_size_angstrom``, counted from the
-first voxel.
+``i``. In our files a point is ``(x, y, z)`` in ångströms: ``(i + voxel_offset) * voxel_size_angstrom``, counted from
+the first voxel. Other programs count pixels from elsewhere (`FIRST_VOXEL_XYZ`), or ångströms from the volume's centre.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+FIRST_VOXEL_XYZ = {  # what a format calls the centre of a tomogram's first voxel, in voxels
+    "relion4": (0.0, 0.0, 0.0),
+    "warp": (0.0, 0.0, 0.0),
+    "imod": (0.5, 0.5, 0.0),  # a pixel's corner in x and y, a section's middle in z
+    "dynamo": (0.5, 0.5, 0.5),
+    "ndjson": (0.0, 0.0, 0.0),
+    "coords": (0.0, 0.0, 0.0),
+}
 
 
 def as_points(points: ArrayLike, name: str) -> NDArray[np.float64]:
@@ -43,6 +54,44 @@ def to_zyx_vox(
 ) -> NDArray[np.float64]:
     """Turn file coordinates ``(x, y, z)`` in ångströms into voxel indices ``(z, y, x)``; undoes `to_xyz_angstrom`."""
     return as_points(points_xyz_angstrom, "points_xyz_angstrom")[:, ::-1] / voxel_size_angstrom - voxel_offset
+
+
+def to_xyz_pixels(points_zyx_vox: ArrayLike, format_name: str, binning: float = 1.0) -> NDArray[np.float64]:
+    """Turn voxel indices ``(z, y, x)`` into the pixels ``(x, y, z)`` of a format, shape ``(N, 3)``.
+
+    Args:
+        points_zyx_vox: ``(N, 3)`` voxel indices.
+        format_name: a key of `FIRST_VOXEL_XYZ`.
+        binning: pixels along the side of a voxel; other than 1 where the format counts unbinned pixels.
+    """
+    return (as_points(points_zyx_vox, "points_zyx_vox")[:, ::-1] + FIRST_VOXEL_XYZ[format_name]) * binning
+
+
+def from_xyz_pixels(points_xyz_pixels: ArrayLike, format_name: str, binning: float = 1.0) -> NDArray[np.float64]:
+    """Turn the pixels ``(x, y, z)`` of a format into voxel indices ``(z, y, x)``; undoes `to_xyz_pixels`."""
+    points = as_points(points_xyz_pixels, "points_xyz_pixels")
+    return (points / binning - FIRST_VOXEL_XYZ[format_name])[:, ::-1]
+
+
+def to_xyz_centered_angstrom(
+    points_zyx_vox: ArrayLike, voxel_size_angstrom: float, volume_shape_zyx: Sequence[int]
+) -> NDArray[np.float64]:
+    """Turn voxel indices ``(z, y, x)`` into ångströms ``(x, y, z)`` from the volume's centre, which is ``shape / 2``.
+
+    Args:
+        points_zyx_vox: ``(N, 3)`` voxel indices.
+        voxel_size_angstrom: side of a voxel.
+        volume_shape_zyx: ``(Z, Y, X)`` of the volume.
+    """
+    points = as_points(points_zyx_vox, "points_zyx_vox")
+    return to_xyz_angstrom(points - np.asarray(volume_shape_zyx) / 2, voxel_size_angstrom)
+
+
+def from_xyz_centered_angstrom(
+    points_xyz_angstrom: ArrayLike, voxel_size_angstrom: float, volume_shape_zyx: Sequence[int]
+) -> NDArray[np.float64]:
+    """Turn ångströms from the volume's centre into voxel indices; undoes `to_xyz_centered_angstrom`."""
+    return to_zyx_vox(points_xyz_angstrom, voxel_size_angstrom) + np.asarray(volume_shape_zyx) / 2
 
 
 def affine_of(voxel_size_angstrom: float) -> NDArray[np.float64]:

@@ -44,7 +44,7 @@ from scripts.metrics import (
 from scripts.page import PAGE_NAME, Tomogram, Truth, check_megabytes, write_run_page
 from scripts.particles import ParticleSet
 from scripts.picking import true_picks
-from scripts.picks import Pick, write_copick_json, write_csv, write_relion5_star
+from scripts.picks import Facts, Pick, check_formats, write_run_folder
 from scripts.report import overlay_figure, save_figure, sweep_figure
 from scripts.run_folders import make_record, write_record
 from scripts.transforms import original_affine_of, source_of
@@ -108,8 +108,8 @@ class PickScore(Metric):
 class WritePicks:
     """Write every tomogram's picks into a folder of its own, which is complete or not there.
 
-    A run's folder holds ``picks.csv``, ``Picks/<user>_<session>_<species>.json`` (copick), ``<species>.star``
-    (RELION 5), ``overlay.png``, ``report.html`` and the record ``run.json``, see `run_folders`.
+    A run's folder holds ``picks.csv``, ``overlay.png``, ``report.html`` and the record ``run.json``, see `run_folders`,
+    and for the other formats what `picks.formats` names.
 
     Args:
         output_dir: where the folders stand.
@@ -117,8 +117,13 @@ class WritePicks:
         user_id: who picked, for copick.
         session_id: which session, for copick.
         voxel_offset: see `coordinates`.
+        formats: names of the formats to write, see `picks.formats`.
+        binning: how often the tilt series' pixels go into the side of a voxel, for formats that count them.
         settings: everything that the picks depend on, for the record.
         page_megabytes: largest size of a run's page; 0 writes no pages.
+
+    Raises:
+        InputError: there is no such format.
     """
 
     def __init__(
@@ -128,12 +133,15 @@ class WritePicks:
         user_id: str,
         session_id: str,
         voxel_offset: float = 0.0,
+        formats: Sequence[str] = ("csv", "copick", "relion5"),
+        binning: float = 1.0,
         settings: Mapping[str, Any] | None = None,
         page_megabytes: float = 20.0,
     ) -> None:
         self.folder, self.particles, self.settings = Path(output_dir), particles, settings or {}
         self.page_megabytes = check_megabytes(page_megabytes)
         self.user_id, self.session_id, self.voxel_offset = user_id, session_id, voxel_offset
+        self.formats, self.binning = check_formats(formats), binning
 
     def attach(self, engine: Engine) -> None:
         """Join every tomogram."""
@@ -154,28 +162,16 @@ class WritePicks:
 
     def write_files(self, folder: Path, run: str, picks: Sequence[Pick], sample: Mapping[str, Any]) -> None:
         """Write one run's picks in every format, and their picture."""
-        voxel_size = voxel_size_of(original_affine_of(sample["image"]))
-        shape = tuple(sample["pred"].shape[1:])
-        write_csv(folder / "picks.csv", picks)
-        for species in self.particles:
-            own = [pick for pick in picks if pick.particle == species.name]
-            write_copick_json(
-                folder / "Picks" / f"{self.user_id}_{self.session_id}_{species.name}.json",
-                own,
-                run=run,
-                particle=species.name,
-                voxel_size_angstrom=voxel_size,
-                user_id=self.user_id,
-                session_id=self.session_id,
-            )
-            write_relion5_star(
-                folder / f"{species.name}.star",
-                own,
-                run=run,
-                volume_shape_zyx=shape,
-                voxel_size_angstrom=voxel_size,
-                voxel_offset=self.voxel_offset,
-            )
+        facts = Facts(
+            run=run,
+            voxel_size_angstrom=voxel_size_of(original_affine_of(sample["image"])),
+            volume_shape=tuple(sample["pred"].shape[1:]),
+            voxel_offset=self.voxel_offset,
+            binning=self.binning,
+            user_id=self.user_id,
+            session_id=self.session_id,
+        )
+        write_run_folder(folder, picks, self.particles.names, self.formats, facts)
         save_figure(overlay_of(sample, self.particles), folder / "overlay.png")
         write_run_page(folder / PAGE_NAME, tomogram_of(sample), picks, self.particles, self.page_megabytes)
 

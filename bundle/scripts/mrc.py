@@ -87,6 +87,22 @@ def parse_mrc(content: NDArray[np.uint8], name: str) -> tuple[NDArray[Any], tupl
     return volume.astype(dtype.newbyteorder("="), copy=False), _voxel_size_zyx(header)
 
 
+def parse_mrc_extent(head: bytes, name: str) -> tuple[tuple[int, int, int], tuple[float, float, float] | None]:
+    """Return the shape ``(Z, Y, X)`` and the voxel size ``(z, y, x)`` that the header of an MRC file states.
+
+    Args:
+        head: the first 1024 bytes.
+        name: how messages call the file.
+
+    Raises:
+        InputError: the header contradicts itself.
+    """
+    header, _ = _read_header(head, name)
+    lengths, file_axes = _file_shape(header, name), _axes(header, name)[::-1]  # along sections, rows, columns
+    z, y, x = (lengths[file_axes.index(axis)] for axis in (3, 2, 1))
+    return (z, y, x), _voxel_size_zyx(header)
+
+
 def _header_in(order: ByteOrder, head: bytes) -> Header:
     record = np.frombuffer(head, HEADER_DTYPE.newbyteorder(order), count=1)[0]
     return {name: record[name].tolist() for name in HEADER}

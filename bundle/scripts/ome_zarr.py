@@ -73,10 +73,31 @@ def load_ome_zarr(
     Raises:
         InputError: the folder is damaged or incomplete, or does not hold one volume of numbers.
     """
+    with _faults_named(folder):
+        return _load_level(folder, wanted_voxel_size_angstrom, allow_missing_chunks)
+
+
+def ome_zarr_extent(
+    folder: Path, wanted_voxel_size_angstrom: float | None = None
+) -> tuple[tuple[int, int, int], SizeZYX | None]:
+    """Return the shape ``(Z, Y, X)`` and the voxel size of what `load_ome_zarr` would load, from the metadata alone.
+
+    Raises:
+        InputError: the metadata are damaged, or do not describe one volume of numbers.
+    """
+    with _faults_named(folder):
+        level, array, _, axes = _open_level(folder, wanted_voxel_size_angstrom)
+        z, y, x = (int(array.shape[axes.index(axis)]) for axis in "zyx")
+        return (z, y, x), level.size_zyx_angstrom
+
+
+@contextmanager
+def _faults_named(folder: Path) -> Iterator[None]:
+    """Turn what the library raises into an ``InputError`` that names the folder."""
     if (folder / "zarr.json").is_file() and int(zarr.__version__.split(".")[0]) < 3:
         raise InputError(f"{folder} has Zarr format 3, which zarr {zarr.__version__} cannot read: install zarr 3.")
     try:
-        return _load_level(folder, wanted_voxel_size_angstrom, allow_missing_chunks)
+        yield
     except InputError:
         raise
     except FAULTS as error:
@@ -200,18 +221,24 @@ def _replace_folder(folder: Path) -> Iterator[Path]:
 def _load_level(
     folder: Path, wanted_angstrom: float | None, allow_missing_chunks: bool
 ) -> tuple[NDArray[Any], SizeZYX | None]:
-    node: Any = zarr.open(str(folder), mode="r")
-    level = _nearest_level(_levels(folder, node), wanted_angstrom)
-    array = _named_array(folder, node, level.path) if level.path else node
-    label = f"{folder}: the array '{level.path}'" if level.path else f"{folder}: the array"
-    axes = level.axes or USUAL_AXES[-max(len(array.shape), 3) :]
-    _check_array(label, array, axes)
+    level, array, label, axes = _open_level(folder, wanted_angstrom)
     _refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
     values = _read_all(label, array)
     spatial = [name for name in axes if name in "zyx"]
     volume = values.reshape([values.shape[axes.index(name)] for name in spatial])
     volume = volume.transpose([spatial.index(name) for name in "zyx"])
     return volume.astype(values.dtype.newbyteorder("="), copy=False), level.size_zyx_angstrom
+
+
+def _open_level(folder: Path, wanted_angstrom: float | None) -> tuple[Level, Any, str, Sequence[str]]:
+    """Return a level, its array with nothing read of it yet, what messages call it, and the names of its axes."""
+    node: Any = zarr.open(str(folder), mode="r")
+    level = _nearest_level(_levels(folder, node), wanted_angstrom)
+    array = _named_array(folder, node, level.path) if level.path else node
+    label = f"{folder}: the array '{level.path}'" if level.path else f"{folder}: the array"
+    axes = level.axes or USUAL_AXES[-max(len(array.shape), 3) :]
+    _check_array(label, array, axes)
+    return level, array, label, axes
 
 
 def _levels(folder: Path, node: Any) -> list[Level]:

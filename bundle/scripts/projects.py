@@ -54,7 +54,7 @@ def picks_path(root: str | Path, run: str, species: str, user_id: str, session_i
     """
     for what, name in (("a species", species), ("a user_id", user_id), ("a session_id", session_id)):
         _refuse_for_copick(what, name)
-    return Path(root) / OVERLAY / RUNS / run / PICKS / f"{user_id}_{session_id}_{species}.json"
+    return overlay_root(root) / RUNS / run / PICKS / f"{user_id}_{session_id}_{species}.json"
 
 
 def write_project(root: str | Path, particles: ParticleSet, name: str, description: str) -> Path:
@@ -117,13 +117,23 @@ def project_roots(path: str | Path) -> list[Path]:
     Raises:
         InputError: the config file cannot be read.
     """
-    path = Path(path)
-    is_config = path.suffix == ".json" and path.is_file()
-    folder, config = (path.parent, path) if is_config else (path, path / CONFIG)
+    folder, config = _folder_and_config(path)
     stated = _stated_roots(config) if config.is_file() else {}
     roots = [folder / part if _has_runs(folder / part) else stated.get(part) for part in (STATIC, OVERLAY)]
     found = [root for root in (*roots, folder) if root is not None and _has_runs(root)]
     return list(dict.fromkeys(found))
+
+
+def overlay_root(path: str | Path) -> Path:
+    """Return the folder that takes what is added to a project; by `project_roots`' rules, whether it exists or not.
+
+    Raises:
+        InputError: the config file cannot be read.
+    """
+    folder, config = _folder_and_config(path)
+    if _has_runs(folder / OVERLAY) or not config.is_file():
+        return folder / OVERLAY
+    return _stated_roots(config).get(OVERLAY, folder / OVERLAY)
 
 
 def list_project_runs(root: str | Path, kind: str, voxel_size_angstrom: float) -> list[str]:
@@ -165,6 +175,12 @@ def picks_folders(run_folder: Path, project: str | Path | None = None) -> list[P
     if is_part and (runs.parent not in roots or roots == [runs.parent]):
         roots = project_roots(runs.parent.parent)
     return list(dict.fromkeys([run_folder / PICKS, *(root / RUNS / run_folder.name / PICKS for root in roots)]))
+
+
+def _folder_and_config(path: str | Path) -> tuple[Path, Path]:
+    path = Path(path)
+    is_config = path.suffix == ".json" and path.is_file()
+    return (path.parent, path) if is_config else (path, path / CONFIG)
 
 
 def _has_runs(root: Path) -> bool:

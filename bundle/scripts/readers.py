@@ -31,8 +31,8 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import affine_of
 from scripts.errors import InputError, InputWarning
-from scripts.mrc import HEADER_BYTES, is_mrc, parse_mrc
-from scripts.ome_zarr import ZARR_MARKS, SizeZYX, is_zarr, load_ome_zarr
+from scripts.mrc import HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_extent
+from scripts.ome_zarr import ZARR_MARKS, SizeZYX, is_zarr, load_ome_zarr, ome_zarr_extent
 
 NAME_ENDINGS = re.compile(r"((\.ome)?\.zarr|\.(mrc|rec|st|map|nii)(\.gz|\.bz2)?)$", re.IGNORECASE)
 MRC, NIFTI, ZARR = "an MRC file", "a NIfTI file", "a Zarr folder"
@@ -52,6 +52,7 @@ OTHER_BEGINNINGS = {  # what people find under the name of a tomogram
     b"\xfd7zxz": "an xz archive (unpack it)",
     b"\x28\xb5\x2f\xfd": "a zstd archive (unpack it)",
 }
+VOXEL_SIZE_REMEDY = "set voxel_size_angstrom (e.g. --voxel_size_angstrom 10.012)"
 HEADER_TOLERANCE = 0.005  # axes whose voxel sizes differ by no more are rounded, not different
 STATED_TOLERANCE = 0.001  # a voxel size set by the user that differs by more from the file's is worth a warning
 NIFTI_FAULTS = (HeaderDataError, ImageFileError, OSError, EOFError, ValueError, OverflowError)
@@ -113,9 +114,33 @@ def read_tomogram(
     else:
         raise InputError(f"{path} is not a tomogram (MRC, OME-Zarr or NIfTI) but {found}.")
     if volume.voxel_size_angstrom is None:
-        remedy = "set voxel_size_angstrom (e.g. --voxel_size_angstrom 10.012)"
-        raise InputError(f"{path} states no voxel size: {remedy}.")
+        raise InputError(f"{path} states no voxel size: {VOXEL_SIZE_REMEDY}.")
     return volume
+
+
+def read_extent(path: PathLike, voxel_size_angstrom: float | None = None) -> tuple[tuple[int, int, int], float]:
+    """Return the shape ``(Z, Y, X)`` and the voxel size in ångströms of a tomogram, from its header alone.
+
+    Args:
+        path: as for `read_tomogram`.
+        voxel_size_angstrom: takes the place of the file's, and chooses the level of an OME-Zarr pyramid.
+
+    Raises:
+        InputError: the header cannot be read or trusted, or nothing states the voxel size.
+    """
+    found = content_of(path)
+    if found == MRC:
+        shape, size_zyx = parse_mrc_extent(_bytes_of(path, HEADER_BYTES).tobytes(), str(path))
+    elif found == NIFTI:
+        shape, size_zyx = _nifti_extent(path)
+    elif found == ZARR:
+        shape, size_zyx = ome_zarr_extent(Path(path), voxel_size_angstrom)
+    else:
+        raise InputError(f"{path} is not a tomogram (MRC, OME-Zarr or NIfTI) but {found}.")
+    voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
+    if voxel_size is None:
+        raise InputError(f"{path} states no voxel size: {VOXEL_SIZE_REMEDY}.")
+    return shape, voxel_size
 
 
 def read_mrc(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume:
@@ -299,6 +324,21 @@ def _refuse_cut_nifti(path: PathLike, header: nibabel.Nifti1Header, file_bytes: 
     found = max(file_bytes - int(header.get_data_offset()), 0)
     if found < promised:
         raise InputError(f"{path} is cut short: the header promises {promised} bytes of data, the file has {found}.")
+
+
+def _nifti_extent(path: PathLike) -> tuple[tuple[int, int, int], SizeZYX | None]:
+    head = _bytes_of(path, HEADER_BYTES).tobytes()
+    kind = NIFTI_CLASSES.get(head[344:348]) or NIFTI_CLASSES[head[4:8]]
+    try:
+        header = kind.header_class.from_fileobj(io.BytesIO(head))
+        lengths = [int(length) for length in header.get_data_shape()]
+    except NIFTI_FAULTS as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"{path} is a damaged NIfTI file: {reason}.") from error
+    if len(lengths) < 3 or min(lengths) < 1 or lengths[3:] not in ([], [1]):
+        raise InputError(f"{path} holds {' x '.join(map(str, lengths))} values; a tomogram is one volume.")
+    x, y, z = lengths[:3]
+    return (z, y, x), _nifti_voxel_size(header)
 
 
 def _nifti_voxel_size(header: nibabel.Nifti1Header) -> SizeZYX | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,12 @@ from torch import Tensor
 
 from scripts.coordinates import to_zyx_vox, voxel_size_of
 from scripts.datasets import run_name
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputError
 from scripts.particles import ParticleSet
-from scripts.picks import Pick, check_truth, read_copick_folder, read_csv, xyz_angstrom_of
+from scripts.picks import Pick, check_inside, check_truth, read_copick_folder, read_csv, xyz_angstrom_of
 from scripts.readers import is_tomogram, read_tomogram
 from scripts.targets import paint_targets, points_of_labels, split_labels
 from scripts.transforms import original_affine_of, source_of
-
-CORNER, MIN_POINTS = 5, 5  # so many points in so small a share of every axis are suspicious
 
 
 def read_truth(path: str | Path, run: str, particles: ParticleSet) -> list[Pick]:
@@ -37,21 +34,6 @@ def read_truth(path: str | Path, run: str, particles: ParticleSet) -> list[Pick]
     truth = [pick for pick in picks if pick.run == run]
     check_truth(truth, particles, str(path))
     return truth
-
-
-def _check_inside(points_zyx_vox: NDArray[np.float64], image: MetaTensor, source: str) -> None:
-    if len(points_zyx_vox) == 0:
-        return
-    inside = ((points_zyx_vox > -0.5) & (points_zyx_vox < np.asarray(image.shape[1:]) - 0.5)).all(axis=1)
-    share = 1 - inside.mean()
-    if share > 0.5:
-        raise InputError(f"{source}: {share:.0%} of the points lie outside the tomogram; are they voxels, not Å?")
-    low_corner = np.asarray(image.shape[1:]) / CORNER
-    if len(points_zyx_vox) >= MIN_POINTS and (points_zyx_vox < low_corner).all():
-        message = f"{source}: all points lie in the first {1 / CORNER:.0%} of every axis; are they voxels, not Å?"
-        warnings.warn(message, InputWarning, stacklevel=3)
-    if share > 0:
-        warnings.warn(f"{source}: {(~inside).sum()} points lie outside the tomogram.", InputWarning, stacklevel=3)
 
 
 class LoadTruthd(MapTransform):
@@ -113,7 +95,7 @@ class LoadTruthd(MapTransform):
         labels = [self.particles.named(pick.particle, path).label for pick in truth]
         own = voxel_size_of(original_affine_of(image))
         points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / voxel_size_of(image.affine))
-        _check_inside(points, image, f"{path}, run '{run}'")
+        check_inside(points, image.shape[1:], f"{path}, run '{run}'")
         rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), points])
         return rows[rows[:, 0] > 0]
 

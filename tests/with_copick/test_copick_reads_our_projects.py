@@ -1,6 +1,7 @@
 """What we write opens in copick, and what copick writes opens here. Needs copick: `make test-copick`."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,17 @@ import pytest
 import zarr
 from scripts.errors import InputError
 from scripts.ome_zarr import load_ome_zarr, write_ome_zarr
-from scripts.picks import Pick, read_copick_folder, read_copick_json, write_copick_json
+from scripts.picks import (
+    FORMATS,
+    Facts,
+    Pick,
+    convert,
+    read_copick_folder,
+    read_copick_json,
+    read_csv,
+    write_copick_json,
+    write_csv,
+)
 from scripts.projects import list_project_runs, picks_folders, picks_path, project_roots, tomogram_path, write_project
 
 copick = pytest.importorskip("copick")
@@ -134,3 +145,28 @@ def test_a_moved_project_opens_when_its_config_is_written_again(project, tmp_pat
     assert copick.from_file(str(moved / "copick.json")).runs == []
     write_project(moved, shipped_particles, "two runs", "a small project")
     assert len(copick.from_file(str(moved / "copick.json")).runs) == 2
+
+
+# Conversion
+
+
+def test_copick_reads_converted_picks_as_a_new_session(opened, project, tmp_path):
+    write_csv(tmp_path / "a.csv", [replace(pick, run="B", score=0.5) for pick in PICKS])
+    convert(tmp_path / "a.csv", project, facts=Facts(voxel_size_angstrom=VOXEL_SIZE, user_id="me", session_id="2"))
+    (picks,) = opened.get_run("B").get_picks(object_name="ribosome", user_id="me", session_id="2")
+    assert picks.numpy()[0].tolist() == [list(pick.xyz_angstrom) for pick in PICKS]
+    assert [point.score for point in picks.points] == [0.5, 0.5]
+
+
+def test_picks_of_copick_are_converted(opened, project, tmp_path):
+    opened.get_run("B").new_picks("ribosome", user_id="me", session_id="1").from_numpy(np.array([[1.5, 2.5, 3.5]]))
+    convert(project, tmp_path / "a.csv", facts=Facts(user_id="me"))
+    assert [(pick.run, *pick.xyz_angstrom) for pick in read_csv(tmp_path / "a.csv")] == [("B", 1.5, 2.5, 3.5)]
+
+
+def test_another_library_reads_our_dynamo_table(tmp_path):
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", PICKS, Facts(run="A", voxel_size_angstrom=10.0))
+    table = pytest.importorskip("dynamotable").read(tmp_path / "a.tbl")
+    assert table[["tag", "tomo"]].to_numpy().tolist() == [[1, 1], [2, 1]]
+    assert table["cc"].tolist() == [0.75, 1.0]
+    assert table[["x", "y", "z"]].to_numpy().tolist() == [[1.5, 3.05, 4.5125], [3.6, 0.7, 0.8]]

@@ -1,0 +1,36 @@
+"""Picks: the table in memory, and the files of many programs that it is read from and written to.
+
+``table`` holds the table, ``formats`` the list of formats, the modules it imports one format each; ``conversion`` goes
+from any to any, on the command line as ``python -m scripts.picks convert``. How frames and units of the formats differ
+stands in `scripts.coordinates` alone. Every file is written under a temporary name first, so a full disk or a stopped
+run never leaves half a file under the final name.
+"""
+
+from scripts.picks.conversion import convert
+from scripts.picks.copick_json import read_copick_folder, read_copick_json, write_copick_json
+from scripts.picks.facts import Facts
+from scripts.picks.formats import FORMATS, check_formats, write_run_folder
+from scripts.picks.inside import check_inside
+from scripts.picks.kaggle_csv import read_csv, write_csv
+from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
+from scripts.picks.table import Pick, as_records, check_truth, xyz_angstrom_of
+
+__all__ = [
+    "FORMATS",
+    "Facts",
+    "Pick",
+    "as_records",
+    "check_formats",
+    "check_inside",
+    "check_truth",
+    "convert",
+    "read_copick_folder",
+    "read_copick_json",
+    "read_csv",
+    "read_relion5_star",
+    "write_copick_json",
+    "write_csv",
+    "write_relion5_star",
+    "write_run_folder",
+    "xyz_angstrom_of",
+]

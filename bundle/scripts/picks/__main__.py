@@ -1,0 +1,92 @@
+"""The command ``python -m scripts.picks``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+
+from scripts.errors import InputError, InputWarning
+from scripts.picks.conversion import convert
+from scripts.picks.facts import Facts
+from scripts.picks.formats import FORMATS
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = make_parser().parse_args(arguments)
+    facts = Facts(**{name: getattr(options, name) for name in Facts.__dataclass_fields__})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", InputWarning)
+            warnings.showwarning = lambda message, *place, **more: print(f"warning: {message}", file=sys.stderr)
+            if options.volume_shape is not None:
+                facts = replace(facts, volume_shape=tuple(options.volume_shape))
+            written = convert(
+                options.source,
+                options.target,
+                facts=_with_tomogram(facts),
+                from_format=options.from_format,
+                to_format=options.to_format,
+                min_score=options.min_score,
+                allow_outside=options.allow_outside,
+                overwrite=options.overwrite,
+            )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path, count in written.items():
+        print(f"{path}: {count} picks")
+    return 0
+
+
+def _with_tomogram(facts: Facts) -> Facts:
+    """Take shape and voxel size out of the tomogram's header; what the user states counts more."""
+    if facts.tomogram is None:
+        return facts
+    from scripts.readers import read_extent  # here, because it takes seconds
+
+    shape, voxel_size = read_extent(facts.tomogram, facts.voxel_size_angstrom)
+    return replace(facts, volume_shape=facts.volume_shape or shape, voxel_size_angstrom=voxel_size)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.picks", description="Files of picks.")
+    command = parser.add_subparsers(required=True, metavar="convert").add_parser(
+        "convert", help="from one format to another", description="Convert picks; see docs/coordinates.md."
+    )
+    command.add_argument("source", metavar="IN", help="a file of picks, or a copick project")
+    command.add_argument(
+        "target", metavar="OUT", help="a file, a folder for one file per run and species, or a project"
+    )
+    command.add_argument("--to", dest="to_format", metavar="FORMAT", help=f"of OUT: {', '.join(FORMATS)}")
+    command.add_argument("--from", dest="from_format", metavar="FORMAT", help="of IN, where its name does not tell")
+    command.add_argument("--run", metavar="NAME", help="the run, where IN does not say; else only this one")
+    command.add_argument("--species", metavar="NAME", help="the species, where IN does not say; else only this one")
+    command.add_argument("--tomogram", metavar="FILE", help="takes shape and voxel size from its header")
+    command.add_argument("--voxel_size_angstrom", type=_positive, metavar="SIZE", help="of the tomogram")
+    command.add_argument("--volume_shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels of the tomogram")
+    command.add_argument("--voxel_offset", type=float, default=0.0, metavar="VOXELS", help="0 (default) or 0.5")
+    command.add_argument(
+        "--binning", type=_positive, metavar="PIXELS", help="pixels in STAR files per voxel (default: 1)"
+    )
+    command.add_argument("--user_id", metavar="ID", help="who picked, in copick")
+    command.add_argument("--session_id", metavar="ID", help="which session, in copick")
+    command.add_argument("--min_score", type=float, metavar="SCORE", help="leave out picks with a lower score")
+    command.add_argument("--allow_outside", action="store_true", help="go on where most points lie outside")
+    command.add_argument("--overwrite", action="store_true", help="replace files")
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise ValueError
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""From any format of picks to any other."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from scripts.coordinates import to_zyx_vox
+from scripts.errors import InputError, InputWarning
+from scripts.picks.copick_json import read_copick_folder
+from scripts.picks.copick_project import read_copick_project
+from scripts.picks.facts import Facts
+from scripts.picks.formats import (
+    BY_SUFFIX,
+    FORMATS,
+    SESSION_ID,
+    USER_ID,
+    Format,
+    format_named,
+    format_of_star,
+    guess_format,
+    path_in_folder,
+)
+from scripts.picks.inside import check_inside
+from scripts.picks.table import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
+from scripts.projects import is_project, picks_path
+
+VOXEL_TOLERANCE = 0.01  # voxels in a table may differ by so much from what its ångströms say
+FILE_SUFFIXES = {*BY_SUFFIX, ".txt"}
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    facts: Facts,
+    from_format: str | None = None,
+    to_format: str | None = None,
+    min_score: float | None = None,
+    allow_outside: bool = False,
+    overwrite: bool = False,
+) -> dict[Path, int]:
+    """Convert a file of picks, or the picks of a copick project.
+
+    Args:
+        source: a file, a copick project or a folder of copick's files.
+        target: a file, a copick project, or a folder for one file per run and species.
+        facts: what the source does not say. ``run`` and ``species`` choose where it does.
+        from_format: a name in `FORMATS`; None goes by the file's name and content.
+        to_format: the same for the target; None goes by its name.
+        min_score: picks with a lower score are left out.
+        allow_outside: go on where most of the points lie outside of the tomogram.
+        overwrite: replace files.
+
+    Returns:
+        The files that were written, with their numbers of picks.
+
+    Raises:
+        InputError: a file or a fact is wrong or missing, or a file is there already.
+    """
+    reader = _source_format(source, from_format)
+    writer = _target_format(target, to_format)
+    if facts.binning is not None and not (reader.has_binning or writer.has_binning):
+        raise InputError(f"binning has no meaning from {reader.name} to {writer.name}; leave it out.")
+    picks = _chosen(_read(Path(source), reader, facts), source, facts, min_score)
+    _check_places(picks, reader, source, facts, allow_outside)
+    if not writer.has_scores and any(pick.score != 1 for pick in picks):
+        warnings.warn(f"{target}: {writer.name} has no room for scores; they are left out.", InputWarning, stacklevel=2)
+    parts = _parts(Path(target), writer, picks, facts)
+    there = [file for path, _, _ in parts for file in writer.files_at(path) if file.exists()]
+    if there and not overwrite:
+        raise InputError(f"{there[0]} is there already; choose another name, or give --overwrite.")
+    for path, own, own_facts in parts:
+        writer.write(path, own, own_facts)
+    return {path: len(own) for path, own, _ in parts}
+
+
+def _source_format(source: str | Path, name: str | None) -> Format:
+    path = Path(source)
+    if name is not None:
+        return format_named(name)
+    if path.is_dir() or (path.suffix == ".json" and is_project(path)):
+        return FORMATS["copick"]
+    if path.suffix == ".star":
+        return format_of_star(path)
+    guess = guess_format(path)
+    if guess is None:
+        raise InputError(f"{source}: its name does not tell its format; give --from, one of {', '.join(FORMATS)}.")
+    return FORMATS[guess]
+
+
+def _target_format(target: str | Path, name: str | None) -> Format:
+    if name is not None:
+        return format_named(name)
+    guess = "copick" if is_project(target) else guess_format(target)
+    if guess is None:
+        raise InputError(f"{target}: its name does not tell its format; give --to, one of {', '.join(FORMATS)}.")
+    return FORMATS[guess]
+
+
+def _read(path: Path, reader: Format, facts: Facts) -> list[Pick]:
+    if reader.name == "copick" and (path.is_dir() or path.suffix == ".json"):
+        if is_project(path):
+            return read_copick_project(path, facts)
+        if path.is_dir():
+            return read_copick_folder(path, facts.needed_run(path))
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give one file of picks, or a copick project.")
+    return reader.read(path, facts)
+
+
+def _chosen(picks: list[Pick], source: str | Path, facts: Facts, min_score: float | None) -> list[Pick]:
+    for what, wanted, names in (
+        ("run", facts.run, [pick.run for pick in picks]),
+        ("species", facts.species, [pick.particle for pick in picks]),
+    ):
+        if picks and wanted is not None and wanted not in names:
+            raise InputError(f"{source} holds no {what} '{wanted}'; it has {', '.join(sorted(set(names)))}.")
+    return [
+        pick
+        for pick in picks
+        if facts.run in (None, pick.run)
+        and facts.species in (None, pick.particle)
+        and (min_score is None or pick.score >= min_score)
+    ]
+
+
+def _check_places(picks: Sequence[Pick], reader: Format, source: str | Path, facts: Facts, allow_outside: bool) -> None:
+    if facts.voxel_size_angstrom is None:
+        return
+    known = known_zyx_vox_of(picks)
+    computed = to_zyx_vox(xyz_angstrom_of(picks), facts.voxel_size_angstrom, facts.voxel_offset)
+    off = np.abs(known - computed).max(axis=1, initial=0) > VOXEL_TOLERANCE
+    if off.any():
+        count = int(np.argmax(off)) + 1
+        said = f"voxels and ångströms of particle {count} disagree"
+        remedy = (
+            f"voxel_size_angstrom {facts.voxel_size_angstrom:g} or voxel_offset {facts.voxel_offset:g} is not its own"
+        )
+        raise InputError(f"{source}: {said}: {remedy}.")
+    if facts.volume_shape is not None:
+        points = zyx_vox_of(picks, facts.voxel_size_angstrom, facts.voxel_offset)
+        check_inside(points, facts.volume_shape, str(source), reader.unit, allow_outside)
+
+
+def _parts(target: Path, writer: Format, picks: list[Pick], facts: Facts) -> list[tuple[Path, list[Pick], Facts]]:
+    """Return the files to be written, each with its picks and facts."""
+    groups: dict[tuple[str | None, str | None], list[Pick]] = {}
+    for pick in picks:
+        run = pick.run if writer.one_file_per == "run" else None
+        species = None if writer.one_file_per == "table" else pick.particle
+        groups.setdefault((run, species), []).append(pick)
+    if not groups:
+        groups[facts.run, facts.species] = []
+    project = writer.name == "copick" and (is_project(target) or target.suffix not in FILE_SUFFIXES)
+    if not project and target.suffix in FILE_SUFFIXES and len(groups) > 1:
+        held = ", ".join("/".join(filter(None, key)) for key in list(groups)[:3])
+        raise InputError(
+            f"{target}: {writer.name} needs a file for each of {held} ...; give a folder, or --species and --run."
+        )
+    parts = []
+    for (run, species), own in groups.items():
+        own_facts = replace(facts, run=run or facts.run, species=species or facts.species)
+        if project:
+            path = _path_in_project(target, own_facts)
+        elif target.suffix in FILE_SUFFIXES:
+            path = target
+        elif writer.one_file_per == "table":
+            path = target / writer.file_name
+        else:
+            folder = target / run if run else target
+            path = path_in_folder(folder, writer, own_facts.needed_species(target), own_facts)
+        parts.append((path, own, own_facts))
+    return parts
+
+
+def _path_in_project(target: Path, facts: Facts) -> Path:
+    run, species = facts.needed_run(target), facts.needed_species(target)
+    return picks_path(target, run, species, facts.user_id or USER_ID, facts.session_id or SESSION_ID)

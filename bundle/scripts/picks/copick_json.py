@@ -1,0 +1,154 @@
+"""copick's JSON files of picks, one per run and species. How they stand in a project, see `copick_project`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scripts.errors import InputError
+from scripts.files import write_atomically
+from scripts.picks.table import Pick
+from scripts.picks.text import ANGSTROM_DIGITS, SCORE_DIGITS, number, read_text
+
+
+def write_copick_json(
+    path: str | Path,
+    picks: Iterable[Pick],
+    *,
+    run: str,
+    particle: str,
+    voxel_size_angstrom: float | None,
+    user_id: str,
+    session_id: str,
+) -> None:
+    """Write the picks of one run and one species in copick's form; picks of others are left out.
+
+    Args:
+        path: copick itself expects ``<user_id>_<session_id>_<particle>.json`` in the run's folder ``Picks``.
+        picks: the table.
+        run: name of the run.
+        particle: name of the species.
+        voxel_size_angstrom: of the tomogram that was picked; None when unknown.
+        user_id: who picked: a person or a program.
+        session_id: tells apart the tables of one user.
+
+    Raises:
+        InputError: copick would refuse an id, or cut the file's name in the wrong place.
+    """
+    for key, value in (("user_id", user_id), ("session_id", session_id)):
+        if not re.fullmatch(r"[A-Za-z0-9]+([.-][A-Za-z0-9]+)*", value):
+            raise InputError(f"{key} may hold letters, digits, '-' and '.', as copick wants it; got '{value}'.")
+    mine = [pick for pick in picks if (pick.run, pick.particle) == (run, particle)]
+    content = {
+        "pickable_object_name": particle,
+        "user_id": user_id,
+        "session_id": session_id,
+        "run_name": run,
+        "voxel_spacing": voxel_size_angstrom,
+        "unit": "angstrom",
+        "trust_orientation": False,  # the matrices below say nothing
+        "points": [
+            {
+                "location": {
+                    axis: round(float(value), ANGSTROM_DIGITS)
+                    for axis, value in zip("xyz", pick.xyz_angstrom, strict=True)
+                },
+                "transformation_": np.eye(4).tolist(),
+                "instance_id": 0,
+                "score": round(float(pick.score), SCORE_DIGITS),
+            }
+            for pick in mine
+        ],
+    }
+    with write_atomically(path) as file:
+        file.write(json.dumps(content) + "\n")
+
+
+def read_copick_json(path: str | Path, run: str | None = None) -> list[Pick]:
+    """Read one copick file of picks; the species stands in the file.
+
+    As copick has it, a particle lies at its ``location`` plus the shift in the last column of its ``transformation_``.
+
+    Args:
+        path: the JSON file.
+        run: name of the run; None takes the one that stands in the file.
+
+    Raises:
+        InputError: the file is not in copick's form, or nothing says which run it belongs to.
+    """
+    return picks_of_content(path, read_content(path), run)
+
+
+def read_copick_folder(folder: str | Path, run: str) -> list[Pick]:
+    """Read every ``*.json`` of the folder ``Picks`` of a run, in the order of the names; an empty folder has no picks.
+
+    Raises:
+        InputError: there is no such folder, a file is not in copick's form, or two files hold the same species.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"cannot read the picks of run '{run}': there is no folder {folder}.")
+    read: dict[str, Path] = {}
+    picks: list[Pick] = []
+    for path in sorted(Path(folder).glob("[!.]*.json")):
+        content = read_content(path)
+        name = content["pickable_object_name"]
+        if name in read:
+            raise InputError(f"{path} and {read[name].name} both hold '{name}'; keep one of them in the folder.")
+        read[name] = path
+        picks += picks_of_content(path, content, run)
+    return picks
+
+
+def read_content(path: str | Path) -> dict[str, Any]:
+    """Return what stands in a copick file of picks; its points are not looked at yet.
+
+    Raises:
+        InputError: the file is not in copick's form, or not in ångströms.
+    """
+    text = read_text(path)
+    if not text.strip():
+        raise InputError(f"{path} is empty; copy or write it again.")
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(content, dict) or not isinstance(content.get("pickable_object_name"), str):
+        raise InputError(f"{path} is not a copick file of picks: the key 'pickable_object_name' is missing.")
+    if content.get("unit", "angstrom") != "angstrom":
+        raise InputError(f"{path}: coordinates must be in angstrom; its unit is '{content['unit']}'.")
+    if not isinstance(content.get("points"), list):
+        raise InputError(f"{path} is not a copick file of picks: the list 'points' is missing.")
+    return content
+
+
+def picks_of_content(path: str | Path, content: Mapping[str, Any], run: str | None) -> list[Pick]:
+    """Return the picks of a file that `read_content` read; ``run`` takes the place of the name that stands there.
+
+    Raises:
+        InputError: nothing says which run it belongs to, or a point is wrong.
+    """
+    name = run or content.get("run_name")
+    if not name:
+        raise InputError(f"{path} does not say which run it belongs to; give the run's name (--run).")
+    picks = []
+    for count, point in enumerate(content["points"], start=1):
+        source = f"{path}, point {count}"
+        if not isinstance(point, dict) or not isinstance(point.get("location"), dict):
+            raise InputError(f"{source} has no location.")
+        x, y, z = _place_of(source, point)
+        score = 1.0 if point.get("score") is None else number(source, "score", point["score"])
+        picks.append(Pick(name, content["pickable_object_name"], x, y, z, score))
+    return picks
+
+
+def _place_of(source: str, point: Mapping[str, Any]) -> Iterator[float]:
+    matrix = point.get("transformation_") or np.eye(4).tolist()
+    if not isinstance(matrix, list) or [isinstance(row, list) and len(row) for row in matrix] != [4, 4, 4, 4]:
+        raise InputError(f"{source}: transformation_ must have 4 rows of 4 numbers.")
+    for axis, row in zip("xyz", matrix[:3], strict=True):
+        yield number(source, axis, point["location"].get(axis)) + number(source, "transformation_", row[3])

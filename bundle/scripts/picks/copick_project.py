@@ -1,0 +1,48 @@
+"""Picks in a copick project on a local disk, read and written as files in the project's tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from scripts.errors import InputError
+from scripts.picks.copick_json import picks_of_content, read_content
+from scripts.picks.facts import Facts
+from scripts.picks.table import Pick
+from scripts.projects import PICKS, RUNS, project_roots
+
+
+def read_copick_project(path: str | Path, facts: Facts) -> list[Pick]:
+    """Read the picks of all runs and species of a project, or of those that the facts name.
+
+    Args:
+        path: the project's folder, or its config file.
+        facts: ``run``, ``species``, ``user_id`` and ``session_id`` choose.
+
+    Raises:
+        InputError: a file is wrong, or several of one run hold the same species.
+    """
+    picks: list[Pick] = []
+    first: dict[tuple[str, str], Path] = {}
+    for run, file, content in _files_of(path, facts):
+        key = (run, content["pickable_object_name"])
+        if key in first:
+            raise InputError(
+                f"run '{run}' has picks of '{key[1]}' in {first[key].name} and in {file.name}; "
+                "choose with --user_id and --session_id."
+            )
+        first[key] = file
+        picks += picks_of_content(file, content, run)
+    return picks
+
+
+def _files_of(path: str | Path, facts: Facts) -> Iterator[tuple[str, Path, dict[str, Any]]]:
+    wanted = {"pickable_object_name": facts.species, "user_id": facts.user_id, "session_id": facts.session_id}
+    for root in project_roots(path):
+        for file in sorted((root / RUNS).glob(f"*/{PICKS}/[!.]*.json")):
+            run = file.parents[1].name
+            if facts.run in (None, run):
+                content = read_content(file)
+                if all(value is None or str(content.get(key)) == value for key, value in wanted.items()):
+                    yield run, file, content

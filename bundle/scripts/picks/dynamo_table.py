@@ -1,0 +1,102 @@
+"""Dynamo's tables ``.tbl``, and the ``.doc`` beside a table that says which tomogram has which number.
+
+A row has 35 numbers. Of them count here: the tag (column 1), the shift (4 to 6), the cross-correlation (10), the
+tomogram's number (20) and the place (24 to 26). Places count from the volume's corner: the middle of the first voxel is
+0.5. A line of the ``.doc`` is the number and the path of a tomogram.
+
+Source: Dynamo's wiki, pages "Table convention" and "Volume center".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
+from scripts.errors import InputError
+from scripts.files import write_atomically
+from scripts.picks.facts import Facts, zyx_vox_for
+from scripts.picks.table import Pick, picks_at
+from scripts.picks.text import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text, rows_of_text, run_of_file
+
+COLUMNS = 35
+TAG, ALIGNED, SHIFT, CC, TOMOGRAM, PLACE = 1, 2, 4, 10, 20, 24  # counted from 1, as Dynamo does
+FEWEST = PLACE + 2
+DOC = ".doc"
+
+
+def write_dynamo_table(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:
+    """Write picks of one species, and the ``.doc`` beside them; runs are numbered in the order of their names.
+
+    The ``.doc`` holds the path of the tomogram where it is known, and else the names of the runs: put the paths there.
+
+    Raises:
+        InputError: the voxels are not known.
+    """
+    runs = sorted({pick.run for pick in picks} | ({facts.run} if facts.run else set()))
+    numbers = {run: count for count, run in enumerate(runs, start=1)}
+    places = to_xyz_pixels(zyx_vox_for(path, picks, facts), "dynamo")
+    with write_atomically(path) as file:
+        for tag, (pick, place) in enumerate(zip(picks, places.tolist(), strict=True), start=1):
+            row = ["0"] * COLUMNS
+            row[TAG - 1], row[ALIGNED - 1], row[TOMOGRAM - 1] = str(tag), "1", str(numbers[pick.run])
+            row[CC - 1] = decimal(pick.score, SCORE_DIGITS)
+            row[PLACE - 1 : PLACE + 2] = [decimal(value, VOXEL_DIGITS) for value in place]
+            file.write(" ".join(row) + "\n")
+    with write_atomically(Path(path).with_suffix(DOC)) as file:
+        for run, count in numbers.items():
+            file.write(f"{count} {facts.tomogram if facts.tomogram and len(runs) == 1 else run}\n")
+
+
+def read_dynamo_table(path: str | Path, facts: Facts) -> list[Pick]:
+    """Read picks of one species; the runs' names come from the ``.doc`` beside the table, or from the facts.
+
+    Raises:
+        InputError: a fact is missing, or a row is wrong.
+    """
+    rows = [_read_row(source, words) for source, words in rows_of_text(path)]
+    table = np.array(rows).reshape(-1, FEWEST)
+    places = table[:, PLACE - 1 : PLACE + 2] + table[:, SHIFT - 1 : SHIFT + 2]
+    return picks_at(
+        from_xyz_pixels(places, "dynamo"),
+        _runs_of(path, [int(value) for value in table[:, TOMOGRAM - 1]], facts),
+        facts.needed_species(path),
+        table[:, CC - 1].tolist(),
+        facts.needed_voxel_size(path),
+        facts.voxel_offset,
+    )
+
+
+def _read_row(source: str, words: list[str]) -> list[float]:
+    if len(words) < FEWEST:
+        raise InputError(f"{source} has {len(words)} columns; a row of a Dynamo table has {COLUMNS}.")
+    return [number(source, f"column {count}", word) for count, word in enumerate(words[:FEWEST], start=1)]
+
+
+def _runs_of(path: str | Path, tomograms: list[int], facts: Facts) -> list[str]:
+    different = sorted(set(tomograms))
+    if facts.run is not None and len(different) <= 1:
+        return [facts.run] * len(tomograms)
+    map_path = Path(path).with_suffix(DOC)
+    if not map_path.is_file():
+        if len(different) > 1:
+            raise InputError(f"{path} holds tomograms {different}; put their names into {map_path.name} beside it.")
+        return [facts.needed_run(path)] * len(tomograms)
+    names = _read_doc(map_path)
+    missing = [count for count in different if not names.get(count)]
+    if missing:
+        raise InputError(f"{map_path} does not name tomogram {missing[0]}, which {path} holds.")
+    return [names[count] for count in tomograms]
+
+
+def _read_doc(path: Path) -> dict[int, str]:
+    """Return the runs' names by number: the names of the tomograms' files without folder and ending."""
+    names = {}
+    for count, line in enumerate(read_text(path).splitlines(), start=1):
+        tomogram, _, name = line.strip().partition(" ")
+        if tomogram:
+            key = int(number(f"{path}, row {count}", "the tomogram's number", tomogram))
+            names[key] = run_of_file(name.strip())
+    return names

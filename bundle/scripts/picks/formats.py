@@ -1,0 +1,213 @@
+"""The formats of picks by name: who reads them, what their files are called, how they are read and written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from scripts.errors import InputError
+from scripts.picks.coords_text import read_coords, write_coords
+from scripts.picks.copick_json import read_copick_json, write_copick_json
+from scripts.picks.dynamo_table import DOC, read_dynamo_table, write_dynamo_table
+from scripts.picks.facts import Facts
+from scripts.picks.imod_text import read_imod_text, write_imod_text
+from scripts.picks.kaggle_csv import read_csv, write_csv
+from scripts.picks.portal_ndjson import read_ndjson, write_ndjson
+from scripts.picks.relion4_star import read_pixel_star, write_relion4_star, write_warp_star
+from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
+from scripts.picks.star import CENTERED, RUN, read_tables
+from scripts.picks.table import Pick
+
+USER_ID, SESSION_ID = "cryoet-particle-segmentation", "0"
+TABLE = "csv"  # the format that the bundle itself goes by
+AUTOMATIC_STAR = "star"
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format.
+
+    Attributes:
+        name: as users write it.
+        file_name: of a file in a run's folder; ``{species}``, ``{user_id}`` and ``{session_id}`` are put in.
+        one_file_per: "table" where the file says run and species, "species" where it says the run, else "run".
+        unit: of the numbers in the file.
+        read: the picks of a file.
+        write: a file of the picks, all of one species (and run) unless the format holds more.
+        has_scores: the file has room for scores.
+        has_binning: the file may count other pixels than the tomogram's.
+        side_suffix: of a second file that stands beside each.
+    """
+
+    name: str
+    file_name: str
+    one_file_per: Literal["table", "species", "run"]
+    unit: Literal["angstrom", "voxel"]
+    read: Callable[[Path, Facts], list[Pick]]
+    write: Callable[[Path, Sequence[Pick], Facts], None]
+    has_scores: bool = True
+    has_binning: bool = False
+    side_suffix: str | None = None
+
+    def files_at(self, path: Path) -> list[Path]:
+        """Return all files that writing to a path makes."""
+        return [path] if self.side_suffix is None else [path, path.with_suffix(self.side_suffix)]
+
+    @property
+    def ending(self) -> str:
+        """What the names of the files end with."""
+        return self.file_name.rpartition("}")[2] if "{" in self.file_name else Path(self.file_name).suffix
+
+
+def _write_copick(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
+    write_copick_json(
+        path,
+        picks,
+        run=facts.needed_run(path),
+        particle=facts.needed_species(path),
+        voxel_size_angstrom=facts.voxel_size_angstrom,
+        user_id=facts.user_id or USER_ID,
+        session_id=facts.session_id or SESSION_ID,
+    )
+
+
+def _write_relion5(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
+    write_relion5_star(
+        path,
+        picks,
+        volume_shape_zyx=facts.needed_shape(path),
+        voxel_size_angstrom=facts.needed_voxel_size(path),
+        voxel_offset=facts.voxel_offset,
+    )
+
+
+def _read_relion5(path: Path, facts: Facts) -> list[Pick]:
+    return read_relion5_star(
+        path,
+        particle=facts.needed_species(path),
+        volume_shape_zyx=facts.needed_shape(path),
+        voxel_size_angstrom=facts.needed_voxel_size(path),
+        voxel_offset=facts.voxel_offset,
+    )
+
+
+FORMATS = {
+    one.name: one
+    for one in (
+        Format(
+            TABLE,
+            "picks.csv",
+            "table",
+            "angstrom",
+            lambda path, facts: read_csv(path),
+            lambda path, picks, facts: write_csv(path, picks),
+        ),
+        Format(
+            "copick",
+            "Picks/{user_id}_{session_id}_{species}.json",
+            "run",
+            "angstrom",
+            lambda path, facts: read_copick_json(path, facts.run),
+            _write_copick,
+        ),
+        Format("relion5", "{species}.star", "species", "angstrom", _read_relion5, _write_relion5),
+        Format(
+            "relion4",
+            "{species}.relion4.star",
+            "species",
+            "voxel",
+            read_pixel_star,
+            write_relion4_star,
+            has_binning=True,
+        ),
+        Format("warp", "{species}.warp.star", "species", "voxel", read_pixel_star, write_warp_star, has_binning=True),
+        Format("imod", "{species}.imod.txt", "run", "voxel", read_imod_text, write_imod_text),
+        Format("dynamo", "{species}.tbl", "species", "voxel", read_dynamo_table, write_dynamo_table, side_suffix=DOC),
+        Format("ndjson", "{species}.ndjson", "run", "voxel", read_ndjson, write_ndjson),
+        Format("coords", "{species}.coords", "run", "voxel", read_coords, write_coords, has_scores=False),
+    )
+}
+BY_SUFFIX = {
+    ".csv": TABLE,
+    ".json": "copick",
+    ".star": AUTOMATIC_STAR,
+    ".tbl": "dynamo",
+    ".ndjson": "ndjson",
+    ".coords": "coords",
+}
+
+
+def format_named(name: str) -> Format:
+    """Return the format of a name.
+
+    Raises:
+        InputError: there is no such format.
+    """
+    if name not in FORMATS:
+        raise InputError(f"'{name}' is no format of picks; there are {', '.join(FORMATS)}.")
+    return FORMATS[name]
+
+
+def guess_format(path: str | Path) -> str | None:
+    """Return the name of the format that a file's name tells; None where it tells none or several."""
+    name = Path(path).name
+    longest = [one.name for one in FORMATS.values() if "." in one.ending[1:] and name.endswith(one.ending)]
+    guess = longest[0] if longest else BY_SUFFIX.get(Path(path).suffix)
+    return None if guess == AUTOMATIC_STAR else guess
+
+
+def format_of_star(path: str | Path) -> Format:
+    """Return the dialect of a STAR file by its columns.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    columns = {column for table in read_tables(path).values() for column in table}
+    if CENTERED[0] in columns:
+        return FORMATS["relion5"]
+    return FORMATS["relion4" if RUN in columns else "warp"]
+
+
+def check_formats(names: Iterable[str]) -> list[Format]:
+    """Return the formats that inference is to write.
+
+    Raises:
+        InputError: a name is unknown, or the table is not among them.
+    """
+    formats = [format_named(name) for name in names]
+    if FORMATS[TABLE] not in formats:
+        raise InputError(f"pick_formats must hold '{TABLE}': tables over all runs are made of it.")
+    return formats
+
+
+def write_run_folder(
+    folder: str | Path, picks: Sequence[Pick], species: Iterable[str], formats: Iterable[Format], facts: Facts
+) -> None:
+    """Write the picks of one run in several formats, a species without picks too.
+
+    Args:
+        folder: of the run.
+        picks: of the run.
+        species: names of all species.
+        formats: as `check_formats` gives them.
+        facts: of the run.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    names = list(species)
+    for one in formats:
+        if one.one_file_per == "table":
+            one.write(Path(folder) / one.file_name, picks, facts)
+            continue
+        for name in names:
+            own = [pick for pick in picks if pick.particle == name]
+            one.write(path_in_folder(folder, one, name, facts), own, replace(facts, species=name))
+
+
+def path_in_folder(folder: str | Path, one: Format, species: str, facts: Facts) -> Path:
+    """Return where the file of one species stands in a run's folder."""
+    ids = {"user_id": facts.user_id or USER_ID, "session_id": facts.session_id or SESSION_ID}
+    return Path(folder) / one.file_name.format(species=species, **ids)

@@ -1,0 +1,79 @@
+"""Kaggle's CSV, with our further columns after its six: the form in which the bundle keeps a whole table."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from scripts.errors import InputError
+from scripts.files import write_atomically
+from scripts.picks.table import Pick
+from scripts.picks.text import ANGSTROM_DIGITS, SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text
+
+REQUIRED_COLUMNS = ("experiment", "particle_type", "x", "y", "z")
+OPTIONAL_COLUMNS = ("score", "radius_angstrom", "x_voxel", "y_voxel", "z_voxel")
+
+
+def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:
+    """Write the table with Kaggle's six columns first, then score, radius and voxels; no picks give a header alone.
+
+    Ångströms have 3 decimals, voxels 4, scores 6; what is unknown stays empty.
+    """
+    with write_atomically(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("id", *REQUIRED_COLUMNS, *OPTIONAL_COLUMNS))
+        for row, pick in enumerate(picks):
+            angstroms = [decimal(value, ANGSTROM_DIGITS) for value in pick.xyz_angstrom]
+            voxels = [decimal(value, VOXEL_DIGITS) for value in (pick.x_voxel, pick.y_voxel, pick.z_voxel)]
+            score, radius = decimal(pick.score, SCORE_DIGITS), decimal(pick.radius_angstrom, ANGSTROM_DIGITS)
+            writer.writerow((row, pick.run, pick.particle, *angstroms, score, radius, *voxels))
+
+
+def read_csv(path: str | Path) -> list[Pick]:
+    """Read a table in Kaggle's form, with or without our further columns; other columns are left alone.
+
+    Rows are counted as a spreadsheet does: the header is row 1.
+
+    Raises:
+        InputError: the file or one of its rows cannot be used; the message names the row.
+    """
+    try:
+        rows = list(csv.reader(io.StringIO(read_text(path))))
+    except csv.Error as error:
+        raise InputError(f"{path} is not a table of comma-separated values: {error}.") from error
+    header = [name.strip() for name in rows[0]] if rows else []
+    _check_header(path, header)
+    return [
+        _pick_of_row(f"{path}, row {count}", header, row)
+        for count, row in enumerate(rows[1:], start=2)
+        if any(value.strip() for value in row)
+    ]
+
+
+def _check_header(path: str | Path, header: list[str]) -> None:
+    if not any(header):
+        raise InputError(f"{path} is empty; it needs at least a header: id,{','.join(REQUIRED_COLUMNS)}.")
+    for mark, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and mark in header[0]:
+            raise InputError(f"{path} is separated by {name}; save it with commas, and with points in its numbers.")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise InputError(f"{path}: the columns {', '.join(repeated)} stand there twice; keep one of each.")
+    missing = [name for name in REQUIRED_COLUMNS if name not in header]
+    if missing:
+        raise InputError(f"{path}: the columns {', '.join(missing)} are missing; found {', '.join(header)}.")
+
+
+def _pick_of_row(source: str, header: list[str], row: list[str]) -> Pick:
+    if len(row) != len(header):
+        hint = " Write decimals with a point, not a comma." if len(row) > len(header) else ""
+        raise InputError(f"{source} has {len(row)} values for {len(header)} columns.{hint}")
+    values = {name: value.strip() for name, value in zip(header, row, strict=True)}
+    for column in ("experiment", "particle_type"):
+        if not values[column]:
+            raise InputError(f"{source}: {column} is empty.")
+    x, y, z = (number(source, column, values[column]) for column in "xyz")
+    known = {column: number(source, column, values[column]) for column in OPTIONAL_COLUMNS if values.get(column)}
+    return Pick(values["experiment"], values["particle_type"], x, y, z, **known)

@@ -1,0 +1,117 @@
+"""STAR files of particles in pixels: RELION 4 (``rlnTomoName``), Warp, M and RELION 3 (``rlnMicrographName``)."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
+from scripts.errors import InputError, InputWarning
+from scripts.picks.facts import Facts, zyx_vox_for
+from scripts.picks.star import (
+    MICROGRAPH,
+    PIXELS,
+    RUN,
+    SCORE,
+    Tables,
+    numbers_of,
+    particles_of,
+    read_tables,
+    scores_of,
+    shifts_angstrom_of,
+    write_table,
+)
+from scripts.picks.table import UNKNOWN, Pick, picks_at
+from scripts.picks.text import run_of_file
+
+TOMOSTAR = ".tomostar"  # Warp's file of a tilt series
+TILT_PIXEL, DETECTOR_PIXEL, MAGNIFICATION = "rlnTomoTiltSeriesPixelSize", "rlnDetectorPixelSize", "rlnMagnification"
+USUAL_MAGNIFICATION = 10000.0  # with which a detector's micrometres are the pixel's ångströms
+PIXEL_TOLERANCE = 0.001
+
+
+def write_relion4_star(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:
+    """Write picks as RELION 4 reads them: ``binning`` pixels per voxel, the first voxel at 0.
+
+    Raises:
+        InputError: the voxels are not known, or a run's name cannot stand in a STAR file.
+    """
+    table = _pixels(path, picks, facts, "relion4")
+    table.insert(3, RUN, pd.Series([pick.run for pick in picks], dtype=str))
+    write_table(path, "particles", table)
+
+
+def write_warp_star(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:
+    """Write picks as Warp and M read them: as `write_relion4_star`, the run as ``<run>.tomostar``.
+
+    Raises:
+        InputError: the voxels are not known, or a run's name cannot stand in a STAR file.
+    """
+    table = _pixels(path, picks, facts, "warp")
+    table.insert(3, MICROGRAPH, pd.Series([pick.run + TOMOSTAR for pick in picks], dtype=str))
+    write_table(path, "", table)
+
+
+def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
+    """Read picks of one species in pixels, of RELION 3 and 4, Warp and M, and take in a refinement's shifts.
+
+    A pixel's size comes from voxel size and binning, or else from the file (``rlnTomoTiltSeriesPixelSize``,
+    ``rlnDetectorPixelSize``). Without a voxel size the picks have ångströms only.
+
+    Raises:
+        InputError: a fact is missing, or the file has no table with such columns and numbers in them.
+    """
+    tables = read_tables(path)
+    table = particles_of(path, tables, PIXELS, "RELION 4 or Warp")
+    name_column = RUN if RUN in table else MICROGRAPH
+    particles_of(path, tables, [name_column], "RELION 4 or Warp")
+    stated = _stated_pixel_size(path, tables, table)
+    voxel_size = facts.voxel_size_angstrom or (stated if facts.binning is None else None)
+    if voxel_size is None:
+        voxel_size = facts.needed_voxel_size(path)
+    binning = facts.binning or (voxel_size / stated if stated else 1.0)
+    pixel_size = voxel_size / binning
+    if stated and not math.isclose(pixel_size, stated, rel_tol=PIXEL_TOLERANCE):
+        said = f"its pixels are taken for {pixel_size:g} Å (voxel size / binning), although it states {stated:g} Å"
+        warnings.warn(f"{path}: {said}.", InputWarning, stacklevel=2)
+    pixels = numbers_of(path, table, PIXELS) - shifts_angstrom_of(path, table, pixel_size) / pixel_size
+    runs = [run_of_file(name) for name in table[name_column]] if name_column == MICROGRAPH else _without_tomostar(table)
+    points = from_xyz_pixels(pixels, "relion4", binning)
+    picks = picks_at(points, runs, facts.needed_species(path), scores_of(path, table), voxel_size, facts.voxel_offset)
+    if facts.voxel_size_angstrom is not None:
+        return picks
+    return [replace(pick, x_voxel=UNKNOWN, y_voxel=UNKNOWN, z_voxel=UNKNOWN) for pick in picks]
+
+
+def _pixels(path: str | Path, picks: Sequence[Pick], facts: Facts, format_name: str) -> pd.DataFrame:
+    points = to_xyz_pixels(zyx_vox_for(path, picks, facts), format_name, facts.binning or 1.0)
+    table = pd.DataFrame(points, columns=PIXELS)
+    table[SCORE] = [float(pick.score) for pick in picks]
+    return table
+
+
+def _stated_pixel_size(path: str | Path, tables: Tables, particles: pd.DataFrame) -> float | None:
+    """Return the size in ångströms of the pixels that the coordinates count, where the file states it."""
+    optics = tables.get("optics", pd.DataFrame())
+    if TILT_PIXEL in optics:
+        sizes = numbers_of(f"{path}, optics", optics, [TILT_PIXEL])[:, 0]
+    elif DETECTOR_PIXEL in particles:
+        sizes = numbers_of(path, particles, [DETECTOR_PIXEL])[:, 0]
+        if MAGNIFICATION in particles:
+            sizes = sizes * USUAL_MAGNIFICATION / numbers_of(path, particles, [MAGNIFICATION])[:, 0]
+    else:
+        return None
+    found = np.unique(np.round(sizes, 6))
+    if len(found) > 1:
+        raise InputError(f"{path} has pixels of {found[0]:g} and of {found[1]:g} Å; split it by pixel size.")
+    return float(found[0]) if len(found) and found[0] > 0 else None
+
+
+def _without_tomostar(table: pd.DataFrame) -> list[str]:
+    return [str(name).removesuffix(TOMOSTAR) for name in table[RUN]]

@@ -1,0 +1,131 @@
+"""STAR tables of particles: what all dialects share. The library `starfile` parses and prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import starfile
+from numpy.typing import NDArray
+
+from scripts.errors import InputError
+from scripts.files import write_atomically
+from scripts.picks.text import number, read_text
+
+RUN, MICROGRAPH, SCORE = "rlnTomoName", "rlnMicrographName", "rlnAutopickFigureOfMerit"
+CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
+PIXELS = tuple(f"rlnCoordinate{axis}" for axis in "XYZ")
+SHIFTS_ANGSTROM = tuple(f"rlnOrigin{axis}Angst" for axis in "XYZ")
+SHIFTS_PIXELS = tuple(f"rlnOrigin{axis}" for axis in "XYZ")
+TURNS = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
+
+Tables = dict[str, pd.DataFrame]
+
+
+def read_tables(path: str | Path) -> Tables:
+    """Return the tables of a STAR file by name; what is no table is left out.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    read_text(path)  # says so when there is no such file
+    try:
+        blocks = starfile.read(path, always_dict=True, parse_as_string=[RUN, MICROGRAPH])
+    except (TypeError, ValueError) as error:  # what the library raises on a block without a table
+        raise InputError(f"{path} is not a STAR file: {error}.") from error
+    return {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
+
+
+def particles_of(path: str | Path, tables: Tables, required: Sequence[str], kind: str) -> pd.DataFrame:
+    """Return the table of particles of a STAR file.
+
+    Args:
+        path: the file, for the message.
+        tables: as `read_tables` gives them.
+        required: the columns that the table must have.
+        kind: what to call the file's dialect in a message.
+
+    Raises:
+        InputError: a column is missing.
+    """
+    table = tables.get("particles", tables.get("", pd.DataFrame()))
+    missing = [name for name in required if name not in table]
+    if missing:
+        raise InputError(f"{path} is not a {kind} file of particles: {', '.join(missing)} missing.")
+    return table
+
+
+def numbers_of(path: str | Path, table: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.float64]:
+    """Return columns of a table as an array, ``(N, len(columns))``.
+
+    Raises:
+        InputError: a value is no number; the message counts the particle from 1.
+    """
+    rows = zip(*(table[name] for name in columns), strict=True)
+    values = [
+        [number(f"{path}, particle {count}", name, value) for name, value in zip(columns, row, strict=True)]
+        for count, row in enumerate(rows, start=1)
+    ]
+    return np.array(values, dtype=np.float64).reshape(len(table), len(columns))
+
+
+def scores_of(path: str | Path, table: pd.DataFrame) -> list[float]:
+    """Return the score of every particle; 1 where the file has no column for it.
+
+    Raises:
+        InputError: a score is no number.
+    """
+    if SCORE not in table:
+        return [1.0] * len(table)
+    return [float(score) for score in numbers_of(path, table, [SCORE])[:, 0]]
+
+
+def shifts_angstrom_of(path: str | Path, table: pd.DataFrame, pixel_size_angstrom: float) -> NDArray[np.float64]:
+    """Return what a refinement found the particles to lie off their coordinates, ``(N, 3)``, to be subtracted.
+
+    Raises:
+        InputError: the shifts are along the axes of subtomograms that were cut out at an angle.
+    """
+    if all(name in table for name in SHIFTS_ANGSTROM):
+        shifts = numbers_of(path, table, SHIFTS_ANGSTROM)
+    elif all(name in table for name in SHIFTS_PIXELS):
+        shifts = numbers_of(path, table, SHIFTS_PIXELS) * pixel_size_angstrom
+    else:
+        return np.zeros((len(table), 3))
+    turned = numbers_of(path, table, [name for name in TURNS if name in table]).any()
+    if turned and shifts.any():
+        raise InputError(
+            f"{path}: its shifts (rlnOrigin...) are along turned axes ({TURNS[0]}); have RELION apply them."
+        )
+    return shifts
+
+
+def write_table(path: str | Path, name: str, table: pd.DataFrame) -> None:
+    """Write one table; the same table gives the same bytes.
+
+    Args:
+        path: the STAR file.
+        name: of the table, perhaps empty.
+        table: the first column must hold numbers: a row that starts with "data_" or "_" would be read as a heading.
+
+    Raises:
+        InputError: a text has a character that a STAR file cannot hold.
+    """
+    texts = {text for column in (RUN, MICROGRAPH) if column in table for text in table[column]}
+    for text in sorted(texts):
+        check_name(text)
+    printed = starfile.to_string({name: table}, quote_all_strings=any("#" in text for text in texts))
+    with write_atomically(path) as file:
+        file.write(printed.split("\n", 1)[1])  # without the first line, which holds the time
+
+
+def check_name(run: str) -> None:
+    """Refuse a run's name that would break a STAR file.
+
+    Raises:
+        InputError: it holds a quote or a control character.
+    """
+    if not run.isprintable() or "'" in run or '"' in run:
+        raise InputError(f"the run's name cannot stand in a STAR file: {run!r} holds a quote or a control character.")

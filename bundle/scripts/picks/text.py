@@ -1,0 +1,66 @@
+"""Numbers and lines of text files: read with a word on what is wrong and where, written with fixed digits."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from scripts.errors import InputError
+
+ANGSTROM_DIGITS, VOXEL_DIGITS, SCORE_DIGITS = 3, 4, 6  # decimals of what we write
+IMAGE_ENDING = re.compile(r"(\.tomostar|\.(mrcs?|rec|st|map)(:mrcs?)?)$", re.IGNORECASE)
+
+
+def run_of_file(name: str) -> str:
+    """Return the run that the name of a tomogram's or a tilt series' file tells: without folder and ending."""
+    return IMAGE_ENDING.sub("", PurePosixPath(name).name)
+
+
+def read_text(path: str | Path) -> str:
+    """Return the text of a file, without a byte order mark.
+
+    Raises:
+        InputError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+
+
+def rows_of_text(path: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the words of every line and what to call the line in a message; empty lines and ``#`` remarks are left out.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
+        words = line.partition("#")[0].split()
+        if words:
+            yield f"{path}, row {number}", words
+
+
+def number(source: str, name: str, text: Any) -> float:
+    """Return the finite number that a text holds.
+
+    Raises:
+        InputError: it holds none; the message begins with ``source`` and ``name``.
+    """
+    try:
+        value = float(text)
+    except (TypeError, ValueError) as error:
+        hint = " Write decimals with a point, not a comma." if "," in str(text) else ""
+        raise InputError(f"{source}: {name} must be a number; got '{text}'.{hint}") from error
+    if not math.isfinite(value):
+        raise InputError(f"{source}: {name} must be a finite number; got '{text}'.")
+    return value
+
+
+def decimal(value: float, digits: int) -> str:
+    """Return a number with so many decimals; empty when it is unknown."""
+    return "" if math.isnan(value) else f"{value:z.{digits}f}"  # z: no minus sign before a rounded zero
