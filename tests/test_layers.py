@@ -46,6 +46,7 @@ ALLOWED = {
     "weights": {"errors", "files"},
     "report": {"files", "particles", "picks"},
     "transforms": {"coordinates", "errors"},
+    "region": {"coordinates", "datasets", "errors", "readers", "transforms"},
     "windows": {"coordinates", "datasets", "errors", "particles", "picks", "readers", "targets", "transforms"},
     "picking": {
         "coordinates",
@@ -54,6 +55,7 @@ ALLOWED = {
         "particles",
         "picks",
         "postprocessing",
+        "region",
         "targets",
         "transforms",
     },
