@@ -4,8 +4,8 @@ import torch
 from scripts.errors import InputError, InputWarning
 from scripts.inferer import BACKGROUND, TomogramInferer
 from scripts.ome_zarr import write_ome_zarr
-from scripts.region import LimitRegiond, block_means, fit_slab, is_inside, prepare_batch, sample_mask
-from scripts.transforms import CheckVoxelSized
+from scripts.region import LimitRegiond, fit_slab, is_inside, prepare_batch, sample_mask
+from scripts.transforms import CheckVoxelSized, block_means
 from synthetic import SHAPE, image_of, noise, write_mrc
 
 BOX = (slice(4, 11), slice(10, 20), slice(6, 30))

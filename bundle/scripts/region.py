@@ -26,7 +26,7 @@ from scripts.coordinates import as_points, voxel_size_of
 from scripts.datasets import run_name
 from scripts.errors import InputError, InputWarning
 from scripts.readers import read_tomogram
-from scripts.transforms import original_affine_of, source_of
+from scripts.transforms import block_means, original_affine_of, source_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,18 +78,6 @@ def fit_slab(volume: NDArray[np.float32], voxel_size_angstrom: float) -> tuple[f
     margin = ICE_MARGIN_ANGSTROM / voxel_size_angstrom
     low, high = layers[0] * side - margin, (layers[-1] + 1) * side - 1 + margin
     return max(float(low), 0.0), min(float(high), len(volume) - 1.0)
-
-
-def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return the means of cubes of ``side`` voxels; what does not fill a cube at the far ends is left out.
-
-    An axis shorter than that is one block.
-    """
-    sides = [min(side, size) for size in volume.shape]
-    counts = [size // length for size, length in zip(volume.shape, sides, strict=True)]
-    whole = volume[tuple(slice(count * length) for count, length in zip(counts, sides, strict=True))]
-    split = [part for pair in zip(counts, sides, strict=True) for part in pair]
-    return whole.reshape(split).mean(axis=(1, 3, 5))
 
 
 def is_inside(region: NDArray[Any], points_zyx_vox: ArrayLike) -> NDArray[np.bool_]:
