@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import CacheDataset, Dataset
+from monai.data import Dataset
 from monai.transforms import Compose, Randomizable, Transform
 from torch.utils.data import DistributedSampler, Sampler
 
+from scripts.cache import prepared_dataset
 from scripts.errors import InputError, InputWarning
 from scripts.picks import read_csv
 from scripts.projects import (
@@ -283,7 +284,7 @@ def _tomograms_below(folder: Path) -> Iterator[Path]:
 
 
 class WindowDataset(Randomizable, Dataset):
-    """Random training windows out of whole tomograms, prepared once and kept in memory.
+    """Random training windows out of whole tomograms, which are prepared once.
 
     Window ``number`` is always the same window: its randomness comes from ``seed`` and ``number`` alone, whatever the
     number of workers or processes, and also after a training was interrupted. `WindowSampler` deals the numbers.
@@ -293,7 +294,7 @@ class WindowDataset(Randomizable, Dataset):
         preparation: transforms of a whole tomogram, run once.
         window: transforms that draw one window out of it, run for every number.
         seed: starts the randomness.
-        num_workers: threads that prepare tomograms.
+        cache_dir: where prepared tomograms are kept, see `cache.MappedDataset`; None keeps them in memory.
     """
 
     def __init__(
@@ -302,9 +303,9 @@ class WindowDataset(Randomizable, Dataset):
         preparation: Sequence[Transform],
         window: Sequence[Transform],
         seed: int = 0,
-        num_workers: int = 1,
+        cache_dir: str | Path | None = None,
     ) -> None:
-        self.tomograms = CacheDataset(data, Compose(preparation), num_workers=num_workers, progress=len(data) > 1)
+        self.tomograms = prepared_dataset(data, preparation, cache_dir)
         super().__init__(data, Compose(window))
         self.seed = seed
 
