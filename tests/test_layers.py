@@ -48,7 +48,7 @@ ALLOWED = {
     "report": {"files", "particles", "picks"},
     "transforms": {"coordinates", "errors"},
     "region": {"coordinates", "datasets", "errors", "readers", "transforms"},
-    "windows": {"coordinates", "datasets", "errors", "particles", "picks", "readers", "targets", "transforms"},
+    "windows": {"cache", "coordinates", "datasets", "errors", "particles", "picks", "readers", "targets", "transforms"},
     "picking": {
         "coordinates",
         "datasets",
@@ -60,6 +60,7 @@ ALLOWED = {
         "targets",
         "transforms",
     },
+    "sessions": {"coordinates", "datasets", "errors", "particles", "picks", "projects", "transforms"},
     "training": {"errors", "files", "weights"},
     "handlers": {"coordinates", "files", "metrics", "particles", "picking", "picks", "report", "transforms"},
 }

@@ -1,7 +1,7 @@
-"""Prepared tomograms on the disk, mapped into memory: a training window costs the bytes that it holds.
+"""Prepared tomograms on the disk: a training window costs the rows that it touches, not the tomogram.
 
 Whatever the format, a tomogram is read, checked and scaled once. What comes out stands in a folder as plain ``.npy``
-files, and every access maps them anew, so that memory does not grow with the number of tomograms.
+files, of which every access reads what it needs, so that memory does not grow with the number of tomograms.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import pickle
 import shutil
 import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -35,8 +36,41 @@ META = "meta.json"
 KEPT_META = ("affine", "original_affine", "spatial_shape", "filename_or_obj")
 
 
-class MappedDataset(Dataset):
-    """Tomograms that are prepared once, kept in a folder and mapped from there at every access.
+class StoredVolume:
+    """A volume in a ``.npy`` file: has a shape, and reads what is asked for.
+
+    Not a memory map: the system reads ahead of one, five times as much for a window of a full-size tomogram.
+
+    Args:
+        path: the file; its array has the axes ``(C, Z, Y, X)``.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, self.dtype = np.lib.format.read_array_header_1_0(file)
+            self.first_byte = file.tell()
+        self.shape = torch.Size(shape)
+
+    def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
+        """Return the part of the volume in a box of four slices without steps; reads the rows that it touches."""
+        channels, layers, rows, columns = (
+            range(*part.indices(size)) for part, size in zip(box, self.shape, strict=True)
+        )
+        _, depth, height, width = self.shape
+        values = np.empty([len(channels), len(layers), len(rows), len(columns)], self.dtype)
+        with open(self.path, "rb", buffering=0) as file:
+            for (channel, place), (number, layer) in product(enumerate(channels), enumerate(layers)):
+                row = (place * depth + layer) * height + rows.start
+                start, length = self.first_byte + row * width * self.dtype.itemsize, len(rows) * width
+                part = np.frombuffer(os.pread(file.fileno(), length * self.dtype.itemsize, start), self.dtype)
+                values[channel, number] = part.reshape(-1, width)[:, columns.start : columns.stop]
+        return torch.from_numpy(values)
+
+
+class StoredDataset(Dataset):
+    """Tomograms that are prepared once, kept in a folder and read from there at every access.
 
     An entry belongs to its files, by size and time of change, and to the settings of the preparation; where any of
     these changes, a new one is made. Several processes may share a folder: they share the work too.
@@ -45,15 +79,21 @@ class MappedDataset(Dataset):
         data: the tomograms, one dictionary of paths and names each.
         preparation: transforms of a whole tomogram; what they make is tensors.
         cache_dir: the folder; may be deleted when no training uses it.
+        in_parts: give volumes as `StoredVolume`; otherwise as the preparation made them, whole.
 
     Raises:
         InputError: the folder cannot be written to, or a tomogram cannot be read.
     """
 
     def __init__(
-        self, data: Sequence[Mapping[Hashable, Any]], preparation: Callable[..., Any], cache_dir: str | Path
+        self,
+        data: Sequence[Mapping[Hashable, Any]],
+        preparation: Callable[..., Any],
+        cache_dir: str | Path,
+        in_parts: bool = False,
     ) -> None:
         super().__init__(data, preparation)
+        self.in_parts = in_parts
         self.entries = [Path(cache_dir) / entry_name(item, preparation) for item in data]
         if self.entries:
             require_writable(cache_dir)
@@ -73,25 +113,27 @@ class MappedDataset(Dataset):
                 write_entry(entry, self.transform(dict(self.data[place])))
 
     def __getitem__(self, place: int) -> Any:  # type: ignore[override]
-        """Return a prepared tomogram, its volumes mapped: reading a part of one reads that part of the file."""
-        return {**self.data[place], **read_entry(self.entries[place])}
+        """Return a prepared tomogram."""
+        return {**self.data[place], **read_entry(self.entries[place], self.in_parts)}
 
 
 def prepared_dataset(
     data: Sequence[Mapping[Hashable, Any]],
     preparation: Transform | Sequence[Transform],
     cache_dir: str | Path | None = None,
+    in_parts: bool = False,
 ) -> Dataset:
-    """Return tomograms that are prepared once and kept in a folder, see `MappedDataset`; without one in memory.
+    """Return tomograms that are prepared once and kept in a folder, see `StoredDataset`; without one in memory.
 
     Args:
         data: the tomograms, one dictionary each.
         preparation: transforms of a whole tomogram.
         cache_dir: the folder; None keeps all of them in memory.
+        in_parts: see `StoredDataset`.
     """
     if cache_dir is None:
         return CacheDataset(data, Compose(preparation), num_workers=1, progress=len(data) > 1)
-    return MappedDataset(data, Compose(preparation), cache_dir)
+    return StoredDataset(data, Compose(preparation), cache_dir, in_parts)
 
 
 def entry_name(item: Mapping[Hashable, Any], preparation: Callable[..., Any]) -> str:
@@ -156,12 +198,15 @@ def meta_of(tensor: Tensor) -> dict[str, Any] | None:
     return {key: value if isinstance(value, str) else np.asarray(value).tolist() for key, value in kept.items()}
 
 
-def read_entry(entry: Path) -> dict[str, Tensor]:
-    """Return the tensors of a prepared tomogram, their values left in the files until they are used."""
-    sample: dict[str, Tensor] = {}
+def read_entry(entry: Path, in_parts: bool) -> dict[str, Tensor | StoredVolume]:
+    """Return the tensors of a prepared tomogram; in parts, volumes ``(C, Z, Y, X)`` are left in their files."""
+    sample: dict[str, Tensor | StoredVolume] = {}
     for key, meta in json.loads((entry / META).read_text()).items():
-        values = np.load(entry / f"{key}.npy", mmap_mode="c")  # c: written to in memory only; torch wants to be able to
-        tensor = torch.from_numpy(values)
+        stored = StoredVolume(entry / f"{key}.npy")
+        if in_parts and len(stored.shape) == 4:
+            sample[key] = stored
+            continue
+        tensor = torch.from_numpy(np.load(stored.path))
         if meta is not None:
             numbers = {name: value if isinstance(value, str) else np.array(value) for name, value in meta.items()}
             tensor = MetaTensor(tensor, meta={**numbers, "affine": torch.tensor(meta["affine"], dtype=torch.float64)})

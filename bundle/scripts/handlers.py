@@ -116,10 +116,15 @@ class WritePicks:
     """
 
     def __init__(
-        self, output_dir: str, particles: ParticleSet, user_id: str, session_id: str, voxel_offset: float = 0.0
+        self,
+        output_dir: str,
+        particles: ParticleSet,
+        user_id: str | int,
+        session_id: str | int,
+        voxel_offset: float = 0.0,
     ) -> None:
         self.folder, self.particles = Path(output_dir), particles
-        self.user_id, self.session_id, self.voxel_offset = user_id, session_id, voxel_offset
+        self.user_id, self.session_id, self.voxel_offset = str(user_id), str(session_id), voxel_offset
         self.picks: list[Pick] = []
 
     def attach(self, engine: Engine) -> None:

@@ -52,9 +52,19 @@ def picks_path(root: str | Path, run: str, species: str, user_id: str, session_i
     Raises:
         InputError: a name that copick would refuse, or cut in the wrong place.
     """
+    return Path(root) / OVERLAY / RUNS / run / PICKS / session_file(user_id, session_id, species)
+
+
+def session_file(user_id: str, session_id: str, species: str) -> str:
+    """Return the name of the file of picks of a user, a session and a species; ``*`` stands for any of them.
+
+    Raises:
+        InputError: a name that copick would refuse, or cut in the wrong place.
+    """
     for what, name in (("a species", species), ("a user_id", user_id), ("a session_id", session_id)):
-        _refuse_for_copick(what, name)
-    return Path(root) / OVERLAY / RUNS / run / PICKS / f"{user_id}_{session_id}_{species}.json"
+        if name != "*":
+            _refuse_for_copick(what, name)
+    return f"{user_id}_{session_id}_{species}.json"
 
 
 def write_project(root: str | Path, particles: ParticleSet, name: str, description: str) -> Path:
@@ -117,13 +127,26 @@ def project_roots(path: str | Path) -> list[Path]:
     Raises:
         InputError: the config file cannot be read.
     """
-    path = Path(path)
-    is_config = path.suffix == ".json" and path.is_file()
-    folder, config = (path.parent, path) if is_config else (path, path / CONFIG)
-    stated = _stated_roots(config) if config.is_file() else {}
+    folder, stated = _folder_and_stated_roots(Path(path))
     roots = [folder / part if _has_runs(folder / part) else stated.get(part) for part in (STATIC, OVERLAY)]
     found = [root for root in (*roots, folder) if root is not None and _has_runs(root)]
     return list(dict.fromkeys(found))
+
+
+def overlay_of(path: str | Path) -> Path:
+    """Return the root of a project that takes what is added, whether or not it holds anything yet.
+
+    That is the folder ``overlay``, else the overlay that the config file names, else the project's own folder where the
+    runs stand in it directly.
+
+    Args:
+        path: as in `project_roots`.
+    """
+    folder, stated = _folder_and_stated_roots(Path(path))
+    own = folder / OVERLAY
+    if own.is_dir() or not (OVERLAY in stated or _has_runs(folder)):
+        return own
+    return stated.get(OVERLAY, folder)
 
 
 def list_project_runs(root: str | Path, kind: str, voxel_size_angstrom: float) -> list[str]:
@@ -198,6 +221,12 @@ def _pickable_objects(particles: ParticleSet) -> list[dict[str, Any]]:
             }
         )
     return objects
+
+
+def _folder_and_stated_roots(path: Path) -> tuple[Path, dict[str, Path]]:
+    is_config = path.suffix == ".json" and path.is_file()
+    folder, config = (path.parent, path) if is_config else (path, path / CONFIG)
+    return folder, _stated_roots(config) if config.is_file() else {}
 
 
 def _stated_roots(config: Path) -> dict[str, Path]:
