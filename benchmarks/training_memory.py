@@ -95,9 +95,7 @@ def measure(dataset: Path, cache_dir: str | None) -> str:
 
 def main(folder: Path) -> None:
     """Print a row for every number of tomograms and place to keep them."""
-    print(
-        "| kept in | tomograms | MiB before | peak | at the end | MB read per step | ms cold | ms warm | of it at work |"
-    )
+    print("| kept in | tomograms | MiB before | peak | at the end | MB per step | ms cold | ms warm | of it at work |")
     for count in COUNTS:
         dataset = folder / f"{count}"
         write_dataset(dataset, count + 1)  # one is validated on
