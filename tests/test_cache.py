@@ -110,9 +110,12 @@ def test_a_changed_file_and_a_changed_setting_make_new_entries(data, tmp_path):
     assert len(entries(tmp_path / "cache")) == 7
 
 
-def test_an_entry_that_was_not_finished_is_not_taken(data, tmp_path):
-    (tmp_path / "cache" / ".one-0123.abcd.new").mkdir(parents=True)
+def test_an_entry_that_was_not_finished_is_made_anew(data, tmp_path):
+    windows_of(data, tmp_path / "cache")
+    (entry,) = (path for path in entries(tmp_path / "cache") if path.name.startswith("one-"))
+    entry.rename(entry.with_name(f".{entry.name}.new"))
     assert windows_of(data, tmp_path / "cache")[0]["image"].shape == (1, 8, 10, 10)
+    assert [path.name.split("-")[0] for path in entries(tmp_path / "cache")] == ["one", "three", "two"]
 
 
 def test_a_failure_leaves_no_half_entry(data, tmp_path, monkeypatch):

@@ -20,13 +20,11 @@ import torch
 import zarr
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
-from scipy import ndimage
 from scripts.network import ConvNeXtUNet
 from scripts.particles import read_particles
 from scripts.picks import read_copick_folder, read_csv, read_relion5_star
 from scripts.targets import draw_spheres
 from scripts.weights import read_tensors
-from synthetic import write_mrc
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 CONFIGS = BUNDLE / "configs"
@@ -209,24 +207,6 @@ def test_picks_lie_in_the_mask_of_their_run_and_in_the_slab(dataset_dir, small_w
     assert all(pick.y_voxel < 15.5 and pick.z_voxel < 8.5 for pick in picks)
     assert any(pick.y_voxel > 15.5 or pick.z_voxel > 8.5 for pick in all_picks)
     assert limited.check_properties() == everywhere.check_properties() == []
-
-
-def test_the_same_specimen_at_another_voxel_size_gives_the_same_picks(small_weights, assert_points_close, tmp_path):
-    places = np.stack(np.meshgrid(*(np.arange(size) for size in (32, 44, 52)), indexing="ij"), axis=-1)
-    centres = [(8, 11, 12), (22, 30, 38), (12, 34, 14)]
-    volume = sum(np.exp(-((places - centre) ** 2).sum(axis=-1) / 18) for centre in centres)
-    for voxel_size in (10.012, 7.84, 13.5):
-        step = voxel_size / VOXEL_SIZE
-        shape = tuple(int((size - 1) / step) + 1 for size in volume.shape)
-        sampled = ndimage.affine_transform(volume, np.full(3, step), output_shape=shape, order=3)
-        write_mrc(tmp_path / "data" / f"{voxel_size:g}.mrc", sampled, voxel_size)
-    run_inference(tmp_path / "data", tmp_path / "out", small_weights, resample=True)
-    own, finer, coarser = (read_csv(tmp_path / "out" / name / "picks.csv") for name in ("10.012", "7.84", "13.5"))
-    assert len(own) >= 3
-    for species in {pick.particle for pick in own}:
-        places = [[pick.xyz_angstrom for pick in picks if pick.particle == species] for picks in (own, finer, coarser)]
-        for other in places[1:]:
-            assert_points_close(other, places[0], atol=VOXEL_SIZE / 2)
 
 
 def test_one_file_is_a_dataset_too(dataset_dir, small_weights, tmp_path):

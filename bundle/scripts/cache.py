@@ -13,7 +13,6 @@ import logging
 import os
 import pickle
 import shutil
-import uuid
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -108,7 +107,7 @@ class StoredDataset(Dataset):
     def prepare(self, place: int, wait: bool) -> None:
         """Make an entry where there is none; one that another process is making is left to it, or waited for."""
         entry = self.entries[place]
-        with open(entry.with_suffix(".lock"), "wb") as lock:
+        with open(entry.with_name(f"{entry.name}.lock"), "wb") as lock:
             if not entry.exists() and take(lock, wait) and not entry.exists():
                 write_entry(entry, self.transform(dict(self.data[place])))
 
@@ -159,11 +158,19 @@ def stamp_of(path: Path) -> list[tuple[str, int, int]]:
 
 
 def take(lock: BinaryIO, wait: bool) -> bool:
-    """Lock an open file for this process, until it is closed; False where another one has it and waiting is off."""
+    """Lock an open file for this process, until it is closed; False where another one has it and waiting is off.
+
+    Raises:
+        InputError: the file system has no locks.
+    """
     try:
         fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise InputError(
+            f"cannot lock {lock.name}: {error.strerror}. Set cache_dir to a folder on this machine."
+        ) from error
     return True
 
 
@@ -173,7 +180,8 @@ def write_entry(entry: Path, sample: Mapping[Hashable, Any]) -> None:
     Raises:
         InputError: the place cannot be written to, or the disk is full.
     """
-    new = entry.with_name(f".{entry.name}.{uuid.uuid4().hex[:8]}.new")
+    new = entry.with_name(f".{entry.name}.new")
+    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed: whoever writes has the lock
     try:
         new.mkdir()
         tensors = {str(key): value for key, value in sample.items() if isinstance(value, Tensor)}
