@@ -211,6 +211,21 @@ def test_the_same_volume_gives_the_same_picks_from_every_kind_of_file(small_weig
         assert [dataclasses.replace(pick, run="float32") for pick in picks[name]] == picks["float32"], name
 
 
+def test_picks_lie_in_the_mask_of_their_run_and_in_the_slab(dataset_dir, small_weights, tmp_path):
+    everywhere = run_inference(dataset_dir, tmp_path / "all", small_weights)
+    for run in ("one", "two"):
+        mask = np.zeros(SHAPE, dtype=np.float32)
+        mask[:, : 16 if run == "one" else 0] = 1
+        write_volume(tmp_path / "masks" / f"{run}.mrc", mask)
+    limits = {"mask_path": str(tmp_path / "masks" / "{run}.mrc"), "slab_z_angstrom": [0, 8.4 * VOXEL_SIZE]}
+    limited = run_inference(dataset_dir, tmp_path / "some", small_weights, **limits)
+    picks, all_picks = (read_csv(tmp_path / name / "picks.csv") for name in ("some", "all"))
+    assert {pick.run for pick in picks} == {"one"}
+    assert all(pick.y_voxel < 15.5 and pick.z_voxel < 8.5 for pick in picks)
+    assert any(pick.y_voxel > 15.5 or pick.z_voxel > 8.5 for pick in all_picks)
+    assert limited.check_properties() == everywhere.check_properties() == []
+
+
 def test_one_file_is_a_dataset_too(dataset_dir, small_weights, tmp_path):
     run_inference(dataset_dir / "two" / "tomogram.mrc", tmp_path / "out", small_weights, page_megabytes=0)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "picks.csv", "summary.csv", "two"]
@@ -357,6 +372,18 @@ def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_di
         assert "Against the truth" in (tmp_path / "eval" / page).read_text()
     run_inference(dataset_dir, tmp_path / "out", small_weights, probability_thresholds=str(thresholds))
     assert (tmp_path / "out" / "picks.csv").exists()
+
+
+def test_evaluation_scores_the_region_alone(dataset_dir, small_weights, tmp_path):
+    made = workflow(
+        ["train.json", "evaluate.json"], "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path / "out"),
+        checkpoint_path=str(small_weights), sweep_thresholds=[0.5], slab_z_angstrom=[80, 140],
+        **{**SMALL_TRAINING, "validation_runs": []},
+    )  # fmt: skip
+    made.run()
+    with open(tmp_path / "out" / "scores.csv") as file:
+        truths = {row["species"]: row["truths"] for row in csv.DictReader(file) if row["mode"] == "kaggle"}
+    assert (truths["apo-ferritin"], truths["ribosome"], truths["thyroglobulin"]) == ("1", "2", "1")
 
 
 @pytest.mark.parametrize(

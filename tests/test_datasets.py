@@ -135,6 +135,34 @@ def test_runs_are_chosen_by_name(folder):
         list_labelled_runs(folder, only=["D9"])
 
 
+def test_the_truth_is_chosen_by_user_and_session(tmp_path):
+    touch_tomogram(tmp_path, "A")
+    folder = touch_picks(tmp_path, "A", "ann_1_ribosome.json", part="static")
+    touch_picks(tmp_path, "A", "ann_2_ribosome.json")
+    added = touch_picks(tmp_path, "A", "net_0_ribosome.json")
+    for chosen, label in (
+        ({"truth_user_id": "ann", "truth_session_id": 1}, folder / "ann_1_*.json"),
+        ({"truth_user_id": "net"}, added / "net_*_*.json"),
+        ({"truth_session_id": 0}, added / "*_0_*.json"),
+    ):
+        assert [item["label"] for item in list_labelled_runs(tmp_path, **chosen)] == [str(label)]
+    with pytest.raises(InputError, match=r"has picks in .*Keep only its truth there, or name it by truth_user_id"):
+        list_labelled_runs(tmp_path)
+    with pytest.raises(InputError, match=r"run 'A' has picks in .*or name it by truth_user_id and truth_session_id"):
+        list_labelled_runs(tmp_path, truth_user_id="ann")
+    with pytest.raises(InputError, match=r"run 'A' has no truth bob_\*_\*.json in .*Picks"):
+        list_labelled_runs(tmp_path, truth_user_id="bob")
+    with pytest.raises(InputError, match="copick allows no space, no '_'"):
+        list_labelled_runs(tmp_path, truth_user_id="my_self")
+
+
+def test_a_star_file_is_a_truth_where_there_is_no_table(folder):
+    touch(folder / "truth.star")
+    assert {item["label"] for item in list_labelled_runs(folder)} == {str(folder / "truth.star")}
+    write_truth(folder, "D1", "deep", "zarr")
+    assert {item["label"] for item in list_labelled_runs(folder)} == {str(folder / "truth.csv")}
+
+
 def test_every_fifth_run_is_for_validation_unless_named(tmp_path):
     for number in range(1, 8):
         touch(tmp_path / f"T{number}.mrc")

@@ -81,6 +81,20 @@ def test_nothing_above_the_threshold_gives_an_empty_list(particles):
     assert sample["pred"].sum() == 0
 
 
+def test_picks_outside_the_region_are_dropped_and_those_at_its_rim_stay_where_they_are(particles):
+    image, logits = image_of(noise()), logits_of(particles)
+    region = torch.zeros(1, *SHAPE, dtype=torch.uint8)
+    region[:, :, :10] = 1  # holds the first point, 9, and not the second
+    whole, limited = (
+        PickParticlesd("pred", particles)({"pred": logits, "image": image, **more})["result"]["picks"]
+        for more in ({}, {"region": region})
+    )
+    assert limited == whole[:1]
+    sweep = SweepThresholdsd("pred", particles, [0.5])
+    counts = sweep({"pred": logits, "image": image, "region": region, "label": torch.zeros(0, 4)})["sweep"]
+    assert counts[:, 0, 1].tolist() == [1, 0]
+
+
 def test_a_volume_without_contrast_has_no_picks(particles):
     flat = image_of(np.zeros(SHAPE))
     assert PickParticlesd("pred", particles)({"pred": logits_of(particles), "image": flat})["result"]["picks"] == []

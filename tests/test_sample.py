@@ -5,21 +5,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
+from scipy import ndimage
 from scripts.metrics import score_picks
 from scripts.picks import read_csv
+from scripts.readers import read_tomogram
 from scripts.weights import recorded_sha256, sha256_of
+from synthetic import write_mrc
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
+VOXEL_SIZE = 10.012
 CLEAR = 0.03  # picks this close to the threshold may come and go with the machine's arithmetic
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
 
 
-def pick_sample(output_dir, **settings):
+def pick_sample(output_dir, dataset_dir=ROOT / "sample", **settings):
     made = ConfigWorkflow(
         config_file=str(BUNDLE / "configs" / "inference.json"), workflow_type="infer", bundle_root=str(BUNDLE),
-        logging_file=False, dataset_dir=str(ROOT / "sample"), output_dir=str(output_dir),
+        logging_file=False, dataset_dir=str(dataset_dir), output_dir=str(output_dir),
         device="$torch.device('cpu')", **settings,
     )  # fmt: skip
     made.initialize()
@@ -58,3 +62,30 @@ def test_a_higher_threshold_leaves_fewer_picks(picks, tmp_path):
     counts = {table: sum(pick.particle == "thyroglobulin" for pick in picked)
               for table, picked in (("plain", picks), ("surer", surer))}  # fmt: skip
     assert 0 < counts["surer"] < counts["plain"]
+
+
+def test_the_specimen_at_another_voxel_size_is_picked_in_the_same_places(picks, tmp_path):
+    low, high = np.array([(16, 90, 90), (80, 218, 218)])
+    volume = np.asarray(read_tomogram(ROOT / "sample" / "sample.mrc").data, dtype=np.float32)
+    volume = volume[tuple(slice(first, end) for first, end in zip(low, high, strict=True))]
+    for voxel_size in (7.84, 13.5):
+        step = voxel_size / VOXEL_SIZE
+        shape = tuple(int((size - 1) / step) + 1 for size in volume.shape)
+        sampled = ndimage.affine_transform(volume, np.full(3, step), output_shape=shape, order=3, mode="nearest")
+        write_mrc(tmp_path / "data" / f"{voxel_size:g}.mrc", sampled, voxel_size)
+    pick_sample(tmp_path / "out", tmp_path / "data", precision="float32", resample=True)
+    wanted = [
+        (pick.particle, (np.array(pick.xyz_angstrom) - low[::-1] * VOXEL_SIZE))
+        for pick in picks
+        if ((np.array([pick.z_voxel, pick.y_voxel, pick.x_voxel]) - low > 12).all())
+        and ((high - [pick.z_voxel, pick.y_voxel, pick.x_voxel] > 12).all())
+        and pick.particle in ("apo-ferritin", "ribosome", "virus-like-particle")  # those that are hardly ever false
+    ]
+    assert len(wanted) >= 5
+    for name in ("7.84", "13.5"):
+        found = read_csv(tmp_path / "out" / name / "picks.csv")
+        gaps = [
+            min((np.linalg.norm(place - pick.xyz_angstrom) for pick in found if pick.particle == species), default=99.0)
+            for species, place in wanted
+        ]
+        assert np.mean(np.array(gaps) < VOXEL_SIZE / 2) > 0.85, gaps

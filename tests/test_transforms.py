@@ -1,4 +1,5 @@
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,10 +7,22 @@ import torch
 from monai.transforms import Compose, LoadImaged
 from scripts.errors import InputError, InputWarning, find_input_error
 from scripts.picking import picks_at
-from scripts.readers import TomogramReader
-from scripts.transforms import CheckVoxelSized, ScalePercentilesd, replace_non_finite, resample, scale_percentiles
+from scripts.readers import TomogramReader, read_tomogram
+from scripts.targets import draw_spheres
+from scripts.transforms import (
+    INVERTED_SKEWNESS,
+    CheckContrastd,
+    CheckVoxelSized,
+    ScalePercentilesd,
+    replace_non_finite,
+    resample,
+    scale_percentiles,
+    smoothed_skewness,
+)
 from synthetic import SHAPE, image_of, make_particles, noise
 
+ROOT = Path(__file__).resolve().parents[1]
+TOMOGRAMS = [ROOT / "sample" / "sample.mrc", *sorted(ROOT.glob("../shared/data/tomograms/D*/tomogram.mrc"))]
 VOXEL_SIZE = 10.0
 POINTS = np.array([[6, 9, 11], [13, 20, 30]])
 
@@ -105,6 +118,46 @@ def test_the_transform_keeps_what_the_volume_knows():
     scaled = ScalePercentilesd("image")({"image": image})["image"]
     assert torch.equal(scaled.affine, image.affine)
     assert np.allclose(scaled.numpy(), scale_percentiles(image.numpy()))
+
+
+def test_inverting_is_scaling_the_negative():
+    volume = noise()
+    inverted = ScalePercentilesd("image", invert=True)({"image": image_of(volume)})["image"]
+    assert np.allclose(inverted[0].numpy(), scale_percentiles(-volume), atol=1e-6)
+
+
+def test_a_constant_volume_stays_without_contrast_when_inverted():
+    with pytest.warns(InputWarning, match="is constant"):
+        assert not ScalePercentilesd("image", invert=True)({"image": image_of(np.ones(SHAPE))})["image"].any()
+
+
+def crowded(shape=(72, 72, 72)):
+    """Noise with bright balls of 60 Å radius in it."""
+    centres = np.random.default_rng(2).uniform(6, 66, (40, 3))
+    return noise(shape=shape) + 1.5 * draw_spheres(shape, centres, 6)
+
+
+def test_bright_particles_are_silent_and_dark_ones_give_a_warning(recwarn):
+    bright, dark = image_of(crowded()), image_of(-crowded())
+    for image, inverted in ((bright, False), (image_of(noise(shape=(72, 72, 72))), False)):
+        CheckContrastd("image", inverted)({"image": image})
+    assert not recwarn.list
+    with pytest.warns(InputWarning, match=r"tomogram.mrc: its particles look dark .*set invert to true if that is so"):
+        assert CheckContrastd("image")({"image": dark})["image"] is dark
+    with pytest.warns(InputWarning, match=r"after inversion its particles look dark .*set invert to false"):
+        CheckContrastd("image", inverted=True)({"image": dark})
+
+
+@pytest.mark.parametrize("path", TOMOGRAMS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_tomograms_look_bright_and_their_negatives_dark(path):
+    volume = np.asarray(read_tomogram(path).data, dtype=np.float32)
+    assert smoothed_skewness(scale_percentiles(volume), 10.012) > 0.5
+    assert smoothed_skewness(scale_percentiles(-volume), 10.012) < INVERTED_SKEWNESS
+
+
+def test_a_volume_too_small_or_too_even_to_tell_is_not_judged():
+    assert smoothed_skewness(-crowded((48, 48, 48)), 10.0) is None
+    assert smoothed_skewness(np.ones((72, 72, 72), dtype=np.float32), 10.0) is None
 
 
 def test_another_voxel_size_is_refused_with_the_keys_to_set():

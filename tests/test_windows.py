@@ -57,6 +57,36 @@ def test_truth_in_copick_files_becomes_labelled_voxels(particles, tmp_path):
     assert LoadTruthd("label", particles)(sample)["label"].tolist() == [[1, 6, 9, 11], [2, 13, 20, 30]]
 
 
+def test_truth_in_a_star_file_becomes_labelled_voxels_where_there_is_one_species(particles, tmp_path):
+    path, one = tmp_path / "truth.star", make_particles(1)
+    picks = [Pick(run, "a", *map(float, to_xyz_angstrom([point], VOXEL_SIZE)[0])) for run in "rs" for point in POINTS]
+    with open(path, "w") as file:
+        file.write("data_particles\n\nloop_\n_rlnCenteredCoordinateXAngst #1\n_rlnCenteredCoordinateYAngst #2\n")
+        file.write("_rlnCenteredCoordinateZAngst #3\n_rlnTomoName #4\n")
+        for pick in picks:
+            z, y, x = np.array(SHAPE) * VOXEL_SIZE / 2
+            file.write(f"{pick.x_angstrom - x} {pick.y_angstrom - y} {pick.z_angstrom - z} {pick.run}\n")
+    sample = {"image": image_of(noise()), "label": str(path), "run": "s"}
+    assert LoadTruthd("label", one)(sample)["label"].tolist() == [[1, 6, 9, 11], [1, 13, 20, 30]]
+    with pytest.raises(InputError, match=r"truth.star has no particle of 'other'; its tomograms are called r, s"):
+        LoadTruthd("label", one)({**sample, "run": "other"})
+    with pytest.raises(InputError, match=r"truth.star does not tell species apart, and there are 2: a, b"):
+        LoadTruthd("label", particles)(sample)
+
+
+def test_truth_of_one_session_is_read_by_the_names_of_its_files(particles, tmp_path):
+    for session, point in zip("01", POINTS, strict=True):
+        pick = Pick("run", "a", *map(float, to_xyz_angstrom([point], VOXEL_SIZE)[0]))
+        write_copick_json(
+            tmp_path / f"x_{session}_a.json", [pick], run="run", particle="a", voxel_size_angstrom=VOXEL_SIZE,
+            user_id="x", session_id=session,
+        )  # fmt: skip
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "x_1_*.json"), "run": "run"}
+    assert LoadTruthd("label", particles)(sample)["label"].tolist() == [[1, 13, 20, 30]]
+    with pytest.raises(InputError, match="both hold 'a'; keep one of them in the folder, or name the truth by truth_"):
+        LoadTruthd("label", particles)({**sample, "label": str(tmp_path)})
+
+
 def test_truth_in_a_label_volume_becomes_points_and_stays_a_volume(particles, tmp_path):
     labels = draw_spheres(SHAPE, POINTS[:1], 3) + draw_spheres(SHAPE, POINTS[1:], 3, value=2)
     path = write_mrc(tmp_path / "labels.mrc", labels)

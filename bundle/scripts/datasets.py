@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.data import CacheDataset, Dataset
+from monai.data import Dataset
 from monai.transforms import Compose, Randomizable, Transform
 from torch.utils.data import DistributedSampler, Sampler
 
+from scripts.cache import prepared_dataset
 from scripts.errors import InputError, InputWarning
 from scripts.picks import read_csv
 from scripts.projects import (
@@ -25,12 +26,13 @@ from scripts.projects import (
     picks_folders,
     project_roots,
     run_folder_of,
+    session_file,
 )
 from scripts.readers import is_tomogram, stem_of
 
 logger = logging.getLogger(__name__)
 
-TRUTH_TABLE = "truth.csv"
+TRUTH_TABLE, TRUTH_STAR = "truth.csv", "truth.star"
 
 Folders = str | Path | Sequence[str | Path]
 Kinds = str | Sequence[str] | None
@@ -89,11 +91,13 @@ def list_labelled_runs(
     without: Sequence[str] = (),
     tomogram_kind: Kinds = None,
     repeat_runs: bool = False,
+    truth_user_id: str | int | None = None,
+    truth_session_id: str | int | None = None,
 ) -> list[dict[str, str]]:
     """List the tomograms that have a truth: a row of `list_runs` with ``label``, the truth's path, added.
 
-    The truth is ``truth.csv`` in the folder, or ``Picks/*.json`` (copick): beside the tomogram, or with its run in the
-    project.
+    The truth is ``truth.csv`` or ``truth.star`` (RELION 5, one species) in the folder, or ``Picks/*.json`` (copick):
+    beside the tomogram, or with its run in the project.
 
     Args:
         dataset_dir: a folder with tomograms and truth, or several.
@@ -102,6 +106,8 @@ def list_labelled_runs(
         tomogram_kind: as in `list_runs`.
         repeat_runs: list a run once for each of the kinds that are named, and runs of one name from several folders.
             For training; where picks are told apart by the run's name, it must come once.
+        truth_user_id: whose picks in copick files are the truth; None takes those of the only user.
+        truth_session_id: of which session; None takes those of the only session.
 
     Raises:
         InputError: a name in ``only`` or ``without`` is not in the folders, a run has no truth, a table has no particle
@@ -114,10 +120,14 @@ def list_labelled_runs(
     if missing and names:
         raise InputError(f"{_in_words(found)} holds no run {', '.join(missing)}; it holds {', '.join(names)}.")
     labelled: list[dict[str, str]] = []
+    pattern = None
+    if truth_user_id is not None or truth_session_id is not None:
+        user_id, session_id = ("*" if name is None else str(name) for name in (truth_user_id, truth_session_id))
+        pattern = session_file(user_id, session_id, "*")
     for folder, runs in found.items():
         chosen = [item for item in runs if (only is None or item["run"] in only) and item["run"] not in without]
-        here = [{**item, "label": str(truth_path(folder, item))} for item in chosen]
-        _check_names(here, _table_of(folder))
+        here = [{**item, "label": str(truth_path(folder, item, pattern))} for item in chosen]
+        _check_names(here, _tables_of(folder)[0])
         labelled += here
     if not repeat_runs:
         _refuse_repeats(labelled)
@@ -152,32 +162,41 @@ def _check_names(runs: Sequence[Mapping[str, str]], table: Path) -> None:
         warnings.warn(message, InputWarning, stacklevel=3)
 
 
-def truth_path(dataset_dir: str | Path, item: Mapping[str, str]) -> Path:
-    """Return where the truth of a run stands.
+def truth_path(dataset_dir: str | Path, item: Mapping[str, str], pattern: str | None = None) -> Path:
+    """Return where the truth of a run stands: a table, a folder of copick files, or files in it by a pattern.
 
     Args:
         dataset_dir: the one folder that the run was found in.
         item: a row of `list_runs`.
+        pattern: names of the copick files that are the truth, where not all of them are; tables then do not count.
 
     Raises:
         InputError: there is none, or picks of the run stand in two folders of its project.
     """
-    table, run_folder = _table_of(Path(dataset_dir)), run_folder_of(item["image"])
-    if table.exists():
-        return table
+    tables, run_folder = _tables_of(Path(dataset_dir)), run_folder_of(item["image"])
+    if pattern is None and any(table.exists() for table in tables):
+        return next(table for table in tables if table.exists())
     places = [Path(item["image"]).parent / PICKS] if run_folder is None else picks_folders(run_folder, dataset_dir)
     folders = [folder for folder in places if folder.exists()]
-    full = [folder for folder in folders if any(folder.glob("[!.]*.json"))]
+    full = [folder for folder in folders if any(folder.glob(pattern or "[!.]*.json"))]
     if len(full) > 1:
-        raise InputError(f"run '{item['run']}' has picks in {full[0]} and in {full[1]}. Keep only its truth there.")
+        raise InputError(
+            f"run '{item['run']}' has picks in {full[0]} and in {full[1]}. Keep only its truth there, or name it by "
+            "truth_user_id and truth_session_id."
+        )
+    if pattern is not None:
+        if not full:
+            raise InputError(f"run '{item['run']}' has no truth {pattern} in {_in_words(places)}.")
+        return full[0] / pattern
     if not folders:
-        missing = " nor ".join(str(place) for place in (table, *places))
+        missing = " nor ".join(str(place) for place in (tables[0], *places))
         raise InputError(f"run '{item['run']}' has no truth: neither {missing} exists.")
     return (full or folders)[0]
 
 
-def _table_of(folder: Path) -> Path:
-    return (folder.parent if folder.suffix == ".json" else folder) / TRUTH_TABLE  # .json: a project's config file
+def _tables_of(folder: Path) -> list[Path]:
+    place = folder.parent if folder.suffix == ".json" else folder  # .json: a project's config file
+    return [place / TRUTH_TABLE, place / TRUTH_STAR]
 
 
 def split_runs(
@@ -283,7 +302,7 @@ def _tomograms_below(folder: Path) -> Iterator[Path]:
 
 
 class WindowDataset(Randomizable, Dataset):
-    """Random training windows out of whole tomograms, prepared once and kept in memory.
+    """Random training windows out of whole tomograms, which are prepared once.
 
     Window ``number`` is always the same window: its randomness comes from ``seed`` and ``number`` alone, whatever the
     number of workers or processes, and also after a training was interrupted. `WindowSampler` deals the numbers.
@@ -293,7 +312,7 @@ class WindowDataset(Randomizable, Dataset):
         preparation: transforms of a whole tomogram, run once.
         window: transforms that draw one window out of it, run for every number.
         seed: starts the randomness.
-        num_workers: threads that prepare tomograms.
+        cache_dir: where prepared tomograms are kept, see `cache.StoredDataset`; None keeps them in memory.
     """
 
     def __init__(
@@ -302,9 +321,9 @@ class WindowDataset(Randomizable, Dataset):
         preparation: Sequence[Transform],
         window: Sequence[Transform],
         seed: int = 0,
-        num_workers: int = 1,
+        cache_dir: str | Path | None = None,
     ) -> None:
-        self.tomograms = CacheDataset(data, Compose(preparation), num_workers=num_workers, progress=len(data) > 1)
+        self.tomograms = prepared_dataset(data, preparation, cache_dir, in_parts=True)
         super().__init__(data, Compose(window))
         self.seed = seed
 

@@ -130,8 +130,8 @@ class WritePicks:
         self,
         output_dir: str,
         particles: ParticleSet,
-        user_id: str,
-        session_id: str,
+        user_id: str | int,
+        session_id: str | int,
         voxel_offset: float = 0.0,
         formats: Sequence[str] = ("csv", "copick", "relion5"),
         binning: float = 1.0,
@@ -140,7 +140,7 @@ class WritePicks:
     ) -> None:
         self.folder, self.particles, self.settings = Path(output_dir), particles, settings or {}
         self.page_megabytes = check_megabytes(page_megabytes)
-        self.user_id, self.session_id, self.voxel_offset = user_id, session_id, voxel_offset
+        self.user_id, self.session_id, self.voxel_offset = str(user_id), str(session_id), voxel_offset
         self.formats, self.binning = check_formats(formats), binning
 
     def attach(self, engine: Engine) -> None:

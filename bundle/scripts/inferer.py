@@ -15,6 +15,7 @@ from torch import Tensor
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SPATIAL_AXES = {"z": -3, "y": -2, "x": -1}
+BACKGROUND = -20.0  # logit of what is not looked at: a probability of 2e-9
 
 
 def check_precision(precision: str) -> str:
@@ -73,6 +74,11 @@ class WindowInferer(SimpleInferer):
 class TomogramInferer(SlidingWindowInferer):
     """Slide a window over a tomogram, in every view asked for, and average the logits of the views.
 
+    Where a region is given, the windows cover the box around it, grown by half of what two windows share, so that a
+    voxel at the region's rim is seen with as much around it as one between two windows. Of these windows, those that
+    hold no voxel of the region do not go through the network, and neither does what lies outside the box: the logits
+    are `BACKGROUND` there. (The first window does: it tells how many species the network knows.)
+
     Args:
         roi_size: window ``(z, y, x)`` in voxels.
         sw_batch_size: windows that go through the network together.
@@ -115,35 +121,103 @@ class TomogramInferer(SlidingWindowInferer):
             yield turns, [SPATIAL_AXES[axis] for axis, mirror in zip(self.flips, mirrored, strict=True) if mirror]
 
     def __call__(  # type: ignore[override]
-        self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any
+        self,
+        inputs: Tensor,
+        network: Callable[..., Tensor],
+        *args: Any,
+        region: Tensor | None = None,
+        **kwargs: Any,
     ) -> Tensor:
         """Return the mean logits ``(B, C, Z, Y, X)`` of the tomograms ``(B, 1, Z, Y, X)``.
+
+        Args:
+            inputs: the tomograms.
+            network: answers windows with logits.
+            args: handed on to the network, as are ``kwargs``.
+            region: where to look, of the shape of ``inputs``, 0 outside; None looks everywhere.
 
         Raises:
             FloatingPointError: the network answered with NaN or infinity.
         """
         volume = plain(inputs)
 
-        def logits_of(windows: Tensor) -> Tensor:
+        def answer_of(windows: Tensor) -> Tensor:
             with autocast(self.precision, windows.device):
                 answer = network(windows, *args, **kwargs)
             return answer.to(torch.float32, copy=True)  # MONAI multiplies in place what it gets
 
-        total: Tensor | None = None
-        views = list(self.views())
-        for turns, axes in views:
-            view = torch.rot90(volume, turns, (-2, -1)).flip(axes)
-            answer = super().__call__(view, logits_of)
-            assert isinstance(answer, Tensor)
-            logits = torch.rot90(answer.flip(axes), -turns, (-2, -1))
-            total = logits if total is None else total.add_(logits)
-        assert total is not None
-        mean = total if len(views) == 1 else total.div_(len(views))
+        if region is None:
+            mean = self.mean_of_views(volume, answer_of)
+        else:
+            wanted = plain(region) != 0
+            box = (slice(None), slice(None), *self.box_around(wanted))
+            inside = self.mean_of_views(volume[box], answer_of, wanted[box])
+            mean = inside.new_full((*inside.shape[:2], *volume.shape[2:]), BACKGROUND)
+            mean[box] = inside
         if not torch.isfinite(mean.sum()):
             raise FloatingPointError(
                 "the network answered with NaN or infinity: set precision to 'float32', or the weights are damaged."
             )
         return mean
+
+    def mean_of_views(
+        self, volume: Tensor, answer_of: Callable[[Tensor], Tensor], region: Tensor | None = None
+    ) -> Tensor:
+        """Return the mean of the network's answers over the views; windows without the region are not answered."""
+        total: Tensor | None = None
+        views = list(self.views())
+        logits_of = answer_of if region is None else skip_windows_outside(answer_of)
+        for turns, axes in views:
+            kept = {} if region is None else {"condition": torch.rot90(region, turns, (-2, -1)).flip(axes)}
+            view = torch.rot90(volume, turns, (-2, -1)).flip(axes)
+            answer = super().__call__(view, logits_of, **kept)
+            assert isinstance(answer, Tensor)
+            logits = torch.rot90(answer.flip(axes), -turns, (-2, -1))
+            total = logits if total is None else total.add_(logits)
+        assert total is not None
+        return total if len(views) == 1 else total.div_(len(views))
+
+    def box_around(self, region: Tensor) -> tuple[slice, ...]:
+        """Return the box ``z, y, x`` that the windows have to cover to see a region ``(B, 1, Z, Y, X)``."""
+        places = region.flatten(0, 1).any(dim=0)
+        layers = places.any(dim=2).any(dim=1), places.any(dim=2).any(dim=0), places.any(dim=1).any(dim=0)
+        windows, shares = ensure_tuple_rep(self.roi_size, 3), ensure_tuple_rep(self.overlap, 3)
+        return tuple(
+            part_to_cover(inside, window, round(window * share / 2))
+            for inside, window, share in zip(layers, windows, shares, strict=True)
+        )
+
+
+def part_to_cover(inside: Tensor, window: int, margin: int) -> slice:
+    """Return the part of an axis that holds all that is inside and a margin, and a whole window if the axis is so long.
+
+    Args:
+        inside: ``(N,)``, true where something is to be seen; nothing counts as the first voxel.
+        window: voxels of a window.
+        margin: voxels to add at both ends.
+    """
+    size, found = len(inside), inside.nonzero().flatten().tolist() or [0]
+    first, end = max(found[0] - margin, 0), min(found[-1] + 1 + margin, size)
+    length = min(max(end - first, window), size)
+    first = min(max((first + end - length) // 2, 0), size - length)
+    return slice(first, first + length)
+
+
+def skip_windows_outside(answer_of: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """Return the same function of windows, which answers `BACKGROUND` for those without a voxel of their region."""
+    channels = 0
+
+    def answer_inside(windows: Tensor, condition: Tensor) -> Tensor:
+        nonlocal channels
+        wanted = condition.flatten(1).any(dim=1)
+        wanted[0] |= channels == 0
+        answers = answer_of(windows[wanted]) if wanted.any() else windows.new_empty((0, channels, *windows.shape[2:]))
+        channels = answers.shape[1]
+        logits = answers.new_full((len(windows), channels, *windows.shape[2:]), BACKGROUND, dtype=torch.float32)
+        logits[wanted] = answers.float()
+        return logits
+
+    return answer_inside
 
 
 def plain(volume: Tensor) -> Tensor:

@@ -19,7 +19,8 @@ from scripts.datasets import run_name
 from scripts.metrics import HIT_FRACTION, check_mode, count_hits
 from scripts.particles import ParticleSet, Species
 from scripts.picks import Pick, as_records
-from scripts.postprocessing import pick_species
+from scripts.postprocessing import Candidates, pick_species
+from scripts.region import is_inside
 from scripts.targets import draw_spheres
 from scripts.transforms import original_affine_of, source_of
 
@@ -65,6 +66,14 @@ def true_picks(
     return truth
 
 
+def keep_inside(found: Candidates, region: Tensor | None) -> Candidates:
+    """Return the candidates with their centre in a region ``(1, Z, Y, X)``, 0 outside; all where there is none.
+
+    Logits outside the region count where blobs are formed, so that a particle at its rim keeps its centre.
+    """
+    return found if region is None else found.only(is_inside(region[0].cpu().numpy(), found.centres_zyx_vox))
+
+
 class PickParticlesd(MapTransform):
     """Turn the network's logits into picks and a label map: the last step that MONAI Label needs too.
 
@@ -76,6 +85,7 @@ class PickParticlesd(MapTransform):
         result_key: where ``{"run": name, "picks": [...]}`` is put, one flat dictionary per pick, ready for JSON.
         merge_distance_in_radii: see `postprocessing.pick_species`.
         voxel_offset: see `coordinates`.
+        region_key: where to pick ``(1, Z, Y, X)``, see `region.LimitRegiond`; everywhere if there is none.
     """
 
     def __init__(
@@ -86,12 +96,14 @@ class PickParticlesd(MapTransform):
         result_key: str = "result",
         merge_distance_in_radii: float = 1.0,
         voxel_offset: float = 0.0,
+        region_key: str = "region",
     ) -> None:
         super().__init__(keys)
         if merge_distance_in_radii < 0:
             raise ValueError(f"merge_distance_in_radii must not be negative; got {merge_distance_in_radii}.")
         self.particles, self.image_key, self.result_key = particles, image_key, result_key
         self.merge_distance_in_radii, self.voxel_offset = merge_distance_in_radii, voxel_offset
+        self.region_key = region_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the label map and the picks."""
@@ -102,13 +114,13 @@ class PickParticlesd(MapTransform):
             logits = sample[key]
             if logits.shape[0] != len(self.particles):
                 raise ValueError(f"{key} needs {len(self.particles)} channels, one per species; got {logits.shape[0]}.")
-            picks = self.pick(logits, image, str(run))
+            picks = self.pick(logits, image, str(run), sample.get(self.region_key))
             sample[key] = MetaTensor(self.draw(picks, image), meta=image.meta)
             sample[key].affine = original_affine_of(image)
             sample[self.result_key] = {"run": str(run), "picks": as_records(picks)}
         return sample
 
-    def pick(self, logits: Tensor, image: MetaTensor, run: str) -> list[Pick]:
+    def pick(self, logits: Tensor, image: MetaTensor, run: str, region: Tensor | None = None) -> list[Pick]:
         """Return the picks of all species, the surest first, in the voxels of the tomogram as it was read.
 
         A volume without contrast, which the scaling turned to 0, has none.
@@ -119,8 +131,9 @@ class PickParticlesd(MapTransform):
         for channel, species in zip(logits, self.particles, strict=True):
             probability = torch.sigmoid(channel.float()).cpu().numpy()
             found = pick_species(probability, species, voxel_size_of(image.affine), self.merge_distance_in_radii)
-            order = np.argsort(-found.scores, kind="stable")
-            picks += picks_at(found.centres_zyx_vox[order], found.scores[order], species, run, image, self.voxel_offset)
+            found = keep_inside(found, region)
+            found = found.only(np.argsort(-found.scores, kind="stable"))
+            picks += picks_at(found.centres_zyx_vox, found.scores, species, run, image, self.voxel_offset)
         return picks
 
     def draw(self, picks: Sequence[Pick], image: MetaTensor) -> Tensor:
@@ -148,6 +161,7 @@ class SweepThresholdsd(MapTransform):
         sweep_key: where the counts are put: ``(C, T, 3)``, for every species and threshold hits, picks and truths.
         mode: how picks are matched, see `metrics`.
         merge_distance_in_radii: see `postprocessing.pick_species`.
+        region_key: as in `PickParticlesd`.
     """
 
     def __init__(
@@ -160,6 +174,7 @@ class SweepThresholdsd(MapTransform):
         sweep_key: str = "sweep",
         mode: str = "kaggle",
         merge_distance_in_radii: float = 1.0,
+        region_key: str = "region",
     ) -> None:
         super().__init__(keys)
         tried = np.asarray(thresholds, dtype=np.float64)
@@ -167,12 +182,12 @@ class SweepThresholdsd(MapTransform):
             raise ValueError(f"thresholds are rising probabilities, 0 <= t < 1; got {list(thresholds)}.")
         self.particles, self.thresholds, self.mode = particles, list(thresholds), check_mode(mode)
         self.image_key, self.label_key, self.sweep_key = image_key, label_key, sweep_key
-        self.merge_distance_in_radii = merge_distance_in_radii
+        self.merge_distance_in_radii, self.region_key = merge_distance_in_radii, region_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the counts."""
         sample = dict(data)
-        voxel_size = voxel_size_of(sample[self.image_key].affine)
+        voxel_size, region = voxel_size_of(sample[self.image_key].affine), sample.get(self.region_key)
         rows = np.asarray(sample[self.label_key].cpu(), dtype=np.float64).reshape(-1, 4)
         for key in self.key_iterator(sample):
             counts = np.zeros((len(self.particles), len(self.thresholds), 3), dtype=np.int64)
@@ -182,7 +197,9 @@ class SweepThresholdsd(MapTransform):
                 distance = HIT_FRACTION * species.radius_angstrom / voxel_size
                 for place, threshold in enumerate(self.thresholds):
                     one = replace(species, probability_threshold=threshold)
-                    found = pick_species(probability, one, voxel_size, self.merge_distance_in_radii)
+                    found = keep_inside(
+                        pick_species(probability, one, voxel_size, self.merge_distance_in_radii), region
+                    )
                     hits = count_hits(truth, found.centres_zyx_vox, distance, self.mode)
                     count[place] = hits, len(found), len(truth)
             sample[self.sweep_key] = torch.from_numpy(counts)

@@ -29,6 +29,10 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def only(self, wanted: NDArray[np.bool_] | NDArray[np.int64]) -> Candidates:
+        """Return those of the points that a mask or a list of numbers names."""
+        return Candidates(self.centres_zyx_vox[wanted], self.scores[wanted], self.sizes[wanted])
+
 
 def find_candidates(
     probability: NDArray[np.float32], threshold: float, min_voxels: int = 1, connectivity: int = 26
@@ -64,8 +68,7 @@ def find_candidates(
     scores = np.zeros(len(total))
     np.maximum.at(scores, blob, values)
     sizes = np.bincount(blob)
-    keep = sizes >= min_voxels
-    return Candidates(centres[keep], scores[keep], sizes[keep])
+    return Candidates(centres, scores, sizes).only(sizes >= min_voxels)
 
 
 def merge_close_candidates(candidates: Candidates, distance_vox: float) -> Candidates:

@@ -52,9 +52,19 @@ def picks_path(root: str | Path, run: str, species: str, user_id: str, session_i
     Raises:
         InputError: a name that copick would refuse, or cut in the wrong place.
     """
+    return overlay_of(root) / RUNS / run / PICKS / session_file(user_id, session_id, species)
+
+
+def session_file(user_id: str, session_id: str, species: str) -> str:
+    """Return the name of the file of picks of a user, a session and a species; ``*`` stands for any of them.
+
+    Raises:
+        InputError: a name that copick would refuse, or cut in the wrong place.
+    """
     for what, name in (("a species", species), ("a user_id", user_id), ("a session_id", session_id)):
-        _refuse_for_copick(what, name)
-    return overlay_root(root) / RUNS / run / PICKS / f"{user_id}_{session_id}_{species}.json"
+        if name != "*":
+            _refuse_for_copick(what, name)
+    return f"{user_id}_{session_id}_{species}.json"
 
 
 def write_project(root: str | Path, particles: ParticleSet, name: str, description: str) -> Path:
@@ -117,23 +127,29 @@ def project_roots(path: str | Path) -> list[Path]:
     Raises:
         InputError: the config file cannot be read.
     """
-    folder, config = _folder_and_config(path)
-    stated = _stated_roots(config) if config.is_file() else {}
+    folder, stated = _folder_and_stated_roots(Path(path))
     roots = [folder / part if _has_runs(folder / part) else stated.get(part) for part in (STATIC, OVERLAY)]
     found = [root for root in (*roots, folder) if root is not None and _has_runs(root)]
     return list(dict.fromkeys(found))
 
 
-def overlay_root(path: str | Path) -> Path:
-    """Return the folder that takes what is added to a project; by `project_roots`' rules, whether it exists or not.
+def overlay_of(path: str | Path) -> Path:
+    """Return the root of a project that takes what is added, whether or not it holds anything yet.
+
+    That is the folder ``overlay`` with its runs, else the overlay that the config file names, else the project's own
+    folder where the runs stand in it directly.
+
+    Args:
+        path: as in `project_roots`.
 
     Raises:
         InputError: the config file cannot be read.
     """
-    folder, config = _folder_and_config(path)
-    if _has_runs(folder / OVERLAY) or not config.is_file():
-        return folder / OVERLAY
-    return _stated_roots(config).get(OVERLAY, folder / OVERLAY)
+    folder, stated = _folder_and_stated_roots(Path(path))
+    own = folder / OVERLAY
+    if _has_runs(own):
+        return own
+    return stated.get(OVERLAY) or (folder if _has_runs(folder) else own)
 
 
 def list_project_runs(root: str | Path, kind: str, voxel_size_angstrom: float) -> list[str]:
@@ -177,12 +193,6 @@ def picks_folders(run_folder: Path, project: str | Path | None = None) -> list[P
     return list(dict.fromkeys([run_folder / PICKS, *(root / RUNS / run_folder.name / PICKS for root in roots)]))
 
 
-def _folder_and_config(path: str | Path) -> tuple[Path, Path]:
-    path = Path(path)
-    is_config = path.suffix == ".json" and path.is_file()
-    return (path.parent, path) if is_config else (path, path / CONFIG)
-
-
 def _has_runs(root: Path) -> bool:
     return (root / RUNS).is_dir()
 
@@ -214,6 +224,12 @@ def _pickable_objects(particles: ParticleSet) -> list[dict[str, Any]]:
             }
         )
     return objects
+
+
+def _folder_and_stated_roots(path: Path) -> tuple[Path, dict[str, Path]]:
+    is_config = path.suffix == ".json" and path.is_file()
+    folder, config = (path.parent, path) if is_config else (path, path / CONFIG)
+    return folder, _stated_roots(config) if config.is_file() else {}
 
 
 def _stated_roots(config: Path) -> dict[str, Path]:

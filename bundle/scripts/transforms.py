@@ -24,6 +24,9 @@ from scripts.errors import InputError, InputWarning, NoContrastWarning
 logger = logging.getLogger(__name__)
 
 MAX_NON_FINITE_SHARE = 0.1
+SMOOTHED_ANGSTROM = 60.0  # side of the blocks whose means tell bright particles from dark ones
+INVERTED_SKEWNESS = -0.3
+MIN_BLOCKS = 1000  # the skewness of so many blocks of noise is 0 ± 0.08
 
 
 def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
@@ -79,6 +82,37 @@ def scale_percentiles(
     scaled -= np.float32(low)
     scaled /= np.float32(high - low)
     return np.clip(scaled, 0, 1, out=scaled)
+
+
+def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return the means of cubes of ``side`` voxels; what does not fill a cube at the far ends is left out.
+
+    An axis shorter than that is one block.
+    """
+    sides = [min(side, size) for size in volume.shape]
+    counts = [size // length for size, length in zip(volume.shape, sides, strict=True)]
+    whole = volume[tuple(slice(count * length) for count, length in zip(counts, sides, strict=True))]
+    split = [part for pair in zip(counts, sides, strict=True) for part in pair]
+    return whole.reshape(split).mean(axis=(1, 3, 5))
+
+
+def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -> float | None:
+    """Return the skewness of the means of 60 Å blocks: above 0 with bright particles, below 0 with dark ones.
+
+    Particles are few and stand out to one side; the noise, which is even, is averaged away.
+
+    Args:
+        volume: ``(Z, Y, X)``.
+        voxel_size_angstrom: of the volume.
+
+    Returns:
+        None where there are too few blocks, or all are alike.
+    """
+    means = block_means(volume, max(1, round(SMOOTHED_ANGSTROM / voxel_size_angstrom))).astype(np.float64)
+    spread = means.std()
+    if means.size < MIN_BLOCKS or spread == 0:
+        return None
+    return float((((means - means.mean()) / spread) ** 3).mean())
 
 
 def resample(volume: Tensor, shape: Sequence[int], step_vox: float) -> Tensor:
@@ -159,13 +193,14 @@ class ScalePercentilesd(MapTransform):
         keys: volumes ``(1, Z, Y, X)``.
         lower: percentile that becomes 0.
         upper: percentile that becomes 1.
+        invert: for dark particles: the two change places.
     """
 
-    def __init__(self, keys: KeysCollection, lower: float = 1.0, upper: float = 99.0) -> None:
+    def __init__(self, keys: KeysCollection, lower: float = 1.0, upper: float = 99.0, invert: bool = False) -> None:
         super().__init__(keys)
         if not 0 <= lower < upper <= 100:
             raise ValueError(f"percentiles need 0 <= lower < upper <= 100; got {lower} and {upper}.")
-        self.lower, self.upper = lower, upper
+        self.lower, self.upper, self.invert = lower, upper, invert
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the volumes scaled."""
@@ -174,7 +209,34 @@ class ScalePercentilesd(MapTransform):
             volume = sample[key]
             values = np.asarray(volume.cpu() if isinstance(volume, Tensor) else volume, dtype=np.float32)
             scaled = torch.from_numpy(scale_percentiles(values, self.lower, self.upper, source_of(volume)))
+            if self.invert and scaled.any():  # a volume without contrast stays 0
+                scaled = 1 - scaled
             sample[key] = (
                 MetaTensor(scaled, meta=volume.meta).to(volume.device) if isinstance(volume, MetaTensor) else scaled
             )
         return sample
+
+
+class CheckContrastd(MapTransform):
+    """Warn of a volume that looks as if its particles were dark, by `smoothed_skewness`; the volume stays as it is.
+
+    Args:
+        keys: volumes ``(1, Z, Y, X)``, scaled.
+        inverted: whether they were inverted on request, for the remedy in the message.
+    """
+
+    def __init__(self, keys: KeysCollection, inverted: bool = False) -> None:
+        super().__init__(keys)
+        self.inverted = inverted
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample as it is."""
+        for key in self.key_iterator(dict(data)):
+            volume: MetaTensor = data[key]
+            skewness = smoothed_skewness(np.asarray(volume[0].cpu()), voxel_size_of(volume.affine))
+            if skewness is not None and skewness < INVERTED_SKEWNESS:
+                state, remedy = ("after inversion ", "false") if self.inverted else ("", "true")
+                fact = f"{state}its particles look dark (skewness {skewness:.2f})"
+                advice = f"the network expects bright ones: set invert to {remedy} if that is so"
+                warnings.warn(f"{source_of(volume)}: {fact}; {advice}.", InputWarning, stacklevel=2)
+        return dict(data)

@@ -14,23 +14,38 @@ from monai.transforms import MapTransform, RandomizableTransform
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scripts.cache import StoredVolume
 from scripts.coordinates import to_zyx_vox, voxel_size_of
 from scripts.datasets import run_name
 from scripts.errors import InputError
 from scripts.particles import ParticleSet
-from scripts.picks import Pick, check_inside, check_truth, read_copick_folder, read_csv, xyz_angstrom_of
+from scripts.picks import (
+    Pick,
+    check_inside,
+    check_truth,
+    read_copick_folder,
+    read_csv,
+    read_relion5_star,
+    xyz_angstrom_of,
+)
 from scripts.readers import is_tomogram, read_tomogram
 from scripts.targets import paint_targets, points_of_labels, split_labels
 from scripts.transforms import original_affine_of, source_of
 
 
 def read_truth(path: str | Path, run: str, particles: ParticleSet) -> list[Pick]:
-    """Read the true particles of one run from a Kaggle CSV or a folder of copick JSON.
+    """Read the true particles of one run from a Kaggle CSV, or from copick files.
+
+    Args:
+        path: the table, a folder of copick files, or some of them: the folder and a pattern of their names.
+        run: name of the run.
+        particles: the species.
 
     Raises:
-        InputError: the file cannot be read or names an unknown species.
+        InputError: a file cannot be read or names an unknown species.
     """
-    picks = read_copick_folder(path, run) if Path(path).is_dir() else read_csv(path)
+    folder, pattern = (Path(path), "*.json") if Path(path).is_dir() else (Path(path).parent, Path(path).name)
+    picks = read_copick_folder(folder, run, pattern) if pattern.endswith(".json") else read_csv(path)
     truth = [pick for pick in picks if pick.run == run]
     check_truth(truth, particles, str(path))
     return truth
@@ -91,13 +106,34 @@ class LoadTruthd(MapTransform):
 
     def read_points(self, path: str, run: str, image: MetaTensor) -> NDArray[np.float64]:
         """Return the true particles ``(N, 4)`` of a run in the image's voxels."""
-        truth = read_truth(path, run, self.particles)
+        is_star = Path(path).suffix == ".star"
+        truth = self.read_star(path, run, image) if is_star else read_truth(path, run, self.particles)
         labels = [self.particles.named(pick.particle, path).label for pick in truth]
         own = voxel_size_of(original_affine_of(image))
         points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / voxel_size_of(image.affine))
         check_inside(points, image.shape[1:], f"{path}, run '{run}'")
         rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), points])
         return rows[rows[:, 0] > 0]
+
+    def read_star(self, path: str, run: str, image: MetaTensor) -> list[Pick]:
+        """Return the true particles of a run from a RELION 5 file, which does not tell species apart."""
+        known = [species.name for species in self.particles]
+        if len(known) != 1:
+            names = ", ".join(known)
+            raise InputError(f"{path} does not tell species apart, and there are {len(known)}: {names}. Use truth.csv.")
+        picks = read_relion5_star(
+            path,
+            particle=known[0],
+            volume_shape_zyx=[int(size) for size in image.meta.get("spatial_shape", image.shape[1:])],
+            voxel_size_angstrom=voxel_size_of(original_affine_of(image)),
+            voxel_offset=self.voxel_offset,
+        )
+        truth = [pick for pick in picks if pick.run == run]
+        if picks and not truth:
+            there = ", ".join(sorted({pick.run for pick in picks}))
+            raise InputError(f"{path} has no particle of '{run}'; its tomograms are called {there}.")
+        check_truth(truth, self.particles, path)
+        return truth
 
 
 class RandWindowd(RandomizableTransform):
@@ -159,7 +195,7 @@ class RandWindowd(RandomizableTransform):
         sample[self.label_key] = torch.from_numpy(moved)
         return sample
 
-    def cut(self, volume: Tensor, start: NDArray[np.int64]) -> Tensor:
+    def cut(self, volume: Tensor | StoredVolume, start: NDArray[np.int64]) -> Tensor:
         """Return the window ``(C, z, y, x)`` that starts at a voxel ``(z, y, x)``."""
         box = tuple(slice(int(first), int(first + size)) for first, size in zip(start, self.size, strict=True))
         window = (volume.as_tensor() if isinstance(volume, MetaTensor) else volume)[(slice(None), *box)]

@@ -84,8 +84,13 @@ def read_copick_json(path: str | Path, run: str | None = None) -> list[Pick]:
     return picks_of_content(path, read_content(path), run)
 
 
-def read_copick_folder(folder: str | Path, run: str) -> list[Pick]:
+def read_copick_folder(folder: str | Path, run: str, pattern: str = "*.json") -> list[Pick]:
     """Read every ``*.json`` of the folder ``Picks`` of a run, in the order of the names; an empty folder has no picks.
+
+    Args:
+        folder: the folder.
+        run: name of the run.
+        pattern: names of the files to read, for example ``user_session_*.json``; hidden ones are left out.
 
     Raises:
         InputError: there is no such folder, a file is not in copick's form, or two files hold the same species.
@@ -94,11 +99,14 @@ def read_copick_folder(folder: str | Path, run: str) -> list[Pick]:
         raise InputError(f"cannot read the picks of run '{run}': there is no folder {folder}.")
     read: dict[str, Path] = {}
     picks: list[Pick] = []
-    for path in sorted(Path(folder).glob("[!.]*.json")):
+    for path in sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith(".")):
         content = read_content(path)
         name = content["pickable_object_name"]
         if name in read:
-            raise InputError(f"{path} and {read[name].name} both hold '{name}'; keep one of them in the folder.")
+            raise InputError(
+                f"{path} and {read[name].name} both hold '{name}'; keep one of them in the folder, or name the truth "
+                "by truth_user_id and truth_session_id."
+            )
         read[name] = path
         picks += picks_of_content(path, content, run)
     return picks
