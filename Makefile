@@ -10,13 +10,18 @@ SIMULATED := $(CURDIR)/output/simulated
 # copick needs older Zarr libraries than the bundle, hence an environment of its own, without torch
 COPICK_VENV := .venv-copick
 
+# MONAI Label needs older NumPy and DICOM libraries than the rest; 127.0.0.1:$(LABEL_PORT) is where it listens
+LABEL_VENV := .venv-label
+LABEL_PORT ?= 8000
+LABEL_DIR := $(CURDIR)/output/label
+
 # what `make weights` is told; --smoke for a small and quick one, see benchmarks/make_weights.py
 OPTIONS ?= --install
 
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights test-copick check format clean
+.PHONY: pick test simulate weights test-copick label-server test-clients test-label check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -40,6 +45,16 @@ weights: $(VENV)/ready
 test-copick: $(COPICK_VENV)/ready
 	$(CURDIR)/$(COPICK_VENV)/bin/python -m pytest tests/with_copick tests/test_projects.py
 
+# MONAI Label with the sample as its study, for 3D Slicer; Ctrl-C ends it. STUDIES="--studies DIR" takes your own
+label-server: $(LABEL_VENV)/ready
+	$(CURDIR)/$(LABEL_VENV)/bin/python label/serve.py --folder $(LABEL_DIR) --port $(LABEL_PORT) $(STUDIES)
+
+# the programs that bundles are used from, with the last line of each one's answers
+test-clients: test-label
+
+test-label: $(LABEL_VENV)/ready
+	$(CURDIR)/$(LABEL_VENV)/bin/python -m pytest -s tests/with_monai_label
+
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -57,5 +72,14 @@ $(COPICK_VENV)/ready: requirements-copick.lock
 	$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
+# torch first and by its number alone, so that the machine gets its own build; the last two without their requirements
+$(LABEL_VENV)/ready: PIP = $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+$(LABEL_VENV)/ready: requirements-label.lock
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --requirement $<
+	$(PIP) --no-deps torchvision==0.28.0 monailabel==0.8.5
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(COPICK_VENV) output
+	rm -rf $(VENV) $(COPICK_VENV) $(LABEL_VENV) output

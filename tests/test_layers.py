@@ -57,6 +57,16 @@ ALLOWED = {
         "targets",
         "transforms",
     },
+    "monai_label": {
+        "datasets",
+        "errors",
+        "particles",
+        "picks",
+        "projects",
+        "readers",
+        "transforms",
+        "weights",
+    },
     "training": {"errors", "files", "weights"},
     "handlers": {"coordinates", "files", "metrics", "particles", "picking", "picks", "report", "transforms"},
 }

@@ -294,6 +294,7 @@ class WindowDataset(Randomizable, Dataset):
         window: transforms that draw one window out of it, run for every number.
         seed: starts the randomness.
         num_workers: threads that prepare tomograms.
+        more_data: tomograms from elsewhere, added to ``data``.
     """
 
     def __init__(
@@ -303,7 +304,9 @@ class WindowDataset(Randomizable, Dataset):
         window: Sequence[Transform],
         seed: int = 0,
         num_workers: int = 1,
+        more_data: Sequence[Mapping[Hashable, Any]] = (),
     ) -> None:
+        data = [*data, *more_data]
         self.tomograms = CacheDataset(data, Compose(preparation), num_workers=num_workers, progress=len(data) > 1)
         super().__init__(data, Compose(window))
         self.seed = seed

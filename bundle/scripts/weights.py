@@ -22,6 +22,7 @@ from scripts.files import write_atomically
 
 METADATA_KEY = "weights_sha256"
 UNRECORDED = ""
+KEPT = "_shipped"
 RECORD = "python -m scripts.weights"
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -79,19 +80,29 @@ def load_weights(
     """
     if not Path(path).is_file():
         raise InputError(f"cannot read {path}: no such file. Set checkpoint_path.")
-    wanted = recorded_sha256(path, metadata_path) if metadata_path is not None else None
+    if metadata_path is not None:
+        check_sha256(path, metadata_path)
+    weights = read_tensors(path, device)
+    _check_fit(network, weights, path)
+    network.load_state_dict(weights)
+    return network.eval()
+
+
+def check_sha256(path: str | Path, metadata_path: str | Path) -> None:
+    """Compare a weights file with what a bundle's metadata lists; one that it does not list gives a warning.
+
+    Raises:
+        InputError: the file is another one than the metadata describes.
+    """
+    wanted = recorded_sha256(path, metadata_path)
     if wanted == UNRECORDED:
         message = f"{path} is used unchecked: {metadata_path} does not list it. Record it with: {RECORD} {path}"
-        warnings.warn(message, InputWarning, stacklevel=2)
+        warnings.warn(message, InputWarning, stacklevel=3)
     elif wanted is not None and sha256_of(path) != wanted:
         raise InputError(
             f"{path} is not the file that {metadata_path} describes: SHA-256 {sha256_of(path)[:12]}..., expected "
             f"{wanted[:12]}.... Fetch it again, or record your own weights with: {RECORD} {path}"
         )
-    weights = read_tensors(path, device)
-    _check_fit(network, weights, path)
-    network.load_state_dict(weights)
-    return network.eval()
 
 
 def recorded_sha256(path: str | Path, metadata_path: str | Path) -> str | None:
@@ -107,11 +118,55 @@ def recorded_sha256(path: str | Path, metadata_path: str | Path) -> str | None:
 
 def record_sha256(path: str | Path, metadata_path: str | Path) -> str:
     """Write the SHA-256 of a weights file into a bundle's metadata and return it."""
+    sha256 = sha256_of(path)
+    _write_record(path, metadata_path, sha256)
+    return sha256
+
+
+def install_weights(source: str | Path, path: str | Path, metadata_path: str | Path) -> Path | None:
+    """Put new weights in the place of a bundle's own, which stay beside them as ``<name>_shipped.pt``.
+
+    The metadata forget the old SHA-256 before the file is replaced and learn the new one after it. Whenever the process
+    is killed, the file under ``path`` is whole, old or new, and is not refused.
+
+    Args:
+        source: the new weights.
+        path: the file to replace, in the bundle's ``models/``.
+        metadata_path: the bundle's metadata.json.
+
+    Returns:
+        Where the bundle's own weights are kept; None where there were none.
+
+    Raises:
+        InputError: the new weights are damaged, or are not finite.
+    """
+    weights, path = read_tensors(source), Path(path)
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and not torch.isfinite(value).all():
+            raise InputError(f"{source} is not put to use: {name} is not finite. Train with a lower learning_rate.")
+    kept = path.with_stem(f"{path.stem}{KEPT}")
+    if path.exists() and not kept.exists():
+        _copy(path, kept)
+        record_sha256(kept, metadata_path)
+    _write_record(path, metadata_path, None)
+    _copy(source, path)
+    record_sha256(path, metadata_path)
+    return kept if kept.exists() else None
+
+
+def _copy(source: str | Path, path: Path) -> None:
+    with write_atomically(path, "wb") as file:
+        file.write(Path(source).read_bytes())
+
+
+def _write_record(path: str | Path, metadata_path: str | Path, sha256: str | None) -> None:
     metadata = json.loads(Path(metadata_path).read_text())
-    metadata.setdefault(METADATA_KEY, {})[Path(path).name] = sha256_of(path)
+    recorded = metadata.setdefault(METADATA_KEY, {})
+    recorded.pop(Path(path).name, None)
+    if sha256 is not None:
+        recorded[Path(path).name] = sha256
     with write_atomically(metadata_path) as file:
         file.write(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
-    return str(metadata[METADATA_KEY][Path(path).name])
 
 
 def _check_whole(path: str | Path) -> None:
