@@ -2,8 +2,9 @@
 
     python label/serve.py --folder output/label
 
-Below the folder stand ``app`` (MONAI Label's own "monaibundle" app, with a copy of the bundle in ``model``) and
-``studies`` (the sample). What is there already is kept: saved labels, trained weights. Remove it to start anew.
+Below the folder stand ``app`` (MONAI Label's own "monaibundle" app, with a copy of the bundle in ``model`` and a
+strategy of ours) and ``studies`` (the sample). What is there already is kept: saved labels, trained weights. Remove it
+to start anew.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ def make_app(folder: Path, bundle: Path) -> Path:
     unfinished = folder / "app.unfinished"
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.copytree(source, unfinished, ignore=shutil.ignore_patterns("model", "logs", "__pycache__"))
+    (unfinished / "main.py").rename(unfinished / "monaibundle.py")
+    (unfinished / "main.py").write_text("from uncertain_picks import MyApp as MyApp\n")
     model = unfinished / "model" / BUNDLE_NAME
     shutil.copytree(bundle, model, ignore=shutil.ignore_patterns("output", "eval", "__pycache__"))
     unfinished.rename(app)
@@ -93,6 +96,8 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(STUDY_ENDINGS),
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
+        # else every study is scored at the start, and again after each training
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": os.environ.get("MONAI_LABEL_AUTO_UPDATE_SCORING", "false"),
     }
 
 

@@ -59,14 +59,14 @@ def client_options(
         raise InputError(f"rotations counts quarter turns, 1 to 4; got {rotations!r}.")
     if not set(flips) <= set("zyx") or len(set(flips)) < len(flips):
         raise InputError(f"flips names axes out of z, y and x, each once; got {flips!r}.")
-    if isinstance(merge_distance_in_radii, str) or not merge_distance_in_radii >= 0:
+    if not isinstance(merge_distance_in_radii, int | float) or not merge_distance_in_radii >= 0:
         raise InputError(f"merge_distance_in_radii must not be negative; got {merge_distance_in_radii!r}.")
     picked = with_options(particles, chosen)
     return {
         **{f"{THRESHOLD}{species.name}": species.probability_threshold for species in picked},
         **{f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked},
         "merge_distance_in_radii": merge_distance_in_radii,
-        "rotations": rotations,
+        "rotations": int(rotations),
         "flips": "".join(flips),
     }
 

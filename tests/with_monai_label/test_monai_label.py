@@ -34,7 +34,8 @@ import serve  # noqa: E402
 
 MODEL = serve.BUNDLE_NAME
 CROP = np.s_[16:80, 40:136, 60:188]  # three lengths, so that a swapped axis shows
-TINY_TRAINING = {"windows_per_epoch": 2, "window_size": [16, 32, 32], "val_interval": 1, "precision": "float32"}
+FLOAT32 = {"precision": "float32"}
+TINY_TRAINING = {"windows_per_epoch": 2, "window_size": [16, 32, 32], "val_interval": 1, **FLOAT32}
 ONE_EPOCH = {
     "max_epochs": 1,
     "val_split": 0.2,
@@ -134,8 +135,9 @@ def make_studies(folder):
 def process_and_server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("label")
     make_studies(folder)
-    config = serve.make_app(folder, ROOT / "bundle") / "model" / MODEL / "configs" / "train.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), **TINY_TRAINING}))
+    configs = serve.make_app(folder, ROOT / "bundle") / "model" / MODEL / "configs"
+    for name, settings in (("train.json", TINY_TRAINING), ("inference.json", FLOAT32)):
+        (configs / name).write_text(json.dumps({**json.loads((configs / name).read_text()), **settings}))
     port = free_port()
     command = [sys.executable, str(ROOT / "label" / "serve.py"), "--folder", str(folder), "--port", str(port)]
     with open(folder / "server.log", "w") as log:
@@ -172,7 +174,7 @@ def pick_plainly(study, output_dir, **settings):
     made = ConfigWorkflow(
         config_file=str(ROOT / "bundle" / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
         bundle_root=str(ROOT / "bundle"), dataset_dir=str(study), output_dir=str(output_dir),
-        device="$torch.device('cpu')", **settings,
+        device="$torch.device('cpu')", **FLOAT32, **settings,
     )  # fmt: skip
     made.initialize()
     made.run()
@@ -213,9 +215,9 @@ def test_the_server_shows_species_and_options(server, shipped_particles):
     assert MODEL in info["trainers"]
 
 
-def test_the_sample_gets_the_picks_of_the_command_line(server, tmp_path):
+def test_the_sample_gets_the_picks_that_the_command_line_gave(server):
     picks, _ = server.infer("sample")
-    assert_same_picks(picks, pick_plainly(ROOT / "sample", tmp_path))
+    assert_same_picks(picks, read_csv(ROOT / "tests" / "golden" / "picks.csv"))
 
 
 @pytest.mark.parametrize("study", ["corner", "corner_as_mrc"])
@@ -267,6 +269,23 @@ def test_a_wrong_option_is_answered_in_one_line(options, line, server):
     answer = server.ask("corner", **options)
     assert answer.status_code == 400
     assert answer.json()["detail"].endswith(line)
+
+
+def test_the_study_with_the_most_uncertain_picks_comes_next(server):
+    corner = server.studies / "corner.nii.gz"
+    study = nibabel.load(corner)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(study.shape, np.float32), study.affine), server.studies / "blank.nii.gz")
+    server.save_label("sample", corner)  # a study with a label is not proposed; this label is never used
+    url = f"{server.url}/scoring/most_uncertain_picks"
+    scores = requests.post(url, params={"run_sync": True}, timeout=PATIENCE).json()
+    print(f"\n/scoring: {scores}")
+    assert scores["corner"] == scores["corner_as_mrc"] > scores["blank"] == 0
+    assert requests.post(url, params={"run_sync": True}, timeout=PATIENCE).json() == {}
+    chosen = requests.post(f"{server.url}/activelearning/most_uncertain_picks", json={}, timeout=PATIENCE).json()
+    assert chosen["id"] == "corner"
+    assert chosen["uncertain_picks"] == scores["corner"]
+    server.remove_label("sample")
+    (server.studies / "blank.nii.gz").unlink()
 
 
 def test_a_training_on_one_label_is_used_by_the_next_inference(server, tmp_path):
