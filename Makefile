@@ -14,6 +14,10 @@ COPICK_VENV := .venv-copick
 BROWSER_VENV := .venv-browser
 # MLflow, without what is in the bundle's environment already; only its test looks here
 MLFLOW := .mlflow
+# MONAI Label needs older NumPy and DICOM libraries than the rest; 127.0.0.1:$(LABEL_PORT) is where it listens
+LABEL_VENV := .venv-label
+LABEL_PORT ?= 8000
+LABEL_DIR := $(CURDIR)/output/label
 
 # what `make weights` is told; --smoke for a small and quick one, see benchmarks/make_weights.py
 OPTIONS ?= --install
@@ -24,7 +28,7 @@ BUNDLE_OPTIONS ?=
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights bundle test-clients test-copick test-browser check format clean
+.PHONY: pick test simulate weights bundle label-server test-clients test-label test-copick test-browser check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -63,6 +67,15 @@ test-browser: $(BROWSER_VENV)/ready
 			&& DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends chromium chromium-driver; } \
 		|| { echo "Chromium and its driver are missing: sudo apt-get install chromium chromium-driver" >&2; exit 1; }
 	$(CURDIR)/$(BROWSER_VENV)/bin/python -m pytest tests/with_browser
+# MONAI Label with the sample as its study, for 3D Slicer; Ctrl-C ends it. STUDIES="--studies DIR" takes your own
+label-server: $(LABEL_VENV)/ready
+	$(CURDIR)/$(LABEL_VENV)/bin/python label/serve.py --folder $(LABEL_DIR) --port $(LABEL_PORT) $(STUDIES)
+
+# the programs that bundles are used from, with the last line of each one's answers
+test-clients: test-label
+
+test-label: $(LABEL_VENV)/ready
+	$(CURDIR)/$(LABEL_VENV)/bin/python -m pytest -s tests/with_monai_label
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
@@ -86,5 +99,14 @@ $(MLFLOW)/ready: requirements-mlflow.lock $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(MLFLOW) --requirement $<
 	touch $@
 
+# torch first and by its number alone, so that the machine gets its own build; the last two without their requirements
+$(LABEL_VENV)/ready: PIP = $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+$(LABEL_VENV)/ready: requirements-label.lock
+	$(PYTHON) -m venv $(LABEL_VENV)
+	$(PIP) torch==2.13.0
+	$(PIP) --requirement $<
+	$(PIP) --no-deps torchvision==0.28.0 monailabel==0.8.5
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(COPICK_VENV) $(BROWSER_VENV) $(MLFLOW) output dist
+	rm -rf $(VENV) $(COPICK_VENV) $(BROWSER_VENV) $(LABEL_VENV) $(MLFLOW) output dist

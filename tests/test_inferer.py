@@ -126,6 +126,16 @@ def test_other_windows_give_nearly_the_same_answer():
     assert torch.corrcoef(torch.stack([answer.flatten() for answer in answers]))[0, 1] > 0.95
 
 
+def test_the_network_is_brought_to_the_memory_format_and_answers_the_same():
+    network, volume = tiny_network().eval(), noise(1, 1, *SHAPE)
+    with torch.no_grad():
+        wanted = slide(volume, network)
+        answer = slide(volume, network, memory_format=torch.channels_last_3d)
+    wide = [weight for weight in network.parameters() if weight.ndim == 5 and weight.shape[1] > 1]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in wide)
+    assert torch.allclose(answer, wanted, atol=1e-4)
+
+
 # Views
 
 

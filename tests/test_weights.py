@@ -11,8 +11,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts import weights
 from scripts.errors import InputError, InputWarning
-from scripts.weights import load_weights, read_tensors, record_sha256, recorded_sha256, save_tensors, sha256_of
+from scripts.weights import (
+    install_weights,
+    load_weights,
+    read_tensors,
+    record_sha256,
+    recorded_sha256,
+    save_tensors,
+    sha256_of,
+)
 from synthetic import tiny_network
 
 TENSORS = {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([7, 8])}
@@ -144,6 +153,48 @@ def test_other_weights_are_taken_after_the_command_has_recorded_them(bundle, bun
     runpy.run_path(str(bundle_dir / "scripts" / "weights.py"), run_name="__main__")
     assert capsys.readouterr().out == sha256_of(path) + "\n"
     assert torch.equal(load(bundle).head.weight, tiny_network(seed=2).head.weight)
+
+
+# Installing
+
+
+def test_installed_weights_are_recorded_and_the_bundles_own_stay_beside_them(bundle):
+    path, metadata = bundle / "models" / "model.pt", bundle / "configs" / "metadata.json"
+    shipped = sha256_of(path)
+    for seed in (2, 3):
+        save_tensors(tiny_network(seed=seed).state_dict(), bundle / "new.pt")
+        kept = install_weights(bundle / "new.pt", path, metadata)
+        assert torch.equal(load(bundle).head.weight, tiny_network(seed=seed).head.weight)
+        assert kept == bundle / "models" / "model_shipped.pt"
+        assert sha256_of(kept) == recorded_sha256(kept, metadata) == shipped
+
+
+@pytest.mark.parametrize("step", ["_copy", "_write_record"])
+@pytest.mark.parametrize("call", [1, 2])
+@pytest.mark.filterwarnings("ignore:.*used unchecked")
+def test_weights_are_usable_after_every_step_of_an_installation(step, call, bundle, monkeypatch):
+    save_tensors(tiny_network(seed=2).state_dict(), bundle / "new.pt")
+    real, calls = getattr(weights, step), []
+
+    def stop(*arguments):
+        calls.append(arguments)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(weights, step, stop)
+    with pytest.raises(KeyboardInterrupt):
+        install_weights(bundle / "new.pt", bundle / "models" / "model.pt", bundle / "configs" / "metadata.json")
+    found = load(bundle).head.weight
+    assert any(torch.equal(found, tiny_network(seed=seed).head.weight) for seed in (1, 2))
+
+
+def test_weights_that_are_not_finite_are_not_installed(bundle):
+    before = sha256_of(bundle / "models" / "model.pt")
+    save_tensors({"head.bias": torch.tensor([0.0, torch.nan])}, bundle / "new.pt")
+    with pytest.raises(InputError, match=r"new\.pt is not put to use: head\.bias is not finite"):
+        install_weights(bundle / "new.pt", bundle / "models" / "model.pt", bundle / "configs" / "metadata.json")
+    assert sha256_of(bundle / "models" / "model.pt") == before
 
 
 # Damaged files

@@ -16,20 +16,25 @@ from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run, run
 
 from scripts.errors import InputError, InputWarning, find_input_error
 
+MONAI_LABEL_TASK = ("monailabel", "interfaces", "utils", "app.py")  # what the server starts to train
+
 
 def guard_command_line() -> None:
     """Report input errors and warnings in one line, refuse misspelt settings; only in ``python -m monai.bundle``.
 
-    First step of every config's ``initialize``. In any other process (a test, a server) it does nothing.
+    First step of every config's ``initialize``. MONAI Label's training process reports in one line too; it has no
+    settings to refuse. In any other process (a test, a server) nothing is done.
 
     Raises:
         InputError: a setting on the command line is in none of the configs that the command names.
     """
-    if Path(sys.argv[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
-        return
-    report_input_errors_in_one_line()
-    report_input_warnings_in_one_line()
-    refuse_unknown_settings(sys.argv[1:])
+    program = Path(sys.argv[0]).parts[-4:]
+    is_command = program[-3:] == ("monai", "bundle", "__main__.py")
+    if is_command or program == MONAI_LABEL_TASK:
+        report_input_errors_in_one_line()
+        report_input_warnings_in_one_line()
+    if is_command:
+        refuse_unknown_settings(sys.argv[1:])
 
 
 def report_input_errors_in_one_line() -> None:

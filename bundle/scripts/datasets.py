@@ -313,6 +313,7 @@ class WindowDataset(Randomizable, Dataset):
         window: transforms that draw one window out of it, run for every number.
         seed: starts the randomness.
         cache_dir: where prepared tomograms are kept, see `cache.StoredDataset`; None keeps them in memory.
+        more_data: tomograms from elsewhere, added to ``data``.
     """
 
     def __init__(
@@ -322,7 +323,9 @@ class WindowDataset(Randomizable, Dataset):
         window: Sequence[Transform],
         seed: int = 0,
         cache_dir: str | Path | None = None,
+        more_data: Sequence[Mapping[Hashable, Any]] = (),
     ) -> None:
+        data = [*data, *more_data]
         self.tomograms = prepared_dataset(data, preparation, cache_dir, in_parts=True)
         super().__init__(data, Compose(window))
         self.seed = seed

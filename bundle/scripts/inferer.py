@@ -11,7 +11,7 @@ import torch
 from monai.data import MetaTensor
 from monai.inferers import SimpleInferer, SlidingWindowInferer
 from monai.utils import ensure_tuple_rep
-from torch import Tensor
+from torch import Tensor, nn
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SPATIAL_AXES = {"z": -3, "y": -2, "x": -1}
@@ -87,6 +87,7 @@ class TomogramInferer(SlidingWindowInferer):
         flips: axes to mirror along, out of ``z``, ``y`` and ``x``; every combination is one view.
         precision: see `number_format`.
         progress: show a progress bar over the windows.
+        memory_format: the network is brought to it, for programs that load the network themselves; None leaves it.
 
     Source:
         Views and the averaging of logits: the CZII CryoET challenge's top solutions.
@@ -101,6 +102,7 @@ class TomogramInferer(SlidingWindowInferer):
         flips: Sequence[str] = (),
         precision: str = "auto",
         progress: bool = False,
+        memory_format: torch.memory_format | None = None,
     ) -> None:
         if rotations not in (1, 2, 3, 4):
             raise ValueError(f"rotations counts the quarter turns to average over, 1 to 4; got {rotations}.")
@@ -114,6 +116,7 @@ class TomogramInferer(SlidingWindowInferer):
             roi_size=roi_size, sw_batch_size=sw_batch_size, overlap=overlap, mode="gaussian", progress=progress
         )
         self.rotations, self.flips, self.precision = rotations, tuple(flips), check_precision(precision)
+        self.memory_format = memory_format
 
     def views(self) -> Iterator[tuple[int, list[int]]]:
         """Yield every view as its quarter turns in xy and the axes that it mirrors."""
@@ -140,6 +143,8 @@ class TomogramInferer(SlidingWindowInferer):
             FloatingPointError: the network answered with NaN or infinity.
         """
         volume = plain(inputs)
+        if self.memory_format is not None and isinstance(network, nn.Module):
+            network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
         def answer_of(windows: Tensor) -> Tensor:
             with autocast(self.precision, windows.device):

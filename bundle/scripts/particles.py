@@ -107,8 +107,12 @@ def read_particles(path: str | Path, probability_thresholds: Mapping[str, float]
     return particles if probability_thresholds is None else with_thresholds(particles, probability_thresholds)
 
 
-def with_thresholds(particles: ParticleSet, probability_thresholds: Mapping[str, float] | str) -> ParticleSet:
+def with_thresholds(
+    particles: ParticleSet, probability_thresholds: Mapping[str, float] | str, source: str = "probability_thresholds"
+) -> ParticleSet:
     """Return the species with other probability thresholds, given by name or as the path of a JSON file of them.
+
+    ``source`` is what a message calls thresholds given by name.
 
     Raises:
         InputError: a name is unknown, or a threshold is not a probability.
@@ -116,7 +120,7 @@ def with_thresholds(particles: ParticleSet, probability_thresholds: Mapping[str,
     if isinstance(probability_thresholds, str):
         source, thresholds = probability_thresholds, _read_json(probability_thresholds)
     else:
-        source, thresholds = "probability_thresholds", dict(probability_thresholds)
+        thresholds = dict(probability_thresholds)
     for name, threshold in thresholds.items():
         particles.named(name, source)
         _check_threshold(source, name, threshold)

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from scripts.errors import InputError
 from scripts.files import write_atomically
-from scripts.weights import read_tensors, save_tensors
+from scripts.weights import check_recorded, install_weights, read_tensors, save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +186,40 @@ class TrainingCheckpoint:
             "settings": json.dumps(self.settings),
         }
         save_tensors({**states, **progress}, self.folder / "training.pt")
+
+
+class InstallWeights:
+    """Put the weights of a complete training in the place of the bundle's own, see `weights.install_weights`.
+
+    A training that fails, or is stopped, leaves the bundle as it was.
+
+    Args:
+        weights: file with the weights to put to use, as `TrainingCheckpoint` wrote it.
+        path: the file to replace.
+        metadata_path: the bundle's metadata.json.
+
+    Raises:
+        InputError: the file to replace is not the one that the metadata describe.
+    """
+
+    def __init__(self, weights: str, path: str, metadata_path: str) -> None:
+        self.weights, self.path, self.metadata_path = weights, path, metadata_path
+
+    def attach(self, engine: Engine) -> None:
+        """Join the start and the end of the training, on the main process."""
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.STARTED, self.check)
+            engine.add_event_handler(Events.COMPLETED, self)
+
+    def check(self, engine: Engine) -> None:
+        """Refuse to begin with damaged weights."""
+        if Path(self.path).exists():
+            check_recorded(self.path, self.metadata_path)
+
+    def __call__(self, engine: Engine) -> None:
+        """Install."""
+        kept = install_weights(self.weights, self.path, self.metadata_path)
+        logger.info("%s holds the new weights now; the bundle's own are in %s", self.path, kept)
 
 
 class MetricsTable:

@@ -22,6 +22,7 @@ from scripts.files import write_atomically
 
 METADATA_KEY = "weights_sha256"
 UNRECORDED = ""
+KEPT = "_shipped"
 RECORD = "python -m scripts.weights"
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error)
 
@@ -120,11 +121,55 @@ def recorded_sha256(path: str | Path, metadata_path: str | Path) -> str | None:
 
 def record_sha256(path: str | Path, metadata_path: str | Path) -> str:
     """Write the SHA-256 of a weights file into a bundle's metadata and return it."""
+    sha256 = sha256_of(path)
+    _write_record(path, metadata_path, sha256)
+    return sha256
+
+
+def install_weights(source: str | Path, path: str | Path, metadata_path: str | Path) -> Path | None:
+    """Put new weights in the place of a bundle's own, which stay beside them as ``<name>_shipped.pt``.
+
+    The metadata forget the old SHA-256 before the file is replaced and learn the new one after it. Whenever the process
+    is killed, the file under ``path`` is whole, old or new, and is not refused.
+
+    Args:
+        source: the new weights.
+        path: the file to replace, in the bundle's ``models/``.
+        metadata_path: the bundle's metadata.json.
+
+    Returns:
+        Where the bundle's own weights are kept; None where there were none.
+
+    Raises:
+        InputError: the new weights are damaged, or are not finite.
+    """
+    weights, path = read_tensors(source), Path(path)
+    for name, value in weights.items():
+        if isinstance(value, Tensor) and not torch.isfinite(value).all():
+            raise InputError(f"{source} is not put to use: {name} is not finite. Train with a lower learning_rate.")
+    kept = path.with_stem(f"{path.stem}{KEPT}")
+    if path.exists() and not kept.exists():
+        _copy(path, kept)
+        record_sha256(kept, metadata_path)
+    _write_record(path, metadata_path, None)
+    _copy(source, path)
+    record_sha256(path, metadata_path)
+    return kept if kept.exists() else None
+
+
+def _copy(source: str | Path, path: Path) -> None:
+    with write_atomically(path, "wb") as file:
+        file.write(Path(source).read_bytes())
+
+
+def _write_record(path: str | Path, metadata_path: str | Path, sha256: str | None) -> None:
     metadata = json.loads(Path(metadata_path).read_text())
-    metadata.setdefault(METADATA_KEY, {})[Path(path).name] = sha256_of(path)
+    recorded = metadata.setdefault(METADATA_KEY, {})
+    recorded.pop(Path(path).name, None)
+    if sha256 is not None:
+        recorded[Path(path).name] = sha256
     with write_atomically(metadata_path) as file:
         file.write(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
-    return str(metadata[METADATA_KEY][Path(path).name])
 
 
 def check_whole(path: str | Path) -> None:

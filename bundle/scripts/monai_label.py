@@ -1,0 +1,168 @@
+"""What MONAI Label needs beyond the configs, because its server runs neither ``initialize`` nor handlers.
+
+The server sends options with every request, wants label maps on the study's own grid, and trains on the studies whose
+label was saved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+from torch import nn
+
+from scripts.datasets import TRUTH_TABLE, run_name
+from scripts.errors import InputError
+from scripts.particles import ParticleSet, with_thresholds
+from scripts.picks import read_copick_json, read_csv
+from scripts.projects import PICKS
+from scripts.readers import is_tomogram
+from scripts.transforms import original_affine_of
+from scripts.weights import load_weights
+
+APP_DIR, STUDIES_DIR = "MONAI_LABEL_APP_DIR", "MONAI_LABEL_STUDIES"  # the server sets them, for its children too
+THRESHOLD, MIN_VOXELS = "threshold_", "min_voxels_"
+SHARED_OPTIONS = ("merge_distance_in_radii", "rotations", "flips")
+XYZ = [2, 1, 0]  # places of z, y, x when the first axis is x
+
+
+def is_served(bundle_root: str) -> bool:
+    """Tell whether a bundle stands in the app of the MONAI Label server that this process belongs to."""
+    app = os.environ.get(APP_DIR)
+    return bool(app) and Path(bundle_root).resolve().is_relative_to(Path(str(app)).resolve())
+
+
+def client_options(
+    particles: ParticleSet, merge_distance_in_radii: float, rotations: int, flips: Sequence[str], **chosen: float
+) -> dict[str, Any]:
+    """Return what a client can choose for one inference, one flat table, with the values that it has now.
+
+    MONAI Label shows the table to its client, and gives the client's values back as arguments of the same names.
+
+    Args:
+        particles: their thresholds and smallest sizes are the defaults.
+        merge_distance_in_radii: see `postprocessing.pick_species`.
+        rotations: see `inferer.TomogramInferer`.
+        flips: see `inferer.TomogramInferer`; the table has the axes as one word, such as ``zy``.
+        chosen: ``threshold_<species>`` and ``min_voxels_<species>`` that replace the defaults.
+
+    Raises:
+        InputError: a value is out of its range, or an option is unknown.
+    """
+    if rotations not in (1, 2, 3, 4):
+        raise InputError(f"rotations counts quarter turns, 1 to 4; got {rotations!r}.")
+    if not set(flips) <= set("zyx") or len(set(flips)) < len(flips):
+        raise InputError(f"flips names axes out of z, y and x, each once; got {flips!r}.")
+    if not isinstance(merge_distance_in_radii, int | float) or not merge_distance_in_radii >= 0:
+        raise InputError(f"merge_distance_in_radii must not be negative; got {merge_distance_in_radii!r}.")
+    picked = with_options(particles, chosen)
+    return {
+        **{f"{THRESHOLD}{species.name}": species.probability_threshold for species in picked},
+        **{f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked},
+        "merge_distance_in_radii": merge_distance_in_radii,
+        "rotations": int(rotations),
+        "flips": "".join(flips),
+    }
+
+
+def with_options(particles: ParticleSet, options: Mapping[str, Any]) -> ParticleSet:
+    """Return the species with the thresholds and smallest sizes of a table of `client_options`.
+
+    Raises:
+        InputError: a value is out of its range, or an option is of no species.
+    """
+    source = "the request"
+    thresholds = {key.removeprefix(THRESHOLD): value for key, value in options.items() if key.startswith(THRESHOLD)}
+    sizes = {key.removeprefix(MIN_VOXELS): value for key, value in options.items() if key.startswith(MIN_VOXELS)}
+    unknown = [key for key in options if not key.startswith((THRESHOLD, MIN_VOXELS)) and key not in SHARED_OPTIONS]
+    if unknown:
+        raise InputError(f"{source}: there is no option '{unknown[0]}'.")
+    for name, size in sizes.items():
+        particles.named(name, source)
+        if isinstance(size, bool | str) or size != int(size) or size < 1:
+            raise InputError(f"{source}: {MIN_VOXELS}{name} must be a whole number from 1; got {size!r}.")
+    known = with_thresholds(particles, thresholds, source).known
+    return replace(
+        particles,
+        known=tuple(replace(one, min_voxels=int(sizes.get(one.name, one.min_voxels))) for one in known),
+    )
+
+
+class CheckServedWeights(Transform):
+    """Refuse weights that the command line would refuse; MONAI Label loads them without a look.
+
+    Args:
+        network: a network of the right kind; takes the weights.
+        models_dir: where the weights stand.
+        metadata_path: the bundle's metadata.json.
+        filename_key: where the client's choice among the files stands, a name or a list with the choice first.
+
+    Raises:
+        InputError: the file is missing, damaged, holds more than tensors or is of another network.
+    """
+
+    def __init__(
+        self, network: nn.Module, models_dir: str, metadata_path: str, filename_key: str = "model_filename"
+    ) -> None:
+        self.network, self.models_dir = network, Path(models_dir)
+        self.metadata_path, self.filename_key = metadata_path, filename_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample as it is."""
+        named = data[self.filename_key]
+        load_weights(
+            self.network, self.models_dir / (named if isinstance(named, str) else named[0]), self.metadata_path
+        )
+        return dict(data)
+
+
+class ToStudyGridd(MapTransform):
+    """Turn volumes ``[z, y, x]`` to the axis order ``[x, y, z]`` of the study's file; MONAI Label writes them so.
+
+    Args:
+        keys: volumes ``(1, Z, Y, X)``; become ``(1, X, Y, Z)``.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with the volumes turned, and with what their metadata say about them."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            volume: MetaTensor = sample[key]
+            affine = original_affine_of(volume)[:, [*XYZ, 3]]
+            shape = np.asarray(volume.meta["spatial_shape"])[XYZ]
+            meta = {**volume.meta, "affine": affine, "original_affine": affine.numpy(), "spatial_shape": shape}
+            sample[key] = MetaTensor(volume.as_tensor().permute(0, 3, 2, 1), meta=meta)
+        return sample
+
+
+def studies_with_points(labelled: Sequence[Mapping[str, str]], served: bool) -> list[dict[str, str]]:
+    """List the server's studies that have no saved label, but points: rows in ``truth.csv``, or ``Picks/*.json``.
+
+    Args:
+        labelled: the studies whose label was saved, one ``{"image": path, "label": path}`` each.
+        served: False gives an empty list.
+
+    Raises:
+        InputError: there is nothing to train on, neither labels nor points.
+    """
+    if not served:
+        return []
+    folder, done = Path(os.environ[STUDIES_DIR]), {Path(item["image"]).resolve() for item in labelled}
+    studies = [path for path in sorted(folder.iterdir()) if is_tomogram(path) and path.resolve() not in done]
+    table, picks = folder / TRUTH_TABLE, folder / PICKS
+    in_table = {pick.run for pick in read_csv(table)} if table.exists() else set()
+    in_picks = {pick.run for path in sorted(picks.glob("[!.]*.json")) for pick in read_copick_json(path)}
+    found = []
+    for path in studies:
+        run = run_name(path)
+        if run in in_table or in_picks == {run}:
+            found.append({"image": str(path), "run": run, "label": str(table if run in in_table else picks)})
+    if not labelled and not found:
+        raise InputError(f"{folder} holds no study with a saved label or with points: save a label first.")
+    return found

@@ -1,0 +1,54 @@
+"""MONAI Label's web application, with two things more.
+
+Where the bundle refuses something, its one line is the answer; MONAI Label itself answers "Internal Server Error" and
+leaves the reason in its log. And pages of other sites, open in a browser on this machine, are not answered, because a
+request's options can run code (see docs/monai_label.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from monailabel.app import app
+
+logger = logging.getLogger("bundle")
+
+OWN_HOSTS = ("127.0.0.1", "localhost")
+
+
+@app.middleware("http")
+async def refuse_other_sites(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Refuse what a browser sends from a page of another site; programs name no origin."""
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).hostname not in OWN_HOSTS:
+        return JSONResponse({"detail": f"requests from {origin} are refused."}, status_code=403)
+    return await go_on(request)
+
+
+@app.middleware("http")
+async def answer_in_one_line(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Turn the bundle's ``InputError`` into an answer with status 400."""
+    try:
+        return await go_on(request)
+    except Exception as error:
+        line = input_error(error)
+        if line is None:
+            raise
+        logger.error(line)
+        return JSONResponse({"detail": line}, status_code=400)
+
+
+def input_error(error: BaseException | None) -> str | None:
+    """Return the message of the ``InputError`` that an exception was raised from, or None.
+
+    Its class is known by name only: MONAI Label loads the bundle's modules anew for every request.
+    """
+    while error is not None:
+        if type(error).__name__ == "InputError":
+            return str(error)
+        error = error.__cause__ or error.__context__
+    return None

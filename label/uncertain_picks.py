@@ -1,0 +1,95 @@
+"""MONAI Label's app for bundles, with one way more to choose the next tomogram: the one with the most uncertain picks.
+
+A bundle cannot bring a strategy, its app can: `serve.make_app` puts this in the place of the app's ``main.py``, and
+keeps that beside it as ``monaibundle.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import monaibundle
+from monailabel.interfaces.app import MONAILabelApp
+from monailabel.interfaces.datastore import Datastore
+from monailabel.interfaces.tasks.infer_v2 import InferTask
+from monailabel.interfaces.tasks.scoring import ScoringMethod
+from monailabel.interfaces.tasks.strategy import Strategy
+
+logger = logging.getLogger(__name__)
+
+NAME = "most_uncertain_picks"
+SCORE, SCORED_WITH = "uncertain_picks", "uncertain_picks_weights"  # what is noted of a study
+
+
+class MyApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for a class with MONAILabelApp among its bases
+    """The app for bundles, with the scoring and the strategy of this module."""
+
+    def init_scoring_methods(self) -> dict[str, ScoringMethod]:
+        """Return the app's scoring methods and ours."""
+        return {**super().init_scoring_methods(), NAME: CountUncertainPicks(next(iter(self._infers.values())))}
+
+    def init_strategies(self) -> dict[str, Strategy]:
+        """Return the app's strategies and ours."""
+        return {**super().init_strategies(), NAME: MostUncertainPicks()}
+
+
+def uncertainty(picks: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> float:
+    """Return how many picks are uncertain: one at its threshold counts 1, one of score 1 counts 0, evenly between.
+
+    Args:
+        picks: as they stand in an answer, with ``particle`` and ``score``.
+        options: the thresholds, ``threshold_<species>``.
+    """
+    total = 0.0
+    for pick in picks:
+        threshold = float(options[f"threshold_{pick['particle']}"])
+        total += (1 - float(pick["score"])) / (1 - threshold)
+    return total
+
+
+class CountUncertainPicks(ScoringMethod):
+    """Pick in every study without a label, and note how many picks are uncertain.
+
+    Studies that were scored with the weights in use are left out.
+
+    Args:
+        task: the bundle's inference.
+    """
+
+    def __init__(self, task: InferTask) -> None:
+        super().__init__("Count the uncertain picks of every study without a label")
+        self.task = task
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any]:
+        """Return the uncertainty of the studies that were scored, by name."""
+        weights = os.stat(self.task.get_path()).st_mtime
+        found = {}
+        for study in sorted(datastore.get_unlabeled_images()):
+            if datastore.get_image_info(study).get(SCORED_WITH) == weights:
+                continue
+            _, answer = self.task({"image": datastore.get_image_uri(study), "skip_writer": True})
+            found[study] = round(uncertainty(answer["result"]["picks"], self.task.config()), 3)
+            datastore.update_image_info(study, {SCORE: found[study], SCORED_WITH: weights})
+            logger.info("%s: %.2f uncertain picks of %d", study, found[study], len(answer["result"]["picks"]))
+        return found
+
+
+class MostUncertainPicks(Strategy):
+    """Choose the study without a label that has the most uncertain picks; studies that are not scored come last."""
+
+    def __init__(self) -> None:
+        super().__init__("The study with the most uncertain picks; run the scoring of the same name first")
+
+    def __call__(self, request: Mapping[str, Any], datastore: Datastore) -> dict[str, Any] | None:
+        """Return the study's name and its uncertainty, or None where every study has a label."""
+        scores = {
+            study: float(datastore.get_image_info(study).get(SCORE, -1.0))
+            for study in sorted(datastore.get_unlabeled_images())
+        }
+        if not scores:
+            return None
+        chosen = max(scores, key=lambda study: scores[study])
+        return {"id": chosen, SCORE: scores[chosen]}

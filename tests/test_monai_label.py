@@ -1,0 +1,242 @@
+"""What MONAI Label needs of the bundle, without its server; the server itself is driven by tests/with_monai_label."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
+from scripts.coordinates import affine_of
+from scripts.errors import InputError, find_input_error
+from scripts.monai_label import (
+    CheckServedWeights,
+    ToStudyGridd,
+    client_options,
+    is_served,
+    studies_with_points,
+    with_options,
+)
+from scripts.picks import Pick, write_copick_json
+from scripts.weights import record_sha256, recorded_sha256, save_tensors, sha256_of
+from synthetic import SHAPE, image_of, make_particles, noise, tiny_network, write_mrc
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
+VOXEL_SIZE = 10.012
+SMALL = {
+    "widths": [4, 8], "depths": [1, 1], "precision": "float32", "window_size": [16, 16, 16],
+    "inference_window_size": [16, 24, 24], "windows_per_epoch": 2, "val_interval": 1, "warmup_steps": 1,
+}  # fmt: skip
+
+
+def options(**chosen):
+    return client_options(make_particles(), merge_distance_in_radii=1.0, rotations=1, flips=[], **chosen)
+
+
+# Options
+
+
+def test_the_options_are_one_flat_table_that_json_can_hold():
+    table = options()
+    assert table == {
+        "threshold_a": 0.5, "threshold_b": 0.5, "min_voxels_a": 1, "min_voxels_b": 1,
+        "merge_distance_in_radii": 1.0, "rotations": 1, "flips": "",
+    }  # fmt: skip
+    assert json.loads(json.dumps(table)) == table
+
+
+def test_chosen_options_come_back_and_reach_the_species():
+    table = options(threshold_b=0.75, min_voxels_a=9)
+    first, second = with_options(make_particles(), table)
+    assert (first.probability_threshold, first.min_voxels) == (0.5, 9)
+    assert (second.probability_threshold, second.min_voxels) == (0.75, 1)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"threshold_a": 1.4}, r"the request: the threshold of 'a' is a probability, 0 <= t < 1; got 1\.4"),
+        ({"threshold_a": "0.5"}, "the threshold of 'a' is a probability"),
+        ({"threshold_c": 0.5}, "the request: unknown species 'c'; known are a, b"),
+        ({"min_voxels_a": 0}, "min_voxels_a must be a whole number from 1; got 0"),
+        ({"min_voxels_a": 2.5}, r"min_voxels_a must be a whole number from 1; got 2\.5"),
+        ({"min_voxels_c": 3}, "unknown species 'c'"),
+        ({"treshold_a": 0.5}, "the request: there is no option 'treshold_a'"),
+    ],
+)
+def test_a_wrong_option_is_refused(chosen, message):
+    with pytest.raises(InputError, match=message):
+        options(**chosen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rotations": 5}, "rotations counts quarter turns, 1 to 4; got 5"),
+        ({"flips": "zz"}, "flips names axes out of z, y and x, each once; got 'zz'"),
+        ({"flips": "w"}, "flips names axes"),
+        ({"merge_distance_in_radii": -1}, "merge_distance_in_radii must not be negative; got -1"),
+        ({"merge_distance_in_radii": "1"}, "merge_distance_in_radii must not be negative; got '1'"),
+    ],
+)
+def test_a_wrong_setting_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        client_options(make_particles(), **{"merge_distance_in_radii": 1.0, "rotations": 1, "flips": [], **settings})
+
+
+def test_options_put_into_the_config_as_the_server_does_reach_inferer_and_picks(bundle_dir):
+    config = ConfigParser()
+    config.read_config(bundle_dir / "configs" / "inference.json")
+    config["bundle_root"] = str(bundle_dir)
+    table = config.get_parsed_content("displayable_configs")
+    config["displayable_configs"].update({**table, "rotations": 3, "flips": "zx", "threshold_ribosome": 0.25})
+    config["displayable_configs"].update({"merge_distance_in_radii": 0.5, "min_voxels_ribosome": 7})
+    config.parse()
+    inferer = config.get_parsed_content("inferer")
+    assert (inferer.rotations, inferer.flips) == (3, ("z", "x"))
+    (picking,) = config.get_parsed_content("postprocessing").transforms
+    ribosome = picking.particles.named("ribosome", "")
+    assert (ribosome.probability_threshold, ribosome.min_voxels) == (0.25, 7)
+    assert picking.merge_distance_in_radii == 0.5
+
+
+# Volumes
+
+
+def test_volumes_turn_to_the_axis_order_of_the_study():
+    volume = image_of(noise())
+    turned = ToStudyGridd(keys="image")({"image": volume})["image"]
+    assert turned.shape == (1, *SHAPE[::-1])
+    assert tuple(turned.meta["spatial_shape"]) == SHAPE[::-1]
+    assert turned[0, 30, 20, 10] == volume[0, 10, 20, 30]
+    for affine in (turned.affine, turned.meta["original_affine"]):
+        assert np.allclose(affine, np.diag([10.0, 10.0, 10.0, 1.0]))
+    assert np.allclose(volume.affine, affine_of(10.0))
+
+
+# Weights
+
+
+@pytest.fixture
+def app(tmp_path, bundle_dir, monkeypatch):
+    """Return the bundle in an app of MONAI Label, with small weights, on a server whose studies are in ``studies``."""
+    bundle = tmp_path / "app" / "model" / "some_segmentation"
+    shutil.copytree(bundle_dir, bundle, ignore=shutil.ignore_patterns("output", "__pycache__", "model.pt"))
+    save_tensors(tiny_network(out_channels=5).state_dict(), bundle / "models" / "model.pt")
+    record_sha256(bundle / "models" / "model.pt", bundle / "configs" / "metadata.json")
+    write_mrc(tmp_path / "studies" / "one.mrc", noise(), VOXEL_SIZE)
+    monkeypatch.setenv("MONAI_LABEL_APP_DIR", str(tmp_path / "app"))
+    monkeypatch.setenv("MONAI_LABEL_STUDIES", str(tmp_path / "studies"))
+    monkeypatch.chdir(tmp_path)
+    return bundle
+
+
+def test_only_a_bundle_in_the_servers_app_is_served(app, bundle_dir, monkeypatch):
+    assert is_served(str(app))
+    assert not is_served(str(bundle_dir))
+    monkeypatch.delenv("MONAI_LABEL_APP_DIR")
+    assert not is_served(str(app))
+
+
+@pytest.mark.parametrize("chosen", ["model.pt", ["model.pt", "other.pt"]])
+def test_damaged_weights_are_refused_before_the_server_loads_them(chosen, app):
+    check = CheckServedWeights(tiny_network(out_channels=5), str(app / "models"), str(app / "configs/metadata.json"))
+    assert check({"model_filename": chosen, "image": "one.mrc"}) == {"model_filename": chosen, "image": "one.mrc"}
+    content = (app / "models" / "model.pt").read_bytes()
+    (app / "models" / "model.pt").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"model\.pt is not the file that .*metadata\.json describes"):
+        check({"model_filename": chosen})
+
+
+# Training
+
+
+def train(app, labelled, **settings):
+    """Train as the server does."""
+    given = {
+        "bundle_root": str(app), "device": "cpu", "train#trainer#max_epochs": 1, "train#dataset#data": labelled,
+        "validate#dataset#data": [], **SMALL, **settings,
+    }  # fmt: skip
+    made = ConfigWorkflow(
+        workflow_type="train", config_file=str(app / "configs" / "train.json"), logging_file=False, run_id="", **given
+    )
+    made.initialize()
+    made.run()
+
+
+def save_label(tmp_path, values=None):
+    labels = np.zeros(SHAPE, np.float32)
+    labels[5:9, 10:14, 20:24] = 3
+    path = write_mrc(tmp_path / "studies" / "labels" / "final" / "one.mrc", labels if values is None else values)
+    return [{"image": str(tmp_path / "studies" / "one.mrc"), "label": str(path)}]
+
+
+def test_a_training_of_the_server_takes_the_place_of_the_bundles_weights_each_time(app, tmp_path):
+    path, metadata = app / "models" / "model.pt", app / "configs" / "metadata.json"
+    shipped, labelled = sha256_of(path), save_label(tmp_path)
+    train(app, labelled)
+    first = sha256_of(path)
+    assert recorded_sha256(path, metadata) == first != shipped
+    train(app, labelled, seed=1)
+    assert recorded_sha256(path, metadata) == sha256_of(path) not in (first, shipped)
+    assert sha256_of(app / "models" / "model_shipped.pt") == shipped
+
+
+def test_a_training_that_fails_leaves_the_bundles_weights(app, tmp_path):
+    before = {path.name: path.read_bytes() for path in (app / "models").iterdir()}
+    wrong = np.zeros(SHAPE, np.float32)
+    wrong[4:8, 4:8, 4:8] = 9
+    with pytest.raises(Exception) as caught:  # noqa: PT011 MONAI wraps what the bundle raises
+        train(app, save_label(tmp_path, wrong))
+    assert "one.mrc: labels [9] belong to no species; known are 1 to 5." in str(find_input_error(caught.value))
+    assert {path.name: path.read_bytes() for path in (app / "models").iterdir()} == before
+
+
+def test_a_training_does_not_begin_with_damaged_weights_in_the_bundle(app, tmp_path):
+    path = app / "models" / "model.pt"
+    path.write_bytes(path.read_bytes()[:-1] + b"\1")
+    before = path.read_bytes()
+    with pytest.raises(Exception) as caught:  # noqa: PT011 MONAI wraps what the bundle raises
+        train(app, save_label(tmp_path))
+    assert "model.pt is not the file that" in str(find_input_error(caught.value))
+    assert path.read_bytes() == before
+
+
+def test_a_training_elsewhere_leaves_the_bundle_alone(app, tmp_path, monkeypatch):
+    monkeypatch.delenv("MONAI_LABEL_APP_DIR")
+    before = sha256_of(app / "models" / "model.pt")
+    train(app, save_label(tmp_path))
+    assert (app / "output" / "model.pt").exists()
+    assert sha256_of(app / "models" / "model.pt") == before
+
+
+def test_studies_with_rows_in_the_table_are_trained_on(app, tmp_path):
+    with pytest.raises(
+        InputError, match="studies holds no study with a saved label or with points: save a label first"
+    ):
+        studies_with_points([], served=True)
+    table = tmp_path / "studies" / "truth.csv"
+    table.write_text("experiment,particle_type,x,y,z\none,ribosome,50,60,70\n")
+    (found,) = studies_with_points([], served=True)
+    assert found == {"image": str(tmp_path / "studies" / "one.mrc"), "run": "one", "label": str(table)}
+    assert studies_with_points(save_label(tmp_path), served=True) == []
+    assert studies_with_points([], served=False) == []
+    before = sha256_of(app / "models" / "model.pt")
+    train(app, [])
+    assert sha256_of(app / "models" / "model.pt") != before
+
+
+@pytest.mark.parametrize(("run", "count"), [("one", 1), ("two", 0)])
+def test_a_folder_of_picks_counts_where_all_are_of_the_study(run, count, app, tmp_path):
+    picks = [Pick(run, "ribosome", 50.0, 60.0, 70.0)]
+    user = {"particle": "ribosome", "voxel_size_angstrom": VOXEL_SIZE, "user_id": "me", "session_id": "0"}
+    write_copick_json(tmp_path / "studies" / "Picks" / "me_0_ribosome.json", picks, run=run, **user)
+    labelled = [{"image": "elsewhere.mrc", "label": "labels.mrc"}]
+    assert len(studies_with_points(labelled, served=True)) == count
+
+
+def test_a_label_without_particles_is_trained_on(app, tmp_path):
+    before = sha256_of(app / "models" / "model.pt")
+    train(app, save_label(tmp_path, np.zeros(SHAPE, np.float32)))
+    assert sha256_of(app / "models" / "model.pt") != before
+    assert torch.load(app / "models" / "model.pt", weights_only=True)["head.bias"].shape == (5,)

@@ -1,0 +1,415 @@
+"""The bundle in MONAI Label's real server, driven over REST as a client does. Needs monailabel: `make test-clients`.
+
+The tests stand in the order in which a user works, and share one server: infer, save a label, train, infer again.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from scripts.coordinates import affine_of
+from scripts.picks import Pick, read_csv
+from scripts.readers import read_tomogram
+from scripts.weights import read_tensors, recorded_sha256, sha256_of
+from synthetic import write_mrc
+
+monailabel = pytest.importorskip("monailabel")
+import requests  # noqa: E402 both come with MONAI Label
+from requests_toolbelt.multipart import decoder  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "label"))
+import serve  # noqa: E402
+
+MODEL = serve.BUNDLE_NAME
+CROP = np.s_[16:80, 40:136, 60:188]  # three lengths, so that a swapped axis shows
+FLOAT32 = {"precision": "float32"}
+TINY_TRAINING = {"windows_per_epoch": 2, "window_size": [16, 32, 32], "val_interval": 1, **FLOAT32}
+TINY_REQUEST = {
+    "max_epochs": 1,
+    "val_split": 0.2,
+    "run_id": "",
+    "device": "cpu",
+}  # an empty run_id is what 3D Slicer sends
+
+PATIENCE = 1200  # seconds: a training imports MONAI first, and a machine may be busy
+
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(PATIENCE)]  # warnings: MONAI's and Ignite's
+
+
+class Server:
+    """The server as a client sees it, and its folders."""
+
+    def __init__(self, folder, port):
+        self.folder, self.url = folder, f"http://127.0.0.1:{port}"
+        self.bundle, self.studies = folder / "app" / "model" / MODEL, folder / "studies"
+        self.weights = self.bundle / "models" / "model.pt"
+        self.labels = self.studies / "labels" / "final"
+
+    def info(self):
+        return requests.get(f"{self.url}/info/", timeout=PATIENCE).json()
+
+    def ask(self, study, **options):
+        form = {"params": json.dumps({"device": "cpu", "result_extension": ".nii.gz", **options})}
+        return requests.post(f"{self.url}/infer/{MODEL}", params={"image": study}, data=form, timeout=PATIENCE)
+
+    def infer(self, study, **options):
+        """Return picks and label map; the map stands in ``folder/answer.nii.gz``."""
+        answer = self.ask(study, **options)
+        assert answer.status_code == 200, answer.text
+        params, image = decoder.MultipartDecoder.from_response(answer).parts
+        (self.folder / "answer.nii.gz").write_bytes(image.content)
+        result = json.loads(params.content)
+        print(f"\n/infer {study} {options}: {len(result['picks'])} picks, {result['latencies']['total']} s")
+        return [Pick(**pick) for pick in result["picks"]], nibabel.load(self.folder / "answer.nii.gz")
+
+    def save_label(self, study, path):
+        with open(path, "rb") as file:
+            answer = requests.put(
+                f"{self.url}/datastore/label", params={"image": study}, files={"label": file}, timeout=PATIENCE
+            )
+        assert answer.status_code == 200, answer.text
+
+    def add_study(self, name, path):
+        with open(path, "rb") as file:
+            answer = requests.put(
+                f"{self.url}/datastore/image", params={"image": name}, files={"file": file}, timeout=PATIENCE
+            )
+        assert answer.status_code == 200, answer.text
+
+    def score(self):
+        """Return the uncertainty of the studies that were not scored yet."""
+        url = f"{self.url}/scoring/most_uncertain_picks"
+        scores = requests.post(url, params={"run_sync": True}, timeout=PATIENCE).json()
+        print(f"\n/scoring: {scores}")
+        return scores
+
+    def remove_label(self, study):
+        requests.delete(f"{self.url}/datastore/label", params={"id": study, "tag": "final"}, timeout=PATIENCE)
+
+    def start_training(self, **options):
+        answer = requests.post(f"{self.url}/train/{MODEL}", json={**TINY_REQUEST, **options}, timeout=PATIENCE)
+        assert answer.status_code == 200, answer.text
+
+    def train(self, **options):
+        """Train in a process of its own, as clients do, and return the task with the last lines of its log."""
+        self.start_training(**options)
+        task = self.wait_for_training(lambda task: task["status"] not in ("SUBMITTED", "RUNNING"))
+        print(f"\n/train {options}: {task['status']}, {task['details'][-1]}")
+        return task
+
+    def train_here(self, **options):
+        """Train in the server's own process, which is quicker."""
+        answer = requests.post(
+            f"{self.url}/train/{MODEL}", params={"run_sync": True}, json={**TINY_REQUEST, **options}, timeout=PATIENCE
+        )
+        print(f"\n/train run_sync {options}: {answer.status_code} {answer.text}")
+        return answer
+
+    def wait_for_training(self, reached, seconds=PATIENCE):
+        end = time.time() + seconds
+        while time.time() < end:
+            task = requests.get(f"{self.url}/train/", timeout=PATIENCE).json()
+            if reached(task):
+                return task
+            time.sleep(0.3)
+        raise TimeoutError(task)
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def make_studies(folder):
+    """The sample as it comes, and a corner of it as NIfTI and as MRC."""
+    studies = serve.make_studies(folder, ROOT / "sample" / "sample.mrc")
+    (studies / "sample_as_mrc.mrc").unlink()
+    sample = read_tomogram(ROOT / "sample" / "sample.mrc")
+    corner, size = sample.data[CROP].astype(np.float32), sample.voxel_size_angstrom
+    write_mrc(studies / "corner_as_mrc.mrc", corner, size)
+    affine = affine_of(size)[:, [2, 1, 0, 3]]
+    affine[:3, 3] = 700.0, -40.0, 5.0
+    nibabel.save(nibabel.Nifti1Image(corner.T, affine), studies / "corner.nii.gz")
+
+
+@pytest.fixture(scope="module")
+def process_and_server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("label")
+    make_studies(folder)
+    configs = serve.make_app(folder, ROOT / "bundle") / "model" / MODEL / "configs"
+    for name, settings in (("train.json", TINY_TRAINING), ("inference.json", FLOAT32)):
+        (configs / name).write_text(json.dumps({**json.loads((configs / name).read_text()), **settings}))
+    port = free_port()
+    command = [sys.executable, str(ROOT / "label" / "serve.py"), "--folder", str(folder), "--port", str(port)]
+    with open(folder / "server.log", "w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    server = Server(folder, port)
+    try:
+        wait_for_start(process, server)
+        yield process, server
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        print("\n" + "\n".join((folder / "server.log").read_text().splitlines()[-3:]))
+
+
+def wait_for_start(process, server, seconds=PATIENCE):
+    end = time.time() + seconds
+    while time.time() < end and process.poll() is None:
+        try:
+            server.info()
+            return
+        except requests.ConnectionError:
+            time.sleep(0.3)
+    raise TimeoutError((server.folder / "server.log").read_text()[-3000:])
+
+
+@pytest.fixture(scope="module")
+def server(process_and_server):
+    return process_and_server[1]
+
+
+def pick_plainly(study, output_dir, **settings):
+    """Pick by the bundle's own command."""
+    made = ConfigWorkflow(
+        config_file=str(ROOT / "bundle" / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
+        bundle_root=str(ROOT / "bundle"), dataset_dir=str(study), output_dir=str(output_dir),
+        device="$torch.device('cpu')", **FLOAT32, **settings,
+    )  # fmt: skip
+    made.initialize()
+    made.run()
+    return read_csv(output_dir / "picks.csv")
+
+
+def assert_same_picks(found, expected, tolerance_vox=0.1):
+    """As many of every species, in the order of their scores, each within the tolerance and of the same score."""
+    assert sorted(pick.particle for pick in found) == sorted(pick.particle for pick in expected)
+    for pick in expected:
+        gaps = [gap(pick, other) for other in found if other.particle == pick.particle]
+        nearest = [other for other in found if other.particle == pick.particle][int(np.argmin(gaps))]
+        assert min(gaps) < tolerance_vox, pick
+        assert abs(nearest.score - pick.score) < 0.02, pick
+
+
+def gap(one, other):
+    return max(abs(getattr(one, axis) - getattr(other, axis)) for axis in ("x_voxel", "y_voxel", "z_voxel"))
+
+
+def doubtful(picks):
+    """The lowest score of any species with two picks, and its species."""
+    names = [pick.particle for pick in picks]
+    return min((pick.score, pick.particle) for pick in picks if names.count(pick.particle) > 1)
+
+
+def test_the_server_shows_species_and_options(server, shipped_particles):
+    info = server.info()
+    model = info["models"][MODEL]
+    print(f"\n/info: {info['datastore']}, labels {info['labels']}")
+    assert model["type"] == "segmentation"
+    assert model["labels"] == {species.name: species.label for species in shipped_particles}
+    options = model["config"]
+    for species in shipped_particles:
+        assert options[f"threshold_{species.name}"] == species.probability_threshold
+        assert options[f"min_voxels_{species.name}"] == species.min_voxels
+    assert (options["merge_distance_in_radii"], options["rotations"], options["flips"]) == (1.0, 1, "")
+    assert MODEL in info["trainers"]
+
+
+def test_the_sample_gets_the_picks_that_the_command_line_gave(server):
+    picks, _ = server.infer("sample")
+    assert_same_picks(picks, read_csv(ROOT / "tests" / "golden" / "picks.csv"))
+
+
+@pytest.mark.parametrize("study", ["corner", "corner_as_mrc"])
+def test_a_corner_gets_the_picks_of_the_command_line(study, server, tmp_path):
+    (path,) = server.studies.glob(f"{study}.*")
+    picks, _ = server.infer(study)
+    assert len(picks) > 3
+    assert all(pick.run == study and pick.radius_angstrom > 0 for pick in picks)
+    assert_same_picks(picks, pick_plainly(path, tmp_path))
+
+
+@pytest.mark.parametrize("study", ["corner", "corner_as_mrc"])
+def test_the_label_map_lies_on_the_grid_of_the_study(study, server, shipped_particles):
+    picks, labels = server.infer(study)
+    volume = np.asarray(labels.dataobj)
+    assert volume.shape == (128, 96, 64)  # x, y, z
+    if study == "corner":
+        assert np.allclose(labels.affine, nibabel.load(server.studies / "corner.nii.gz").affine, atol=1e-3)
+    at = [volume[round(pick.x_voxel), round(pick.y_voxel), round(pick.z_voxel)] for pick in picks]
+    wanted = [shipped_particles.named(pick.particle, "picks").label for pick in picks]
+    assert np.mean(np.equal(at, wanted)) > 0.9  # where two species overlap one of them is drawn over the other
+    assert set(np.unique(volume)) == {0, *wanted}
+
+
+def test_options_of_a_request_change_its_picks_and_no_others(server):
+    before, _ = server.infer("corner")
+    score, name = doubtful(before)
+    count = sum(pick.particle == name for pick in before)
+    surer, _ = server.infer("corner", **{f"threshold_{name}": round(score + 1e-4, 4)})
+    assert 0 < sum(pick.particle == name for pick in surer) <= count
+    assert all(pick.score > score for pick in surer if pick.particle == name)
+    larger, _ = server.infer("corner", **{f"min_voxels_{name}": 100000})
+    assert {pick.particle for pick in larger} == {pick.particle for pick in before} - {name}
+    turned, _ = server.infer("corner", rotations=2, flips="z")
+    assert [pick.score for pick in turned] != [pick.score for pick in before]
+    assert_same_picks(server.infer("corner")[0], before, tolerance_vox=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"threshold_ribosome": 1.4}, "the threshold of 'ribosome' is a probability, 0 <= t < 1; got 1.4."),
+        ({"min_voxels_ribosome": 0}, "min_voxels_ribosome must be a whole number from 1; got 0."),
+        ({"rotations": 7}, "rotations counts quarter turns, 1 to 4; got 7."),
+        ({"flips": "xx"}, "flips names axes out of z, y and x, each once; got 'xx'."),
+    ],
+)
+def test_a_wrong_option_is_answered_in_one_line(options, line, server):
+    answer = server.ask("corner", **options)
+    assert answer.status_code == 400
+    assert answer.json()["detail"].endswith(line)
+
+
+def test_the_study_with_the_most_uncertain_picks_comes_next(server, tmp_path):
+    corner = server.studies / "corner.nii.gz"
+    study = nibabel.load(corner)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(study.shape, np.float32), study.affine), tmp_path / "blank.nii.gz")
+    server.add_study("blank", tmp_path / "blank.nii.gz")
+    server.save_label("sample", corner)  # a study with a label is not proposed; this one is never read
+    scores = server.score()
+    assert scores["corner"] == pytest.approx(scores["corner_as_mrc"], abs=0.01)
+    assert scores["corner"] > scores["blank"] == 0
+    assert server.score() == {}  # nothing has changed
+    chosen = requests.post(f"{server.url}/activelearning/most_uncertain_picks", json={}, timeout=PATIENCE).json()
+    print(f"\n/activelearning: {chosen['id']}, {chosen['uncertain_picks']} uncertain picks")
+    assert chosen["uncertain_picks"] == max(scores.values())
+    assert chosen["id"].startswith("corner")
+    server.remove_label("sample")
+    requests.delete(f"{server.url}/datastore/image", params={"id": "blank"}, timeout=PATIENCE)
+
+
+def test_a_training_on_one_label_is_used_by_the_next_inference(server, tmp_path):
+    shipped = sha256_of(server.weights)
+    before, labels = server.infer("corner")
+    nibabel.save(labels, tmp_path / "mine.nii.gz")
+    server.save_label("corner", tmp_path / "mine.nii.gz")
+    assert server.train()["status"] == "DONE"
+    assert sha256_of(server.weights) != shipped == sha256_of(server.weights.with_name("model_shipped.pt"))
+    rows = (server.bundle / "output" / "metrics.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]  # an empty run_id trains once
+    after, _ = server.infer("corner")
+    assert [pick.score for pick in after] != [pick.score for pick in before]
+    assert_same_picks(
+        after, pick_plainly(server.studies / "corner.nii.gz", tmp_path, checkpoint_path=str(server.weights))
+    )
+    again, _ = server.infer("corner", model_filename="model_shipped.pt")
+    assert_same_picks(again, before, tolerance_vox=1e-6)
+
+
+def test_the_new_weights_are_recorded_and_a_second_training_begins_with_them(server):
+    first = sha256_of(server.weights)
+    assert recorded_sha256(server.weights, server.bundle / "configs" / "metadata.json") == first
+    assert server.train_here().status_code == 200
+    assert sha256_of(server.weights) != first
+    second, shipped = read_tensors(server.weights), read_tensors(ROOT / "bundle" / "models" / "model.pt")
+    assert all(torch.allclose(second[name], shipped[name], atol=0.05) for name in second)  # not from random weights
+
+
+def test_a_cancelled_training_changes_no_weights(server):
+    before = sha256_of(server.weights)
+    checkpoint = server.bundle / "output" / "training.pt"
+    checkpoint.unlink()
+    server.start_training(max_epochs=1000)
+    server.wait_for_training(lambda _: checkpoint.exists())
+    requests.delete(f"{server.url}/train/", timeout=PATIENCE)
+    task = server.wait_for_training(lambda task: task["status"] != "RUNNING")
+    print(f"\nDELETE /train/: {task['status']}")
+    assert task["status"] == "STOPPED"
+    assert sha256_of(server.weights) == before
+    assert server.infer("corner")[0]
+
+
+def test_an_unknown_label_ends_the_training_with_a_line_that_names_it(server, tmp_path):
+    before = sha256_of(server.weights)
+    study = nibabel.load(server.studies / "corner.nii.gz")
+    values = np.zeros(study.shape, np.uint8)
+    values[5:9, 5:9, 5:9] = 9
+    nibabel.save(nibabel.Nifti1Image(values, study.affine), tmp_path / "wrong.nii.gz")
+    server.save_label("corner", tmp_path / "wrong.nii.gz")
+    task = server.train()
+    assert task["status"] == "ERROR"
+    assert task["details"][-1].endswith("labels [9] belong to no species; known are 1 to 5.")
+    assert "corner.nii.gz" in task["details"][-1]
+    assert sha256_of(server.weights) == before
+
+
+def test_a_label_of_another_shape_is_refused_in_one_line(server, tmp_path):
+    before = sha256_of(server.weights)
+    nibabel.save(nibabel.Nifti1Image(np.ones((8, 9, 10), np.uint8), np.eye(4)), tmp_path / "small.nii.gz")
+    server.save_label("corner", tmp_path / "small.nii.gz")
+    answer = server.train_here()
+    assert answer.status_code == 400
+    assert "corner.nii.gz: the label volume has shape (10, 9, 8), its tomogram (64, 96, 128)" in answer.json()["detail"]
+    assert sha256_of(server.weights) == before
+
+
+def test_points_beside_the_studies_are_trained_on(server):
+    server.remove_label("corner")
+    answer = server.train_here()
+    assert answer.json()["detail"].endswith("no study with a saved label or with points: save a label first.")
+    before = sha256_of(server.weights)
+    table = server.studies / "truth.csv"
+    table.write_text("experiment,particle_type,x,y,z\ncorner_as_mrc,ribosome,500,400,300\n")
+    assert server.train_here().status_code == 200
+    assert sha256_of(server.weights) != before
+
+
+def test_weights_with_a_flipped_byte_are_refused_by_name(server):
+    content = server.weights.read_bytes()
+    server.weights.write_bytes(content[:5000] + bytes([content[5000] ^ 1]) + content[5001:])
+    answer = server.ask("corner")
+    server.weights.write_bytes(content)
+    print(f"\n/infer with a flipped byte: {answer.status_code} {answer.text}")
+    assert answer.status_code == 400
+    assert "model.pt is not the file that" in answer.json()["detail"]
+
+
+def test_a_pickle_in_the_place_of_weights_is_refused_by_name(server):
+    torch.save({"a": Path}, server.weights.with_name("bomb.pt"))
+    answer = server.ask("corner", model_filename="bomb.pt")
+    assert answer.status_code == 400
+    assert "bomb.pt holds more than tensors; it is refused" in answer.json()["detail"]
+
+
+def test_the_server_ends_by_its_own_process(process_and_server):
+    process, server = process_and_server
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=PATIENCE) is not None
+    with pytest.raises(requests.ConnectionError):
+        server.info()
+
+
+def test_serving_again_keeps_labels_and_weights(server):
+    before = sha256_of(server.weights)
+    assert serve.make_app(server.folder, ROOT / "bundle") == server.folder / "app"
+    assert sha256_of(server.weights) == before
+    assert not (server.folder / "app.unfinished").exists()
+    shutil.rmtree(server.folder / "app")
+    serve.make_app(server.folder, ROOT / "bundle")
+    assert sha256_of(server.weights) == sha256_of(ROOT / "bundle" / "models" / "model.pt")
+    assert sorted(os.listdir(server.weights.parent)) == sorted(os.listdir(ROOT / "bundle" / "models"))
