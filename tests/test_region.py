@@ -54,6 +54,12 @@ def test_a_binned_mask_covers_what_it_was_binned_from(tmp_path):
     assert np.array_equal(region_of(image_of(noise()), mask_path=str(tmp_path / "bin2.mrc")), box_mask(box))
 
 
+def test_a_voxel_takes_the_mask_at_its_middle():
+    mask = np.array([0, 0, 1, 0, 0, 1]).reshape(6, 1, 1)
+    # middles of three voxels of 15 Å: 7.5, 22.5 and 37.5 Å, in the mask's voxels 0, 2 and 3 of 10 Å
+    assert sample_mask(mask, 10.0, (3, 1, 1), 15.0)[:, 0, 0].tolist() == [False, True, False]
+
+
 def test_a_mask_follows_a_resampled_tomogram(tmp_path):
     write_mrc(tmp_path / "mask.mrc", box_mask())
     image = CheckVoxelSized("image", 5.0, resample=True)({"image": image_of(noise(), 10.0)})["image"]

@@ -1,5 +1,6 @@
 """The main job, as the README has it: the sample picked by the shipped weights."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -64,28 +65,20 @@ def test_a_higher_threshold_leaves_fewer_picks(picks, tmp_path):
     assert 0 < counts["surer"] < counts["plain"]
 
 
-def test_the_specimen_at_another_voxel_size_is_picked_in_the_same_places(picks, tmp_path):
-    low, high = np.array([(16, 90, 90), (80, 218, 218)])
-    volume = np.asarray(read_tomogram(ROOT / "sample" / "sample.mrc").data, dtype=np.float32)
-    volume = volume[tuple(slice(first, end) for first, end in zip(low, high, strict=True))]
-    for voxel_size in (7.84, 13.5):
+def test_the_specimen_at_another_voxel_size_is_picked_in_the_same_places(tmp_path):
+    volume = np.asarray(read_tomogram(ROOT / "sample" / "sample.mrc").data, dtype=np.float32)[16:80, 90:218, 90:218]
+    for voxel_size in (VOXEL_SIZE, 7.84, 13.5):
         step = voxel_size / VOXEL_SIZE
         shape = tuple(int((size - 1) / step) + 1 for size in volume.shape)
         sampled = ndimage.affine_transform(volume, np.full(3, step), output_shape=shape, order=3, mode="nearest")
         write_mrc(tmp_path / "data" / f"{voxel_size:g}.mrc", sampled, voxel_size)
     pick_sample(tmp_path / "out", tmp_path / "data", precision="float32", resample=True)
-    wanted = [
-        (pick.particle, (np.array(pick.xyz_angstrom) - low[::-1] * VOXEL_SIZE))
-        for pick in picks
-        if ((np.array([pick.z_voxel, pick.y_voxel, pick.x_voxel]) - low > 12).all())
-        and ((high - [pick.z_voxel, pick.y_voxel, pick.x_voxel] > 12).all())
-        and pick.particle in ("apo-ferritin", "ribosome", "virus-like-particle")  # those that are hardly ever false
-    ]
-    assert len(wanted) >= 5
-    for name in ("7.84", "13.5"):
-        found = read_csv(tmp_path / "out" / name / "picks.csv")
+    own, finer, coarser = (read_csv(tmp_path / "out" / name / "picks.csv") for name in ("10.012", "7.84", "13.5"))
+    for other in (finer, coarser):
         gaps = [
-            min((np.linalg.norm(place - pick.xyz_angstrom) for pick in found if pick.particle == species), default=99.0)
-            for species, place in wanted
-        ]
-        assert np.mean(np.array(gaps) < VOXEL_SIZE / 2) > 0.85, gaps
+            min((math.dist(pick.xyz_angstrom, twin.xyz_angstrom) for twin in other
+                 if twin.particle == pick.particle), default=np.inf)
+            for pick in own
+        ]  # fmt: skip
+        assert np.mean(np.array(gaps) < VOXEL_SIZE / 2) > 0.75, sorted(gaps)
+        assert np.median(gaps) < VOXEL_SIZE / 4
