@@ -103,7 +103,9 @@ def test_a_simulated_project_is_picked_and_trained_on_through_its_config_alone(s
         table = read_csv(tmp_path / "picks" / run / "picks.csv")
         assert sorted(pick.xyz_angstrom for pick in added) == sorted(pick.xyz_angstrom for pick in table)
         assert len(list(folder.glob("cryoet-particle-segmentation_3_*.json"))) == len(shipped_particles)
-    assert "is there already: session '3'" in refusal_of(["inference.json"], "infer", **picking)
+    assert "is there already: session '3'" in refusal_of(
+        ["inference.json"], "infer", **{**picking, "output_dir": str(tmp_path / "again")}
+    )
     training = {
         "dataset_dir": config, "tomogram_kind": "wbp", "output_dir": str(tmp_path / "training"),
         "truth_user_id": "simulation", "validation_runs": ["S001"], "window_size": [16, 16, 16],
