@@ -28,7 +28,7 @@ BUNDLE_OPTIONS ?=
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights bundle label-server test-clients test-label test-copick test-browser check format clean
+.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-browser check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -53,8 +53,8 @@ weights: $(VENV)/ready
 bundle: $(VENV)/ready
 	$(BIN)/python publish/make_bundle.py $(BUNDLE_OPTIONS)
 
-# programs that use bundles, on the published one
-test-clients: bundle $(MLFLOW)/ready
+# MONAI's own programs, on the published bundle
+test-published: bundle $(MLFLOW)/ready
 	$(BIN)/python -m pytest tests/clients
 
 test-copick: $(COPICK_VENV)/ready
@@ -67,12 +67,13 @@ test-browser: $(BROWSER_VENV)/ready
 			&& DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends chromium chromium-driver; } \
 		|| { echo "Chromium and its driver are missing: sudo apt-get install chromium chromium-driver" >&2; exit 1; }
 	$(CURDIR)/$(BROWSER_VENV)/bin/python -m pytest tests/with_browser
+
 # MONAI Label with the sample as its study, for 3D Slicer; Ctrl-C ends it. STUDIES="--studies DIR" takes your own
 label-server: $(LABEL_VENV)/ready
 	$(CURDIR)/$(LABEL_VENV)/bin/python label/serve.py --folder $(LABEL_DIR) --port $(LABEL_PORT) $(STUDIES)
 
 # the programs that bundles are used from, with the last line of each one's answers
-test-clients: test-label
+test-clients: test-published test-label
 
 test-label: $(LABEL_VENV)/ready
 	$(CURDIR)/$(LABEL_VENV)/bin/python -m pytest -s tests/with_monai_label

@@ -27,13 +27,14 @@ TARGETS = MONAI_COMPONENTS | {
 }  # fmt: skip
 OWN = "scripts."
 WHOLE_EXPRESSIONS = {"sys.path.insert(0, os.path.abspath(@bundle_root))"}
-IMPORTS = {"import copy", "import os", "import sys", "import torch_tensorrt"}
+IMPORTS = {"import copy", "import datetime", "import os", "import sys", "import torch_tensorrt"}
 NAMES = {
-    "len", "range", "round",
-    "copy.deepcopy", "monai.handlers.from_engine", "monai.utils.set_determinism", "os.environ", "torch.tensor",
-    "torch.channels_last_3d", "torch.contiguous_format", "torch.cuda.is_available", "torch.cuda.set_device",
-    "torch.device", "torch.distributed.destroy_process_group", "torch.distributed.get_rank",
+    "len", "list", "range", "round",
+    "copy.deepcopy", "datetime.timedelta", "monai.handlers.from_engine", "monai.utils.set_determinism", "os.environ",
+    "sys.stderr.isatty", "torch.channels_last_3d", "torch.contiguous_format", "torch.cuda.is_available",
+    "torch.cuda.set_device", "torch.device", "torch.distributed.destroy_process_group", "torch.distributed.get_rank",
     "torch.distributed.get_world_size", "torch.distributed.init_process_group", "torch.distributed.is_initialized",
+    "torch.tensor",
 }  # fmt: skip
 ATTRIBUTES = {"parameters", "reshape", "run", "to", "type", "voxel_size_angstrom"}  # of what an `@` reference gives
 SYNTAX = (
@@ -101,8 +102,8 @@ def check_value(key: str, value: Any, own: set[str]) -> bool:
         Refusal: it is not on the lists.
     """
     name = key.replace("::", "#").split("#")[-1]
-    if name == "_mode_":
-        raise Refusal("_mode_ is not allowed: it can start a debugger.")
+    if name == "_mode_" and value != "callable":
+        raise Refusal(f"the _mode_ '{value}' is not allowed: a mode can start a debugger.")
     if name == "_target_":
         check_target(value, own)
         return True

@@ -18,7 +18,9 @@ MONAI_SCHEMA = HERE.parents[1] / "shared" / "data" / "schema" / "meta_schema_202
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 TOTAL = "weighted total"
 PINNED_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
-PACKAGE_OF_MODULE = {"cc3d": "connected-components-3d", "ignite": "pytorch-ignite", "sklearn": "scikit-learn"}
+PACKAGE_OF_MODULE = {
+    "PIL": "pillow", "cc3d": "connected-components-3d", "ignite": "pytorch-ignite", "sklearn": "scikit-learn",
+}  # fmt: skip
 OPTIONAL_MODULES = {"copick", "gemmi", "onnxruntime", "torch_tensorrt"}  # imported only where a user asks for them
 
 

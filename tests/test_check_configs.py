@@ -93,7 +93,10 @@ def test_targets_are_ours_or_on_the_list(bundle):
         ({"run": ["$os.system('ls')"]}, "configs/inference.json, run#0: the name 'os.system'"),
         ({"a": {"b": [{"_target_": "subprocess.run"}]}}, "configs/inference.json, a#b#0#_target_: the target 'subpro"),
         ({"a": "%/other/config.json#run"}, "configs/inference.json, a: the macro '%/other/config.json#run' reads"),
-        ({"a": {"_target_": "Compose", "_mode_": "debug"}}, "configs/inference.json, a#_mode_: _mode_ is not allowed"),
+        (
+            {"a": {"_target_": "Compose", "_mode_": "debug"}},
+            "configs/inference.json, a#_mode_: the _mode_ 'debug' is not allowed",
+        ),
     ],
 )
 def test_a_refusal_names_the_file_and_the_key(content, reason, bundle):

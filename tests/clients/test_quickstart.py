@@ -10,7 +10,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "quickstart.md").read_text()
 EXAMPLES = {"mrc": "## MRC files", "copick": "## A copick project", "nifti": "## NIfTI files"}
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # MONAI's and Ignite's
+    pytest.mark.timeout(900),  # an example is several trainings and evaluations
+]
 
 
 @pytest.fixture(scope="module")
