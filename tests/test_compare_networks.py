@@ -162,7 +162,8 @@ def test_an_untrained_network_finds_every_voxel_improbable(compare, plan_for, na
     with torch.no_grad():
         answer = network(torch.from_numpy(noise())[None, None])
     assert answer.shape == (1, 5, *SHAPE)
-    assert answer.sigmoid().mean().item() == pytest.approx(1e-3, rel=1.0)
+    assert answer.mean((0, 2, 3, 4)).sigmoid().tolist() == pytest.approx([1e-3] * 5, rel=2.0)
+    assert answer.sigmoid().max() < 0.5
 
 
 def test_the_bias_of_the_head_is_found_by_what_it_does(compare):
