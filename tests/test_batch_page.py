@@ -27,6 +27,14 @@ def test_every_run_has_its_scores_and_a_relative_link(output_dir):
     assert data["truth"] is None
 
 
+def test_only_the_runs_that_are_named_are_shown_and_never_unfinished_ones(output_dir):
+    write_csv(output_dir / ".TS_3.0123abcd.tmp" / "picks.csv", [Pick("TS_3", "b", 1.0, 2.0, 3.0, 0.9)])
+    everything = data_of(write_batch_page(output_dir, make_particles(2)))
+    assert [run["name"] for run in everything["runs"]] == ["TS 1", "TS_2", "empty"]
+    named = data_of(write_batch_page(output_dir, make_particles(2), runs=["TS_2"]))
+    assert [run["name"] for run in named["runs"]] == ["TS_2"]
+
+
 def test_failed_runs_are_named_with_their_reasons(output_dir):
     path = write_batch_page(output_dir, make_particles(2), failures={"TS<3>": "the file ends early"})
     assert data_of(path)["failures"] == [{"name": "TS<3>", "reason": "the file ends early"}]

@@ -21,6 +21,7 @@ from scripts.particles import read_particles
 from scripts.picks import read_csv
 from scripts.targets import draw_spheres
 from synthetic import SHAPE, noise, write_mrc
+from test_page import data_of
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 CONFIGS = BUNDLE / "configs"
@@ -292,5 +293,6 @@ def test_two_processes_share_a_batch(data, reference, tmp_path):
 def test_when_one_of_two_processes_dies_the_other_ends_its_share_and_the_rest_is_named(data, reference, tmp_path):
     assert codes_of(*start_two(data, tmp_path, killed_at="TS_01")) == [1, -signal.SIGKILL]
     assert list(statuses(tmp_path).values()) == ["done", "missing", "done", "missing", "done"]
+    assert [run["name"] for run in data_of(tmp_path / "report.html")["runs"]] == ["TS_00", "TS_02", "TS_04"]
     assert codes_of(start(data, tmp_path)) == [0]
     assert files_of(tmp_path) == files_of(reference)

@@ -26,13 +26,19 @@ logger = logging.getLogger(__name__)
 PARTICLE_FILE = Path(__file__).resolve().parents[1] / "configs" / "particles.json"
 
 
-def write_batch_page(output_dir: str | Path, particles: ParticleSet, failures: Mapping[str, str] | None = None) -> Path:
+def write_batch_page(
+    output_dir: str | Path,
+    particles: ParticleSet,
+    failures: Mapping[str, str] | None = None,
+    runs: Sequence[str] | None = None,
+) -> Path:
     """Write ``report.html`` over all runs that have a folder with a ``picks.csv``; log the valleys of their scores.
 
     Args:
         output_dir: holds one folder per run.
         particles: the species, with the thresholds that were in use.
         failures: what went wrong, by name, with runs that have no picks.
+        runs: only these; None takes all, but for hidden folders, which are unfinished.
 
     Returns:
         The page.
@@ -41,7 +47,7 @@ def write_batch_page(output_dir: str | Path, particles: ParticleSet, failures: M
         InputError: a table cannot be read or names an unknown species.
     """
     folder = Path(output_dir)
-    tables = sorted(folder.glob("*/picks.csv"))
+    tables = sorted(folder.glob("[!.]*/picks.csv") if runs is None else (folder / run / "picks.csv" for run in runs))
     picks = {table.parent.name: read_csv(table) for table in tables}
     for table, found in zip(tables, picks.values(), strict=True):
         for pick in found:

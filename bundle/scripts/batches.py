@@ -26,6 +26,7 @@ from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
 from scripts.files import remove_temporaries
 from scripts.particles import ParticleSet
 from scripts.run_folders import (
+    DONE,
     FAILED,
     MISSING,
     SUMMARY,
@@ -189,7 +190,8 @@ def finish(tables: Tables, pages: bool) -> None:
     print(format_summary(rows, tables.particles), flush=True)
     if pages:
         failures = {row.run: row.failure for row in rows if row.status == FAILED}
-        write_batch_page(tables.output_dir, tables.particles, failures)
+        done = [row.run for row in rows if row.status == DONE]
+        write_batch_page(tables.output_dir, tables.particles, failures, done)
     line = failures_in_one_line(rows)
     if line is not None:
         raise InputError(f"{line} Summary: {tables.output_dir / SUMMARY}")
