@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 from monai.data import DataLoader, MetaTensor
-from monai.transforms import LoadImaged
-from scripts.cache import StoredVolume, prepared_dataset, take
+from monai.transforms import Compose, LoadImaged
+from scripts.cache import StoredVolume, entry_name, prepared_dataset, take
 from scripts.datasets import WindowDataset
 from scripts.errors import InputError
 from scripts.readers import TomogramReader
@@ -108,6 +108,17 @@ def test_a_changed_file_and_a_changed_setting_make_new_entries(data, tmp_path):
     assert len(entries(tmp_path / "cache")) == 4
     windows_of(data, tmp_path / "cache", preparation=preparation(upper=98.0))
     assert len(entries(tmp_path / "cache")) == 7
+
+
+def test_truth_that_is_named_by_a_pattern_makes_new_entries_when_it_changes(tmp_path):
+    truth = tmp_path / "Picks" / "me_1_a.json"
+    truth.parent.mkdir()
+    item = {"image": str(tmp_path / "one.mrc"), "run": "one", "label": str(truth.with_name("me_1_*.json"))}
+    names = set()
+    for text in ("before", "afterwards"):
+        truth.write_text(text)
+        names.add(entry_name(item, Compose([])))
+    assert len(names) == 2
 
 
 def test_an_entry_that_was_not_finished_is_made_anew(data, tmp_path):

@@ -138,7 +138,9 @@ def prepared_dataset(
 def entry_name(item: Mapping[Hashable, Any], preparation: Callable[..., Any]) -> str:
     """Return the name of an entry: the run's, and a number that changes with the files and with the settings."""
     files = {
-        key: stamp_of(Path(value)) for key, value in item.items() if isinstance(value, str) and os.path.exists(value)
+        key: stamp_of(Path(value))
+        for key, value in item.items()
+        if isinstance(value, str) and (os.path.exists(value) or "*" in value)
     }
     content = pickle.dumps((FORMAT, dict(item), files, settings_of(preparation)))
     return f"{item.get('run', 'tomogram')}-{hashlib.sha256(content).hexdigest()[:16]}"
@@ -152,8 +154,14 @@ def settings_of(transform: Any) -> Any:
 
 
 def stamp_of(path: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of a file, or of every file in a folder."""
-    files = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
+    """Return name, size and time of change of a file, of every file in a folder, or of every file that a pattern fits.
+
+    Copick files may be named by a pattern, see `datasets.truth_path`.
+    """
+    if "*" in path.name:
+        files = sorted(path.parent.glob(path.name))
+    else:
+        files = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
     return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
 
 
