@@ -75,10 +75,18 @@ def read_json(file: Path) -> Any:
     """Return what a JSON file holds.
 
     Raises:
-        Refusal: the file is not JSON.
+        Refusal: the file is not JSON, or a key stands twice in one table.
     """
+
+    def as_table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            keys = [key for key, _ in pairs]
+            raise Refusal(f"{file} has the key '{next(key for key in keys if keys.count(key) > 1)}' twice.")
+        return table
+
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=as_table)
     except (OSError, ValueError) as error:
         raise Refusal(f"{file} cannot be read as JSON: {error}.") from None
 

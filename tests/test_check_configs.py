@@ -26,6 +26,12 @@ def write_config(bundle, **content):
     return bundle
 
 
+def test_a_key_that_stands_twice_is_refused_by_name(bundle):
+    (bundle / "configs" / "inference.json").write_text('{"outer": {"one": 1, "two": 2, "two": 3}}')
+    with pytest.raises(Refusal, match=r"inference.json has the key 'two' twice"):
+        check_configs(bundle)
+
+
 def test_the_shipped_configs_use_nothing_outside_of_the_lists(bundle_dir):
     assert check_configs(bundle_dir).endswith("files")
     assert check_logging(bundle_dir) == "lines to the screen, nothing else"
