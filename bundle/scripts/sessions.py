@@ -32,7 +32,7 @@ def require_new_session(
 ) -> None:
     """Refuse, before the work starts, what could not be written back.
 
-    A run that is complete in ``output_dir`` has written its session already, and is not done again.
+    Where ``output_dir`` holds a complete run, its batch was stopped and goes on: what it has written may be there.
 
     Args:
         runs: the tomograms, rows of `datasets.list_runs`.
@@ -40,7 +40,7 @@ def require_new_session(
         particles: the species.
         user_id: who picks; a number of the command line will do, as for the session.
         session_id: the session to write.
-        output_dir: where a batch keeps its runs' folders.
+        output_dir: where the batch keeps its runs' folders.
         overwrite: let an existing session of that name be replaced.
 
     Raises:
@@ -48,11 +48,12 @@ def require_new_session(
     """
     for species in particles:
         session_file(str(user_id), str(session_id), species.name)
+    goes_on = any(read_record(Path(output_dir) / item["run"]) is not None for item in runs)
     for item in runs:
         project = project_of(item["image"], dataset_dir)
         places = picks_folders(run_folder_in_project(item["image"]), project)
         there = [path for place in places for path in place.glob(session_file(str(user_id), str(session_id), "*"))]
-        if there and not overwrite and read_record(Path(output_dir) / item["run"]) is None:
+        if there and not overwrite and not goes_on:
             remedy = "Set session_id to another one, or overwrite to true"
             raise InputError(f"{there[0]} is there already: session '{session_id}' of user '{user_id}'. {remedy}.")
 
