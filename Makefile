@@ -32,7 +32,7 @@ export THP_MEM_ALLOC_ENABLE ?= 1
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
-		--dataset_dir $(SAMPLE) --output_dir $(PICKS) --resume false --overwrite true
+		--dataset_dir $(SAMPLE) --output_dir $(PICKS) --resume False --overwrite True
 	cd bundle && $(BIN)/python -m scripts.metrics $(SAMPLE)/truth.csv $(PICKS)/picks.csv
 	@find $(PICKS) -type f | sort
 

@@ -79,7 +79,7 @@ KINDS: dict[str, tuple[str, Callable[[Path, np.ndarray], None]]] = {
 def pick(dataset: Path, output: Path) -> tuple[list[Pick], str]:
     """Run the shipped inference config; return the picks and the line of stage times."""
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
-    command += ["--resume", "false", "--overwrite", "true"]
+    command += ["--resume", "False", "--overwrite", "True"]
     done = subprocess.run(
         [*command, "--dataset_dir", str(dataset), "--output_dir", str(output)],
         cwd=ROOT / "bundle", check=True, stdout=subprocess.PIPE, text=True,

@@ -84,6 +84,13 @@ def test_settings_of_the_configs_and_of_monai_are_taken(arguments):
     assert refuse_unknown_settings(arguments.split()) is None
 
 
+@pytest.mark.parametrize(("word", "remedy"), [("false", "False"), ("null", "None")])
+@pytest.mark.parametrize("between", [" ", "="])
+def test_a_word_that_would_count_as_its_opposite_is_refused(word, remedy, between):
+    with pytest.raises(InputError, match=rf"--resume {word} would be read as the word '{word}': write {remedy}"):
+        refuse_unknown_settings(f"run --config_file x.json --resume{between}{word}".split())
+
+
 def test_a_list_of_configs_may_hold_blanks(configs):
     refuse_unknown_settings(["run", "--config_file", "['base.json', \"more.json\"]", "--rotations", "2"])
     (configs / "more.json").unlink()

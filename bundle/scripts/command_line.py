@@ -16,6 +16,7 @@ from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run, run
 
 from scripts.errors import InputError, InputWarning, find_input_error
 
+MISREAD = {"false": "False", "null": "None"}  # on the command line words of letters, which count as true
 MONAI_LABEL_TASK = ("monailabel", "interfaces", "utils", "app.py")  # what the server starts to train
 
 
@@ -76,8 +77,12 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: a key is neither MONAI's own nor in a named config, and no class there takes it; names the nearest.
+            Or a value is a word of JSON that would be taken for its opposite.
     """
     given = _settings(arguments)
+    for key, value in given.items():
+        if value in MISREAD:
+            raise InputError(f"--{key} {value} would be read as the word '{value}': write {MISREAD[value]}.")
     settings = {**ConfigParser.load_config_file(given.get("args_file", "")), **given}
     files = _as_list(settings.get("config_file", ""))
     if not files:
