@@ -77,7 +77,17 @@ ALLOWED = {
         "targets",
         "transforms",
     },
-    "sessions": {"coordinates", "datasets", "errors", "particles", "picks", "projects", "run_folders", "transforms"},
+    "sessions": {
+        "coordinates",
+        "datasets",
+        "errors",
+        "particles",
+        "picking",
+        "picks",
+        "projects",
+        "run_folders",
+        "transforms",
+    },
     "monai_label": {
         "datasets",
         "errors",

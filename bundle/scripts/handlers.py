@@ -43,7 +43,7 @@ from scripts.metrics import (
 )
 from scripts.page import PAGE_NAME, Tomogram, Truth, check_megabytes, write_run_page
 from scripts.particles import ParticleSet
-from scripts.picking import true_picks
+from scripts.picking import picks_of, true_picks
 from scripts.picks import Facts, Pick, check_formats, write_run_folder
 from scripts.report import overlay_figure, save_figure, sweep_figure
 from scripts.run_folders import make_record, write_record
@@ -394,11 +394,6 @@ def samples_of(engine: Engine) -> list[dict[str, Any]]:
     """Return the samples of a batch as the postprocessing left them."""
     output: Any = engine.state.output
     return list(output)
-
-
-def picks_of(sample: Mapping[str, Any]) -> list[Pick]:
-    """Return the picks that `picking.PickParticlesd` left in a sample."""
-    return [Pick(**record) for record in sample["result"]["picks"]]
 
 
 def truth_of(sample: Mapping[str, Any], particles: ParticleSet, voxel_offset: float = 0.0) -> list[Pick]:

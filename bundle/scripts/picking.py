@@ -149,6 +149,11 @@ class PickParticlesd(MapTransform):
         return torch.from_numpy(labels)[None]
 
 
+def picks_of(sample: Mapping[str, Any]) -> list[Pick]:
+    """Return the picks that `PickParticlesd` left in a sample."""
+    return [Pick(**record) for record in sample["result"]["picks"]]
+
+
 class SweepThresholdsd(MapTransform):
     """Count hits for a range of thresholds; stands before `PickParticlesd`, which replaces the logits.
 

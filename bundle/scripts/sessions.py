@@ -13,7 +13,8 @@ from scripts.coordinates import voxel_size_of
 from scripts.datasets import Folders, as_folders
 from scripts.errors import InputError
 from scripts.particles import ParticleSet
-from scripts.picks import Pick, write_copick_json
+from scripts.picking import picks_of
+from scripts.picks import write_copick_json
 from scripts.projects import PICKS, RUNS, overlay_of, picks_folders, project_roots, run_folder_of, session_file
 from scripts.run_folders import read_record
 from scripts.transforms import original_affine_of, source_of
@@ -116,7 +117,7 @@ class WriteToProject:
         tomogram = source_of(sample["image"])
         run = run_folder_in_project(tomogram).name
         folder = overlay_of(project_of(tomogram, self.dataset_dir)) / RUNS / run / PICKS
-        picks = [Pick(**record) for record in sample["result"]["picks"]]
+        picks = picks_of(sample)
         for species in self.particles:
             write_copick_json(
                 folder / session_file(self.user_id, self.session_id, species.name),
