@@ -13,18 +13,21 @@ MODULES = sorted(path for path in SCRIPTS.rglob("*.py") if path.parent != SCRIPT
 ALLOWED = {
     "errors": set(),
     "coordinates": set(),
-    "network": set(),
+    "cpu_layers": set(),
+    "network": {"cpu_layers"},
     "inferer": set(),
     "command_line": {"errors"},
     "particles": {"errors"},
     "mrc": {"coordinates", "errors"},
     "ome_zarr": {"coordinates", "errors"},
-    "readers": {"coordinates", "errors", "mrc", "ome_zarr"},
+    "nifti": {"errors"},
+    "readers": {"coordinates", "errors", "mrc", "nifti", "ome_zarr"},
     "cache": {"errors", "files"},
     "datasets": {"cache", "errors", "picks", "projects", "readers"},
     "projects": {"errors", "files", "particles"},
     "phantoms": set(),
-    "specimens": {"errors", "phantoms", "readers"},
+    "atoms": {"errors"},
+    "specimens": {"atoms", "errors", "phantoms", "readers"},
     "scene": {"specimens"},
     "imaging": {"errors"},
     "simulation": {
@@ -47,7 +50,7 @@ ALLOWED = {
     "weights": {"errors", "files"},
     "exported": {"errors", "weights"},
     "report": {"files", "particles", "picks"},
-    "valley": set(),
+    "thresholds": {"errors"},
     "mistakes": {"metrics"},
     "comparison": {"metrics", "mistakes", "particles", "picks"},
     "page_images": set(),
@@ -60,7 +63,7 @@ ALLOWED = {
         "particles",
         "picks",
         "report",
-        "valley",
+        "thresholds",
     },
     "batch_page": {"comparison", "errors", "page", "particles", "picks"},
     "transforms": {"coordinates", "errors"},
@@ -113,10 +116,11 @@ ALLOWED = {
         "picks",
         "report",
         "run_folders",
+        "thresholds",
         "transforms",
     },
 }
-NO_TORCH = ["coordinates", "metrics", "mistakes", "page_images", "picks", "postprocessing", "targets", "valley"]
+NO_TORCH = ["coordinates", "metrics", "mistakes", "page_images", "picks", "postprocessing", "targets", "thresholds"]
 
 
 def layer_of(path):

@@ -31,7 +31,6 @@ from scripts.files import write_atomically, write_folder_atomically
 from scripts.metrics import (
     MODES,
     Counts,
-    best_threshold,
     check_mode,
     count_matches,
     fbeta,
@@ -47,6 +46,7 @@ from scripts.picking import picks_of, true_picks
 from scripts.picks import Facts, Pick, check_formats, write_run_folder
 from scripts.report import overlay_figure, save_figure, sweep_figure
 from scripts.run_folders import make_record, write_record
+from scripts.thresholds import best_threshold
 from scripts.transforms import original_affine_of, source_of
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,8 @@
-"""A threshold out of the scores alone: the valley between the picks that are sure and those that are not."""
+"""Probability thresholds: the best one where there is truth, else the valley in the histogram of scores."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import expit, logit
 
+from scripts.errors import InputWarning
+
+PLATEAU = 0.005  # F-beta values this close to the best are as good as the best
 LOWEST, HIGHEST = 0.0001, 0.99999  # probabilities beyond these are told apart no more
 SATURATED_LOGITS = 3.0  # picks above HIGHEST are taken as spread evenly over this much
 GRID_LOGITS = 0.05
@@ -16,6 +20,46 @@ MIN_PICKS = 20
 MIN_SHARE, MIN_SIDE = 0.05, 3  # of the picks, and picks, on either side of a valley
 MAX_DEPTH = 0.7  # density in the valley, compared with the lower of its two hills
 MIN_AGREEMENT = 0.9  # of the resamples have to show a valley
+
+
+def best_threshold(
+    thresholds: ArrayLike,
+    fbeta_values: ArrayLike,
+    fallback: float,
+    truths: int,
+    min_truths: int = 3,
+    name: str = "the species",
+) -> float:
+    """Return the probability threshold with the best F-beta, from the middle of the plateau around it.
+
+    A candidate is worth keeping while it raises F-beta, so F-beta itself decides. Near its top the curve is flat and
+    ragged: the neighbours of the best threshold with at most `PLATEAU` less are taken as equal, and the middle one of
+    them is returned (the lower of two). It is always one of ``thresholds``. Of equal maxima the lowest counts.
+
+    Args:
+        thresholds: ``(N,)`` thresholds that were tried, rising.
+        fbeta_values: ``(N,)`` what each of them scored.
+        fallback: returned, with a warning, when there is too little to decide on.
+        truths: number of true particles behind the scores.
+        min_truths: with fewer the scores say nothing.
+        name: what to call the species in the warning.
+
+    Raises:
+        ValueError: the two lists differ in length, or the thresholds do not rise.
+    """
+    tried, values = np.asarray(thresholds, dtype=np.float64), np.asarray(fbeta_values, dtype=np.float64)
+    if tried.ndim != 1 or tried.shape != values.shape or np.any(np.diff(tried) <= 0):
+        raise ValueError(f"thresholds must rise and have one F-beta each; got {tried.tolist()} and {values.tolist()}.")
+    if truths < min_truths or not np.any(values > 0):
+        few = f"{truths} true particles, at least {min_truths} needed"
+        reason = few if truths < min_truths else f"none of its {truths} true particles was found"
+        warnings.warn(f"{name} keeps the threshold {fallback:g}: {reason}.", InputWarning, stacklevel=2)
+        return fallback
+    best = int(np.argmax(values))
+    lower = values < values[best] - PLATEAU
+    first = int(np.flatnonzero(lower[:best])[-1]) + 1 if lower[:best].any() else 0
+    last = best + int(np.argmax(lower[best:])) - 1 if lower[best:].any() else len(values) - 1
+    return float(tried[(first + last) // 2])
 
 
 @dataclass(frozen=True)
