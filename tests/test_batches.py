@@ -146,7 +146,10 @@ def test_what_is_done_is_skipped(data, reference):
     [
         ({"inference_overlap": 0.5}, r"was picked with other settings: inference_overlap was 0.25, now it is 0.5. Set"),
         ({"probability_thresholds": {"ribosome": 0.7}}, r"settings: particles [\w-]+ probability_threshold was"),
-        ({"resume": False}, r"TS_00 is done already, and resume is off. Set another output_dir, or overwrite to true"),
+        (
+            {"resume": False},
+            r"TS_00 is done already, and resume is off. Set another output_dir, or give --overwrite True",
+        ),
     ],
 )
 def test_what_is_there_is_not_replaced_unasked(settings, line, data, reference):

@@ -113,7 +113,7 @@ def list_work(tables: Tables, resume: bool, overwrite: bool) -> list[str]:
             continue
         if folder.exists() and not overwrite:
             reason = reason or "is done already, and resume is off"
-            raise InputError(f"{folder} {reason}. Set another output_dir, or overwrite to true to replace it.")
+            raise InputError(f"{folder} {reason}. Set another output_dir, or give --overwrite True to replace it.")
         to_do.append(run)
     return to_do
 
