@@ -30,6 +30,7 @@ from scripts.picks import Pick, check_truth, read_csv, xyz_angstrom_of
 MODES = ("kaggle", "one_to_one")
 HIT_FRACTION = 0.5  # a pick within this fraction of the particle's radius finds it
 PLATEAU = 0.005  # F-beta values this close to the best are as good as the best
+MIN_TRUTHS = 3  # with fewer true particles, scores of thresholds say nothing
 PARTICLE_FILE = Path(__file__).resolve().parents[1] / "configs" / "particles.json"
 
 
@@ -306,7 +307,6 @@ def best_threshold(
     fbeta_values: ArrayLike,
     fallback: float,
     truths: int,
-    min_truths: int = 3,
     name: str = "the species",
 ) -> float:
     """Return the probability threshold with the best F-beta, from the middle of the plateau around it.
@@ -320,7 +320,6 @@ def best_threshold(
         fbeta_values: ``(N,)`` what each of them scored.
         fallback: returned, with a warning, when there is too little to decide on.
         truths: number of true particles behind the scores.
-        min_truths: with fewer the scores say nothing.
         name: what to call the species in the warning.
 
     Raises:
@@ -329,9 +328,9 @@ def best_threshold(
     tried, values = np.asarray(thresholds, dtype=np.float64), np.asarray(fbeta_values, dtype=np.float64)
     if tried.ndim != 1 or tried.shape != values.shape or np.any(np.diff(tried) <= 0):
         raise ValueError(f"thresholds must rise and have one F-beta each; got {tried.tolist()} and {values.tolist()}.")
-    if truths < min_truths or not np.any(values > 0):
-        few = f"{truths} true particles, at least {min_truths} needed"
-        reason = few if truths < min_truths else f"none of its {truths} true particles was found"
+    if truths < MIN_TRUTHS or not np.any(values > 0):
+        few = f"{truths} true particles, at least {MIN_TRUTHS} needed"
+        reason = few if truths < MIN_TRUTHS else f"none of its {truths} true particles was found"
         warnings.warn(f"{name} keeps the threshold {fallback:g}: {reason}.", InputWarning, stacklevel=2)
         return fallback
     best = int(np.argmax(values))

@@ -15,6 +15,7 @@ GRID_LOGITS = 0.05
 MIN_PICKS = 20
 MIN_SHARE, MIN_SIDE = 0.05, 3  # of the picks, and picks, on either side of a valley
 MAX_DEPTH = 0.7  # density in the valley, compared with the lower of its two hills
+RESAMPLES = 200  # how often the picks are drawn anew from themselves (bootstrap)
 MIN_AGREEMENT = 0.9  # of the resamples have to show a valley
 
 
@@ -40,7 +41,7 @@ class Valley:
         return f"{self.threshold:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def suggest_threshold(scores: ArrayLike, resamples: int = 200, seed: int = 0) -> Valley:
+def suggest_threshold(scores: ArrayLike) -> Valley:
     """Find the valley between two hills of a score histogram, and how sure its place is.
 
     The density of the log-odds is smoothed by Silverman's rule. A valley is clear when each side holds at least
@@ -49,8 +50,6 @@ def suggest_threshold(scores: ArrayLike, resamples: int = 200, seed: int = 0) ->
 
     Args:
         scores: ``(N,)`` probabilities.
-        resamples: how often the picks are drawn anew from themselves (bootstrap).
-        seed: of these draws.
 
     Source:
         Silverman 1986, "Density Estimation for Statistics and Data Analysis", equation 3.31, for the width; Efron and
@@ -66,9 +65,9 @@ def suggest_threshold(scores: ArrayLike, resamples: int = 200, seed: int = 0) ->
     here = _bottom(counts, width)
     if here is None:
         return Valley(None)
-    drawn = np.random.default_rng(seed).multinomial(len(places), counts / len(places), resamples)
+    drawn = np.random.default_rng(0).multinomial(len(places), counts / len(places), RESAMPLES)
     found = [place for place in (_bottom(row, width) for row in drawn) if place is not None]
-    agreement = len(found) / resamples
+    agreement = len(found) / RESAMPLES
     if agreement < MIN_AGREEMENT:
         return Valley(None, agreement=agreement)
     threshold, low, high = expit([middles[here], *np.percentile(middles[found], (5, 95))]).tolist()
