@@ -14,6 +14,7 @@ import pytest
 import scripts.handlers as handlers
 import torch
 from monai.bundle import ConfigWorkflow
+from scripts.batches import lock_folder
 from scripts.errors import InputError, find_input_error
 from scripts.inferer import TomogramInferer
 from scripts.network import ConvNeXtUNet
@@ -145,7 +146,10 @@ def test_what_is_done_is_skipped(data, reference):
     [
         ({"inference_overlap": 0.5}, r"was picked with other settings: inference_overlap was 0.25, now it is 0.5. Set"),
         ({"probability_thresholds": {"ribosome": 0.7}}, r"settings: particles [\w-]+ probability_threshold was"),
-        ({"resume": False}, r"TS_00 is done already, and resume is off. Set another output_dir, or overwrite to true"),
+        (
+            {"resume": False},
+            r"TS_00 is done already, and resume is off. Set another output_dir, or give --overwrite True",
+        ),
     ],
 )
 def test_what_is_there_is_not_replaced_unasked(settings, line, data, reference):
@@ -176,6 +180,7 @@ def test_every_setting_is_part_of_the_record_or_does_not_change_the_picks():
     config = json.loads((CONFIGS / "inference.json").read_text())
     keys = list(config)
     knobs = set(keys[keys.index("dataset_dir") : keys.index("device")]) - set(config["settings"])
+    knobs.remove("displayable_configs")  # the record holds what stands in it
     assert knobs == {
         "dataset_dir", "tomogram_kind", "output_dir", "particles_path", "checkpoint_path", "probability_thresholds",
         "inference_batch_size", "compile", "page_megabytes", "resume", "overwrite", "in_monai_label",
@@ -228,6 +233,16 @@ def test_a_second_batch_in_the_same_folder_is_refused(data, reference):
         fcntl.flock(lock, fcntl.LOCK_SH)
         line = line_of(data, reference, data.parent / "weights.pt")
     assert line == f"another batch is at work in {reference}: wait for it, or set another output_dir."
+
+
+def test_a_folder_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+    def no_locks(*what):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with open(tmp_path / ".lock", "a") as lock:
+        lock_folder(lock)
+    assert "cannot be locked (No locks available): start no second batch there" in caplog.text
 
 
 def test_two_tomograms_of_one_name_are_refused(data, tmp_path):

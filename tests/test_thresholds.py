@@ -100,10 +100,8 @@ def test_too_few_particles_keep_the_default_and_say_so():
         assert best_threshold([0.1, 0.2], [0.1, 0.9], fallback=0.5, truths=2, name="ribosome") == 0.5
 
 
-def test_three_particles_are_enough_unless_more_are_asked_for():
+def test_three_particles_are_enough():
     assert best_threshold([0.1, 0.2], [0.1, 0.9], fallback=0.5, truths=3) == 0.2
-    with pytest.warns(InputWarning, match="the species keeps the threshold 0.5: 3 true particles, at least 4 needed"):
-        assert best_threshold([0.1, 0.2], [0.1, 0.9], fallback=0.5, truths=3, min_truths=4) == 0.5
 
 
 @pytest.mark.parametrize(("thresholds", "values"), [([0.1, 0.2], [0.0, 0.0]), ([], [])])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import traceback
 import warnings
@@ -23,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from scripts.batch_page import write_batch_page
 from scripts.datasets import run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
-from scripts.files import remove_temporaries
+from scripts.files import remove_temporaries, take_lock
 from scripts.particles import ParticleSet
 from scripts.run_folders import (
     DONE,
@@ -82,7 +81,7 @@ def run_batch(
     with open(folder / LOCK, "a") as lock:
 
         def prepare() -> list[str]:
-            take_lock(lock)
+            lock_folder(lock)
             remove_temporaries(folder)
             to_do = list_work(tables, resume, overwrite)
             for run in to_do:
@@ -90,7 +89,7 @@ def run_batch(
             return to_do
 
         to_do = agree(prepare)
-        take_lock(lock, shared=True)  # by all, so that no other batch clears up while one of them is at work
+        lock_folder(lock, shared=True)  # by all, so that no other batch clears up while one of them is at work
         mine = to_do[idist.get_rank() :: idist.get_world_size()]
         logger.info("%d of %d tomograms are done already", len(numbers) - len(to_do), len(numbers))
         work_through(evaluator, {run: Subset(dataset, [numbers[run]]) for run in mine}, tables)
@@ -114,7 +113,7 @@ def list_work(tables: Tables, resume: bool, overwrite: bool) -> list[str]:
             continue
         if folder.exists() and not overwrite:
             reason = reason or "is done already, and resume is off"
-            raise InputError(f"{folder} {reason}. Set another output_dir, or overwrite to true to replace it.")
+            raise InputError(f"{folder} {reason}. Set another output_dir, or give --overwrite True to replace it.")
         to_do.append(run)
     return to_do
 
@@ -210,19 +209,20 @@ def failures_in_one_line(rows: Sequence[Row]) -> str | None:
     return " ".join(parts) or None
 
 
-def take_lock(lock: IO[Any], shared: bool = False) -> None:
-    """Lock a batch's folder for this process, until the file is closed or the process dies.
+def lock_folder(lock: IO[Any], shared: bool = False) -> None:
+    """Keep other batches out of the folder of a lock file; where there are no locks, warn.
 
     Raises:
-        InputError: another batch holds it.
+        InputError: another batch is at work there.
     """
     try:
-        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        folder = Path(lock.name).parent
-        raise InputError(f"another batch is at work in {folder}: wait for it, or set another output_dir.") from error
-    except OSError as error:  # some network disks know no locks
+        taken = take_lock(lock, shared, wait=shared)  # this batch's own processes come to share it one by one
+    except OSError as error:
         logger.warning("%s cannot be locked (%s): start no second batch there", lock.name, error.strerror)
+        return
+    if not taken:
+        folder = Path(lock.name).parent
+        raise InputError(f"another batch is at work in {folder}: wait for it, or set another output_dir.")
 
 
 def agree(prepare: Callable[[], list[str]]) -> list[str]:

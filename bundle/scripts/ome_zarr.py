@@ -33,7 +33,7 @@ ANGSTROM_PER_UNIT = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer"
 USUAL_AXES = ("t", "c", "z", "y", "x")
 COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}  # what the challenge's tomograms have
 WRITER_THREADS = 4  # each holds one chunk and its compressed copy
-COPY_AGAIN = "Copy it again, or set allow_missing_chunks if it was written without its empty chunks"
+COPY_AGAIN = "Copy it again, or give --allow_missing_chunks True if it was written without its empty chunks"
 FAULTS = (  # what the library and its codecs raise at damaged metadata and chunks
     *(KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, NotImplementedError),
     *(RuntimeError, SystemError, OSError, EOFError, zlib.error, lzma.LZMAError),

@@ -152,13 +152,6 @@ def overlay_of(path: str | Path) -> Path:
     return stated.get(OVERLAY) or (folder if _has_runs(folder) else own)
 
 
-def list_project_runs(root: str | Path, kind: str, voxel_size_angstrom: float) -> list[str]:
-    """Return the names of the runs of a project that have a tomogram of that kind and voxel size, sorted."""
-    tomogram = Path(_spacing_folder(voxel_size_angstrom)) / f"{kind}.zarr"
-    runs = (run for part in project_roots(root) for run in (part / RUNS).iterdir())
-    return sorted({run.name for run in runs if (run / tomogram).is_dir()})
-
-
 def run_folder_of(tomogram: str | Path) -> Path | None:
     """Return the folder of the run that a tomogram of a project belongs to; None for one outside of a project."""
     spacing = Path(os.path.abspath(tomogram)).parent

@@ -299,8 +299,6 @@ class TomogramReader(ImageReader):
         allow_missing_chunks: take a chunk without a file in a Zarr folder for one full of the fill value.
     """
 
-    content: str | None = None  # the one kind of content that a subclass reads
-
     def __init__(
         self,
         voxel_size_angstrom: float | None = None,
@@ -318,16 +316,9 @@ class TomogramReader(ImageReader):
         return all(is_tomogram(path) for path in _as_paths(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[PathLike, ...]:
-        """Return the paths.
-
-        Raises:
-            InputError: this reader is for one format and the file exists in another; MONAI then tries the next reader.
-        """
+        """Return the paths."""
         if kwargs:
             raise TypeError(f"{type(self).__name__} takes its settings when built; got {sorted(kwargs)}.")
-        for path in _as_paths(data):
-            if self.content is not None and os.access(path, os.R_OK):  # get_data says best what cannot be read
-                _expect(self.content, path)
         return _as_paths(data)
 
     def get_data(self, img: Sequence[PathLike] | PathLike) -> tuple[NDArray[Any], dict[str, Any]]:
@@ -350,24 +341,6 @@ class TomogramReader(ImageReader):
             "voxel_size_angstrom": volume.voxel_size_angstrom,
         }
         return _writable(volume.data), meta
-
-
-class MRCReader(TomogramReader):
-    """`TomogramReader` that leaves everything but MRC files to other readers."""
-
-    content = MRC
-
-
-class OMEZarrReader(TomogramReader):
-    """`TomogramReader` that leaves everything but Zarr folders to other readers."""
-
-    content = ZARR
-
-
-class NIfTIReader(TomogramReader):
-    """`TomogramReader` that leaves everything but NIfTI files to other readers."""
-
-    content = NIFTI
 
 
 def _writable(values: NDArray[Any]) -> NDArray[Any]:
