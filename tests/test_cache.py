@@ -7,9 +7,9 @@ import torch
 from monai.data import DataLoader, MetaTensor
 from monai.transforms import Compose, LoadImaged
 from scripts.cache import StoredVolume, entry_name, prepared_dataset
-from scripts.datasets import WindowDataset
 from scripts.errors import InputError
 from scripts.readers import TomogramReader
+from scripts.sampling import WindowDataset
 from scripts.transforms import CheckVoxelSized, ScalePercentilesd
 from scripts.windows import LoadTruthd, PaintTargetsd, RandWindowd
 from synthetic import make_particles, noise, write_mrc
