@@ -40,6 +40,7 @@ ALLOWED = {
         "specimens",
     },
     "files": {"errors"},
+    "locks": {"errors"},
     "picks": {"coordinates", "errors", "files", "particles", "projects", "readers"},
     "targets": {"coordinates", "errors", "particles"},
     "postprocessing": {"particles"},
@@ -100,7 +101,7 @@ ALLOWED = {
     },
     "training": {"errors", "files", "weights"},
     "run_folders": {"errors", "files", "particles", "picks"},
-    "batches": {"batch_page", "datasets", "errors", "files", "particles", "run_folders"},
+    "batches": {"batch_page", "datasets", "errors", "files", "locks", "particles", "run_folders"},
     "handlers": {
         "batch_page",
         "comparison",
