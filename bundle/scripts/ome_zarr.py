@@ -91,6 +91,50 @@ def ome_zarr_extent(
         return (z, y, x), level.size_zyx_angstrom
 
 
+def find_level(folder: Path, wanted_voxel_size_angstrom: float | None = None) -> Level:
+    """Return the level that `load_ome_zarr` would load, from the metadata of the folder itself; no array is opened.
+
+    Raises:
+        InputError: the metadata are damaged, or do not say which array to read.
+    """
+    with _faults_named(folder):
+        return _nearest_level(_levels(folder, zarr.open(str(folder), mode="r")), wanted_voxel_size_angstrom)
+
+
+def list_chunks(folder: Path) -> tuple[Iterator[str], int, int]:
+    """Return which files an array should have by its metadata, whether or not they are there.
+
+    Args:
+        folder: a pyramid with the metadata of its only level, or a plain array.
+
+    Returns:
+        Paths of the files of chunks (of shards, if there are any) below the array, their number, and the bytes of one
+        chunk before compression.
+
+    Raises:
+        InputError: the metadata are damaged, or do not describe one volume of numbers.
+    """
+    with _faults_named(folder):
+        level, array, _, _ = _open_level(folder, None)
+        names, lengths = _chunk_names(folder / level.path, array.shape), _chunk_layout(folder / level.path)[0]
+        count = math.prod(-(-length // step) for length, step in zip(array.shape, lengths, strict=True))
+        return names, count, math.prod(lengths) * np.dtype(array.dtype).itemsize
+
+
+def check_ome_zarr(folder: Path, allow_missing_chunks: bool = False) -> None:
+    """Read what `load_ome_zarr` would load, one chunk after the other, and keep nothing.
+
+    Raises:
+        InputError: as `load_ome_zarr`.
+    """
+    with _faults_named(folder):
+        level, array, label, _ = _open_level(folder, None)
+        _refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
+        place = _first_damage(array)
+        if place is not None:
+            raise InputError(f"{label} has a damaged chunk at {place}.")
+
+
 @contextmanager
 def _faults_named(folder: Path) -> Iterator[None]:
     """Turn what the library raises into an ``InputError`` that names the folder."""
@@ -345,16 +389,24 @@ def _refuse_incomplete_chunks(folder: Path, shape: Sequence[int], allow_missing:
 
     It reads a missing chunk as fill value, and a truncated Blosc one as whatever follows in memory.
     """
-    lengths, prefix, separator, is_blosc = _chunk_layout(folder)
-    grid = [range(-(-count // length)) for count, length in zip(shape, lengths, strict=True)]
-    for place in itertools.product(*grid):
-        chunk = prefix + separator.join(str(index) for index in place)
+    is_blosc = _chunk_layout(folder)[-1]
+    for chunk in _chunk_names(folder, shape):
         if not (folder / chunk).is_file():
             if not allow_missing:
                 raise InputError(f"{folder}: the chunk file {chunk} is missing. {COPY_AGAIN}.")
         elif (found := (folder / chunk).stat().st_size) < (promised := _promised_bytes(folder / chunk, is_blosc)):
             fact = f"the chunk file {chunk} is cut short: it should have {promised} bytes or more, it has {found}"
             raise InputError(f"{folder}: {fact}. Copy it again.")
+
+
+def _chunk_names(folder: Path, shape: Sequence[int]) -> Iterator[str]:
+    lengths, prefix, separator, _ = _chunk_layout(folder)
+    if separator not in (".", "/"):  # another one could lead out of the folder
+        raise ValueError(f"'{separator}' cannot part the numbers of a chunk")
+    if min(lengths) < 1:  # there would be no chunk at all
+        raise ValueError(f"a chunk has {min(lengths)} voxels along an axis")
+    grid = [range(-(-count // length)) for count, length in zip(shape, lengths, strict=True)]
+    return (prefix + separator.join(map(str, place)) for place in itertools.product(*grid))
 
 
 def _promised_bytes(chunk: Path, is_blosc: bool) -> int:
@@ -389,18 +441,19 @@ def _read_all(label: str, array: Any) -> NDArray[Any]:
     try:
         return np.asarray(array[...])
     except FAULTS as error:
-        raise InputError(f"{label} has a damaged chunk at {_first_damage(array)}: {_one_line(error)}.") from error
+        place = _first_damage(array) or "an unknown place"
+        raise InputError(f"{label} has a damaged chunk at {place}: {_one_line(error)}.") from error
 
 
-def _first_damage(array: Any) -> str:
-    """Return in words where the first chunk stands that cannot be read."""
+def _first_damage(array: Any) -> str | None:
+    """Return in words where the first chunk stands that cannot be read; None where all can."""
     starts = [range(0, count, length) for count, length in zip(array.shape, array.chunks, strict=True)]
     for corner in itertools.product(*starts):
         try:
             array[tuple(slice(first, first + length) for first, length in zip(corner, array.chunks, strict=True))]
         except FAULTS:
             return f"voxel {corner}"
-    return "an unknown place"
+    return None
 
 
 def _one_line(error: BaseException) -> str:
