@@ -41,6 +41,10 @@ ALLOWED = {
     },
     "files": {"errors"},
     "locks": {"errors"},
+    "remote_files": {"errors"},
+    "remote_zarr": {"errors", "files", "ome_zarr", "remote_files"},
+    "remote_projects": {"errors", "files", "ome_zarr", "projects", "remote_files", "remote_zarr"},
+    "fetch": {"errors", "files", "locks", "particles", "remote_files", "remote_projects", "remote_zarr"},
     "picks": {"coordinates", "errors", "files", "particles", "projects", "readers"},
     "targets": {"coordinates", "errors", "particles"},
     "postprocessing": {"particles"},
@@ -117,7 +121,10 @@ ALLOWED = {
         "transforms",
     },
 }
-NO_TORCH = ["coordinates", "metrics", "mistakes", "page_images", "picks", "postprocessing", "targets", "valley"]
+NO_TORCH = [
+    *("coordinates", "fetch", "metrics", "mistakes", "page_images", "picks", "postprocessing"),
+    *("remote_files", "remote_projects", "remote_zarr", "targets", "valley"),
+]
 
 
 def layer_of(path):
