@@ -683,6 +683,12 @@ def test_a_file_that_may_not_be_read_is_refused_in_one_line(tmp_path, monkeypatc
         read_tomogram(tmp_path / "volume.mrc")
 
 
+@pytest.mark.parametrize("work", [read_tomogram, read_extent, read_ome_zarr])
+def test_an_address_is_refused_with_the_command_that_fetches_it(work):
+    with pytest.raises(InputError, match=r"^s3://bucket/x\.zarr is not on this disk\. Bring it here first: python -m"):
+        work("s3://bucket/x.zarr")
+
+
 def test_a_folder_without_zarr_metadata_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"but a folder without Zarr metadata \(zarr\.json, \.zarray, \.zgroup\)"):
         read_tomogram(tmp_path)
