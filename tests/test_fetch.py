@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -118,6 +119,14 @@ def test_the_level_nearest_to_the_wanted_voxel_size_comes_alone(zarr_format, sto
     marks = {"zarr.json", ".zarray", ".zgroup", ".zattrs"}
     assert {path for path in asked if path.removeprefix("1/") not in marks} == chunks
     assert len(asked) == len(set(asked)) + (4 if zarr_format == 2 else 1)  # the group's metadata, asked for twice
+
+
+@pytest.mark.filterwarnings("ignore:Consolidated metadata")
+def test_consolidated_metadata_do_not_speak_for_levels_that_stay(store, tmp_path):
+    source = write_pyramid(tmp_path / "source.zarr", zarr_format=3)
+    zarr.consolidate_metadata(str(source))
+    assert run(tmp_path / "here", url=f"file://{source}") == 0
+    assert np.array_equal(load_ome_zarr(tmp_path / "here/source.zarr")[0], LEVELS[1])
 
 
 def test_without_a_wish_the_voxel_size_of_the_model_counts(remote, tmp_path, capsys):
@@ -256,7 +265,7 @@ def test_what_may_pass_is_tried_again(error, ending, remote, tmp_path, monkeypat
     [
         (PermissionError(errno.EACCES, "Access Denied"), "Access Denied"),
         (type("ClientResponseError", (Exception,), {"status": 403, "message": "Forbidden"})(), "403 Forbidden"),
-        (type("ClientConnectorCertificateError", (type("ClientSSLError", (OSError,), {}),), {})("expired"), "expired"),
+        (type("ClientSSLError", (type("ClientConnectionError", (OSError,), {}),), {})("expired"), "expired"),
         (RuntimeError("of a store of its own\nkind"), "of a store of its own kind"),
     ],
     ids=["denied", "403", "certificate", "unknown"],
@@ -361,11 +370,27 @@ def test_metadata_that_cannot_be_right_are_refused(change, line, remote, tmp_pat
 
 
 @pytest.mark.parametrize("name", [".zattrs", "1/.zarray", "1/0.0.0"])
-def test_files_that_are_too_large_are_refused(name, remote, tmp_path, capsys):
+@pytest.mark.parametrize("says_sizes", [True, False])
+def test_files_that_are_too_large_are_refused(name, says_sizes, remote, tmp_path, capsys):
     remote.pipe(f"/data/TS_1.zarr/{name}", bytes(2**22 + 1))
-    assert run(tmp_path / "here") == 1
-    assert f"memory:///data/TS_1.zarr/{name} is larger than" in capsys.readouterr().err
+    (tmp_path / "source.zarr" / name).write_bytes(bytes(2**22 + 1))
+    url = "memory:///data/TS_1.zarr" if says_sizes else f"file://{tmp_path}/source.zarr"
+    assert run(tmp_path / "here", url=url) == 1
+    assert f"{url}/{name} is larger than" in capsys.readouterr().err
     assert visible(tmp_path / "here") == []
+
+
+def test_half_of_a_chunk_that_then_is_gone_is_not_kept(remote, tmp_path, monkeypatch):
+    get_file, endings = MemoryFileSystem.get_file, [ConnectionResetError("cut"), FileNotFoundError("gone")]
+
+    def get_half(self, path, local, **options):
+        get_file(self, path, local, **options)
+        if path.endswith("1/0.1.0"):
+            raise endings.pop(0)
+
+    monkeypatch.setattr(MemoryFileSystem, "get_file", get_half)
+    assert run(tmp_path / "here", "--allow_missing_chunks") == 0
+    assert not (tmp_path / "here/TS_1.zarr/0/0.1.0").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>"])
@@ -554,6 +579,16 @@ def test_the_config_here_holds_no_credentials_and_its_own_roots(remote, open_run
     assert content["user_id"] == "me"
     assert content["static_root"] == f"local://{tmp_path}/here/static"
     assert project_roots(tmp_path / "here/copick.json") == [tmp_path / "here/static", tmp_path / "here/overlay"]
+
+
+def test_picks_go_to_a_project_that_was_moved(remote, open_runs, tmp_path):
+    config = open_runs(make_run(remote, "A"))
+    assert run(tmp_path / "here", "--picks", url=config) == 0
+    (tmp_path / "here").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "moved/overlay")
+    assert run(tmp_path / "moved", url=config) == 0
+    assert (tmp_path / "moved/overlay/ExperimentRuns/A/Picks/me_1_ribosome.json").is_file()
+    assert not (tmp_path / "here").exists()
 
 
 @pytest.mark.parametrize("facts", [{"name": "another"}, {"static_root": "s3://bucket"}, {"pickable_objects": []}])
