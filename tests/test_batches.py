@@ -14,7 +14,6 @@ import pytest
 import scripts.handlers as handlers
 import torch
 from monai.bundle import ConfigWorkflow
-from scripts.batches import lock_folder
 from scripts.errors import InputError, find_input_error
 from scripts.inferer import TomogramInferer
 from scripts.network import ConvNeXtUNet
@@ -233,16 +232,6 @@ def test_a_second_batch_in_the_same_folder_is_refused(data, reference):
         fcntl.flock(lock, fcntl.LOCK_SH)
         line = line_of(data, reference, data.parent / "weights.pt")
     assert line == f"another batch is at work in {reference}: wait for it, or set another output_dir."
-
-
-def test_a_folder_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
-    def no_locks(*what):
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", no_locks)
-    with open(tmp_path / ".lock", "a") as lock:
-        lock_folder(lock)
-    assert "cannot be locked (No locks available): start no second batch there" in caplog.text
 
 
 def test_two_tomograms_of_one_name_are_refused(data, tmp_path):

@@ -60,6 +60,20 @@ def test_one_file_is_one_run(folder):
     ]
 
 
+@pytest.mark.parametrize("address", ["s3://bucket/x", "https://host/x.zarr", Path("s3://bucket/x")])
+@pytest.mark.parametrize("work", [list_runs, list_labelled_runs, lambda folder: require_runs([], folder)])
+def test_what_is_elsewhere_is_refused_with_the_command_that_fetches_it(work, address):
+    line = r"^(s3|https)://(bucket|host)/x\S* is not on this disk\. Bring it here first: python -m scripts\.fetch \1://"
+    with pytest.raises(InputError, match=line):
+        work(address)
+
+
+def test_a_folder_whose_name_looks_like_an_address_is_read(tmp_path, monkeypatch):
+    touch(tmp_path / "s3:" / "x" / "a.mrc")
+    monkeypatch.chdir(tmp_path)
+    assert names_of(list_runs("s3://x")) == ["a"]
+
+
 def test_two_runs_of_one_name_are_refused(folder):
     touch(folder / "other" / "deep.mrc")
     with pytest.raises(InputError, match=r"two tomograms are called 'deep'.*Rename one"):

@@ -2,7 +2,14 @@ import os
 
 import pytest
 from scripts.errors import InputError
-from scripts.files import remove_temporaries, stamps_of, take_lock, write_atomically, write_folder_atomically
+from scripts.files import (
+    lock_folder,
+    remove_temporaries,
+    stamps_of,
+    take_lock,
+    write_atomically,
+    write_folder_atomically,
+)
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):
@@ -88,3 +95,13 @@ def test_files_of_a_folder_and_of_a_pattern_have_their_stamps(tmp_path):
     assert stamps_of(tmp_path / "b_*.json") == [two, three]
     assert stamps_of(tmp_path / "b_2.json") == [three]
     assert stamps_of(tmp_path / "none") == []
+
+
+def test_a_folder_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+    def no_locks(*what):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with open(tmp_path / ".lock", "a") as lock:
+        lock_folder(lock, "batch", "set another output_dir")
+    assert "cannot be locked (No locks available): start no second batch there" in caplog.text

@@ -20,6 +20,7 @@ ALLOWED = {
     "particles": {"errors"},
     "mrc": {"coordinates", "errors"},
     "ome_zarr": {"coordinates", "errors"},
+    "ome_zarr_writer": {"errors", "ome_zarr"},
     "nifti": {"errors"},
     "readers": {"coordinates", "errors", "mrc", "nifti", "ome_zarr"},
     "cache": {"errors", "files"},
@@ -36,7 +37,7 @@ ALLOWED = {
         "errors",
         "files",
         "imaging",
-        "ome_zarr",
+        "ome_zarr_writer",
         "particles",
         "picks",
         "projects",
@@ -44,6 +45,10 @@ ALLOWED = {
         "specimens",
     },
     "files": {"errors"},
+    "remote_files": {"errors"},
+    "remote_zarr": {"errors", "files", "ome_zarr", "remote_files"},
+    "remote_projects": {"errors", "files", "ome_zarr", "projects", "remote_files", "remote_zarr"},
+    "fetch": {"errors", "files", "particles", "remote_files", "remote_projects", "remote_zarr"},
     "picks": {"coordinates", "errors", "files", "particles", "projects", "readers"},
     "targets": {"coordinates", "errors", "particles"},
     "postprocessing": {"particles"},
@@ -133,7 +138,10 @@ ALLOWED = {
         "transforms",
     },
 }
-NO_TORCH = ["coordinates", "metrics", "mistakes", "page_images", "picks", "postprocessing", "targets", "thresholds"]
+NO_TORCH = [
+    *("coordinates", "fetch", "metrics", "mistakes", "page_images", "picks", "postprocessing"),
+    *("remote_files", "remote_projects", "remote_zarr", "targets", "thresholds"),
+]
 
 
 def layer_of(path):

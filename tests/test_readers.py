@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.transforms import Compose, LoadImage, LoadImaged
 from scripts.errors import InputError, InputWarning, find_input_error
-from scripts.ome_zarr import write_ome_zarr as write_levels
+from scripts.ome_zarr_writer import write_ome_zarr as write_levels
 from scripts.readers import (
     TomogramReader,
     is_tomogram,
@@ -664,6 +664,12 @@ def test_a_file_that_may_not_be_read_is_refused_in_one_line(tmp_path, monkeypatc
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(InputError, match=r"^cannot read .*volume\.mrc: Permission denied\.$"):
         read_tomogram(tmp_path / "volume.mrc")
+
+
+@pytest.mark.parametrize("work", [read_tomogram, read_extent, read_ome_zarr])
+def test_an_address_is_refused_with_the_command_that_fetches_it(work):
+    with pytest.raises(InputError, match=r"^s3://bucket/x\.zarr is not on this disk\. Bring it here first: python -m"):
+        work("s3://bucket/x.zarr")
 
 
 def test_a_folder_without_zarr_metadata_is_refused(tmp_path):

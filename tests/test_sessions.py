@@ -9,7 +9,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from scripts.errors import InputError, find_input_error
 from scripts.network import ConvNeXtUNet
-from scripts.ome_zarr import write_ome_zarr
+from scripts.ome_zarr_writer import write_ome_zarr
 from scripts.picks import Pick, read_copick_folder, read_csv, write_copick_json
 from scripts.projects import overlay_of, picks_path, tomogram_path, write_project
 from scripts.sessions import project_of, require_new_session

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -22,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from scripts.batch_page import write_batch_page
 from scripts.datasets import run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
-from scripts.files import remove_temporaries, take_lock
+from scripts.files import lock_folder, remove_temporaries
 from scripts.particles import ParticleSet
 from scripts.run_folders import (
     DONE,
@@ -43,6 +43,7 @@ from scripts.run_folders import (
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+WORK = ("batch", "set another output_dir")  # what a second one is told
 
 
 def run_batch(
@@ -81,7 +82,7 @@ def run_batch(
     with open(folder / LOCK, "a") as lock:
 
         def prepare() -> list[str]:
-            lock_folder(lock)
+            lock_folder(lock, *WORK)
             remove_temporaries(folder)
             to_do = list_work(tables, resume, overwrite)
             for run in to_do:
@@ -89,7 +90,7 @@ def run_batch(
             return to_do
 
         to_do = agree(prepare)
-        lock_folder(lock, shared=True)  # by all, so that no other batch clears up while one of them is at work
+        lock_folder(lock, *WORK, shared=True)  # by all, so that no other batch clears up while one is at work
         mine = to_do[idist.get_rank() :: idist.get_world_size()]
         logger.info("%d of %d tomograms are done already", len(numbers) - len(to_do), len(numbers))
         work_through(evaluator, {run: Subset(dataset, [numbers[run]]) for run in mine}, tables)
@@ -207,22 +208,6 @@ def failures_in_one_line(rows: Sequence[Row]) -> str | None:
     if missing:
         parts.append(f"{len(missing)} of {len(rows)} are missing, start again to go on: {', '.join(missing)}.")
     return " ".join(parts) or None
-
-
-def lock_folder(lock: IO[Any], shared: bool = False) -> None:
-    """Keep other batches out of the folder of a lock file; where there are no locks, warn.
-
-    Raises:
-        InputError: another batch is at work there.
-    """
-    try:
-        taken = take_lock(lock, shared, wait=shared)  # this batch's own processes come to share it one by one
-    except OSError as error:
-        logger.warning("%s cannot be locked (%s): start no second batch there", lock.name, error.strerror)
-        return
-    if not taken:
-        folder = Path(lock.name).parent
-        raise InputError(f"another batch is at work in {folder}: wait for it, or set another output_dir.")
 
 
 def agree(prepare: Callable[[], list[str]]) -> list[str]:

@@ -21,7 +21,7 @@ from scripts.projects import (
     run_folder_of,
     session_file,
 )
-from scripts.readers import is_tomogram, stem_of
+from scripts.readers import is_tomogram, refuse_address, stem_of
 
 logger = logging.getLogger(__name__)
 
@@ -133,8 +133,14 @@ def as_names(names: str | int | Sequence[str | int]) -> list[str]:
 
 
 def as_folders(dataset_dir: Folders) -> list[Path]:
-    """Return one folder or several as a list, each once."""
+    """Return one folder or several as a list, each once.
+
+    Raises:
+        InputError: one is not on this disk.
+    """
     folders = [dataset_dir] if isinstance(dataset_dir, str | Path) else dataset_dir
+    for folder in folders:
+        refuse_address(folder)
     return list(dict.fromkeys(Path(folder) for folder in folders))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import logging
 import os
 import shutil
 import tempfile
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from scripts.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 TEMPORARY = ".{name}.{id}.tmp"
 
@@ -126,6 +129,29 @@ def take_lock(lock: IO[Any], shared: bool = False, wait: bool = False) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def lock_folder(lock: IO[Any], work: str, remedy: str, shared: bool = False) -> None:
+    """Lock the folder of an open file for this process, until the file is closed or the process dies.
+
+    Where the file system has no locks, a warning says so.
+
+    Args:
+        lock: the file.
+        work: what a message calls the work that is done there.
+        remedy: what the message tells to do when somebody else does it, apart from waiting.
+        shared: together with other processes that share it, which is waited for.
+
+    Raises:
+        InputError: another process holds it.
+    """
+    try:
+        taken = take_lock(lock, shared, wait=shared)
+    except OSError as error:
+        logger.warning("%s cannot be locked (%s): start no second %s there", lock.name, error.strerror, work)
+        return
+    if not taken:
+        raise InputError(f"another {work} is at work in {Path(lock.name).parent}: wait for it, or {remedy}.")
 
 
 def stamps_of(path: Path) -> list[tuple[str, int, int]]:

@@ -30,6 +30,7 @@ from scripts.mrc import HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_extent
 from scripts.nifti import is_nifti, is_nifti_pair, parse_nifti, parse_nifti_extent
 from scripts.ome_zarr import ZARR_MARKS, SizeZYX, is_zarr, load_ome_zarr, ome_zarr_extent
 
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=.)", re.IGNORECASE)  # two letters or more: C:/ is a disk
 NAME_ENDINGS = re.compile(r"((\.ome)?\.zarr|\.(mrc|rec|st|map|nii)(\.gz|\.bz2)?)$", re.IGNORECASE)
 MRC, NIFTI, ZARR = "an MRC file", "a NIfTI file", "a Zarr folder"
 GZIP_MAGIC, BZIP2_MAGIC = b"\x1f\x8b\x08", b"BZh"
@@ -197,12 +198,25 @@ def read_ome_zarr(
     return Volume(data, voxel_size, affine_of(voxel_size or 1.0))
 
 
+def refuse_address(path: PathLike) -> None:
+    """Refuse a path that is an address on a server: nothing is fetched while a config runs.
+
+    Raises:
+        InputError: names the command that fetches.
+    """
+    address = ADDRESS.match(str(path))
+    if address and not Path(path).exists():
+        whole = str(path) if "://" in str(path) else ADDRESS.sub(r"\1://", str(path), count=1)  # as a Path writes it
+        raise InputError(f"{whole} is not on this disk. Bring it here first: python -m scripts.fetch {whole} FOLDER")
+
+
 def content_of(path: PathLike) -> str:
     """Return in words what a file or folder is: `MRC`, `NIFTI`, `ZARR` or a description of something else.
 
     Raises:
         InputError: it does not exist or may not be read.
     """
+    refuse_address(path)
     if Path(path).is_dir():
         return ZARR if is_zarr(Path(path)) else f"a folder without Zarr metadata ({', '.join(ZARR_MARKS)})"
     head = _bytes_of(path, HEADER_BYTES).tobytes()

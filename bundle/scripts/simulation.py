@@ -25,7 +25,7 @@ from scripts.coordinates import to_xyz_angstrom
 from scripts.errors import InputError
 from scripts.files import require_writable, write_atomically
 from scripts.imaging import Imaging, beams, count_electrons, expected_counts, reconstruct
-from scripts.ome_zarr import write_ome_zarr
+from scripts.ome_zarr_writer import write_ome_zarr
 from scripts.particles import ParticleSet
 from scripts.picks import Pick, write_copick_json
 from scripts.projects import picks_path, tomogram_path, write_project

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import zarr
 from scripts.errors import InputError
-from scripts.ome_zarr import load_ome_zarr, write_ome_zarr
+from scripts.ome_zarr import load_ome_zarr
+from scripts.ome_zarr_writer import write_ome_zarr
 from scripts.picks import (
     FORMATS,
     Facts,
