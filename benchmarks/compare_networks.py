@@ -116,7 +116,7 @@ HANDLERS_LEFT_OUT = {
     "scripts.training.TrainingCheckpoint",
 }
 CLOCKS = {"wall": perf_counter, "processor": lambda: process_time() / torch.get_num_threads()}
-FITTING = {"scripts.picking.SweepThresholdsd", "scripts.handlers.FitThresholds", "scripts.handlers.WritePages"}
+FITTING = {"scripts.picking.SweepThresholdsd", "scripts.evaluation.FitThresholds", "scripts.evaluation.WritePages"}
 
 
 @dataclass(frozen=True)

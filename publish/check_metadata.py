@@ -21,7 +21,8 @@ PINNED_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "
 PACKAGE_OF_MODULE = {
     "PIL": "pillow", "cc3d": "connected-components-3d", "ignite": "pytorch-ignite", "sklearn": "scikit-learn",
 }  # fmt: skip
-OPTIONAL_MODULES = {"copick", "gemmi", "onnxruntime", "torch_tensorrt"}  # imported only where a user asks for them
+# imported only where a user asks for them
+OPTIONAL_MODULES = {"aiohttp", "copick", "gemmi", "onnxruntime", "torch_tensorrt"}
 
 
 def metadata_of(bundle: Path) -> dict[str, Any]:

@@ -39,3 +39,39 @@ def assert_points_close():
         assert gaps.max(initial=0.0) <= atol, f"up to {gaps.max():.4g} apart:\n{found}\n{expected}"
 
     return compare
+
+
+@pytest.fixture
+def write_model(tmp_path):
+    """Return a function that writes a PDB or mmCIF file with one residue per atom given as (residue, element, xyz)."""
+    gemmi = pytest.importorskip("gemmi")
+
+    def write(atoms, name="model.cif", occupancies=None, assembly_turns=()):
+        structure, model, chain = gemmi.Structure(), gemmi.Model(1), gemmi.Chain("A")
+        for number, (residue_name, element, xyz) in enumerate(atoms):
+            residue, atom = gemmi.Residue(), gemmi.Atom()
+            residue.name, residue.seqid, residue.subchain = residue_name, gemmi.SeqId(number + 1, " "), "A"
+            atom.name, atom.element, atom.pos = element, gemmi.Element(element), gemmi.Position(*xyz)
+            atom.occ = 1.0 if occupancies is None else occupancies[number]
+            residue.add_atom(atom)
+            chain.add_residue(residue)
+        model.add_chain(chain)
+        structure.add_model(model)
+        if assembly_turns:
+            generator = gemmi.Assembly.Gen()
+            generator.subchains = ["A"]
+            for matrix in assembly_turns:
+                operator = gemmi.Assembly.Operator()
+                operator.transform = gemmi.Transform(gemmi.Mat33(matrix), gemmi.Vec3(0, 0, 0))
+                generator.operators.append(operator)
+            assembly = gemmi.Assembly("1")
+            assembly.generators.append(generator)
+            structure.assemblies.append(assembly)
+        path = tmp_path / name
+        if name.endswith("cif"):
+            structure.make_mmcif_document().write_file(str(path))
+        else:
+            structure.write_pdb(str(path))
+        return path
+
+    return write

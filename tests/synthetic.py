@@ -1,12 +1,14 @@
-"""Small volumes, particle sets, files and networks that the tests share."""
+"""Small volumes, particle sets, files, networks and samples that the tests share."""
 
 import mrcfile
 import numpy as np
 import torch
+from ignite.engine import Engine
 from monai.data import MetaTensor
 from scripts.coordinates import affine_of
 from scripts.network import ConvNeXtUNet
 from scripts.particles import ParticleSet, Species
+from scripts.picks import Pick, as_records
 from scripts.specimens import distances
 
 SHAPE = (20, 28, 36)  # z, y, x: three lengths, so that a swapped axis shows
@@ -56,6 +58,24 @@ def image_of(volume, voxel_size_angstrom=10.0, name="tomogram.mrc"):
         "filename_or_obj": name,
     }
     return MetaTensor(torch.as_tensor(np.asarray(volume, dtype=np.float32))[None], meta=meta)
+
+
+def sample_of(truth, picks, run="run"):
+    """Return a validated sample: true particles as rows (label, z, y, x), picks as (particle, z, y, x)."""
+    records = as_records(Pick(run, name, 10.0 * x, 10.0 * y, 10.0 * z, 0.9, 40.0, x, y, z) for name, z, y, x in picks)
+    return {
+        "image": image_of(np.zeros(SHAPE), name=f"{run}.mrc"),
+        "label": torch.tensor(truth, dtype=torch.float32).reshape(-1, 4),
+        "result": {"run": run, "picks": records},
+    }
+
+
+def run_engine(samples, *handlers):
+    """Run an engine whose output is one sample after another."""
+    engine = Engine(lambda engine, batch: [batch])
+    for handler in handlers:
+        handler.attach(engine)
+    engine.run(samples, max_epochs=1)
 
 
 def gyration_radius_angstrom(specimen):

@@ -87,7 +87,7 @@ def all_nan(folder):
         (truncated, r"cut.mrc is cut short: the header promises 80640 bytes of data, the file has 75640"),
         (not_an_mrc, r"page.mrc.*HTML"),
         (without_voxel_size, r"bare.mrc states no voxel size: set voxel_size_angstrom"),
-        (of_other_voxel_size, r"fine.mrc has voxels of 5 Å, the model was trained at 10.01 Å: set resample to true"),
+        (of_other_voxel_size, r"fine.mrc has voxels of 5 Å, the model was trained at 10.01 Å: give --resample True"),
         (all_nan, r"nan.mrc: 20160 of 20160 voxels are NaN or infinite"),
     ],
 )

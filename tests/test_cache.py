@@ -6,10 +6,10 @@ import pytest
 import torch
 from monai.data import DataLoader, MetaTensor
 from monai.transforms import Compose, LoadImaged
-from scripts.cache import StoredVolume, entry_name, prepared_dataset, take
-from scripts.datasets import WindowDataset
+from scripts.cache import StoredVolume, entry_name, prepared_dataset
 from scripts.errors import InputError
 from scripts.readers import TomogramReader
+from scripts.sampling import WindowDataset
 from scripts.transforms import CheckVoxelSized, ScalePercentilesd
 from scripts.windows import LoadTruthd, PaintTargetsd, RandWindowd
 from synthetic import make_particles, noise, write_mrc
@@ -124,9 +124,12 @@ def test_truth_that_is_named_by_a_pattern_makes_new_entries_when_it_changes(tmp_
 def test_an_entry_that_was_not_finished_is_made_anew(data, tmp_path):
     windows_of(data, tmp_path / "cache")
     (entry,) = (path for path in entries(tmp_path / "cache") if path.name.startswith("one-"))
-    entry.rename(entry.with_name(f".{entry.name}.new"))
+    entry.rename(entry.with_name(f".{entry.name}.0a1b2c3d.tmp"))
+    of_another = entry.with_name(".two-0123456789abcdef.0a1b2c3d.tmp")
+    of_another.mkdir()
     assert windows_of(data, tmp_path / "cache")[0]["image"].shape == (1, 8, 10, 10)
-    assert [path.name.split("-")[0] for path in entries(tmp_path / "cache")] == ["one", "three", "two"]
+    names = [path.name for path in entries(tmp_path / "cache")]
+    assert [name.split("-")[0] for name in names] == [".two", "one", "three", "two"]
 
 
 def test_a_failure_leaves_no_half_entry(data, tmp_path, monkeypatch):
@@ -156,12 +159,15 @@ def test_two_processes_make_each_entry_once_and_both_get_all(data, tmp_path):
     assert len(entries(tmp_path / "cache")) == 3
 
 
-def test_an_entry_that_another_process_makes_is_left_to_it(tmp_path):
-    with open(tmp_path / "lock", "wb") as mine, open(tmp_path / "lock", "wb") as other:
-        assert take(mine, wait=False)
-        assert not take(other, wait=False)
-    with open(tmp_path / "lock", "wb") as later:
-        assert take(later, wait=True)
+def test_a_folder_without_locks_is_refused(data, tmp_path, monkeypatch):
+    def no_locks(*what):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(
+        InputError, match=r"cannot lock .*one-.*: No locks available. Set cache_dir to a folder on this"
+    ):
+        windows_of(data, tmp_path / "cache")
 
 
 def test_without_data_there_is_no_folder(tmp_path):

@@ -1,15 +1,8 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from monai.data import DataLoader, Dataset
-from monai.transforms import Lambdad, RandomizableTransform
 from scripts.datasets import (
-    TomogramSampler,
-    WindowDataset,
-    WindowSampler,
     as_names,
     list_labelled_runs,
     list_runs,
@@ -65,6 +58,20 @@ def test_one_file_is_one_run(folder):
     assert list_runs(folder / "more" / "deep.nii.gz") == [
         {"image": str(folder / "more" / "deep.nii.gz"), "run": "deep"}
     ]
+
+
+@pytest.mark.parametrize("address", ["s3://bucket/x", "https://host/x.zarr", Path("s3://bucket/x")])
+@pytest.mark.parametrize("work", [list_runs, list_labelled_runs, lambda folder: require_runs([], folder)])
+def test_what_is_elsewhere_is_refused_with_the_command_that_fetches_it(work, address):
+    line = r"^(s3|https)://(bucket|host)/x\S* is not on this disk\. Bring it here first: python -m scripts\.fetch \1://"
+    with pytest.raises(InputError, match=line):
+        work(address)
+
+
+def test_a_folder_whose_name_looks_like_an_address_is_read(tmp_path, monkeypatch):
+    touch(tmp_path / "s3:" / "x" / "a.mrc")
+    monkeypatch.chdir(tmp_path)
+    assert names_of(list_runs("s3://x")) == ["a"]
 
 
 def test_two_runs_of_one_name_are_refused(folder):
@@ -350,58 +357,3 @@ def test_each_of_several_folders_must_be_there(two_folders):
     with pytest.raises(InputError, match=r"cannot read .*one/none: no such file or folder\. Set dataset_dir"):
         require_runs(list_labelled_runs(folders, repeat_runs=True), folders)
     require_runs(list_runs(two_folders[0]), two_folders[0])
-
-
-@pytest.fixture
-def windows():
-    """Two "tomograms", 10 and 20, whose windows add a random number below 1."""
-
-    class AddRandom(RandomizableTransform):
-        def __call__(self, data):
-            return {"image": data["image"] + self.R.uniform()}
-
-    times_ten = Lambdad("image", lambda value: value * 10)
-    return WindowDataset([{"image": 1}, {"image": 2}], [times_ten], [AddRandom()], seed=3)
-
-
-def test_a_window_depends_on_its_number_alone(windows):
-    first = [windows[number]["image"] for number in range(6)]
-    assert [windows[number]["image"] for number in (5, 0, 3)] == [first[5], first[0], first[3]]
-    assert len(set(first)) == 6
-
-
-def test_every_tomogram_has_its_turn(windows):
-    for start in range(0, 20, 2):
-        assert sorted(int(windows[number]["image"]) for number in (start, start + 1)) == [10, 20]
-
-
-def test_another_seed_gives_other_windows(windows):
-    before = windows[0]["image"]
-    windows.seed = 4
-    assert windows[0]["image"] != before
-
-
-def test_numbers_go_on_from_epoch_to_epoch_and_are_shared_out(windows):
-    samplers = [WindowSampler(windows, 5, num_replicas=2, rank=rank) for rank in (0, 1)]
-    assert [list(sampler) for sampler in samplers] == [[0, 2], [1, 3]]  # all processes take as many steps
-    for sampler in samplers:
-        sampler.set_epoch(3)
-    assert [list(sampler) for sampler in samplers] == [[12, 14], [13, 15]]
-    assert [len(sampler) for sampler in samplers] == [2, 2]
-    with pytest.raises(ValueError, match="windows_per_epoch must be 3 or more, one per process; got 2"):
-        WindowSampler(windows, 2, num_replicas=3)
-
-
-def test_tomograms_are_shared_out_or_all_taken_by_everyone():
-    three, one = Dataset([1, 2, 3]), Dataset([1])
-    assert [list(TomogramSampler(three, 2, rank)) for rank in (0, 1)] == [[0, 2], [1]]
-    assert [list(TomogramSampler(one, 2, rank)) for rank in (0, 1)] == [[0], [0]]
-    assert len(TomogramSampler(three, 2, 1)) == 1
-
-
-def test_workers_make_no_difference(windows):
-    loaders = [
-        DataLoader(windows, sampler=WindowSampler(windows, 6), batch_size=2, num_workers=workers) for workers in (0, 2)
-    ]
-    plain, shared = (torch.cat([batch["image"] for batch in loader]) for loader in loaders)
-    assert np.array_equal(plain, shared)

@@ -2,9 +2,11 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from scripts import fetch
 from scripts.command_line import refuse_unknown_settings
 from scripts.picks import FORMATS
 from scripts.picks.__main__ import make_parser
@@ -90,6 +92,17 @@ def conversions():
 def test_conversions_use_keys_and_formats_that_exist(command):
     options = make_parser().parse_args(command.split())
     assert options.to_format in (None, *FORMATS)
+
+
+def fetches():
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            yield from re.findall(r"^\S+ -m scripts\.fetch (.*)", line)
+
+
+@pytest.mark.parametrize("command", list(fetches()))
+def test_fetches_use_options_that_exist(command):
+    assert str(fetch.make_parser().parse_args(shlex.split(command)).folder) == "../far"
 
 
 def test_links_between_pages_lead_somewhere():

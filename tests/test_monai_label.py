@@ -98,6 +98,9 @@ def test_options_put_into_the_config_as_the_server_does_reach_inferer_and_picks(
     ribosome = picking.particles.named("ribosome", "")
     assert (ribosome.probability_threshold, ribosome.min_voxels) == (0.25, 7)
     assert picking.merge_distance_in_radii == 0.5
+    record = config.get_parsed_content("settings")
+    assert (record["rotations"], record["flips"], record["merge_distance_in_radii"]) == (3, "zx", 0.5)
+    assert record["particles"] is picking.particles
 
 
 # Volumes

@@ -10,7 +10,6 @@ from scripts.projects import (
     holds_other_volumes,
     is_feature_map,
     is_project,
-    list_project_runs,
     picks_folders,
     picks_path,
     project_roots,
@@ -90,9 +89,10 @@ def test_a_project_is_known_by_its_folder_its_config_or_the_runs_in_it(tmp_path)
 
 def test_writing_a_project_again_keeps_what_is_in_it(tmp_path):
     write_tiny(tmp_path)
-    tomogram_path(tmp_path, "TS_1", 10.0, "wbp").mkdir(parents=True)
+    tomogram = tomogram_path(tmp_path, "TS_1", 10.0, "wbp")
+    tomogram.mkdir(parents=True)
     write_tiny(tmp_path)
-    assert list_project_runs(tmp_path, "wbp", 10.0) == ["TS_1"]
+    assert tomogram.is_dir()
 
 
 def test_a_project_that_cannot_be_written_is_refused(tmp_path):
@@ -124,15 +124,6 @@ def test_a_broken_config_is_refused(text, message, tmp_path):
     (tmp_path / "copick.json").write_text(text)
     with pytest.raises(InputError, match=message):
         is_project(tmp_path)
-
-
-def test_runs_are_listed_by_kind_and_voxel_size(tmp_path):
-    write_tiny(tmp_path)
-    for run, voxel_size_angstrom, kind in (("b", 10.0, "wbp"), ("a", 10.0, "wbp"), ("c", 5.0, "wbp"), ("d", 10.0, "x")):
-        tomogram_path(tmp_path, run, voxel_size_angstrom, kind).mkdir(parents=True)
-    assert list_project_runs(tmp_path, "wbp", 10.0) == ["a", "b"]
-    assert list_project_runs(tmp_path, "none", 10.0) == []
-    assert list_project_runs(tmp_path / "none", "wbp", 10.0) == []
 
 
 def test_other_volumes_of_a_project_are_told_from_tomograms(tmp_path):

@@ -18,11 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from monai.transforms import Compose, LoadImage, LoadImaged
 from scripts.errors import InputError, InputWarning, find_input_error
-from scripts.ome_zarr import write_ome_zarr as write_levels
+from scripts.ome_zarr_writer import write_ome_zarr as write_levels
 from scripts.readers import (
-    MRCReader,
-    NIfTIReader,
-    OMEZarrReader,
     TomogramReader,
     is_tomogram,
     read_extent,
@@ -218,28 +215,14 @@ def test_every_kind_of_file_loads_in_monai_as_the_same_float32_tensor(write, tmp
 # MONAI readers
 
 
-@pytest.mark.parametrize(
-    ("reader", "write"), [("MRCReader", write_mrc), ("OMEZarrReader", write_ome_zarr), ("NIfTIReader", write_nifti)]
-)
-def test_each_reader_loads_its_format_by_its_dotted_name(reader, write, tmp_path):
-    image = LoadImage(reader=f"scripts.readers.{reader}", voxel_size_angstrom=VOXEL_SIZE)(write(tmp_path))
+@pytest.mark.parametrize("write", TWIN_PARAMETERS)
+def test_the_reader_loads_every_format_by_its_dotted_name(write, tmp_path):
+    image = LoadImage(reader="scripts.readers.TomogramReader", voxel_size_angstrom=VOXEL_SIZE)(write(tmp_path))
     assert np.array_equal(image.numpy(), VALUES)
 
 
-@pytest.mark.parametrize("reader", [MRCReader(), OMEZarrReader(), NIfTIReader()])
-def test_a_reader_of_one_format_refuses_other_content_in_read(reader, tmp_path):
-    with pytest.raises(InputError, match=r"page\.mrc is not an? .* but an HTML page"):
-        reader.read(write_bytes(tmp_path, b"<!DOCTYPE html><html>", "page.mrc"))
-
-
-def test_monai_falls_back_to_the_next_reader_of_a_list(tmp_path):
-    load = LoadImage(reader=[NIfTIReader(), MRCReader()])
-    assert np.array_equal(load(write_nifti(tmp_path)).numpy(), VALUES)
-
-
-@pytest.mark.parametrize("reader", [MRCReader, TomogramReader])
-def test_the_one_line_message_survives_monai(reader, tmp_path):
-    load = Compose([LoadImaged(keys="image", reader=reader())])
+def test_the_one_line_message_survives_monai(tmp_path):
+    load = Compose([LoadImaged(keys="image", reader=TomogramReader())])
     with pytest.raises(RuntimeError) as caught:
         load({"image": str(tmp_path / "absent.mrc")})
     assert str(find_input_error(caught.value)) == f"cannot read {tmp_path / 'absent.mrc'}: no such file."
@@ -681,6 +664,12 @@ def test_a_file_that_may_not_be_read_is_refused_in_one_line(tmp_path, monkeypatc
     monkeypatch.setattr("builtins.open", refuse)
     with pytest.raises(InputError, match=r"^cannot read .*volume\.mrc: Permission denied\.$"):
         read_tomogram(tmp_path / "volume.mrc")
+
+
+@pytest.mark.parametrize("work", [read_tomogram, read_extent, read_ome_zarr])
+def test_an_address_is_refused_with_the_command_that_fetches_it(work):
+    with pytest.raises(InputError, match=r"^s3://bucket/x\.zarr is not on this disk\. Bring it here first: python -m"):
+        work("s3://bucket/x.zarr")
 
 
 def test_a_folder_without_zarr_metadata_is_refused(tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scripts.errors import InputError, InputWarning
 from scripts.inferer import BACKGROUND, TomogramInferer
-from scripts.ome_zarr import write_ome_zarr
+from scripts.ome_zarr_writer import write_ome_zarr
 from scripts.region import LimitRegiond, fit_slab, is_inside, prepare_batch, sample_mask
 from scripts.transforms import CheckVoxelSized, block_means
 from synthetic import SHAPE, image_of, noise, write_mrc

@@ -9,7 +9,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from scripts.errors import InputError, find_input_error
 from scripts.network import ConvNeXtUNet
-from scripts.ome_zarr import write_ome_zarr
+from scripts.ome_zarr_writer import write_ome_zarr
 from scripts.picks import Pick, read_copick_folder, read_csv, write_copick_json
 from scripts.projects import overlay_of, picks_path, tomogram_path, write_project
 from scripts.sessions import project_of, require_new_session
@@ -43,7 +43,10 @@ def tomograms_of(root):
 
 def test_a_session_that_is_there_is_refused_before_the_work_starts(project, shipped_particles):
     require_new_session(tomograms_of(project), project, shipped_particles, "net", 8, project.parent)
-    with pytest.raises(InputError, match=r"net_7_ribosome.json is there already: session '7' .*Set session_id to"):
+    with pytest.raises(
+        InputError,
+        match=r"net_7_ribosome.json is there already: session '7' .*Set another session_id, or give --overwrite True",
+    ):
         require_new_session(tomograms_of(project), project / "copick.json", shipped_particles, "net", 7, project.parent)
     require_new_session(tomograms_of(project), project, shipped_particles, "net", 7, project.parent, overwrite=True)
 
@@ -52,7 +55,7 @@ def test_names_that_copick_refuses_and_tomograms_without_a_project_are_refused(p
     with pytest.raises(InputError, match="copick allows no space, no '_'"):
         require_new_session(tomograms_of(project), project, shipped_particles, "my_net", 8, project.parent)
     alone = [{"run": "alone", "image": str(tmp_path / "alone.mrc")}]
-    with pytest.raises(InputError, match=r"alone.mrc is in no copick project: set write_to_project to false"):
+    with pytest.raises(InputError, match=r"alone.mrc is in no copick project: give --write_to_project False"):
         require_new_session(alone, tmp_path, shipped_particles, "net", 8, project.parent)
 
 

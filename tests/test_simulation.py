@@ -16,7 +16,7 @@ from scripts.imaging import Imaging, beams, expected_counts, filtered, frequenci
 from scripts.picks import read_copick_folder, xyz_angstrom_of
 from scripts.readers import read_tomogram
 from scripts.scene import Scene
-from scripts.simulation import drawn, simulate_dataset, take_tomograms, truth_of
+from scripts.simulation import drawn, simulate_dataset, take_tomograms, truth_of, write_mrc
 from scripts.specimens import read_specimen
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
@@ -98,6 +98,22 @@ def test_mrc_files_hold_the_same_volume(settings, shipped_particles, tmp_path):
     volume, zarr = read_tomogram(mrc), read_tomogram(mrc.with_suffix(".zarr"))
     np.testing.assert_array_equal(volume.data, zarr.data)
     assert volume.voxel_size_angstrom == pytest.approx(zarr.voxel_size_angstrom, abs=1e-4)
+    assert {path.name for path in mrc.parent.glob("*wbp*")} == {"wbp.mrc", "wbp.zarr"}
+
+
+def test_an_mrc_file_is_whole_or_not_there(tmp_path):
+    write_mrc(tmp_path / "one.mrc", np.zeros((2, 3, 4), np.float32), 10.0)
+    before = (tmp_path / "one.mrc").read_bytes()
+    with pytest.raises(ValueError, match="dtype"):
+        write_mrc(tmp_path / "one.mrc", np.zeros((2, 3, 4), "datetime64[s]"), 10.0)
+    assert (tmp_path / "one.mrc").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["one.mrc"]
+
+
+def test_maps_are_read_only_where_a_run_is_missing(settings, shipped_particles, tmp_path, monkeypatch):
+    simulate_dataset(tmp_path, shipped_particles, settings, runs=1, workers=1)
+    monkeypatch.setattr("scripts.simulation.read_specimen", lambda *what: pytest.fail("read again"))
+    assert simulate_dataset(tmp_path, shipped_particles, settings, runs=1, workers=1) == ["S000"]
 
 
 def test_a_single_particle_is_found_at_its_written_coordinate(shipped_particles):

@@ -142,9 +142,9 @@ def test_bright_particles_are_silent_and_dark_ones_give_a_warning(recwarn):
     for image, inverted in ((bright, False), (image_of(noise(shape=(72, 72, 72))), False)):
         CheckContrastd("image", inverted)({"image": image})
     assert not recwarn.list
-    with pytest.warns(InputWarning, match=r"tomogram.mrc: its particles look dark .*set invert to true if that is so"):
+    with pytest.warns(InputWarning, match=r"tomogram.mrc: its particles look dark .*give --invert True if that is so"):
         assert CheckContrastd("image")({"image": dark})["image"] is dark
-    with pytest.warns(InputWarning, match=r"after inversion its particles look dark .*set invert to false"):
+    with pytest.warns(InputWarning, match=r"after inversion its particles look dark .*give --invert False"):
         CheckContrastd("image", inverted=True)({"image": dark})
 
 
@@ -162,7 +162,7 @@ def test_a_volume_too_small_or_too_even_to_tell_is_not_judged():
 
 def test_another_voxel_size_is_refused_with_the_keys_to_set():
     image = image_of(noise(), 5.0)
-    with pytest.raises(InputError, match=r"tomogram.mrc has voxels of 5 Å.*set resample to true, or voxel_size"):
+    with pytest.raises(InputError, match=r"tomogram.mrc has voxels of 5 Å.*give --resample True, or set voxel_size"):
         CheckVoxelSized("image", VOXEL_SIZE)({"image": image})
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ignite.distributed as idist
 import torch
@@ -23,7 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from scripts.batch_page import write_batch_page
 from scripts.datasets import run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
-from scripts.files import remove_temporaries
+from scripts.files import lock_folder, remove_temporaries
 from scripts.particles import ParticleSet
 from scripts.run_folders import (
     DONE,
@@ -44,6 +43,7 @@ from scripts.run_folders import (
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+WORK = ("batch", "set another output_dir")  # what a second one is told
 
 
 def run_batch(
@@ -82,7 +82,7 @@ def run_batch(
     with open(folder / LOCK, "a") as lock:
 
         def prepare() -> list[str]:
-            take_lock(lock)
+            lock_folder(lock, *WORK)
             remove_temporaries(folder)
             to_do = list_work(tables, resume, overwrite)
             for run in to_do:
@@ -90,7 +90,7 @@ def run_batch(
             return to_do
 
         to_do = agree(prepare)
-        take_lock(lock, shared=True)  # by all, so that no other batch clears up while one of them is at work
+        lock_folder(lock, *WORK, shared=True)  # by all, so that no other batch clears up while one is at work
         mine = to_do[idist.get_rank() :: idist.get_world_size()]
         logger.info("%d of %d tomograms are done already", len(numbers) - len(to_do), len(numbers))
         work_through(evaluator, {run: Subset(dataset, [numbers[run]]) for run in mine}, tables)
@@ -114,7 +114,7 @@ def list_work(tables: Tables, resume: bool, overwrite: bool) -> list[str]:
             continue
         if folder.exists() and not overwrite:
             reason = reason or "is done already, and resume is off"
-            raise InputError(f"{folder} {reason}. Set another output_dir, or overwrite to true to replace it.")
+            raise InputError(f"{folder} {reason}. Set another output_dir, or give --overwrite True to replace it.")
         to_do.append(run)
     return to_do
 
@@ -208,21 +208,6 @@ def failures_in_one_line(rows: Sequence[Row]) -> str | None:
     if missing:
         parts.append(f"{len(missing)} of {len(rows)} are missing, start again to go on: {', '.join(missing)}.")
     return " ".join(parts) or None
-
-
-def take_lock(lock: IO[Any], shared: bool = False) -> None:
-    """Lock a batch's folder for this process, until the file is closed or the process dies.
-
-    Raises:
-        InputError: another batch holds it.
-    """
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        folder = Path(lock.name).parent
-        raise InputError(f"another batch is at work in {folder}: wait for it, or set another output_dir.") from error
-    except OSError as error:  # some network disks know no locks
-        logger.warning("%s cannot be locked (%s): start no second batch there", lock.name, error.strerror)
 
 
 def agree(prepare: Callable[[], list[str]]) -> list[str]:

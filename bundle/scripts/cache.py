@@ -6,17 +6,15 @@ files, of which every access reads what it needs, so that memory does not grow w
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import pickle
-import shutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scripts.errors import InputError
-from scripts.files import require_writable
+from scripts.files import remove_temporaries, require_writable, stamps_of, take_lock, write_folder_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +106,15 @@ class StoredDataset(Dataset):
         """Make an entry where there is none; one that another process is making is left to it, or waited for."""
         entry = self.entries[place]
         with open(entry.with_name(f"{entry.name}.lock"), "wb") as lock:
-            if not entry.exists() and take(lock, wait) and not entry.exists():
+            if entry.exists():
+                return
+            try:
+                taken = take_lock(lock, wait=wait)
+            except OSError as error:
+                raise InputError(
+                    f"cannot lock {lock.name}: {error.strerror}. Set cache_dir to a folder on this machine."
+                ) from error
+            if taken and not entry.exists():
                 write_entry(entry, self.transform(dict(self.data[place])))
 
     def __getitem__(self, place: int) -> Any:  # type: ignore[override]
@@ -138,7 +144,7 @@ def prepared_dataset(
 def entry_name(item: Mapping[Hashable, Any], preparation: Callable[..., Any]) -> str:
     """Return the name of an entry: the run's, and a number that changes with the files and with the settings."""
     files = {
-        key: stamp_of(Path(value))
+        key: stamps_of(Path(value))
         for key, value in item.items()
         if isinstance(value, str) and (os.path.exists(value) or "*" in value)
     }
@@ -153,57 +159,19 @@ def settings_of(transform: Any) -> Any:
     return type(transform).__qualname__, {key: value for key, value in vars(transform).items() if key != "R"}
 
 
-def stamp_of(path: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of a file, of every file in a folder, or of every file that a pattern fits.
-
-    Copick files may be named by a pattern, see `datasets.truth_path`.
-    """
-    if "*" in path.name:
-        files = sorted(path.parent.glob(path.name))
-    else:
-        files = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-
-
-def take(lock: BinaryIO, wait: bool) -> bool:
-    """Lock an open file for this process, until it is closed; False where another one has it and waiting is off.
-
-    Raises:
-        InputError: the file system has no locks.
-    """
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        raise InputError(
-            f"cannot lock {lock.name}: {error.strerror}. Set cache_dir to a folder on this machine."
-        ) from error
-    return True
-
-
 def write_entry(entry: Path, sample: Mapping[Hashable, Any]) -> None:
     """Write the tensors of a prepared tomogram to a folder that appears under its name when it is complete.
 
     Raises:
         InputError: the place cannot be written to, or the disk is full.
     """
-    new = entry.with_name(f".{entry.name}.new")
-    shutil.rmtree(new, ignore_errors=True)  # of a process that was killed: whoever writes has the lock
-    try:
-        new.mkdir()
+    remove_temporaries(entry.parent, entry.name)  # of a process that was killed: whoever writes has the lock
+    with write_folder_atomically(entry, remedy="Set cache_dir to another folder.") as folder:
         tensors = {str(key): value for key, value in sample.items() if isinstance(value, Tensor)}
         for key, value in tensors.items():
-            np.save(new / f"{key}.npy", np.ascontiguousarray(value))
+            np.save(folder / f"{key}.npy", np.ascontiguousarray(value))
         known = {key: meta_of(value) for key, value in tensors.items()}
-        (new / META).write_text(json.dumps(known))
-        new.rename(entry)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {entry}: {error.strerror or error}. Set cache_dir to another folder."
-        ) from error
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
+        (folder / META).write_text(json.dumps(known))
 
 
 def meta_of(tensor: Tensor) -> dict[str, Any] | None:

@@ -2,51 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 from time import perf_counter
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
-from matplotlib.figure import Figure
-from monai.data import MetaTensor
 from monai.engines.utils import IterationEvents
 from torch.utils.tensorboard import SummaryWriter
 
-from scripts.batch_page import write_summary_page
-from scripts.comparison import Comparison
 from scripts.coordinates import voxel_size_of
-from scripts.files import write_atomically, write_folder_atomically
-from scripts.metrics import (
-    MODES,
-    Counts,
-    best_threshold,
-    check_mode,
-    count_matches,
-    fbeta,
-    format_table,
-    precision,
-    recall,
-    score_counts,
-    score_picks,
-)
-from scripts.page import PAGE_NAME, Tomogram, Truth, check_megabytes, write_run_page
+from scripts.files import write_folder_atomically
+from scripts.metrics import Counts, check_mode, count_matches, fbeta, precision, recall, score_counts
+from scripts.page import PAGE_NAME, check_megabytes, write_run_page
 from scripts.particles import ParticleSet
-from scripts.picking import picks_of, true_picks
+from scripts.picking import picks_of
 from scripts.picks import Facts, Pick, check_formats, write_run_folder
-from scripts.report import overlay_figure, save_figure, sweep_figure
+from scripts.report import save_figure
 from scripts.run_folders import make_record, write_record
+from scripts.samples import overlay_of, samples_of, tomogram_of, truth_of
 from scripts.transforms import original_affine_of, source_of
 
 logger = logging.getLogger(__name__)
@@ -176,157 +157,6 @@ class WritePicks:
         write_run_page(folder / PAGE_NAME, tomogram_of(sample), picks, self.particles, self.page_megabytes)
 
 
-class WriteScores:
-    """Compare all picks with the truth, in both modes: a table for the screen, and ``scores.csv``.
-
-    Args:
-        output_dir: where the file stands.
-        particles: the species.
-        voxel_offset: see `coordinates`.
-    """
-
-    def __init__(self, output_dir: str, particles: ParticleSet, voxel_offset: float = 0.0) -> None:
-        self.folder, self.particles, self.voxel_offset = Path(output_dir), particles, voxel_offset
-        self.picks: list[Pick] = []
-        self.truth: list[Pick] = []
-
-    def attach(self, engine: Engine) -> None:
-        """Join the start, every tomogram and the end."""
-        engine.add_event_handler(Events.STARTED, self.reset)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self.write)
-
-    def reset(self, engine: Engine) -> None:
-        """Start anew."""
-        self.picks, self.truth = [], []
-
-    def __call__(self, engine: Engine) -> None:
-        """Note the picks and the truth of a batch."""
-        for sample in samples_of(engine):
-            self.picks += picks_of(sample)
-            self.truth += truth_of(sample, self.particles, self.voxel_offset)
-
-    def write(self, engine: Engine) -> None:
-        """Score, show and write."""
-        rows: list[list[Any]] = []
-        for mode in MODES:
-            score = score_picks(self.truth, self.picks, self.particles, mode)
-            print(format_table(score), flush=True)
-            for row in score.rows:
-                counts = row.counts
-                numbers = counts.truths, counts.predicted, counts.tp, counts.fp, counts.fn
-                rows.append([mode, row.name, *numbers, row.precision, row.recall, row.fbeta])
-            rows.append([mode, "total", *[""] * 7, score.total])
-        with write_atomically(self.folder / "scores.csv") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow("mode,species,truths,picks,tp,fp,fn,precision,recall,f4".split(","))
-            writer.writerows(rows)
-        logger.info("scores in %s", self.folder / "scores.csv")
-
-
-class FitThresholds:
-    """Find the best threshold of every species from the counts that `picking.SweepThresholdsd` left in the samples.
-
-    Writes ``thresholds.json``, which inference takes as ``probability_thresholds``, and ``thresholds.png``, the curves.
-
-    Args:
-        output_dir: where the files stand.
-        particles: the species.
-        thresholds: those that were tried.
-    """
-
-    def __init__(self, output_dir: str, particles: ParticleSet, thresholds: Sequence[float]) -> None:
-        self.folder, self.particles, self.thresholds = Path(output_dir), particles, np.asarray(thresholds)
-
-    def attach(self, engine: Engine) -> None:
-        """Join the start, every tomogram and the end."""
-        engine.add_event_handler(Events.STARTED, self.reset)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-        engine.add_event_handler(Events.COMPLETED, self.write)
-
-    def reset(self, engine: Engine) -> None:
-        """Start anew."""
-        self.counts = np.zeros((len(self.particles), len(self.thresholds), 3), dtype=np.int64)
-
-    def __call__(self, engine: Engine) -> None:
-        """Add the counts of a batch."""
-        for sample in samples_of(engine):
-            self.counts += np.asarray(sample["sweep"].cpu())
-
-    def write(self, engine: Engine) -> None:
-        """Choose and write."""
-        curves, chosen = {}, {}
-        for species, counts in zip(self.particles, self.counts, strict=True):
-            curve = np.array([fbeta(*map(int, row)) for row in counts])
-            chosen[species.name] = best_threshold(
-                self.thresholds, curve, species.probability_threshold, int(counts[0, 2]), name=species.name
-            )
-            curves[species.name] = curve
-        with write_atomically(self.folder / "thresholds.json") as file:
-            file.write(json.dumps(chosen, indent=4) + "\n")
-        save_figure(sweep_figure(self.thresholds, curves, chosen, self.particles), self.folder / "thresholds.png")
-        for name, threshold in chosen.items():
-            best = np.interp(threshold, self.thresholds, curves[name])
-            logger.info("%s: threshold %.3g, F4 %.4f on the runs it was fitted on", name, threshold, best)
-        logger.info("thresholds in %s", self.folder / "thresholds.json")
-
-
-class WritePages:
-    """Write the page of every tomogram with its truth beside its picks, and one page over all.
-
-    Args:
-        output_dir: where the pages stand, the runs' in folders of their own.
-        particles: the species.
-        thresholds: those that `picking.SweepThresholdsd` tried.
-        mode: how it matched picks, see `metrics`.
-        voxel_offset: see `coordinates`.
-        page_megabytes: largest size of a run's page; 0 writes no pages.
-    """
-
-    def __init__(
-        self,
-        output_dir: str,
-        particles: ParticleSet,
-        thresholds: Sequence[float],
-        mode: str = "kaggle",
-        voxel_offset: float = 0.0,
-        page_megabytes: float = 20.0,
-    ) -> None:
-        self.folder, self.particles, self.thresholds = Path(output_dir), particles, thresholds
-        self.mode, self.voxel_offset = check_mode(mode), voxel_offset
-        self.page_megabytes = check_megabytes(page_megabytes)
-
-    def attach(self, engine: Engine) -> None:
-        """Join the start, every tomogram and the end, unless there are to be no pages."""
-        if self.page_megabytes:
-            engine.add_event_handler(Events.STARTED, self.reset)
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-            engine.add_event_handler(Events.COMPLETED, self.write)
-
-    def reset(self, engine: Engine) -> None:
-        """Start anew."""
-        self.picks: dict[str, list[Pick]] = {}
-        self.comparisons: dict[str, Comparison] = {}
-
-    def __call__(self, engine: Engine) -> None:
-        """Write the pages of a batch."""
-        for sample in samples_of(engine):
-            run, picks = sample["result"]["run"], picks_of(sample)
-            true_particles = truth_of(sample, self.particles, self.voxel_offset)
-            truth = Truth(true_particles, np.asarray(sample["sweep"].cpu()), self.thresholds, self.mode)
-            self.picks[run] = picks
-            comparison = write_run_page(
-                self.folder / run / PAGE_NAME, tomogram_of(sample), picks, self.particles, self.page_megabytes, truth
-            )
-            if comparison is not None:
-                self.comparisons[run] = comparison
-
-    def write(self, engine: Engine) -> None:
-        """Write the page over all."""
-        path, sweep = self.folder / PAGE_NAME, (self.thresholds, self.mode)
-        write_summary_page(path, self.picks, self.particles, comparisons=self.comparisons, sweep=sweep)
-
-
 class StageTimes:
     """Log how long each stage of every tomogram took, and the largest memory so far; stands last among the handlers.
 
@@ -388,36 +218,3 @@ def peak_memory_gib() -> float:
     """Return the largest memory that this process has had."""
     unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
     return getrusage(RUSAGE_SELF).ru_maxrss / unit
-
-
-def samples_of(engine: Engine) -> list[dict[str, Any]]:
-    """Return the samples of a batch as the postprocessing left them."""
-    output: Any = engine.state.output
-    return list(output)
-
-
-def truth_of(sample: Mapping[str, Any], particles: ParticleSet, voxel_offset: float = 0.0) -> list[Pick]:
-    """Return the true particles of a sample, from its ``label`` ``(N, 4)``."""
-    return true_picks(sample["label"], particles, sample["result"]["run"], sample["image"], voxel_offset)
-
-
-def overlay_of(sample: Mapping[str, Any], particles: ParticleSet, truth: Sequence[Pick] | None = None) -> Figure:
-    """Return the picture of a sample's tomogram, as the network saw it, with its picks."""
-    image: MetaTensor = sample["image"]
-    here, own = voxel_size_of(image.affine), voxel_size_of(original_affine_of(image))
-
-    def drawn(pick: Pick) -> Pick:  # where the volume was resampled, its voxels are not the tomogram's
-        x, y, z = (value * own / here for value in (pick.x_voxel, pick.y_voxel, pick.z_voxel))
-        return replace(pick, x_voxel=x, y_voxel=y, z_voxel=z)
-
-    picks = [drawn(pick) for pick in picks_of(sample)]
-    truths = None if truth is None else [drawn(pick) for pick in truth]
-    title = f"{sample['result']['run']}: {len(picks)} picks"
-    return overlay_figure(image[0].cpu().numpy(), picks, particles, here, title, truths)
-
-
-def tomogram_of(sample: Mapping[str, Any]) -> Tomogram:
-    """Return a sample's tomogram, as the network saw it."""
-    image: MetaTensor = sample["image"]
-    own = voxel_size_of(original_affine_of(image))
-    return Tomogram(sample["result"]["run"], image[0].cpu().numpy(), voxel_size_of(image.affine), own)

@@ -1,7 +1,6 @@
-"""The OME-Zarr format: which array of a folder is the volume, how large its voxels are, is it complete; writing one.
+"""The OME-Zarr format: which array of a folder is the volume, how large its voxels are, is it complete.
 
 Zarr formats 2 and 3 are read. Translations in the metadata are not: coordinates count from the first voxel of a level.
-Format 2 is written, file by file, so that the bytes do not depend on the version of the Zarr library.
 """
 
 from __future__ import annotations
@@ -10,19 +9,14 @@ import itertools
 import json
 import lzma
 import math
-import os
-import shutil
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
-from numcodecs import Blosc
 from numpy.typing import NDArray
 
 from scripts.errors import InputError
@@ -31,9 +25,7 @@ ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # one of these makes a folder 
 MAX_VOXELS = 2**36  # many times the largest tomogram
 ANGSTROM_PER_UNIT = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
 USUAL_AXES = ("t", "c", "z", "y", "x")
-COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}  # what the challenge's tomograms have
-WRITER_THREADS = 4  # each holds one chunk and its compressed copy
-COPY_AGAIN = "Copy it again, or set allow_missing_chunks if it was written without its empty chunks"
+COPY_AGAIN = "Copy it again, or give --allow_missing_chunks True if it was written without its empty chunks"
 FAULTS = (  # what the library and its codecs raise at damaged metadata and chunks
     *(KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, NotImplementedError),
     *(RuntimeError, SystemError, OSError, EOFError, zlib.error, lzma.LZMAError),
@@ -91,6 +83,50 @@ def ome_zarr_extent(
         return (z, y, x), level.size_zyx_angstrom
 
 
+def find_level(folder: Path, wanted_voxel_size_angstrom: float | None = None) -> Level:
+    """Return the level that `load_ome_zarr` would load, from the metadata of the folder itself; no array is opened.
+
+    Raises:
+        InputError: the metadata are damaged, or do not say which array to read.
+    """
+    with _faults_named(folder):
+        return _nearest_level(_levels(folder, zarr.open(str(folder), mode="r")), wanted_voxel_size_angstrom)
+
+
+def list_chunks(folder: Path) -> tuple[Iterator[str], int, int]:
+    """Return which files an array should have by its metadata, whether or not they are there.
+
+    Args:
+        folder: a pyramid with the metadata of its only level, or a plain array.
+
+    Returns:
+        Paths of the files of chunks (of shards, if there are any) below the array, their number, and the bytes of one
+        chunk before compression.
+
+    Raises:
+        InputError: the metadata are damaged, or do not describe one volume of numbers.
+    """
+    with _faults_named(folder):
+        level, array, _, _ = _open_level(folder, None)
+        names, lengths = _chunk_names(folder / level.path, array.shape), _chunk_layout(folder / level.path)[0]
+        count = math.prod(-(-length // step) for length, step in zip(array.shape, lengths, strict=True))
+        return names, count, math.prod(lengths) * np.dtype(array.dtype).itemsize
+
+
+def check_ome_zarr(folder: Path, allow_missing_chunks: bool = False) -> None:
+    """Read what `load_ome_zarr` would load, one chunk after the other, and keep nothing.
+
+    Raises:
+        InputError: as `load_ome_zarr`.
+    """
+    with _faults_named(folder):
+        level, array, label, _ = _open_level(folder, None)
+        _refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
+        place = _first_damage(array)
+        if place is not None:
+            raise InputError(f"{label} has a damaged chunk at {place}.")
+
+
 @contextmanager
 def _faults_named(folder: Path) -> Iterator[None]:
     """Turn what the library raises into an ``InputError`` that names the folder."""
@@ -102,120 +138,6 @@ def _faults_named(folder: Path) -> Iterator[None]:
         raise
     except FAULTS as error:
         raise InputError(f"{folder} is a damaged Zarr folder: {_one_line(error)}.") from error
-
-
-def write_ome_zarr(
-    folder: str | Path, volume: NDArray[Any], voxel_size_angstrom: float, levels: int = 3, chunk_side: int = 256
-) -> None:
-    """Write a volume as a pyramid, each level the mean of 2 x 2 x 2 voxels of the one before.
-
-    The folder appears under its name only when it is complete. A Zarr folder of that name is replaced, and stays as it
-    was when anything goes wrong. Two pyramids of the same volume have the same bytes.
-
-    An odd length is rounded up: its last voxel is the mean of those that there are. The translation of a binned level
-    says where the centre of its first voxel lies, with that of the finest level at 0.
-
-    Args:
-        folder: the pyramid, called ``*.zarr``; folders above it are made as needed.
-        volume: ``[z, y, x]``, written as float32.
-        voxel_size_angstrom: of the finest level.
-        levels: number of levels.
-        chunk_side: longest side of a chunk in voxels.
-
-    Raises:
-        InputError: the place cannot be written to, or something else than a Zarr folder stands there.
-    """
-    values = np.asarray(volume, dtype="<f4")
-    if values.ndim != 3 or values.size == 0:
-        raise ValueError(f"volume must have three axes [z, y, x] and a voxel; got shape {values.shape}.")
-    if not 0 < voxel_size_angstrom < math.inf:
-        raise ValueError(f"voxel_size_angstrom is a positive number of ångströms; got {voxel_size_angstrom}.")
-    if levels < 1 or chunk_side < 1:
-        raise ValueError(f"levels and chunk_side must be 1 or more; got {levels} and {chunk_side}.")
-    with _replace_folder(Path(os.path.realpath(folder))) as new:
-        _write_json(new / ".zgroup", {"zarr_format": 2})
-        _write_json(new / ".zattrs", {"multiscales": [_multiscale(float(voxel_size_angstrom), levels)]})
-        for level in range(levels):
-            values = values if level == 0 else _binned(values)
-            _write_array(new / str(level), values, chunk_side)
-
-
-def _multiscale(voxel_size_angstrom: float, levels: int) -> dict[str, Any]:
-    datasets: list[dict[str, Any]] = []
-    for level in range(levels):
-        factor = 2**level
-        places = [{"type": "scale", "scale": [voxel_size_angstrom * factor] * 3}]
-        if level > 0:
-            places.append({"type": "translation", "translation": [voxel_size_angstrom * (factor - 1) / 2] * 3})
-        datasets.append({"path": str(level), "coordinateTransformations": places})
-    axes = [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"]
-    return {"version": "0.4", "name": "tomogram", "type": "mean", "axes": axes, "datasets": datasets}
-
-
-def _binned(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    for axis in range(3):
-        rows = np.moveaxis(values, axis, 0)
-        halved = rows[::2].copy()  # the last one of an odd length stays alone
-        halved[: len(rows) // 2] = (halved[: len(rows) // 2] + rows[1::2]) / 2
-        values = np.moveaxis(halved, 0, axis)
-    return np.ascontiguousarray(values)
-
-
-def _write_array(folder: Path, values: NDArray[np.float32], chunk_side: int) -> None:
-    lengths = [min(length, chunk_side) for length in values.shape]
-    metadata = {"zarr_format": 2, "shape": values.shape, "chunks": lengths, "dtype": values.dtype.str, "order": "C"}
-    metadata |= {"compressor": {"id": "blosc", **COMPRESSION}, "filters": None, "fill_value": 0.0}
-    _write_json(folder / ".zarray", {**metadata, "dimension_separator": "/"})
-
-    def write_chunk(place: tuple[int, ...]) -> None:
-        parts = [slice(i * length, (i + 1) * length) for i, length in zip(place, lengths, strict=True)]
-        chunk = np.zeros(lengths, values.dtype)  # Zarr stores the chunks at the far ends in full
-        part = values[tuple(parts)]
-        chunk[tuple(slice(length) for length in part.shape)] = part
-        _write_bytes(folder.joinpath(*map(str, place)), Blosc(**COMPRESSION).encode(chunk))
-
-    # Called in the main thread, Blosc would start threads of its own and store blocks in the order they get ready.
-    with ThreadPoolExecutor(WRITER_THREADS) as threads:
-        counts = [range(-(-count // length)) for count, length in zip(values.shape, lengths, strict=True)]
-        list(threads.map(write_chunk, itertools.product(*counts)))
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    _write_bytes(path, (json.dumps(content, indent=4) + "\n").encode())
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-@contextmanager
-def _replace_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write to, and put it in the place of a Zarr folder when it is complete."""
-    mark = uuid.uuid4().hex[:8]
-    new, old = (folder.with_name(f".{folder.name}.{mark}.{state}") for state in ("new", "old"))
-    if folder.exists() and not is_zarr(folder):
-        raise InputError(f"cannot write {folder}: something else than a Zarr folder stands there. Move it away.")
-    try:
-        new.mkdir(parents=True)
-        try:
-            yield new
-            if folder.exists():
-                folder.rename(old)  # a folder cannot take the place of a full one
-            try:
-                new.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}.") from error
 
 
 def _load_level(
@@ -345,16 +267,24 @@ def _refuse_incomplete_chunks(folder: Path, shape: Sequence[int], allow_missing:
 
     It reads a missing chunk as fill value, and a truncated Blosc one as whatever follows in memory.
     """
-    lengths, prefix, separator, is_blosc = _chunk_layout(folder)
-    grid = [range(-(-count // length)) for count, length in zip(shape, lengths, strict=True)]
-    for place in itertools.product(*grid):
-        chunk = prefix + separator.join(str(index) for index in place)
+    is_blosc = _chunk_layout(folder)[-1]
+    for chunk in _chunk_names(folder, shape):
         if not (folder / chunk).is_file():
             if not allow_missing:
                 raise InputError(f"{folder}: the chunk file {chunk} is missing. {COPY_AGAIN}.")
         elif (found := (folder / chunk).stat().st_size) < (promised := _promised_bytes(folder / chunk, is_blosc)):
             fact = f"the chunk file {chunk} is cut short: it should have {promised} bytes or more, it has {found}"
             raise InputError(f"{folder}: {fact}. Copy it again.")
+
+
+def _chunk_names(folder: Path, shape: Sequence[int]) -> Iterator[str]:
+    lengths, prefix, separator, _ = _chunk_layout(folder)
+    if separator not in (".", "/"):  # another one could lead out of the folder
+        raise ValueError(f"'{separator}' cannot part the numbers of a chunk")
+    if min(lengths) < 1:  # there would be no chunk at all
+        raise ValueError(f"a chunk has {min(lengths)} voxels along an axis")
+    grid = [range(-(-count // length)) for count, length in zip(shape, lengths, strict=True)]
+    return (prefix + separator.join(map(str, place)) for place in itertools.product(*grid))
 
 
 def _promised_bytes(chunk: Path, is_blosc: bool) -> int:
@@ -389,18 +319,19 @@ def _read_all(label: str, array: Any) -> NDArray[Any]:
     try:
         return np.asarray(array[...])
     except FAULTS as error:
-        raise InputError(f"{label} has a damaged chunk at {_first_damage(array)}: {_one_line(error)}.") from error
+        place = _first_damage(array) or "an unknown place"
+        raise InputError(f"{label} has a damaged chunk at {place}: {_one_line(error)}.") from error
 
 
-def _first_damage(array: Any) -> str:
-    """Return in words where the first chunk stands that cannot be read."""
+def _first_damage(array: Any) -> str | None:
+    """Return in words where the first chunk stands that cannot be read; None where all can."""
     starts = [range(0, count, length) for count, length in zip(array.shape, array.chunks, strict=True)]
     for corner in itertools.product(*starts):
         try:
             array[tuple(slice(first, first + length) for first, length in zip(corner, array.chunks, strict=True))]
         except FAULTS:
             return f"voxel {corner}"
-    return "an unknown place"
+    return None
 
 
 def _one_line(error: BaseException) -> str:

@@ -32,7 +32,7 @@ from scripts.page_images import (
 from scripts.particles import ParticleSet, Species
 from scripts.picks import Pick
 from scripts.report import colour_of
-from scripts.valley import HIGHEST, Valley, suggest_threshold
+from scripts.thresholds import HIGHEST, Valley, suggest_threshold
 
 FILES = Path(__file__).resolve().parent / "page_files"
 PAGE_NAME = "report.html"

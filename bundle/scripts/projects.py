@@ -16,6 +16,7 @@ import colorsys
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +86,28 @@ def write_project(root: str | Path, particles: ParticleSet, name: str, descripti
     Raises:
         InputError: copick would refuse the name of a species, or the place cannot be written to.
     """
+    objects = _pickable_objects(particles)
+    return write_config(root, {"name": name, "description": description, "pickable_objects": objects})
+
+
+def write_config(root: str | Path, facts: Mapping[str, Any]) -> Path:
+    """Write a ``copick.json`` whose roots are the folders beside it, which are made.
+
+    Args:
+        root: the project's folder.
+        facts: what else stands in it, the pickable objects for example.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
     root = Path(os.path.abspath(root))
     content = {
-        "name": name,
-        "description": description,
+        **facts,
         "version": COPICK_VERSION,
         "config_type": "filesystem",
-        "pickable_objects": _pickable_objects(particles),
         "overlay_root": f"local://{(root / OVERLAY).as_posix()}",
         "overlay_fs_args": {"auto_mkdir": True},
         "static_root": f"local://{(root / STATIC).as_posix()}",
@@ -150,13 +166,6 @@ def overlay_of(path: str | Path) -> Path:
     if _has_runs(own):
         return own
     return stated.get(OVERLAY) or (folder if _has_runs(folder) else own)
-
-
-def list_project_runs(root: str | Path, kind: str, voxel_size_angstrom: float) -> list[str]:
-    """Return the names of the runs of a project that have a tomogram of that kind and voxel size, sorted."""
-    tomogram = Path(_spacing_folder(voxel_size_angstrom)) / f"{kind}.zarr"
-    runs = (run for part in project_roots(root) for run in (part / RUNS).iterdir())
-    return sorted({run.name for run in runs if (run / tomogram).is_dir()})
 
 
 def run_folder_of(tomogram: str | Path) -> Path | None:

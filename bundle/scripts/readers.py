@@ -8,36 +8,32 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import io
 import math
 import os
 import re
 import warnings
 import zlib
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 from monai.config import PathLike
 from monai.data import ImageReader
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from scripts.coordinates import affine_of
 from scripts.errors import InputError, InputWarning
 from scripts.mrc import HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_extent
+from scripts.nifti import is_nifti, is_nifti_pair, parse_nifti, parse_nifti_extent
 from scripts.ome_zarr import ZARR_MARKS, SizeZYX, is_zarr, load_ome_zarr, ome_zarr_extent
 
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=.)", re.IGNORECASE)  # two letters or more: C:/ is a disk
 NAME_ENDINGS = re.compile(r"((\.ome)?\.zarr|\.(mrc|rec|st|map|nii)(\.gz|\.bz2)?)$", re.IGNORECASE)
 MRC, NIFTI, ZARR = "an MRC file", "a NIfTI file", "a Zarr folder"
 GZIP_MAGIC, BZIP2_MAGIC = b"\x1f\x8b\x08", b"BZh"
-NIFTI_CLASSES = {b"n+1\0": nibabel.Nifti1Image, b"n+2\0": nibabel.Nifti2Image}
 OTHER_BEGINNINGS = {  # what people find under the name of a tomogram
     b"version https://git-lfs": "a Git LFS pointer (fetch the file itself with 'git lfs pull')",
     b"<!doctype html": "an HTML page",
@@ -55,7 +51,6 @@ OTHER_BEGINNINGS = {  # what people find under the name of a tomogram
 VOXEL_SIZE_REMEDY = "set voxel_size_angstrom (e.g. --voxel_size_angstrom 10.012)"
 HEADER_TOLERANCE = 0.005  # axes whose voxel sizes differ by no more are rounded, not different
 STATED_TOLERANCE = 0.001  # a voxel size set by the user that differs by more from the file's is worth a warning
-NIFTI_FAULTS = (HeaderDataError, ImageFileError, OSError, EOFError, ValueError, OverflowError)
 
 
 @dataclass(frozen=True)
@@ -132,7 +127,7 @@ def read_extent(path: PathLike, voxel_size_angstrom: float | None = None) -> tup
     if found == MRC:
         shape, size_zyx = parse_mrc_extent(_bytes_of(path, HEADER_BYTES).tobytes(), str(path))
     elif found == NIFTI:
-        shape, size_zyx = _nifti_extent(path)
+        shape, size_zyx = parse_nifti_extent(_bytes_of(path, HEADER_BYTES).tobytes(), str(path))
     elif found == ZARR:
         shape, size_zyx = ome_zarr_extent(Path(path), voxel_size_angstrom)
     else:
@@ -158,14 +153,14 @@ def read_mrc(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume
 def read_nifti(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume:
     """Read a NIfTI file; ``voxel_size_angstrom`` takes the place of the header's.
 
-    The header's spacing is taken for ångströms whatever unit it names, as NIfTI has none for them. The affine keeps the
-    file's directions and origin; its scale is that of the spacing, with a warning when they differ.
+    The affine keeps the file's directions and origin; its scale is that of the spacing, and a warning tells when they
+    differ.
 
     Raises:
         InputError: the file is no NIfTI file, is damaged or does not hold one volume.
     """
     _expect(NIFTI, path)
-    data, size_zyx, file_affine = _read_nifti_parts(path)
+    data, size_zyx, file_affine = parse_nifti(_bytes_of(path), str(path))
     voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
     affine = file_affine[:, [2, 1, 0, 3]]  # the array is the transposed one
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -203,18 +198,31 @@ def read_ome_zarr(
     return Volume(data, voxel_size, affine_of(voxel_size or 1.0))
 
 
+def refuse_address(path: PathLike) -> None:
+    """Refuse a path that is an address on a server: nothing is fetched while a config runs.
+
+    Raises:
+        InputError: names the command that fetches.
+    """
+    address = ADDRESS.match(str(path))
+    if address and not Path(path).exists():
+        whole = str(path) if "://" in str(path) else ADDRESS.sub(r"\1://", str(path), count=1)  # as a Path writes it
+        raise InputError(f"{whole} is not on this disk. Bring it here first: python -m scripts.fetch {whole} FOLDER")
+
+
 def content_of(path: PathLike) -> str:
     """Return in words what a file or folder is: `MRC`, `NIFTI`, `ZARR` or a description of something else.
 
     Raises:
         InputError: it does not exist or may not be read.
     """
+    refuse_address(path)
     if Path(path).is_dir():
         return ZARR if is_zarr(Path(path)) else f"a folder without Zarr metadata ({', '.join(ZARR_MARKS)})"
     head = _bytes_of(path, HEADER_BYTES).tobytes()
-    if head[344:348] in NIFTI_CLASSES or head[4:8] in NIFTI_CLASSES:
+    if is_nifti(head):
         return NIFTI
-    if head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0":
+    if is_nifti_pair(head):
         return "half of a NIfTI pair (.hdr, .img): save it as one .nii file"
     return MRC if is_mrc(head) else _other_content(head)
 
@@ -292,66 +300,6 @@ def _in_words(size_zyx: SizeZYX) -> str:
     return f"{size_zyx[0]:g}" if len(set(size_zyx)) == 1 else " x ".join(f"{size:g}" for size in size_zyx)
 
 
-def _read_nifti_parts(path: PathLike) -> tuple[NDArray[Any], SizeZYX | None, NDArray[np.float64]]:
-    """Return a NIfTI file's volume ``[z, y, x]``, its voxel size and the affine of the file's own axes x, y, z."""
-    content = _bytes_of(path)
-    head = content[:HEADER_BYTES].tobytes()
-    kind = NIFTI_CLASSES.get(head[344:348]) or NIFTI_CLASSES[head[4:8]]
-    try:
-        _refuse_cut_nifti(path, kind.header_class.from_fileobj(io.BytesIO(head)), content.size)
-        with closing(open(path, "rb") if isinstance(content, np.memmap) else io.BytesIO(content.tobytes())) as stream:
-            image = kind.from_stream(stream)
-            values = np.asanyarray(image.dataobj)
-    except InputError:
-        raise
-    except NIFTI_FAULTS as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"{path} is a damaged NIfTI file: {reason}.") from error
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3 or values.dtype.kind not in "iuf":
-        shape = " x ".join(str(length) for length in values.shape)
-        raise InputError(f"{path} holds {shape} values of type {values.dtype}; a tomogram is one volume of numbers.")
-    return _native(values.T), _nifti_voxel_size(image.header), np.array(image.affine, dtype=np.float64)
-
-
-def _refuse_cut_nifti(path: PathLike, header: nibabel.Nifti1Header, file_bytes: int) -> None:
-    shape = [int(length) for length in header.get_data_shape()]
-    if not shape or min(shape) < 1:
-        stated = " x ".join(str(length) for length in shape)
-        raise InputError(f"{path}: the header states {stated or 'no'} voxels; each length must be at least 1.")
-    promised = math.prod(shape) * header.get_data_dtype().itemsize
-    found = max(file_bytes - int(header.get_data_offset()), 0)
-    if found < promised:
-        raise InputError(f"{path} is cut short: the header promises {promised} bytes of data, the file has {found}.")
-
-
-def _nifti_extent(path: PathLike) -> tuple[tuple[int, int, int], SizeZYX | None]:
-    head = _bytes_of(path, HEADER_BYTES).tobytes()
-    kind = NIFTI_CLASSES.get(head[344:348]) or NIFTI_CLASSES[head[4:8]]
-    try:
-        header = kind.header_class.from_fileobj(io.BytesIO(head))
-        lengths = [int(length) for length in header.get_data_shape()]
-    except NIFTI_FAULTS as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"{path} is a damaged NIfTI file: {reason}.") from error
-    if len(lengths) < 3 or min(lengths) < 1 or lengths[3:] not in ([], [1]):
-        raise InputError(f"{path} holds {' x '.join(map(str, lengths))} values; a tomogram is one volume.")
-    x, y, z = lengths[:3]
-    return (z, y, x), _nifti_voxel_size(header)
-
-
-def _nifti_voxel_size(header: nibabel.Nifti1Header) -> SizeZYX | None:
-    x, y, z = (float(f"{zoom:.6g}") for zoom in header.get_zooms()[:3])  # float32 holds 6 digits
-    codes = (header["sform_code"], header["qform_code"], header["xyzt_units"] & 7)
-    untouched = (x, y, z) == (1.0, 1.0, 1.0) and not any(codes)
-    return None if untouched or not all(0 < size < math.inf for size in (x, y, z)) else (z, y, x)
-
-
-def _native(values: NDArray[Any]) -> NDArray[Any]:
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
-
-
 class TomogramReader(ImageReader):
     """MONAI reader of tomograms of every format, chosen by content.
 
@@ -364,8 +312,6 @@ class TomogramReader(ImageReader):
         wanted_voxel_size_angstrom: level of an OME-Zarr pyramid to take, the nearest one; None takes the finest.
         allow_missing_chunks: take a chunk without a file in a Zarr folder for one full of the fill value.
     """
-
-    content: str | None = None  # the one kind of content that a subclass reads
 
     def __init__(
         self,
@@ -384,16 +330,9 @@ class TomogramReader(ImageReader):
         return all(is_tomogram(path) for path in _as_paths(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[PathLike, ...]:
-        """Return the paths.
-
-        Raises:
-            InputError: this reader is for one format and the file exists in another; MONAI then tries the next reader.
-        """
+        """Return the paths."""
         if kwargs:
             raise TypeError(f"{type(self).__name__} takes its settings when built; got {sorted(kwargs)}.")
-        for path in _as_paths(data):
-            if self.content is not None and os.access(path, os.R_OK):  # get_data says best what cannot be read
-                _expect(self.content, path)
         return _as_paths(data)
 
     def get_data(self, img: Sequence[PathLike] | PathLike) -> tuple[NDArray[Any], dict[str, Any]]:
@@ -416,24 +355,6 @@ class TomogramReader(ImageReader):
             "voxel_size_angstrom": volume.voxel_size_angstrom,
         }
         return _writable(volume.data), meta
-
-
-class MRCReader(TomogramReader):
-    """`TomogramReader` that leaves everything but MRC files to other readers."""
-
-    content = MRC
-
-
-class OMEZarrReader(TomogramReader):
-    """`TomogramReader` that leaves everything but Zarr folders to other readers."""
-
-    content = ZARR
-
-
-class NIfTIReader(TomogramReader):
-    """`TomogramReader` that leaves everything but NIfTI files to other readers."""
-
-    content = NIFTI
 
 
 def _writable(values: NDArray[Any]) -> NDArray[Any]:

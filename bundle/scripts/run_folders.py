@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.files import write_atomically
+from scripts.files import stamps_of, write_atomically
 from scripts.particles import ParticleSet
 from scripts.picks import Pick, read_csv, write_csv
 
@@ -77,14 +77,13 @@ def state_of(tomogram: str | Path) -> dict[str, Any]:
     """
     path = Path(tomogram).absolute()
     try:
-        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-        stats = [file.stat() for file in files]
+        stamps = stamps_of(path)
     except OSError:
-        stats = []
-    if not stats:
+        stamps = []
+    if not stamps:
         return {"path": str(path), "bytes": None, "modified_ns": None}
-    size, changed = sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
-    return {"path": str(path), "bytes": size, "modified_ns": changed}
+    _, sizes, times = zip(*stamps, strict=True)
+    return {"path": str(path), "bytes": sum(sizes), "modified_ns": max(times)}
 
 
 def as_plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def require_new_session(
         places = picks_folders(run_folder_in_project(item["image"]), project)
         there = [path for place in places for path in place.glob(session_file(str(user_id), str(session_id), "*"))]
         if there and not overwrite and not goes_on:
-            remedy = "Set session_id to another one, or overwrite to true"
+            remedy = "Set another session_id, or give --overwrite True"
             raise InputError(f"{there[0]} is there already: session '{session_id}' of user '{user_id}'. {remedy}.")
 
 
@@ -67,7 +67,7 @@ def run_folder_in_project(tomogram: str | Path) -> Path:
     """
     folder = run_folder_of(tomogram)
     if folder is None:
-        raise InputError(f"{tomogram} is in no copick project: set write_to_project to false.")
+        raise InputError(f"{tomogram} is in no copick project: give --write_to_project False.")
     return folder
 
 

@@ -25,7 +25,7 @@ from scripts.coordinates import to_xyz_angstrom
 from scripts.errors import InputError
 from scripts.files import require_writable, write_atomically
 from scripts.imaging import Imaging, beams, count_electrons, expected_counts, reconstruct
-from scripts.ome_zarr import write_ome_zarr
+from scripts.ome_zarr_writer import write_ome_zarr
 from scripts.particles import ParticleSet
 from scripts.picks import Pick, write_copick_json
 from scripts.projects import picks_path, tomogram_path, write_project
@@ -81,10 +81,12 @@ def simulate_dataset(
     names = [run_name.format(number=number) for number in range(runs)]
     if len(set(names)) != len(names):
         raise InputError(f"run_name '{run_name}' gives runs of one name: put {{number}} into it.")
+    waiting = [(number, name) for number, name in enumerate(names) if not _marker(root, name, settings).exists()]
+    if waiting:
+        check_sources(settings)
     require_writable(root)
     _begin(root, settings)
     write_project(root, particles, name="simulated", description="Simulated tomograms with known truth")
-    waiting = [(number, name) for number, name in enumerate(names) if not _marker(root, name, settings).exists()]
     if len(waiting) < runs:
         logger.info("%d of %d runs are there already", runs - len(waiting), runs)
     workers = min(workers or os.cpu_count() or 1, len(waiting))
@@ -108,7 +110,7 @@ def simulate_dataset(
 
 
 def check_settings(settings: Settings, particles: ParticleSet) -> None:
-    """Refuse settings that no run could be made of.
+    """Refuse settings that no run could be made of, without a look at the files that they name.
 
     Raises:
         InputError: says which, and what would do.
@@ -128,8 +130,6 @@ def check_settings(settings: Settings, particles: ParticleSet) -> None:
                 raise InputError(f"{group}#{name}: {', '.join(odd)} unknown or missing; the settings are {known}.")
             if not crowd["sources"]:
                 raise InputError(f"{group}#{name}: sources is empty; name a map, a model or a phantom.")
-            for source in crowd["sources"]:
-                read_specimen(name, source, settings["voxel_size_angstrom"])
     for kind, options in settings["reconstructions"].items():
         if set(options) != RECONSTRUCTION_KEYS:
             raise InputError(f"reconstructions#{kind} needs {' and '.join(sorted(RECONSTRUCTION_KEYS))}, nothing else.")
@@ -139,6 +139,18 @@ def check_settings(settings: Settings, particles: ParticleSet) -> None:
         )
     imaging = drawn(settings, np.random.default_rng(0))["imaging"]
     Imaging.of({**imaging, "ice_thickness_angstrom": 1000.0})
+
+
+def check_sources(settings: Settings) -> None:
+    """Read every map, model and phantom once, so that a bad one is refused before the first run.
+
+    Raises:
+        InputError: one cannot be used.
+    """
+    for group in ("specimens", "distractors"):
+        for name, crowd in settings[group].items():
+            for source in crowd["sources"]:
+                read_specimen(name, source, settings["voxel_size_angstrom"])
 
 
 def simulate_run(root: Path, run: str, number: int, particles: ParticleSet, settings: Settings) -> None:
@@ -255,12 +267,10 @@ def drawn(settings: Any, random: np.random.Generator) -> Any:
 
 def write_mrc(path: Path, volume: NDArray[Any], voxel_size_angstrom: float) -> None:
     """Write a volume ``[z, y, x]`` as MRC, without the time of day that the library writes into every header."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with mrcfile.new(temporary, overwrite=True) as file:
+    with write_atomically(path, "wb") as place, mrcfile.new(place.name, overwrite=True) as file:
         file.set_data(volume)
         file.voxel_size = voxel_size_angstrom
         file.header.label[0] = b"simulated"
-    os.replace(temporary, path)
 
 
 def _marker(root: Path, run: str, settings: Settings) -> Path:

@@ -148,15 +148,15 @@ class TrainingCheckpoint:
         state = read_tensors(path)
         if state["epoch"] >= engine.state.max_epochs:
             raise InputError(
-                f"{path} is a complete training of {state['epoch']} epochs: set another output_dir, more epochs, or "
-                "resume to false to replace it."
+                f"{path} is a complete training of {state['epoch']} epochs: set another output_dir or more epochs, "
+                "or give --resume False to replace it."
             )
         before = json.loads(state["settings"])
         for name, value in self.settings.items():
             if value != before.get(name):
                 raise InputError(
                     f"{path} was begun with {name} {before.get(name)}, now it is {value}: set another output_dir, or "
-                    "resume to false to start anew."
+                    "give --resume False to start anew."
                 )
         try:
             for name, item in self.objects.items():

@@ -175,8 +175,8 @@ class CheckVoxelSized(MapTransform):
                 continue
             if not self.resample:
                 raise InputError(
-                    f"{source_of(volume)} has voxels of {own:.4g} Å, the model was trained at {wanted:.4g} Å: set "
-                    "resample to true, or voxel_size_angstrom if the file's header is wrong."
+                    f"{source_of(volume)} has voxels of {own:.4g} Å, the model was trained at {wanted:.4g} Å: give "
+                    "--resample True, or set voxel_size_angstrom if the file's header is wrong."
                 )
             logger.warning("%s: resampled from %.4g Å to %.4g Å", source_of(volume), own, wanted)
             shape = [max(1, round(size * own / wanted)) for size in volume.shape[1:]]
@@ -235,8 +235,8 @@ class CheckContrastd(MapTransform):
             volume: MetaTensor = data[key]
             skewness = smoothed_skewness(np.asarray(volume[0].cpu()), voxel_size_of(volume.affine))
             if skewness is not None and skewness < INVERTED_SKEWNESS:
-                state, remedy = ("after inversion ", "false") if self.inverted else ("", "true")
+                state, remedy = ("after inversion ", "False") if self.inverted else ("", "True")
                 fact = f"{state}its particles look dark (skewness {skewness:.2f})"
-                advice = f"the network expects bright ones: set invert to {remedy} if that is so"
+                advice = f"the network expects bright ones: give --invert {remedy} if that is so"
                 warnings.warn(f"{source_of(volume)}: {fact}; {advice}.", InputWarning, stacklevel=2)
         return dict(data)

@@ -97,7 +97,7 @@ class LoadTruthd(MapTransform):
         values = np.asarray(read_tomogram(path, voxel_size_of(original_affine_of(image))).data)
         shape, own = tuple(image.shape[1:]), torch.as_tensor(original_affine_of(image))
         if values.shape != shape:
-            hint = "" if torch.allclose(image.affine.to(own), own) else ", resampled: set resample to false"
+            hint = "" if torch.allclose(image.affine.to(own), own) else ", resampled: give --resample False"
             raise InputError(f"{path}: the label volume has shape {values.shape}, its tomogram {shape}{hint}.")
         labels = np.rint(values)
         if (labels != values).any() or labels.min() < 0 or labels.max() > np.iinfo(np.uint8).max:

@@ -1,7 +1,8 @@
-"""A threshold out of the scores alone: the valley between the picks that are sure and those that are not."""
+"""Probability thresholds: the best one where there is truth, else the valley in the histogram of scores."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,13 +10,56 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import expit, logit
 
+from scripts.errors import InputWarning
+
+PLATEAU = 0.005  # F-beta values this close to the best are as good as the best
+MIN_TRUTHS = 3  # with fewer true particles, scores of thresholds say nothing
 LOWEST, HIGHEST = 0.0001, 0.99999  # probabilities beyond these are told apart no more
 SATURATED_LOGITS = 3.0  # picks above HIGHEST are taken as spread evenly over this much
 GRID_LOGITS = 0.05
 MIN_PICKS = 20
 MIN_SHARE, MIN_SIDE = 0.05, 3  # of the picks, and picks, on either side of a valley
 MAX_DEPTH = 0.7  # density in the valley, compared with the lower of its two hills
+RESAMPLES = 200  # how often the picks are drawn anew from themselves (bootstrap)
 MIN_AGREEMENT = 0.9  # of the resamples have to show a valley
+
+
+def best_threshold(
+    thresholds: ArrayLike,
+    fbeta_values: ArrayLike,
+    fallback: float,
+    truths: int,
+    name: str = "the species",
+) -> float:
+    """Return the probability threshold with the best F-beta, from the middle of the plateau around it.
+
+    A candidate is worth keeping while it raises F-beta, so F-beta itself decides. Near its top the curve is flat and
+    ragged: the neighbours of the best threshold with at most `PLATEAU` less are taken as equal, and the middle one of
+    them is returned (the lower of two). It is always one of ``thresholds``. Of equal maxima the lowest counts.
+
+    Args:
+        thresholds: ``(N,)`` thresholds that were tried, rising.
+        fbeta_values: ``(N,)`` what each of them scored.
+        fallback: returned, with a warning, when there is too little to decide on.
+        truths: number of true particles behind the scores.
+        name: what to call the species in the warning.
+
+    Raises:
+        ValueError: the two lists differ in length, or the thresholds do not rise.
+    """
+    tried, values = np.asarray(thresholds, dtype=np.float64), np.asarray(fbeta_values, dtype=np.float64)
+    if tried.ndim != 1 or tried.shape != values.shape or np.any(np.diff(tried) <= 0):
+        raise ValueError(f"thresholds must rise and have one F-beta each; got {tried.tolist()} and {values.tolist()}.")
+    if truths < MIN_TRUTHS or not np.any(values > 0):
+        few = f"{truths} true particles, at least {MIN_TRUTHS} needed"
+        reason = few if truths < MIN_TRUTHS else f"none of its {truths} true particles was found"
+        warnings.warn(f"{name} keeps the threshold {fallback:g}: {reason}.", InputWarning, stacklevel=2)
+        return fallback
+    best = int(np.argmax(values))
+    lower = values < values[best] - PLATEAU
+    first = int(np.flatnonzero(lower[:best])[-1]) + 1 if lower[:best].any() else 0
+    last = best + int(np.argmax(lower[best:])) - 1 if lower[best:].any() else len(values) - 1
+    return float(tried[(first + last) // 2])
 
 
 @dataclass(frozen=True)
@@ -40,7 +84,7 @@ class Valley:
         return f"{self.threshold:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def suggest_threshold(scores: ArrayLike, resamples: int = 200, seed: int = 0) -> Valley:
+def suggest_threshold(scores: ArrayLike) -> Valley:
     """Find the valley between two hills of a score histogram, and how sure its place is.
 
     The density of the log-odds is smoothed by Silverman's rule. A valley is clear when each side holds at least
@@ -49,8 +93,6 @@ def suggest_threshold(scores: ArrayLike, resamples: int = 200, seed: int = 0) ->
 
     Args:
         scores: ``(N,)`` probabilities.
-        resamples: how often the picks are drawn anew from themselves (bootstrap).
-        seed: of these draws.
 
     Source:
         Silverman 1986, "Density Estimation for Statistics and Data Analysis", equation 3.31, for the width; Efron and
@@ -66,9 +108,9 @@ def suggest_threshold(scores: ArrayLike, resamples: int = 200, seed: int = 0) ->
     here = _bottom(counts, width)
     if here is None:
         return Valley(None)
-    drawn = np.random.default_rng(seed).multinomial(len(places), counts / len(places), resamples)
+    drawn = np.random.default_rng(0).multinomial(len(places), counts / len(places), RESAMPLES)
     found = [place for place in (_bottom(row, width) for row in drawn) if place is not None]
-    agreement = len(found) / resamples
+    agreement = len(found) / RESAMPLES
     if agreement < MIN_AGREEMENT:
         return Valley(None, agreement=agreement)
     threshold, low, high = expit([middles[here], *np.percentile(middles[found], (5, 95))]).tolist()
