@@ -13,21 +13,16 @@ import zarr
 from fsspec.implementations.memory import MemoryFileSystem
 from scripts import fetch, remote_files, remote_projects, remote_zarr
 from scripts.datasets import list_labelled_runs, list_runs
-from scripts.errors import InputError
+from scripts.errors import InputError, without_user
 from scripts.ome_zarr import list_chunks, load_ome_zarr
 from scripts.ome_zarr_writer import write_ome_zarr
 from scripts.projects import project_roots
+from trees import runs_in
 
 SHAPE = (6, 10, 14)
 VALUES = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
 SIZES = (5.0, 10.0, 20.0)
 URL = "memory://data/TS_1.zarr"
-
-
-def runs_in(project, voxel_size_angstrom=10.0):
-    """Return the names of the runs of a project that have a tomogram of the kind ``wbp`` and that voxel size."""
-    found = (project / "static" / "ExperimentRuns").glob(f"*/VoxelSpacing{voxel_size_angstrom:.3f}/wbp.zarr")
-    return sorted(path.parents[1].name for path in found)
 
 
 def halved(values):
@@ -117,7 +112,7 @@ def visible(folder):
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_the_level_nearest_to_the_wanted_voxel_size_comes_alone(zarr_format, store, asked, tmp_path):
     store.put(str(write_pyramid(tmp_path / "source.zarr", zarr_format)), "/data/TS_1.zarr", recursive=True)
-    assert run(tmp_path / "here", "--voxel_size_angstrom", "9") == 0
+    assert run(tmp_path / "here", "--wanted_voxel_size_angstrom", "9") == 0
     volume, size = load_ome_zarr(tmp_path / "here/TS_1.zarr")
     assert np.array_equal(volume, LEVELS[1])
     assert size == (10.0, 10.0, 10.0)
@@ -145,7 +140,7 @@ def test_without_a_wish_the_voxel_size_of_the_model_counts(remote, tmp_path, cap
 @pytest.mark.parametrize("name", ["s0", "scale_0/image"])
 def test_a_level_of_another_name_is_found(name, store, tmp_path):
     source = write_pyramid(tmp_path / "source.zarr", paths=(name, "b", "c"))
-    assert run(tmp_path / "here", "--voxel_size_angstrom", "5", url=f"file://{source}") == 0
+    assert run(tmp_path / "here", "--wanted_voxel_size_angstrom", "5", url=f"file://{source}") == 0
     assert np.array_equal(load_ome_zarr(tmp_path / "here/source.zarr")[0], VALUES)
 
 
@@ -182,7 +177,7 @@ def test_what_is_there_is_not_fetched_again(remote, asked, tmp_path, capsys):
 
 def test_another_level_or_source_of_the_same_name_replaces_nothing(remote, tmp_path, capsys):
     assert run(tmp_path / "here") == 0
-    assert run(tmp_path / "here", "--voxel_size_angstrom", "5") == 1
+    assert run(tmp_path / "here", "--wanted_voxel_size_angstrom", "5") == 1
     store_of_another = "memory://other/TS_1.zarr"
     remote.cp("/data/TS_1.zarr", "/other/TS_1.zarr", recursive=True)
     assert run(tmp_path / "here", url=store_of_another) == 1
@@ -306,6 +301,16 @@ def test_our_own_full_disk_is_not_the_stores_fault(remote, tmp_path, monkeypatch
     assert visible(tmp_path / "here") == []
 
 
+@pytest.mark.parametrize("user", ["me:wJalrXUt@", "wJalrXUt@", "me:wJal@rXUt@"])
+def test_an_address_is_shown_without_its_user(user):
+    assert without_user(f"no https://{user}host/a@b.zarr here") == "no https://host/a@b.zarr here"
+
+
+def test_every_text_in_a_stores_options_counts_as_secret():
+    options = {"auth": ["me", "topsecret"], "client": {"token": "wJalrXUt", "retries": 3}, "anon": False}
+    assert remote_files.secrets_in(options) == ("topsecret", "wJalrXUt")
+
+
 def test_no_credentials_are_shown(remote, tmp_path, monkeypatch, capsys):
     secret = "wJalrXUtnFEMI"
     fs = SimpleNamespace(
@@ -313,7 +318,7 @@ def test_no_credentials_are_shown(remote, tmp_path, monkeypatch, capsys):
     )
     source = remote_files.source_in(fs, "a.zarr", remote_files.secrets_in({"a": {"key": secret}}))
     assert source.url == "https://host/a.zarr"
-    assert secret not in repr(source.secrets and source.url)
+    assert secret not in repr(source)
     error = OSError(f"no such key as {secret} at https://me:{secret}@host/")
     assert remote_files.fact_of(error, source.secrets) == "no such key as *** at https://host/"
     with pytest.raises(SystemExit):
@@ -515,11 +520,12 @@ def test_a_folder_that_rounds_the_voxel_size_keeps_its_name(remote, open_runs, t
 
 
 @pytest.mark.parametrize(
-    ("patterns", "users"), [(None, ["me", "you"]), (["me/1"], ["me"]), (["*/1"], ["me", "you"]), ([], [])]
+    ("patterns", "users"),
+    [(None, ["me", "you"]), ("me/1", ["me"]), ("*/1", ["me", "you"]), ("you/1, me/1", ["me", "you"]), ("none", [])],
 )
 def test_picks_are_chosen_by_user_and_session(patterns, users, remote, open_runs, tmp_path):
     config = open_runs(make_run(remote, "A", users=("me", "you")))
-    assert run(tmp_path / "here", *([] if patterns is None else ["--picks", *patterns]), url=config) == 0
+    assert run(tmp_path / "here", *([] if patterns is None else ["--picks", patterns]), url=config) == 0
     folder = tmp_path / "here/overlay/ExperimentRuns/A/Picks"
     assert sorted(path.name for path in folder.glob("*")) == [f"{user}_1_ribosome.json" for user in users]
 
@@ -590,7 +596,7 @@ def test_the_config_here_holds_no_credentials_and_its_own_roots(remote, open_run
 
 def test_picks_go_to_a_project_that_was_moved(remote, open_runs, tmp_path):
     config = open_runs(make_run(remote, "A"))
-    assert run(tmp_path / "here", "--picks", url=config) == 0
+    assert run(tmp_path / "here", "--picks", "none", url=config) == 0
     (tmp_path / "here").rename(tmp_path / "moved")
     shutil.rmtree(tmp_path / "moved/overlay")
     assert run(tmp_path / "moved", url=config) == 0

@@ -4,9 +4,11 @@ import bz2
 import gzip
 import itertools
 import json
+import os
 import struct
 import tracemalloc
 import warnings
+from pathlib import Path
 
 import mrcfile
 import nibabel
@@ -668,7 +670,7 @@ def test_a_file_that_may_not_be_read_is_refused_in_one_line(tmp_path, monkeypatc
 
 @pytest.mark.parametrize("work", [read_tomogram, read_extent, read_ome_zarr])
 def test_an_address_is_refused_with_the_command_that_fetches_it(work):
-    with pytest.raises(InputError, match=r"^s3://bucket/x\.zarr is not on this disk\. Bring it here first: python -m"):
+    with pytest.raises(InputError, match=r"^s3://bucket/x\.zarr is not on this disk\. .* by: python -m scripts\.fetch"):
         work("s3://bucket/x.zarr")
 
 
@@ -747,7 +749,7 @@ def test_a_group_without_description_lists_what_it_holds(tmp_path):
 
 
 def test_an_empty_group_says_so(tmp_path):
-    with pytest.raises(InputError, match="it holds nothing"):
+    with pytest.raises(InputError, match="which array to read: give the array itself"):
         read_ome_zarr(write_group(tmp_path / "a.zarr", {}))
 
 
@@ -1048,14 +1050,14 @@ def test_an_interrupted_writing_leaves_the_old_volume_and_nothing_else(tmp_path,
 
 def test_a_folder_that_cannot_be_swapped_in_leaves_the_old_one(tmp_path, monkeypatch):
     write_levels(tmp_path / "a.zarr", VALUES, VOXEL_SIZE)
-    rename = type(tmp_path).rename
+    replace, refused = os.replace, [OSError(13, "Permission denied")]
 
-    def refuse_new(path, target):
-        if path.name.endswith(".new"):
-            raise OSError(13, "Permission denied")
-        return rename(path, target)
+    def refuse_once(path, target):
+        if Path(target).name == "a.zarr" and refused:
+            raise refused.pop()
+        replace(path, target)
 
-    monkeypatch.setattr(type(tmp_path), "rename", refuse_new)
+    monkeypatch.setattr("os.replace", refuse_once)
     with pytest.raises(InputError, match=r"cannot write .*a\.zarr: Permission denied"):
         write_levels(tmp_path / "a.zarr", VALUES + 1, VOXEL_SIZE)
     assert np.array_equal(read_ome_zarr(tmp_path / "a.zarr").data, VALUES)

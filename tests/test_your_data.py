@@ -25,7 +25,8 @@ SMALL = {"training": {**NETWORK, **TRAINING}, "evaluating": {**NETWORK, "sweep_t
 
 
 def commands():
-    blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+    steps = PAGE.partition("## Data that is elsewhere")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", steps, flags=re.DOTALL)
     return [block.replace("\\\n", " ").strip() for block in blocks]
 
 

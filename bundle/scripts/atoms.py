@@ -20,10 +20,20 @@ PROTEIN_WITH_HYDROGENS, NUCLEIC_WITH_HYDROGENS = 1.076, 1.035
 
 
 def read_atoms(path: str | Path, assembly: bool | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Read the atoms of a PDB or mmCIF file; see `model_specimen`.
+    """Read the atoms of the first model in a PDB or mmCIF file.
+
+    Atoms count by their occupancy, waters not at all. Where the file holds no hydrogens, their mass is added to the
+    atoms of the amino acids and nucleotides.
+
+    Args:
+        path: the file, perhaps compressed with gzip.
+        assembly: build the first biological assembly; None does where the file names one.
 
     Returns:
         Positions ``(N, 3)``, ``(z, y, x)`` in ångströms, and masses ``(N,)`` in kDa.
+
+    Raises:
+        InputError: the file cannot be read, holds no atoms or not the wanted assembly, or gemmi is not installed.
     """
     try:
         import gemmi

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+
+USER_INFO = re.compile(r"(?<=://)[^/\s]*@")
 
 
 class InputError(ValueError):
@@ -18,6 +21,11 @@ class InputWarning(UserWarning):
 
 class NoContrastWarning(InputWarning):
     """A volume is constant: nothing can be picked in it, and nothing learned from it."""
+
+
+def without_user(text: str) -> str:
+    """Return a text whose addresses name no user and no password."""
+    return USER_INFO.sub("", text)
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:

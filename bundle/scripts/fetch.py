@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = make_parser().parse_args(arguments)
     try:
-        size = options.voxel_size_angstrom or read_particles(PARTICLES).voxel_size_angstrom
+        size = options.wanted_voxel_size_angstrom or read_particles(PARTICLES).voxel_size_angstrom
         choice = Choice(size, options.kind, options.runs, options.picks, options.allow_missing_chunks)
         fetch(options.source, options.folder, choice, options.storage_options)
     except InputError as error:
@@ -93,16 +93,16 @@ def make_parser() -> argparse.ArgumentParser:
         "source", metavar="SOURCE", help="address of an OME-Zarr (s3://...), or a copick config (*.json)"
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to, on this disk")
-    parser.add_argument("--kind", nargs="+", metavar="KIND", help="of tomograms in a project (default: all)")
-    parser.add_argument("--runs", type=lambda text: text.split(","), metavar="A,B", help="of a project (default: all)")
+    parser.add_argument("--kind", type=_names, metavar="A,B", help="of tomograms in a project (default: all)")
+    parser.add_argument("--runs", type=_names, metavar="A,B", help="of a project (default: all)")
     parser.add_argument(
-        "--voxel_size_angstrom",
+        "--wanted_voxel_size_angstrom",
         type=_positive,
         metavar="SIZE",
-        help="wanted; the nearest is fetched (default: the model's)",
+        help="the nearest is fetched (default: the model's)",
     )
     parser.add_argument(
-        "--picks", nargs="*", default=["*/*"], metavar="USER/SESSION", help="of a project (default: all; alone: none)"
+        "--picks", type=_names, default=["*/*"], metavar="USER/SESSION,...", help="of a project (default: all; or none)"
     )
     parser.add_argument(
         "--storage_options", type=_object, metavar="JSON", help="for the store, e.g. '{\"anon\": true}'"
@@ -111,10 +111,17 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _names(text: str) -> list[str]:
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
 def _positive(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"must be a positive number of ångströms; got {text}")
     return value
 
 

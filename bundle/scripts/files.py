@@ -85,11 +85,16 @@ def write_folder_atomically(folder: str | Path, remedy: str = "") -> Iterator[Pa
         try:
             yield temporary
             if target.exists():
-                os.replace(target, old)
-            os.replace(temporary, target)
-            shutil.rmtree(old, ignore_errors=True)
+                os.replace(target, old)  # a folder cannot take the place of a full one
+            try:
+                os.replace(temporary, target)
+            except OSError:
+                if old.exists():
+                    os.replace(old, target)
+                raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}. {remedy}".rstrip()) from error
 

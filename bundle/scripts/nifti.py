@@ -17,9 +17,8 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from scripts.coordinates import SizeZYX
 from scripts.errors import InputError
-
-SizeZYX = tuple[float, float, float]
 
 HEADER_BYTES = 540  # of NIfTI 2; NIfTI 1 has 348
 CLASSES = {b"n+1\0": nibabel.Nifti1Image, b"n+2\0": nibabel.Nifti2Image}

@@ -19,6 +19,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
+from scripts.coordinates import SizeZYX
 from scripts.errors import InputError
 
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # one of these makes a folder a Zarr folder
@@ -31,8 +32,6 @@ FAULTS = (  # what the library and its codecs raise at damaged metadata and chun
     *(RuntimeError, SystemError, OSError, EOFError, zlib.error, lzma.LZMAError),
     getattr(zarr.errors, "MetadataError", ValueError),  # zarr 2 only
 )
-
-SizeZYX = tuple[float, float, float]
 
 
 class Level(NamedTuple):
@@ -174,8 +173,8 @@ def _levels(folder: Path, node: Any) -> list[Level]:
     names = _names_within(folder)
     if len(names) == 1:
         return [Level(names[0], None, None)]
-    found = ", ".join(names) or "nothing"
-    raise InputError(f"{folder} has no 'multiscales' metadata that say which array to read; it holds {found}.")
+    remedy = f"; it holds {', '.join(names)}" if names else ": give the array itself"
+    raise InputError(f"{folder} has no 'multiscales' metadata that say which array to read{remedy}.")
 
 
 def _names_within(group: Path) -> list[str]:

@@ -9,11 +9,8 @@ import itertools
 import json
 import math
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from numcodecs import Blosc
 from numpy.typing import NDArray
 
 from scripts.errors import InputError
+from scripts.files import write_folder_atomically
 from scripts.ome_zarr import is_zarr
 
 COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}  # what the challenge's tomograms have
@@ -56,7 +54,10 @@ def write_ome_zarr(
         raise ValueError(f"voxel_size_angstrom is a positive number of ångströms; got {voxel_size_angstrom}.")
     if levels < 1 or chunk_side < 1:
         raise ValueError(f"levels and chunk_side must be 1 or more; got {levels} and {chunk_side}.")
-    with _replace_folder(Path(os.path.realpath(folder))) as new:
+    target = Path(os.path.realpath(folder))
+    if target.exists() and not is_zarr(target):
+        raise InputError(f"cannot write {target}: something else than a Zarr folder stands there. Move it away.")
+    with write_folder_atomically(target) as new:
         _write_json(new / ".zgroup", {"zarr_format": 2})
         _write_json(new / ".zattrs", {"multiscales": [_multiscale(float(voxel_size_angstrom), levels)]})
         for level in range(levels):
@@ -114,29 +115,3 @@ def _write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-@contextmanager
-def _replace_folder(folder: Path) -> Iterator[Path]:
-    """Give an empty folder to write to, and put it in the place of a Zarr folder when it is complete."""
-    mark = uuid.uuid4().hex[:8]
-    new, old = (folder.with_name(f".{folder.name}.{mark}.{state}") for state in ("new", "old"))
-    if folder.exists() and not is_zarr(folder):
-        raise InputError(f"cannot write {folder}: something else than a Zarr folder stands there. Move it away.")
-    try:
-        new.mkdir(parents=True)
-        try:
-            yield new
-            if folder.exists():
-                folder.rename(old)  # a folder cannot take the place of a full one
-            try:
-                new.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}.") from error

@@ -24,11 +24,11 @@ from monai.config import PathLike
 from monai.data import ImageReader
 from numpy.typing import NDArray
 
-from scripts.coordinates import affine_of
-from scripts.errors import InputError, InputWarning
+from scripts.coordinates import SizeZYX, affine_of
+from scripts.errors import InputError, InputWarning, without_user
 from scripts.mrc import HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_extent
 from scripts.nifti import is_nifti, is_nifti_pair, parse_nifti, parse_nifti_extent
-from scripts.ome_zarr import ZARR_MARKS, SizeZYX, is_zarr, load_ome_zarr, ome_zarr_extent
+from scripts.ome_zarr import ZARR_MARKS, is_zarr, load_ome_zarr, ome_zarr_extent
 
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=.)", re.IGNORECASE)  # two letters or more: C:/ is a disk
 NAME_ENDINGS = re.compile(r"((\.ome)?\.zarr|\.(mrc|rec|st|map|nii)(\.gz|\.bz2)?)$", re.IGNORECASE)
@@ -207,7 +207,10 @@ def refuse_address(path: PathLike) -> None:
     address = ADDRESS.match(str(path))
     if address and not Path(path).exists():
         whole = str(path) if "://" in str(path) else ADDRESS.sub(r"\1://", str(path), count=1)  # as a Path writes it
-        raise InputError(f"{whole} is not on this disk. Bring it here first: python -m scripts.fetch {whole} FOLDER")
+        shown = without_user(whole)
+        raise InputError(
+            f"{shown} is not on this disk. An OME-Zarr is brought here by: python -m scripts.fetch {shown} FOLDER"
+        )
 
 
 def content_of(path: PathLike) -> str:

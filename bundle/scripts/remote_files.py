@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,11 +13,10 @@ from typing import Any, TypeVar
 import fsspec
 from fsspec.callbacks import Callback
 
-from scripts.errors import InputError
+from scripts.errors import InputError, without_user
 
 WAITS = (1.0, 4.0, 10.0)  # seconds before each further try
 SILENCE = {"total": None, "sock_connect": 30.0, "sock_read": 60.0}  # seconds that a web server may say nothing
-USER_INFO = re.compile(r"(?<=://)[^/@\s]*@")
 OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 PASSING = {errno.EIO, errno.EBUSY, errno.EAGAIN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETRESET}
 PASSING_STATUS = {408, 425, 429}  # and from 500 on
@@ -60,7 +58,7 @@ def open_source(url: str, storage_options: Mapping[str, Any]) -> Source:
         InputError: there is no store for such an address, or it cannot be reached.
     """
     url, secrets = url.rstrip("/"), secrets_in(storage_options)
-    shown = USER_INFO.sub("", url)
+    shown = without_user(url)
     if url.startswith("http") and "?" in url:
         raise InputError(f"{shown.partition('?')[0]}: an address with '?' is one file's; give that of the folder.")
     fs, path = persist(lambda: fsspec.core.url_to_fs(url, **storage_options), shown, secrets)
@@ -73,13 +71,14 @@ def source_in(fs: Any, path: str, secrets: tuple[str, ...] = ()) -> Source:
         import aiohttp  # here, because only web servers need it
 
         fs.kwargs.setdefault("timeout", aiohttp.ClientTimeout(**SILENCE))  # its own ends large files after 5 minutes
-    return Source(fs, path.rstrip("/"), USER_INFO.sub("", fs.unstrip_protocol(path)).rstrip("/"), secrets)
+    return Source(fs, path.rstrip("/"), without_user(fs.unstrip_protocol(path)).rstrip("/"), secrets)
 
 
 def secrets_in(options: Any) -> tuple[str, ...]:
     """Return every text in a store's options; which of them are secret, only the store knows."""
-    if isinstance(options, Mapping):
-        return tuple(secret for value in options.values() for secret in secrets_in(value))
+    if isinstance(options, Mapping | list | tuple):
+        values = options.values() if isinstance(options, Mapping) else options
+        return tuple(secret for value in values for secret in secrets_in(value))
     return (options,) if isinstance(options, str) and len(options) > 3 else ()
 
 
@@ -156,7 +155,7 @@ def fact_of(error: BaseException, secrets: tuple[str, ...] = ()) -> str:
     """Return what an error says, in one line and without secrets."""
     status, strerror = getattr(error, "status", None), getattr(error, "strerror", None)
     said = f"{status} {getattr(error, 'message', '')}" if isinstance(status, int) else strerror or str(error)
-    line = USER_INFO.sub("", " ".join(str(said).split()).rstrip(".")) or type(error).__name__
+    line = without_user(" ".join(str(said).split()).rstrip(".")) or type(error).__name__
     for secret in secrets:
         line = line.replace(secret, "***")
     return line[:300]

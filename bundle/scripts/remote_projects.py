@@ -54,9 +54,11 @@ def fetch_project(config: Path, folder: Path, choice: Choice) -> None:
     with _said(str(config), secrets):
         runs = {run.name: run for run in _open_project(config).runs}
     chosen = list(runs) if choice.runs is None else list(choice.runs)
-    if not runs or not set(chosen) <= set(runs):
+    if not runs:
+        raise InputError(f"{config} has no run: check its roots, and the credentials for them.")
+    if not set(chosen) <= set(runs):
         missing = ", ".join(name for name in chosen if name not in runs)
-        raise InputError(f"{config} has no run {missing}; copick finds {', '.join(runs) or 'none'}.")
+        raise InputError(f"{config} has no run {missing}; copick finds {', '.join(runs)}.")
     _start_project(folder, {key: facts[key] for key in KEPT_FACTS if key in facts})
     failed: list[str] = []
     seen: set[str] = set()

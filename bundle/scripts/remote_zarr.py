@@ -111,7 +111,8 @@ def _fetch_metadata(source: Source, below: str, folder: Path) -> None:
             return
     if not is_zarr(folder):
         place = f"{source.url}/{below}".rstrip("/")
-        raise refusal or InputError(f"{place} holds no Zarr metadata ({', '.join(ZARR_MARKS)}). Check the address.")
+        fact = f"{place} holds no Zarr metadata ({', '.join(ZARR_MARKS)})"
+        raise refusal or InputError(f"{fact}: give the address of one OME-Zarr.")
 
 
 def _keep_one_level(folder: Path, level: Level, origin: str) -> None:

@@ -198,9 +198,8 @@ def _resampled(values: NDArray[np.float64], step: float) -> NDArray[np.float64]:
 def model_specimen(name: str, path: str | Path, voxel_size_angstrom: float, assembly: bool | None = None) -> Specimen:
     """Make a density from the atoms of the first model in a PDB or mmCIF file.
 
-    Atoms count by their occupancy, waters not at all. Where the file holds no hydrogens, their mass is added to the
-    atoms of the amino acids and nucleotides. Each atom becomes a Gaussian of half a voxel, averaged over each voxel;
-    its temperature factor is not used.
+    Each of the atoms that `read_atoms` finds becomes a Gaussian of half a voxel, averaged over each voxel; its
+    temperature factor is not used.
 
     Args:
         name: of the species.

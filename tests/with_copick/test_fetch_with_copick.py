@@ -20,6 +20,7 @@ from scripts.ome_zarr import load_ome_zarr
 from scripts.ome_zarr_writer import write_ome_zarr
 from scripts.picks import read_copick_json
 from scripts.projects import tomogram_path, write_project
+from trees import runs_in
 
 copick = pytest.importorskip("copick")
 
@@ -60,12 +61,6 @@ class Server(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def runs_in(project, voxel_size_angstrom=10.0):
-    """Return the names of the runs of a project that have a tomogram of the kind ``wbp`` and that voxel size."""
-    found = (project / "static" / "ExperimentRuns").glob(f"*/VoxelSpacing{voxel_size_angstrom:.3f}/wbp.zarr")
-    return sorted(path.parents[1].name for path in found)
-
-
 def serving(folder, **answers):
     Server.answers = {ending.replace("_", "/"): list(statuses) for ending, statuses in answers.items()}
     Server.stall.clear()
@@ -272,7 +267,7 @@ def test_a_tomogram_of_the_overlay_and_another_level_come(far, in_memory, tmp_pa
     part = "ExperimentRuns/A/VoxelSpacing10.000"
     fs.mv(f"/far/static/{part}/wbp.zarr", f"/far/overlay/{part}/denoised.zarr", recursive=True)
     config = remote_config(far, tmp_path / "remote.json", f"{in_memory}/static", f"{in_memory}/overlay")
-    arguments = ("--runs", "A", "--kind", "denoised", "--voxel_size_angstrom", "20", "--picks")
+    arguments = ("--runs", "A", "--kind", "denoised", "--wanted_voxel_size_angstrom", "20", "--picks", "none")
     assert run(config, tmp_path / "here", *arguments) == 0
     opened = copick.from_file(str(tmp_path / "here/copick.json")).get_run("A")
     (spacing,) = opened.voxel_spacings
