@@ -149,7 +149,7 @@ class Plan:
         """
         parser = ConfigParser(globals={"comparable": comparable})
         parser.read_config([str(path) for path in files])
-        fixed = {"bundle_root": str(BUNDLE), "dataset_dir": self.dataset_dir}
+        fixed = {"bundle_root": str(BUNDLE), "dataset_dir": self.dataset_dir, "output_dir": str(self.output_dir)}
         for key, value in {**fixed, **self.settings, **settings}.items():
             if key not in parser:
                 raise InputError(f"{key} is not a setting of {', '.join(path.name for path in files)}.")
