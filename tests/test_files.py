@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import pytest
 from scripts.errors import InputError
@@ -42,6 +43,27 @@ def test_an_unfinished_folder_leaves_the_old_one_as_it_was(error, tmp_path):
         write_half(tmp_path / "one", error)
     assert (tmp_path / "one" / "x").read_text() == "old"
     assert os.listdir(tmp_path) == ["one"]
+
+
+@pytest.mark.parametrize("error", [OSError(13, "Permission denied"), KeyboardInterrupt()])
+@pytest.mark.parametrize("times", [1, 2])
+def test_whatever_ends_the_swap_of_a_folder_the_old_one_is_not_lost(error, times, tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "x").write_text("old")
+    replace, refused = os.replace, [error] * times  # the second time on its way back
+
+    def refuse(source, target):
+        if Path(target).name == "one" and refused:
+            raise refused.pop()
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises((InputError, KeyboardInterrupt)):
+        with write_folder_atomically(tmp_path / "one") as folder:
+            (folder / "x").write_text("new")
+    (left,) = tmp_path.iterdir()
+    assert (left / "x").read_text() == "old"
+    assert (left.name == "one") == (times == 1)
 
 
 def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):

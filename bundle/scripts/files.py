@@ -84,17 +84,17 @@ def write_folder_atomically(folder: str | Path, remedy: str = "") -> Iterator[Pa
         temporary.mkdir(parents=True)
         try:
             yield temporary
-            if target.exists():
-                os.replace(target, old)  # a folder cannot take the place of a full one
             try:
+                if target.exists():
+                    os.replace(target, old)  # a folder cannot take the place of a full one
                 os.replace(temporary, target)
-            except OSError:
-                if old.exists():
+            except BaseException:  # Ctrl-C between the two, too
+                if old.exists() and not target.exists():
                     os.replace(old, target)
                 raise
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}. {remedy}".rstrip()) from error
 
