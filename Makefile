@@ -19,7 +19,7 @@ LABEL_VENV := .venv-label
 LABEL_PORT ?= 8000
 LABEL_DIR := $(CURDIR)/output/label
 
-# what `make weights` is told; --smoke for a small and quick one, see benchmarks/make_weights.py
+# what `make weights` is told; --smoke for a small and quick one, see tools/make_weights.py
 OPTIONS ?= --install
 
 # what `make bundle` is told; see docs/model_zoo.md
@@ -33,7 +33,7 @@ export THP_MEM_ALLOC_ENABLE ?= 1
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
 		--dataset_dir $(SAMPLE) --output_dir $(PICKS) --resume False --overwrite True
-	cd bundle && $(BIN)/python -m scripts.metrics $(SAMPLE)/truth.csv $(PICKS)/picks.csv
+	cd bundle && $(BIN)/python -m scripts.scoring $(SAMPLE)/truth.csv $(PICKS)/picks.csv
 	@find $(PICKS) -type f | sort
 
 test: $(VENV)/ready
@@ -42,12 +42,12 @@ test: $(VENV)/ready
 # four small tomograms out of phantoms, with known truth; docs/simulation.md has larger ones, and density maps
 simulate: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/simulate.json --dataset_dir $(SIMULATED)
-	$(BIN)/python benchmarks/draw_simulation.py dataset $(SIMULATED) $(SIMULATED)/overview.png
+	$(BIN)/python tools/draw_simulation.py dataset $(SIMULATED) $(SIMULATED)/overview.png
 	@find $(SIMULATED) -name '*.zarr' -prune -print -o -type f -print | sort
 
 # all that is behind the shipped weights
 weights: $(VENV)/ready
-	$(BIN)/python benchmarks/make_weights.py $(OPTIONS)
+	$(BIN)/python tools/make_weights.py $(OPTIONS)
 
 # what is published: dist/cryoet_particle_segmentation and its zip, checked
 bundle: $(VENV)/ready
@@ -58,7 +58,7 @@ test-published: bundle $(MLFLOW)/ready
 	$(BIN)/python -m pytest tests/clients
 
 test-copick: $(COPICK_VENV)/ready
-	$(CURDIR)/$(COPICK_VENV)/bin/python -m pytest tests/with_copick tests/test_projects.py
+	$(CURDIR)/$(COPICK_VENV)/bin/python -m pytest tests/with_copick tests/test_copick_tree.py
 
 # the pages in Chromium, which is installed where it is missing and Debian's packages can be
 test-browser: $(BROWSER_VENV)/ready
@@ -70,7 +70,7 @@ test-browser: $(BROWSER_VENV)/ready
 
 # MONAI Label with the sample as its study, for 3D Slicer; Ctrl-C ends it. STUDIES="--studies DIR" takes your own
 label-server: $(LABEL_VENV)/ready
-	$(CURDIR)/$(LABEL_VENV)/bin/python label/serve.py --folder $(LABEL_DIR) --port $(LABEL_PORT) $(STUDIES)
+	$(CURDIR)/$(LABEL_VENV)/bin/python apps/monai_label/serve.py --folder $(LABEL_DIR) --port $(LABEL_PORT) $(STUDIES)
 
 # the programs that bundles are used from, with the last line of each one's answers
 test-clients: test-published test-label
@@ -88,21 +88,21 @@ format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-$(VENV)/ready: requirements.lock
-$(COPICK_VENV)/ready: requirements-copick.lock
-$(BROWSER_VENV)/ready: requirements-browser.lock
+$(VENV)/ready: requirements/bundle.lock
+$(COPICK_VENV)/ready: requirements/copick.lock
+$(BROWSER_VENV)/ready: requirements/browser.lock
 %/ready:
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-$(MLFLOW)/ready: requirements-mlflow.lock $(VENV)/ready
+$(MLFLOW)/ready: requirements/mlflow.lock $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(MLFLOW) --requirement $<
 	touch $@
 
 # torch first and by its number alone, so that the machine gets its own build; the last two without their requirements
 $(LABEL_VENV)/ready: PIP = $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
-$(LABEL_VENV)/ready: requirements-label.lock
+$(LABEL_VENV)/ready: requirements/label.lock
 	$(PYTHON) -m venv $(LABEL_VENV)
 	$(PIP) torch==2.13.0
 	$(PIP) --requirement $<

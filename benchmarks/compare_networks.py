@@ -53,12 +53,13 @@ from tqdm import tqdm
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 sys.path.insert(0, str(BUNDLE))
 
-from scripts.datasets import list_labelled_runs, require_runs  # noqa: E402
+from scripts.atomic_files import require_writable, write_atomically  # noqa: E402
+from scripts.datasets.runs import require_runs  # noqa: E402
+from scripts.datasets.truth import list_labelled_runs  # noqa: E402
 from scripts.errors import InputError, chain_of, find_input_error  # noqa: E402
-from scripts.files import require_writable, write_atomically  # noqa: E402
-from scripts.inferer import number_format  # noqa: E402
-from scripts.metrics import MODES  # noqa: E402
-from scripts.training import loss_of  # noqa: E402
+from scripts.handlers.training_logs import loss_of  # noqa: E402
+from scripts.inference.precision import number_format  # noqa: E402
+from scripts.scoring.matching import MODES  # noqa: E402
 
 CONFIGS = [BUNDLE / "configs" / name for name in ("train.json", "evaluate.json", "particles.json")]
 TRAINING, EVALUATION = CONFIGS[:1], CONFIGS[:2]
@@ -111,12 +112,16 @@ HANDLERS_LEFT_OUT = {
     "LrScheduleHandler",
     "ValidationHandler",
     "TensorBoardStatsHandler",
-    "scripts.training.TrainingProgress",
-    "scripts.training.MetricsTable",
-    "scripts.training.TrainingCheckpoint",
+    "scripts.handlers.training_logs.TrainingProgress",
+    "scripts.handlers.training_logs.MetricsTable",
+    "scripts.handlers.checkpoint.TrainingCheckpoint",
 }
 CLOCKS = {"wall": perf_counter, "processor": lambda: process_time() / torch.get_num_threads()}
-FITTING = {"scripts.picking.SweepThresholdsd", "scripts.evaluation.FitThresholds", "scripts.evaluation.WritePages"}
+FITTING = {
+    "scripts.scoring.threshold_sweep.SweepThresholdsd",
+    "scripts.handlers.thresholds.FitThresholds",
+    "scripts.handlers.pages.WritePages",
+}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "bundle"))
 
-from scripts.network import ConvNeXtUNet
+from scripts.networks.convnext_unet import ConvNeXtUNet
 
 WINDOWS = (2, 1, 64, 96, 96)
 ORDERS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last_3d}

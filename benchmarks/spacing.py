@@ -22,9 +22,9 @@ from scipy.spatial import KDTree
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-from scripts.metrics import score_picks  # noqa: E402
-from scripts.particles import read_particles  # noqa: E402
 from scripts.picks import Pick, read_csv, xyz_angstrom_of  # noqa: E402
+from scripts.scoring.metrics import score_picks  # noqa: E402
+from scripts.species import read_particles  # noqa: E402
 
 OWN_ANGSTROM = 10.012
 SIZES_ANGSTROM = (5.0, 7.84, 13.5)

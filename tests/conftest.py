@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from scripts.particles import read_particles
+from scripts.species import read_particles
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -19,10 +19,22 @@ def shipped_particles():
     return read_particles(BUNDLE / "configs" / "particles.json")
 
 
+@pytest.fixture
+def simulation_settings():
+    """The shipped settings of a simulated dataset, small and quick."""
+    from monai.bundle import ConfigParser  # here, because the environment for copick has no MONAI
+
+    parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs" / "simulate.json")))
+    parser["bundle_root"] = str(BUNDLE)
+    found = parser.get_parsed_content("settings")
+    scene = {**found["scene"], "crowding": 4.0, "vesicle_radius_angstrom": [100, 150]}
+    return {**found, "shape": [40, 72, 88], "scene": scene}
+
+
 @pytest.fixture(scope="session")
 def all_phantoms():
-    from scripts.phantoms import PHANTOMS  # here, because the environment for copick lacks what they need
-    from scripts.specimens import phantom
+    from scripts.simulation.phantoms import PHANTOMS  # here, because the environment for copick lacks what they need
+    from scripts.simulation.specimens import phantom
 
     return {name: phantom(name, 10.0) for name in PHANTOMS}
 

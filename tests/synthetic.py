@@ -6,10 +6,10 @@ import torch
 from ignite.engine import Engine
 from monai.data import MetaTensor
 from scripts.coordinates import affine_of
-from scripts.network import ConvNeXtUNet
-from scripts.particles import ParticleSet, Species
+from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.picks import Pick, as_records
-from scripts.specimens import distances
+from scripts.simulation.specimens import distances
+from scripts.species import ParticleSet, Species
 
 SHAPE = (20, 28, 36)  # z, y, x: three lengths, so that a swapped axis shows
 

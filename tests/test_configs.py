@@ -20,11 +20,11 @@ import torch
 import zarr
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
-from scripts.network import ConvNeXtUNet
-from scripts.particles import read_particles
+from scripts.networks.convnext_unet import ConvNeXtUNet
+from scripts.networks.weights import read_tensors
 from scripts.picks import FORMATS, Facts, read_copick_folder, read_csv, read_relion5_star
-from scripts.targets import draw_spheres
-from scripts.weights import read_tensors
+from scripts.species import read_particles
+from scripts.volumes.labels import draw_spheres
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 CONFIGS = BUNDLE / "configs"

@@ -6,8 +6,8 @@ import shlex
 from pathlib import Path
 
 import pytest
-from scripts import fetch
 from scripts.command_line import refuse_unknown_settings
+from scripts.fetch import __main__ as fetch
 from scripts.picks import FORMATS
 from scripts.picks.__main__ import make_parser
 

@@ -17,8 +17,8 @@ from scripts.monai_label import (
     studies_with_points,
     with_options,
 )
+from scripts.networks.weights import record_sha256, recorded_sha256, save_tensors, sha256_of
 from scripts.picks import Pick, write_copick_json
-from scripts.weights import record_sha256, recorded_sha256, save_tensors, sha256_of
 from synthetic import SHAPE, image_of, make_particles, noise, tiny_network, write_mrc
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 from scipy import ndimage
-from scripts.metrics import score_picks
+from scripts.networks.weights import recorded_sha256, sha256_of
 from scripts.picks import read_csv
-from scripts.readers import read_tomogram
-from scripts.weights import recorded_sha256, sha256_of
+from scripts.scoring.metrics import score_picks
+from scripts.volumes.reading import read_tomogram
 from synthetic import write_mrc
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from scripts.picks import Pick, read_csv, read_relion5_star, write_relion5_star
-from scripts.targets import draw_spheres
+from scripts.volumes.labels import draw_spheres
 from synthetic import write_mrc
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 SizeZYX = tuple[float, float, float]
-
 FIRST_VOXEL_XYZ = {  # what a format calls the centre of a tomogram's first voxel, in voxels
     "relion4": (0.0, 0.0, 0.0),
     "warp": (0.0, 0.0, 0.0),

@@ -17,14 +17,15 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from torch import nn
 
-from scripts.datasets import TRUTH_TABLE, run_name
+from scripts.copick_tree import PICKS
+from scripts.datasets.runs import run_name
+from scripts.datasets.truth import TRUTH_TABLE
 from scripts.errors import InputError
-from scripts.particles import ParticleSet, with_thresholds
+from scripts.networks.weights import load_weights
 from scripts.picks import read_copick_json, read_csv
-from scripts.projects import PICKS
-from scripts.readers import is_tomogram
-from scripts.transforms import original_affine_of
-from scripts.weights import load_weights
+from scripts.preparation.image_facts import original_affine_of
+from scripts.species import ParticleSet, with_thresholds
+from scripts.volumes.reading import is_tomogram
 
 APP_DIR, STUDIES_DIR = "MONAI_LABEL_APP_DIR", "MONAI_LABEL_STUDIES"  # the server sets them, for its children too
 THRESHOLD, MIN_VOXELS = "threshold_", "min_voxels_"

@@ -32,8 +32,8 @@ def torchscript(published):
 @pytest.fixture(scope="module")
 def network(published):
     """Return the network with the published weights, made by no client."""
-    from scripts.network import ConvNeXtUNet
-    from scripts.weights import load_weights
+    from scripts.networks.convnext_unet import ConvNeXtUNet
+    from scripts.networks.weights import load_weights
 
     return load_weights(ConvNeXtUNet(widths="compact"), published / "models" / "model.pt")
 
@@ -50,7 +50,7 @@ def test_load_makes_the_network_out_of_the_config(published, network):
 
 
 def test_load_fills_a_network_that_is_given(published, network):
-    from scripts.network import ConvNeXtUNet
+    from scripts.networks.convnext_unet import ConvNeXtUNet
 
     found = load(published.name, model=ConvNeXtUNet(widths="compact"), bundle_dir=str(published.parent))
     assert torch.allclose(logits_of(found), logits_of(network), atol=1e-3)  # another memory order rounds otherwise
@@ -61,7 +61,9 @@ def test_load_takes_the_torchscript_file(published, network, torchscript):
     found, metadata, more = load(published.name, **given)
     assert torch.allclose(logits_of(found), logits_of(network), atol=1e-3)
     assert metadata["version"] == json.loads((published / "configs" / "metadata.json").read_text())["version"]
-    assert json.loads(more["inference.json"])["network_def"]["_target_"] == "scripts.network.ConvNeXtUNet"
+    assert (
+        json.loads(more["inference.json"])["network_def"]["_target_"] == "scripts.networks.convnext_unet.ConvNeXtUNet"
+    )
 
 
 def settings_of(published, dataset_dir, output_dir):

@@ -6,10 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
-from scripts.batch_page import write_batch_page, write_summary_page
-from scripts.metrics import count_matches
-from scripts.page import Tomogram, Truth, write_run_page
+from scripts.pages.batch_page import write_batch_page, write_summary_page
+from scripts.pages.run_page import Tomogram, Truth, write_run_page
 from scripts.picks import Pick, write_csv
+from scripts.scoring.metrics import count_matches
 
 selenium = pytest.importorskip("selenium")
 

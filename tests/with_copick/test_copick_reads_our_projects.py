@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from scripts.copick_tree import picks_folders, picks_path, project_roots, tomogram_path, write_project
 from scripts.errors import InputError
-from scripts.ome_zarr import load_ome_zarr
-from scripts.ome_zarr_writer import write_ome_zarr
 from scripts.picks import (
     FORMATS,
     Facts,
@@ -21,7 +20,8 @@ from scripts.picks import (
     write_copick_json,
     write_csv,
 )
-from scripts.projects import picks_folders, picks_path, project_roots, tomogram_path, write_project
+from scripts.volumes.ome_zarr import load_ome_zarr
+from scripts.volumes.ome_zarr_writer import write_ome_zarr
 
 copick = pytest.importorskip("copick")
 

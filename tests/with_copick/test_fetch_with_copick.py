@@ -15,11 +15,12 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
-from scripts import fetch, remote_files
-from scripts.ome_zarr import load_ome_zarr
-from scripts.ome_zarr_writer import write_ome_zarr
+from scripts.copick_tree import tomogram_path, write_project
+from scripts.fetch import __main__ as fetch
+from scripts.fetch import stores
 from scripts.picks import read_copick_json
-from scripts.projects import tomogram_path, write_project
+from scripts.volumes.ome_zarr import load_ome_zarr
+from scripts.volumes.ome_zarr_writer import write_ome_zarr
 from trees import runs_in
 
 copick = pytest.importorskip("copick")
@@ -79,7 +80,7 @@ def serving(folder, **answers):
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):
-    monkeypatch.setattr(remote_files, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(stores, "WAITS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture

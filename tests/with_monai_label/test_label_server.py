@@ -19,9 +19,9 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from scripts.coordinates import affine_of
+from scripts.networks.weights import read_tensors, recorded_sha256, sha256_of
 from scripts.picks import Pick, read_csv
-from scripts.readers import read_tomogram
-from scripts.weights import read_tensors, recorded_sha256, sha256_of
+from scripts.volumes.reading import read_tomogram
 from synthetic import write_mrc
 
 monailabel = pytest.importorskip("monailabel")

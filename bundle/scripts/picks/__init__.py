@@ -6,14 +6,14 @@ stands in `scripts.coordinates` alone. Every file is written under a temporary n
 run never leaves half a file under the final name.
 """
 
+from scripts.picks.bounds import check_inside
+from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
 from scripts.picks.copick_json import read_copick_folder, read_copick_json, write_copick_json
-from scripts.picks.facts import Facts
 from scripts.picks.formats import FORMATS, check_formats, write_run_folder
-from scripts.picks.inside import check_inside
 from scripts.picks.kaggle_csv import read_csv, write_csv
+from scripts.picks.pick import Pick, as_records, check_truth, xyz_angstrom_of
 from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
-from scripts.picks.table import Pick, as_records, check_truth, xyz_angstrom_of
 
 __all__ = [
     "FORMATS",

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from scripts.errors import InputError, InputWarning
+from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
-from scripts.picks.facts import Facts
 from scripts.picks.formats import FORMATS
 
 
@@ -46,7 +46,7 @@ def _with_tomogram(facts: Facts) -> Facts:
     """Take shape and voxel size out of the tomogram's header; what the user states counts more."""
     if facts.tomogram is None:
         return facts
-    from scripts.readers import read_extent  # here, because it takes seconds
+    from scripts.volumes.reading import read_extent  # here, because it takes seconds
 
     shape, voxel_size = read_extent(facts.tomogram, facts.voxel_size_angstrom)
     return replace(facts, volume_shape=facts.volume_shape or shape, voxel_size_angstrom=voxel_size)

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from scripts.coordinates import to_zyx_vox
+from scripts.copick_tree import is_project, picks_path
 from scripts.errors import InputError, InputWarning
+from scripts.picks.bounds import check_inside
+from scripts.picks.context import Facts
 from scripts.picks.copick_json import read_copick_folder
 from scripts.picks.copick_project import read_copick_project
-from scripts.picks.facts import Facts
 from scripts.picks.formats import (
     BY_SUFFIX,
     FORMATS,
@@ -25,9 +27,7 @@ from scripts.picks.formats import (
     guess_format,
     path_in_folder,
 )
-from scripts.picks.inside import check_inside
-from scripts.picks.table import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
-from scripts.projects import is_project, picks_path
+from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
 
 VOXEL_TOLERANCE = 0.01  # voxels in a table may differ by so much from what its ångströms say
 FILE_SUFFIXES = {*BY_SUFFIX, ".txt"}

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
+from scripts.atomic_files import write_atomically
 from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
 from scripts.errors import InputError
-from scripts.files import write_atomically
-from scripts.picks.facts import Facts, zyx_vox_for
-from scripts.picks.table import Pick, picks_at
-from scripts.picks.text import VOXEL_DIGITS, decimal, number, rows_of_text
+from scripts.picks.context import Facts, zyx_vox_for
+from scripts.picks.parsing import VOXEL_DIGITS, decimal, number, rows_of_text
+from scripts.picks.pick import Pick, picks_at
 
 
 def write_coords(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:

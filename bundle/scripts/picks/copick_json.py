@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
-from scripts.files import write_atomically
-from scripts.picks.table import Pick
-from scripts.picks.text import ANGSTROM_DIGITS, SCORE_DIGITS, number, read_text
+from scripts.picks.parsing import ANGSTROM_DIGITS, SCORE_DIGITS, number, read_text
+from scripts.picks.pick import Pick
 
 
 def write_copick_json(

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from scripts.copick_tree import PICKS, RUNS, project_roots
 from scripts.errors import InputError
+from scripts.picks.context import Facts
 from scripts.picks.copick_json import picks_of_content, read_content
-from scripts.picks.facts import Facts
-from scripts.picks.table import Pick
-from scripts.projects import PICKS, RUNS, project_roots
+from scripts.picks.pick import Pick
 
 
 def read_copick_project(path: str | Path, facts: Facts) -> list[Pick]:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from scripts.atomic_files import write_atomically
 from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
 from scripts.errors import InputError
-from scripts.files import write_atomically
-from scripts.picks.facts import Facts, zyx_vox_for
-from scripts.picks.table import Pick, picks_at
-from scripts.picks.text import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text, rows_of_text, run_of_file
+from scripts.picks.context import Facts, zyx_vox_for
+from scripts.picks.parsing import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text, rows_of_text, run_of_file
+from scripts.picks.pick import Pick, picks_at
 
 COLUMNS = 35
 TAG, ALIGNED, SHIFT, CC, TOMOGRAM, PLACE = 1, 2, 4, 10, 20, 24  # counted from 1, as Dynamo does

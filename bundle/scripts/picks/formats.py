@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Literal
 
 from scripts.errors import InputError
+from scripts.picks.context import Facts
 from scripts.picks.coords_text import read_coords, write_coords
 from scripts.picks.copick_json import read_copick_json, write_copick_json
 from scripts.picks.dynamo_table import DOC, read_dynamo_table, write_dynamo_table
-from scripts.picks.facts import Facts
 from scripts.picks.imod_text import read_imod_text, write_imod_text
 from scripts.picks.kaggle_csv import read_csv, write_csv
+from scripts.picks.pick import Pick
 from scripts.picks.portal_ndjson import read_ndjson, write_ndjson
 from scripts.picks.relion4_star import read_pixel_star, write_relion4_star, write_warp_star
 from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
 from scripts.picks.star import CENTERED, RUN, read_tables
-from scripts.picks.table import Pick
 
 USER_ID, SESSION_ID = "cryoet-particle-segmentation", "0"
 TABLE = "csv"  # the format that the bundle itself goes by

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
+from scripts.atomic_files import write_atomically
 from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
 from scripts.errors import InputError
-from scripts.files import write_atomically
-from scripts.picks.facts import Facts, zyx_vox_for
-from scripts.picks.table import Pick, picks_at
-from scripts.picks.text import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, rows_of_text
+from scripts.picks.context import Facts, zyx_vox_for
+from scripts.picks.parsing import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, rows_of_text
+from scripts.picks.pick import Pick, picks_at
 
 COLUMNS = ("object", "contour", "x", "y", "z", "score")
 LAYOUTS = {3: COLUMNS[2:5], 4: COLUMNS[1:5], 5: COLUMNS[:5], 6: COLUMNS}  # by the number of words

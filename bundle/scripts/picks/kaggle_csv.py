@@ -7,10 +7,10 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
+from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
-from scripts.files import write_atomically
-from scripts.picks.table import Pick
-from scripts.picks.text import ANGSTROM_DIGITS, SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text
+from scripts.picks.parsing import ANGSTROM_DIGITS, SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text
+from scripts.picks.pick import Pick
 
 REQUIRED_COLUMNS = ("experiment", "particle_type", "x", "y", "z")
 OPTIONAL_COLUMNS = ("score", "radius_angstrom", "x_voxel", "y_voxel", "z_voxel")

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from scripts.atomic_files import write_atomically
 from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
 from scripts.errors import InputError
-from scripts.files import write_atomically
-from scripts.picks.facts import Facts, zyx_vox_for
-from scripts.picks.table import Pick, picks_at
-from scripts.picks.text import SCORE_DIGITS, VOXEL_DIGITS, number, read_text
+from scripts.picks.context import Facts, zyx_vox_for
+from scripts.picks.parsing import SCORE_DIGITS, VOXEL_DIGITS, number, read_text
+from scripts.picks.pick import Pick, picks_at
 
 TYPES = ("point", "orientedPoint", "instancePoint")
 

@@ -13,7 +13,9 @@ import pandas as pd
 
 from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
 from scripts.errors import InputError, InputWarning
-from scripts.picks.facts import Facts, zyx_vox_for
+from scripts.picks.context import Facts, zyx_vox_for
+from scripts.picks.parsing import run_of_file
+from scripts.picks.pick import UNKNOWN, Pick, picks_at
 from scripts.picks.star import (
     MICROGRAPH,
     PIXELS,
@@ -27,8 +29,6 @@ from scripts.picks.star import (
     shifts_angstrom_of,
     write_table,
 )
-from scripts.picks.table import UNKNOWN, Pick, picks_at
-from scripts.picks.text import run_of_file
 
 TOMOSTAR = ".tomostar"  # Warp's file of a tilt series
 TILT_PIXEL, DETECTOR_PIXEL, MAGNIFICATION = "rlnTomoTiltSeriesPixelSize", "rlnDetectorPixelSize", "rlnMagnification"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from scripts.coordinates import from_xyz_centered_angstrom, to_xyz_centered_angstrom
+from scripts.picks.pick import Pick, picks_at, zyx_vox_of
 from scripts.picks.star import (
     CENTERED,
     RUN,
@@ -20,7 +21,6 @@ from scripts.picks.star import (
     shifts_angstrom_of,
     write_table,
 )
-from scripts.picks.table import Pick, picks_at, zyx_vox_of
 
 
 def write_relion5_star(

@@ -10,9 +10,9 @@ import pandas as pd
 import starfile
 from numpy.typing import NDArray
 
+from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
-from scripts.files import write_atomically
-from scripts.picks.text import number, read_text
+from scripts.picks.parsing import number, read_text
 
 RUN, MICROGRAPH, SCORE = "rlnTomoName", "rlnMicrographName", "rlnAutopickFigureOfMerit"
 CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
@@ -20,7 +20,6 @@ PIXELS = tuple(f"rlnCoordinate{axis}" for axis in "XYZ")
 SHIFTS_ANGSTROM = tuple(f"rlnOrigin{axis}Angst" for axis in "XYZ")
 SHIFTS_PIXELS = tuple(f"rlnOrigin{axis}" for axis in "XYZ")
 TURNS = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
-
 Tables = dict[str, pd.DataFrame]
 
 

@@ -1,0 +1,133 @@
+"""Start MONAI Label with the bundle: make its app and its studies, and hand over to its server.
+
+    python apps/monai_label/serve.py --folder output/label
+
+Below the folder stand ``app`` (MONAI Label's own "monaibundle" app, with a copy of the bundle in ``model`` and a
+strategy of ours) and ``studies`` (the sample). What is there already is kept: saved labels, trained weights. Remove it
+to start anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BUNDLE_NAME = "cryoet_particle_segmentation"  # MONAI Label calls the model after its folder
+STUDY_ENDINGS = ["*.nii.gz", "*.nii", "*.mrc", "*.rec", "*.st", "*.map"]
+TALKATIVE = (  # what they tell of every request is more than one wants to read; warnings still come through
+    "monailabel.utils.others.class_utils",
+    "monailabel.interfaces.utils.transform",
+    "monailabel.tasks.infer.basic_infer",
+    "monailabel.transform.writer",
+    "ignite.engine.engine",
+    "timeloop",
+)
+
+
+def make_app(folder: Path, bundle: Path) -> Path:
+    """Make MONAI Label's app with the bundle in it, where there is none, and return its folder."""
+    app = folder / "app"
+    if app.exists():
+        print(f"{app} is used as it is; remove it to start anew from the bundle", flush=True)
+        return app
+    source = Path(sys.prefix) / "monailabel" / "sample-apps" / "monaibundle"
+    unfinished = folder / "app.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(source, unfinished, ignore=shutil.ignore_patterns("model", "logs", "__pycache__"))
+    (unfinished / "main.py").rename(unfinished / "monaibundle.py")
+    (unfinished / "main.py").write_text("from uncertain_picks import MyApp as MyApp\n")
+    model = unfinished / "model" / BUNDLE_NAME
+    shutil.copytree(bundle, model, ignore=shutil.ignore_patterns("output", "eval", "__pycache__"))
+    unfinished.rename(app)
+    return app
+
+
+def make_studies(folder: Path, sample: Path) -> Path:
+    """Make a folder of studies out of a tomogram, where there is none: as NIfTI, for 3D Slicer, and as it is."""
+    studies = folder / "studies"
+    if not studies.exists():
+        sys.path.insert(0, str(ROOT / "bundle"))
+        import nibabel
+        import numpy as np
+        from scripts.volumes.reading import read_tomogram
+
+        studies.mkdir(parents=True)
+        volume = read_tomogram(sample)
+        image = nibabel.Nifti1Image(volume.data.T, np.asarray(volume.affine)[:, [2, 1, 0, 3]])
+        image.header.set_xyzt_units("mm")  # NIfTI has no ångström; one millimetre stands for one
+        nibabel.save(image, studies / f"{sample.stem}.nii.gz")
+        # another name, because MONAI Label knows a study by its name without the ending
+        shutil.copyfile(sample, studies / f"{sample.stem}_as_mrc.mrc")
+    return studies
+
+
+def write_log_config(folder: Path) -> Path:
+    """Write how the server logs: one readable line per event, on the screen and in ``app/logs/app.log``."""
+    log = folder / "app" / "logs" / "app.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    config = {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s", "datefmt": "%H:%M:%S"}},
+        "handlers": {
+            "screen": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stdout"},
+            "file": {"class": "logging.FileHandler", "formatter": "line", "filename": str(log)},
+        },
+        "root": {"level": "INFO", "handlers": ["screen", "file"]},
+        # without a handler only warnings are shown; MONAI Label sets the levels of its loggers itself
+        "loggers": {name: {"handlers": [], "propagate": False} for name in TALKATIVE},
+    }
+    path = folder / "logging.json"
+    path.write_text(json.dumps(config, indent=4) + "\n")
+    return path
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return the environment of the server and of the trainings that it starts."""
+    paths = [str(HERE / "torchvision_without_cuda"), str(HERE), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(STUDY_ENDINGS),
+        "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
+        # else every study is scored at the start, and again after each training
+        "MONAI_LABEL_AUTO_UPDATE_SCORING": os.environ.get("MONAI_LABEL_AUTO_UPDATE_SCORING", "false"),
+    }
+
+
+def command(app: Path, studies: Path, port: int, log_config: Path) -> list[str]:
+    """Return the server's command line."""
+    return [
+        sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies),
+        "--host", "127.0.0.1", "--port", str(port), "--uvicorn_app", "label_app:app", "--log_config", str(log_config),
+        # from the folder, not from the internet; without the segment-anything models
+        "--conf", "models", BUNDLE_NAME, "--conf", "zoo_source", "ngc", "--conf", "sam2", "false",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Make what is missing, and become the server; Ctrl-C ends it."""
+    parser = argparse.ArgumentParser(description="Start MONAI Label with the bundle.")
+    parser.add_argument("--folder", type=Path, default=ROOT / "output" / "label", help="what is made stands there")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "bundle", help="the bundle to copy")
+    parser.add_argument("--studies", type=Path, help="tomograms of your own, in place of the sample")
+    parser.add_argument("--port", type=int, default=8000)
+    given = parser.parse_args()
+    folder: Path = given.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    app = make_app(folder, given.bundle)
+    studies = given.studies or make_studies(folder, ROOT / "sample" / "sample.mrc")
+    arguments = command(app, studies.resolve(), given.port, write_log_config(folder))
+    print(f"MONAI Label: http://127.0.0.1:{given.port}   studies: {studies}   Ctrl-C ends it", flush=True)
+    os.chdir(folder)
+    os.execve(sys.executable, arguments, environment(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The same network in another program's file."""

@@ -1,0 +1,257 @@
+"""A copick project on a local disk: the challenge's tree of runs, tomograms and picks.
+
+::
+
+    copick.json
+    static/ExperimentRuns/<run>/VoxelSpacing<ångströms>/<kind>.zarr
+    overlay/ExperimentRuns/<run>/Picks/<user>_<session>_<species>.json
+
+A kind says how the tomogram was made from the tilt series, for example ``denoised`` or ``wbp``. The tomograms are
+OME-Zarr. ``static`` holds what was measured and ``overlay`` what was added, but copick finds both things in both.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scripts.atomic_files import write_atomically
+from scripts.errors import InputError
+from scripts.species import ParticleSet
+
+CONFIG, STATIC, OVERLAY = "copick.json", "static", "overlay"
+RUNS, PICKS = "ExperimentRuns", "Picks"
+FEATURES, SEGMENTATIONS, OBJECTS = "features", "Segmentations", "Objects"  # Zarr folders that are no tomograms
+COPICK_VERSION = "1.31.0"  # the version whose reading of the tree is followed here
+SPACING_FOLDER = re.compile(r"VoxelSpacing\d+(\.\d+)?")
+LOCAL_SCHEMES = ("", "local", "file")
+REFUSED_BY_COPICK = re.compile(r"""[<>:"/\\|?*\x00-\x1f\x7f\s_]|^-|-$|^$""")
+
+
+def tomogram_path(root: str | Path, run: str, voxel_size_angstrom: float, kind: str) -> Path:
+    """Return where a tomogram stands in a project.
+
+    Raises:
+        InputError: copick would not find a tomogram of that kind.
+    """
+    _refuse_for_copick("a kind of tomogram", kind)
+    if FEATURES in kind:
+        raise InputError(f"a kind of tomogram cannot be called '{kind}': copick leaves out names with '{FEATURES}'.")
+    return Path(root) / STATIC / RUNS / run / _spacing_folder(voxel_size_angstrom) / f"{kind}.zarr"
+
+
+def picks_path(root: str | Path, run: str, species: str, user_id: str, session_id: str) -> Path:
+    """Return where the picks of one species stand in a project, under the name that copick wants.
+
+    A file called ``<species>.json``, as in the challenge's truth, keeps copick from reading any picks of the run.
+
+    Raises:
+        InputError: a name that copick would refuse, or cut in the wrong place.
+    """
+    return overlay_folder_of(root) / RUNS / run / PICKS / session_file(user_id, session_id, species)
+
+
+def session_file(user_id: str, session_id: str, species: str) -> str:
+    """Return the name of the file of picks of a user, a session and a species; ``*`` stands for any of them.
+
+    Raises:
+        InputError: a name that copick would refuse, or cut in the wrong place.
+    """
+    for what, name in (("a species", species), ("a user_id", user_id), ("a session_id", session_id)):
+        if name != "*":
+            _refuse_for_copick(what, name)
+    return f"{user_id}_{session_id}_{species}.json"
+
+
+def write_project(root: str | Path, particles: ParticleSet, name: str, description: str) -> Path:
+    """Write ``copick.json`` and make the folders that it names; what is in them stays.
+
+    Copick takes a relative root for one below the working directory, so the file states absolute ones: after moving
+    the project, write it again for copick's sake. Our own reading goes by the folders beside the file.
+
+    Args:
+        root: the project's folder.
+        particles: become the pickable objects; those without a label get the numbers after the last one.
+        name: of the project.
+        description: of the project, one line.
+
+    Returns:
+        The path of the file, for ``copick.from_file``.
+
+    Raises:
+        InputError: copick would refuse the name of a species, or the place cannot be written to.
+    """
+    objects = _pickable_objects(particles)
+    return write_config(root, {"name": name, "description": description, "pickable_objects": objects})
+
+
+def write_config(root: str | Path, facts: Mapping[str, Any]) -> Path:
+    """Write a ``copick.json`` whose roots are the folders beside it, which are made.
+
+    Args:
+        root: the project's folder.
+        facts: what else stands in it, the pickable objects for example.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    root = Path(os.path.abspath(root))
+    content = {
+        **facts,
+        "version": COPICK_VERSION,
+        "config_type": "filesystem",
+        "overlay_root": f"local://{(root / OVERLAY).as_posix()}",
+        "overlay_fs_args": {"auto_mkdir": True},
+        "static_root": f"local://{(root / STATIC).as_posix()}",
+    }
+    try:
+        for part in (STATIC, OVERLAY):
+            (root / part / RUNS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write to {root}: {error.strerror or error}.") from error
+    with write_atomically(root / CONFIG) as file:
+        file.write(json.dumps(content, indent=4, ensure_ascii=False) + "\n")
+    return root / CONFIG
+
+
+def is_project(path: str | Path) -> bool:
+    """Tell whether a folder, or a file ``*.json``, is a copick project: there are runs in it or in the roots it names.
+
+    Raises:
+        InputError: it holds a ``copick.json`` that cannot be read.
+    """
+    return bool(project_roots(path))
+
+
+def project_roots(path: str | Path) -> list[Path]:
+    """Return the folders of a project that hold ``ExperimentRuns``: static, overlay, the project's own; none if none.
+
+    A root on this machine that ``copick.json`` names counts where the project has no folder ``static`` or ``overlay``
+    itself, so that a moved project is read from where it is now. A relative one is taken from beside the file.
+
+    Args:
+        path: the project's folder, or its config file under any name ``*.json``.
+
+    Raises:
+        InputError: the config file cannot be read.
+    """
+    folder, stated = _folder_and_stated_roots(Path(path))
+    roots = [folder / part if _has_runs(folder / part) else stated.get(part) for part in (STATIC, OVERLAY)]
+    found = [root for root in (*roots, folder) if root is not None and _has_runs(root)]
+    return list(dict.fromkeys(found))
+
+
+def overlay_folder_of(path: str | Path) -> Path:
+    """Return the root of a project that takes what is added, whether or not it holds anything yet.
+
+    That is the folder ``overlay`` with its runs, else the overlay that the config file names, else the project's own
+    folder where the runs stand in it directly.
+
+    Args:
+        path: as in `project_roots`.
+
+    Raises:
+        InputError: the config file cannot be read.
+    """
+    folder, stated = _folder_and_stated_roots(Path(path))
+    own = folder / OVERLAY
+    if _has_runs(own):
+        return own
+    return stated.get(OVERLAY) or (folder if _has_runs(folder) else own)
+
+
+def run_folder_of(tomogram: str | Path) -> Path | None:
+    """Return the folder of the run that a tomogram of a project belongs to; None for one outside of a project."""
+    spacing = Path(os.path.abspath(tomogram)).parent
+    return spacing.parent if SPACING_FOLDER.fullmatch(spacing.name) else None
+
+
+def is_feature_map(tomogram: str | Path) -> bool:
+    """Tell whether a volume beside the tomograms of a project is not one of them but computed from one."""
+    return run_folder_of(tomogram) is not None and FEATURES in Path(tomogram).name
+
+
+def holds_other_volumes(folder: str | Path) -> bool:
+    """Tell whether a folder of a project holds segmentations or maps of the species, which look like tomograms."""
+    folder = Path(os.path.abspath(folder))
+    if folder.name == SEGMENTATIONS:
+        return folder.parent.parent.name == RUNS
+    return folder.name == OBJECTS and _has_runs(folder.parent)
+
+
+def picks_folders(run_folder: Path, project: str | Path | None = None) -> list[Path]:
+    """Return where picks of a run may stand, whether or not they do: beside its tomograms, in static and in overlay.
+
+    Args:
+        run_folder: as `run_folder_of` gives it.
+        project: the project, where its folder does not hold the run.
+    """
+    runs = run_folder.parent
+    roots = [] if project is None else [Path(os.path.abspath(root)) for root in project_roots(project)]
+    is_part = runs.name == RUNS and runs.parent.name in (STATIC, OVERLAY)
+    if is_part and (runs.parent not in roots or roots == [runs.parent]):
+        roots = project_roots(runs.parent.parent)
+    return list(dict.fromkeys([run_folder / PICKS, *(root / RUNS / run_folder.name / PICKS for root in roots)]))
+
+
+def _has_runs(root: Path) -> bool:
+    return (root / RUNS).is_dir()
+
+
+def _spacing_folder(voxel_size_angstrom: float) -> str:
+    return f"VoxelSpacing{voxel_size_angstrom:.3f}"  # copick looks for exactly three decimals
+
+
+def _refuse_for_copick(what: str, name: str) -> None:
+    if REFUSED_BY_COPICK.search(name):
+        raise InputError(
+            f"copick allows no space, no '_', none of <>:\"/\\|?* and no '-' at the ends of {what}; got '{name}'."
+        )
+
+
+def _pickable_objects(particles: ParticleSet) -> list[dict[str, Any]]:
+    ordered = sorted(particles.known, key=lambda species: species.label or len(particles.known) + 1)
+    objects = []
+    for place, species in enumerate(ordered):
+        _refuse_for_copick("a species", species.name)
+        color = [round(255 * part) for part in colorsys.hsv_to_rgb(place / len(ordered), 0.8, 0.9)]
+        objects.append(
+            {
+                "name": species.name,
+                "is_particle": True,
+                "label": place + 1,  # labels have no gaps, so this is the species' own where it has one
+                "color": [*color, 255],
+                "radius": species.radius_angstrom,
+            }
+        )
+    return objects
+
+
+def _folder_and_stated_roots(path: Path) -> tuple[Path, dict[str, Path]]:
+    is_config = path.suffix == ".json" and path.is_file()
+    folder, config = (path.parent, path) if is_config else (path, path / CONFIG)
+    return folder, _stated_roots(config) if config.is_file() else {}
+
+
+def _stated_roots(config: Path) -> dict[str, Path]:
+    """Return the static and the overlay root that a config file names, as far as they are on this machine."""
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {config}: {' '.join(str(error).split())}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{config} must hold a JSON object; got a {type(content).__name__}.")
+    roots = {}
+    for part in (STATIC, OVERLAY):
+        scheme, _, root = str(content.get(f"{part}_root") or "").rpartition("://")
+        if root and scheme in LOCAL_SCHEMES:
+            roots[part] = config.parent / Path(root).expanduser()
+    return roots

@@ -1,0 +1,1 @@
+"""What a folder holds: tomograms by run, where their truth is, which runs validate."""

@@ -1,0 +1,29 @@
+"""Which runs a training validates on."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+
+from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, join_paths
+
+logger = logging.getLogger(__name__)
+
+
+def split_runs(
+    dataset_dir: Folders, validation_runs: Sequence[str], without: Sequence[str] = (), tomogram_kind: Kinds = None
+) -> list[str]:
+    """Return the names of the runs to validate on: those given, else every fifth run by name, the last one first.
+
+    Runs in ``without`` are left out, and those whose name stands in several folders are not chosen. A single run is not
+    split: there is nothing to validate on, and a warning says so.
+    """
+    if validation_runs:
+        return [name for name in as_names(validation_runs) if name not in as_names(without)]
+    found = find_runs(dataset_dir, tomogram_kind)
+    names = [item["run"] for runs in found.values() for item in runs if item["run"] not in as_names(without)]
+    if len(names) == 1:
+        logger.warning("%s holds one run only: it is trained on, and nothing is left to validate on", join_paths(found))
+        return []
+    return sorted(name for name, count in Counter(names).items() if count == 1)[::-1][::5]

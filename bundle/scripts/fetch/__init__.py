@@ -1,0 +1,1 @@
+"""Remote data, copied to this disk by one command."""

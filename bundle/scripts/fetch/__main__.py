@@ -1,0 +1,139 @@
+"""The command ``python -m scripts.fetch``: brings tomograms and picks from elsewhere to this disk.
+
+An OME-Zarr becomes a Zarr folder, a copick project a project with the same runs. What is complete is not fetched again,
+and nothing is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from scripts.atomic_files import lock_folder, require_writable
+from scripts.errors import InputError
+from scripts.fetch.copick_copy import NO_FILE_NAME, Choice, fetch_project, in_words, size_of
+from scripts.fetch.ome_zarr_copy import choose_level, fetch_level
+from scripts.fetch.stores import open_source
+from scripts.species import read_particles
+
+PARTICLES = Path(__file__).resolve().parents[2] / "configs" / "particles.json"
+LOCK = ".fetch.lock"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = make_parser().parse_args(arguments)
+    try:
+        size = options.wanted_voxel_size_angstrom or read_particles(PARTICLES).voxel_size_angstrom
+        choice = Choice(size, options.kind, options.runs, options.picks, options.allow_missing_chunks)
+        fetch(options.source, options.folder, choice, options.storage_options)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on with what is missing", file=sys.stderr)
+        return 130
+    return 0
+
+
+def fetch(source: str, folder: Path, choice: Choice, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Bring an OME-Zarr or a copick project to this disk, and say in a line per tomogram or run what was done.
+
+    Args:
+        source: the address of an OME-Zarr, or the path of a copick config.
+        folder: where to; made as needed.
+        choice: what is wanted.
+        storage_options: what fsspec's store takes, for an address.
+
+    Raises:
+        InputError: nothing can be fetched, or, after the last run of a project, some runs failed.
+    """
+    is_address = "://" in source
+    if not is_address and not (source.endswith(".json") and Path(source).is_file()):
+        raise InputError(
+            f"{source} is neither an address (s3://bucket/x.zarr) nor the path of a copick config (*.json)."
+        )
+    if storage_options and not is_address:
+        raise InputError(f"{source} states its stores' options itself: leave out --storage_options.")
+    require_writable(folder)
+    with open(folder / LOCK, "a") as lock:
+        lock_folder(lock, "fetch", "choose another folder")
+        if is_address:
+            fetch_address(source, folder, choice, storage_options or {})
+        else:
+            fetch_project(Path(source), folder, choice)
+
+
+def fetch_address(url: str, folder: Path, choice: Choice, storage_options: Mapping[str, Any]) -> None:
+    """Bring the OME-Zarr at an address to ``folder/<name>.zarr``.
+
+    Raises:
+        InputError: it cannot be read, or something else stands there.
+    """
+    source = open_source(url, storage_options)
+    name = unquote(source.url.rpartition("/")[2])
+    if NO_FILE_NAME.search(name):
+        raise InputError(f"{source.url} does not end in the name of a tomogram: {name!r}.")
+    level = choose_level(source, choice.voxel_size_angstrom)
+    target = folder / (name if name.endswith(".zarr") else f"{name}.zarr")
+    is_new = fetch_level(source, level, target, choice.allow_missing_chunks)
+    print(f"{target}: {in_words(size_of(level), is_new)}", flush=True)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.fetch", description="Tomograms that are elsewhere.")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="address of an OME-Zarr (s3://...), or a copick config (*.json)"
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to, on this disk")
+    parser.add_argument("--kind", type=_names, metavar="A,B", help="of tomograms in a project (default: all)")
+    parser.add_argument("--runs", type=_names, metavar="A,B", help="of a project (default: all)")
+    parser.add_argument(
+        "--wanted_voxel_size_angstrom",
+        type=_positive,
+        metavar="SIZE",
+        help="the nearest is fetched (default: the model's)",
+    )
+    parser.add_argument(
+        "--picks", type=_names, default=["*/*"], metavar="USER/SESSION,...", help="of a project (default: all; or none)"
+    )
+    parser.add_argument(
+        "--storage_options", type=_object, metavar="JSON", help="for the store, e.g. '{\"anon\": true}'"
+    )
+    parser.add_argument("--allow_missing_chunks", action="store_true", help="chunks that are not stored are empty")
+    return parser
+
+
+def _names(text: str) -> list[str]:
+    return [] if text == "none" else [name.strip() for name in text.split(",")]
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number of ångströms; got {text}")
+    return value
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError("must be a JSON object")  # not the text itself, which may hold credentials
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

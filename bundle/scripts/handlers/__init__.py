@@ -1,0 +1,1 @@
+"""The work of the other packages, joined to the events of MONAI's engines."""

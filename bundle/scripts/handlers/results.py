@@ -1,0 +1,147 @@
+"""Write the picks of every tomogram: into a folder of its own, and into its copick project."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from scripts.atomic_files import write_folder_atomically
+from scripts.coordinates import voxel_size_of
+from scripts.copick_tree import PICKS, RUNS, overlay_folder_of, session_file
+from scripts.datasets.runs import Folders
+from scripts.handlers.finished_sample import overlay_of, samples_of, tomogram_of
+from scripts.handlers.times import peak_memory_gib
+from scripts.pages.figures import save_figure
+from scripts.pages.html import PAGE_NAME, check_megabytes
+from scripts.pages.run_page import write_run_page
+from scripts.picking.pick_transform import picks_of
+from scripts.picks import Facts, Pick, check_formats, write_copick_json, write_run_folder
+from scripts.preparation.image_facts import original_affine_of, source_of
+from scripts.results.project_session import project_of, run_folder_in_project
+from scripts.results.run_folder import make_record, write_record
+from scripts.species import ParticleSet
+
+logger = logging.getLogger(__name__)
+
+
+class WriteToProject:
+    """Write the picks of every tomogram into its copick project.
+
+    Stands before `handlers.WritePicks`, whose folder tells that a run is complete.
+
+    Each species becomes a file, also without picks, in the overlay of the project.
+
+    Args:
+        dataset_dir: where the tomograms were found.
+        particles: the species.
+        user_id: who picked.
+        session_id: the session.
+    """
+
+    def __init__(self, dataset_dir: Folders, particles: ParticleSet, user_id: str | int, session_id: str | int) -> None:
+        self.dataset_dir, self.particles = dataset_dir, particles
+        self.user_id, self.session_id = str(user_id), str(session_id)
+
+    def attach(self, engine: Engine) -> None:
+        """Join every tomogram."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the picks of a batch."""
+        output: Any = engine.state.output
+        for sample in output:
+            self.write_run(sample)
+
+    def write_run(self, sample: Mapping[str, Any]) -> None:
+        """Write the picks of one tomogram."""
+        tomogram = source_of(sample["image"])
+        run = run_folder_in_project(tomogram).name
+        folder = overlay_folder_of(project_of(tomogram, self.dataset_dir)) / RUNS / run / PICKS
+        picks = picks_of(sample)
+        for species in self.particles:
+            write_copick_json(
+                folder / session_file(self.user_id, self.session_id, species.name),
+                picks,
+                run=run,
+                particle=species.name,
+                voxel_size_angstrom=voxel_size_of(original_affine_of(sample["image"])),
+                user_id=self.user_id,
+                session_id=self.session_id,
+            )
+        logger.info("%s: session '%s' of user '%s' in %s", run, self.session_id, self.user_id, folder)
+
+
+class WritePicks:
+    """Write every tomogram's picks into a folder of its own, which is complete or not there.
+
+    A run's folder holds ``picks.csv``, ``overlay.png``, ``report.html`` and the record ``run.json``, see `run_folders`,
+    and for the other formats what `picks.formats` names.
+
+    Args:
+        output_dir: where the folders stand.
+        particles: the species.
+        user_id: who picked, for copick.
+        session_id: which session, for copick.
+        voxel_offset: see `coordinates`.
+        formats: names of the formats to write, see `picks.formats`.
+        binning: how often the tilt series' pixels go into the side of a voxel, for formats that count them.
+        settings: everything that the picks depend on, for the record.
+        page_megabytes: largest size of a run's page; 0 writes no pages.
+
+    Raises:
+        InputError: there is no such format.
+    """
+
+    def __init__(
+        self,
+        output_dir: str,
+        particles: ParticleSet,
+        user_id: str | int,
+        session_id: str | int,
+        voxel_offset: float = 0.0,
+        formats: Sequence[str] = ("csv", "copick", "relion5"),
+        binning: float = 1.0,
+        settings: Mapping[str, Any] | None = None,
+        page_megabytes: float = 20.0,
+    ) -> None:
+        self.folder, self.particles, self.settings = Path(output_dir), particles, settings or {}
+        self.page_megabytes = check_megabytes(page_megabytes)
+        self.user_id, self.session_id, self.voxel_offset = str(user_id), str(session_id), voxel_offset
+        self.formats, self.binning = check_formats(formats), binning
+
+    def attach(self, engine: Engine) -> None:
+        """Join every tomogram."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write the folders of a batch."""
+        started = perf_counter()
+        for sample in samples_of(engine):
+            run, picks, tomogram = sample["result"]["run"], picks_of(sample), source_of(sample["image"])
+            with write_folder_atomically(self.folder / run) as folder:
+                self.write_files(folder, run, picks, sample)
+                seconds = {**getattr(engine.state, "seconds", {}), "write": perf_counter() - started}
+                memory = peak_memory_gib()
+                record = make_record(run, tomogram, self.settings, picks, self.particles, seconds, memory)
+                write_record(folder, record)
+            logger.info("%s: %d picks in %s", run, len(picks), self.folder / run)
+
+    def write_files(self, folder: Path, run: str, picks: Sequence[Pick], sample: Mapping[str, Any]) -> None:
+        """Write one run's picks in every format, and their picture."""
+        facts = Facts(
+            run=run,
+            voxel_size_angstrom=voxel_size_of(original_affine_of(sample["image"])),
+            volume_shape=tuple(sample["pred"].shape[1:]),
+            voxel_offset=self.voxel_offset,
+            binning=self.binning,
+            user_id=self.user_id,
+            session_id=self.session_id,
+        )
+        write_run_folder(folder, picks, self.particles.names, self.formats, facts)
+        save_figure(overlay_of(sample, self.particles), folder / "overlay.png")
+        write_run_page(folder / PAGE_NAME, tomogram_of(sample), picks, self.particles, self.page_megabytes)

@@ -1,0 +1,135 @@
+"""Score picks against the truth."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Metric
+from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
+
+from scripts.atomic_files import write_atomically
+from scripts.handlers.finished_sample import samples_of, truth_of
+from scripts.picking.pick_transform import picks_of
+from scripts.picks import Pick
+from scripts.scoring.matching import MODES, check_mode
+from scripts.scoring.metrics import (
+    Counts,
+    count_matches,
+    fbeta,
+    format_table,
+    precision,
+    recall,
+    score_counts,
+    score_picks,
+)
+from scripts.species import ParticleSet
+
+logger = logging.getLogger(__name__)
+
+
+class WriteScores:
+    """Compare all picks with the truth, in both modes: a table for the screen, and ``scores.csv``.
+
+    Args:
+        output_dir: where the file stands.
+        particles: the species.
+        voxel_offset: see `coordinates`.
+    """
+
+    def __init__(self, output_dir: str, particles: ParticleSet, voxel_offset: float = 0.0) -> None:
+        self.folder, self.particles, self.voxel_offset = Path(output_dir), particles, voxel_offset
+        self.picks: list[Pick] = []
+        self.truth: list[Pick] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Join the start, every tomogram and the end."""
+        engine.add_event_handler(Events.STARTED, self.reset)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def reset(self, engine: Engine) -> None:
+        """Start anew."""
+        self.picks, self.truth = [], []
+
+    def __call__(self, engine: Engine) -> None:
+        """Note the picks and the truth of a batch."""
+        for sample in samples_of(engine):
+            self.picks += picks_of(sample)
+            self.truth += truth_of(sample, self.particles, self.voxel_offset)
+
+    def write(self, engine: Engine) -> None:
+        """Score, show and write."""
+        rows: list[list[Any]] = []
+        for mode in MODES:
+            score = score_picks(self.truth, self.picks, self.particles, mode)
+            print(format_table(score), flush=True)
+            for row in score.rows:
+                counts = row.counts
+                numbers = counts.truths, counts.predicted, counts.tp, counts.fp, counts.fn
+                rows.append([mode, row.name, *numbers, row.precision, row.recall, row.fbeta])
+            rows.append([mode, "total", *[""] * 7, score.total])
+        with write_atomically(self.folder / "scores.csv") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow("mode,species,truths,picks,tp,fp,fn,precision,recall,f4".split(","))
+            writer.writerows(rows)
+        logger.info("scores in %s", self.folder / "scores.csv")
+
+
+class PickScore(Metric):
+    """Score of the picks against the truth, summed over tomograms and processes; the key metric of validation.
+
+    Reads from every sample ``result`` (the picks), ``label`` (true particles ``(N, 4)``) and ``image`` (voxel size).
+    Beside the score under its own name, F4, precision and recall of every species become metrics of the engine.
+
+    Args:
+        particles: the species.
+        mode: how picks are matched, see `metrics`.
+        voxel_offset: see `coordinates`.
+    """
+
+    _state_dict_all_req_keys = ("_counts",)
+
+    def __init__(self, particles: ParticleSet, mode: str = "kaggle", voxel_offset: float = 0.0) -> None:
+        self.particles, self.mode, self.voxel_offset = particles, check_mode(mode), voxel_offset
+        super().__init__()
+
+    @reinit__is_reduced
+    def reset(self) -> None:
+        """Start anew."""
+        self._counts = torch.zeros(len(self.particles), 3, dtype=torch.int64, device=idist.device())
+
+    @reinit__is_reduced
+    def update(self, output: Sequence[Mapping[str, Any]]) -> None:
+        """Add the samples of one batch."""
+        for sample in output:
+            found = count_matches(
+                truth_of(sample, self.particles, self.voxel_offset), picks_of(sample), self.particles, self.mode
+            )
+            for row, name in enumerate(self.particles.names):
+                counts = found.get(name, Counts())
+                self._counts[row] += torch.tensor([counts.tp, counts.predicted, counts.truths]).to(self._counts.device)
+
+    @sync_all_reduce("_counts")
+    def compute(self) -> float:
+        """Return the score over all samples of all processes."""
+        rows = self._counts.tolist()  # summed over the processes only while this function runs
+        self.counts = {name: Counts(*row) for name, row in zip(self.particles.names, rows, strict=True)}
+        return score_counts(self.counts, self.particles)
+
+    def completed(self, engine: Engine, name: str) -> None:
+        """Put the score and the numbers of every species into the engine's metrics."""
+        super().completed(engine, name)
+        for species, counts in self.counts.items():
+            tp, predicted, truths = counts.tp, counts.predicted, counts.truths
+            engine.state.metrics |= {
+                f"f4_{species}": fbeta(tp, predicted, truths),
+                f"precision_{species}": precision(tp, predicted),
+                f"recall_{species}": recall(tp, truths),
+            }

@@ -1,0 +1,78 @@
+"""What a training reports: progress, loss, a table of metrics."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from ignite.handlers import ProgressBar
+
+from scripts.atomic_files import write_atomically
+
+
+def loss_of(output: Any) -> float:
+    """Return the loss of a step from the trainer's output."""
+    return float(output[0]["loss"])
+
+
+class TrainingProgress(ProgressBar):
+    """Show a progress bar over the steps of every epoch, with the loss."""
+
+    def attach(self, engine: Engine) -> None:  # type: ignore[override]
+        """Join the end of every iteration, on the main process."""
+        if idist.get_rank() == 0:
+            super().attach(engine, output_transform=lambda output: {"loss": loss_of(output)})
+
+
+class MetricsTable:
+    """Write one row per epoch to a CSV: loss, learning rate, and the validation's metrics where there was one.
+
+    Args:
+        path: the CSV.
+        evaluator: the validation engine.
+        optimizer: for its learning rate.
+    """
+
+    def __init__(self, path: str, evaluator: Engine, optimizer: torch.optim.Optimizer) -> None:
+        self.path, self.evaluator, self.optimizer = Path(path), evaluator, optimizer
+        self.losses: list[float] = []
+
+    def attach(self, engine: Engine) -> None:
+        """Join the end of every iteration and epoch, on the main process."""
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
+
+    def __call__(self, engine: Engine) -> None:
+        """Note the loss."""
+        self.losses.append(loss_of(engine.state.output))
+
+    def write(self, engine: Engine) -> None:
+        """Add the epoch's row, after the rows of earlier epochs."""
+        row: dict[str, Any] = {
+            "epoch": engine.state.epoch,
+            "iteration": engine.state.iteration,
+            "loss": f"{np.mean(self.losses):.6f}",
+            "learning_rate": f"{self.optimizer.param_groups[0]['lr']:.6g}",
+        }
+        self.losses = []
+        if self.evaluator.state.epoch == engine.state.epoch:
+            row |= {name: f"{value:.6f}" for name, value in self.evaluator.state.metrics.items()}
+        rows = [old for old in self.read() if int(old["epoch"]) < engine.state.epoch] + [row]
+        columns = list(dict.fromkeys(name for one in rows for name in one))
+        with write_atomically(self.path) as file:
+            writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return the rows that are in the file already."""
+        if not self.path.exists():
+            return []
+        with open(self.path, newline="") as file:
+            return list(csv.DictReader(file))

@@ -1,0 +1,1 @@
+"""How a volume goes through a network."""

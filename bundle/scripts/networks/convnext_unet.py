@@ -1,0 +1,233 @@
+"""The network: a 3D ConvNeXt encoder and a light U-Net decoder, one logit per voxel and species."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scripts.networks.cpu_layers import DepthwiseConv3d, mix
+
+PRESETS = {"full": (64, 128, 256, 512), "compact": (32, 64, 128, 256)}
+NORMS = ("group", "instance", "batch", "layer")
+MIDDLE_GREY = 0.5  # of a volume scaled to [0, 1], as the network gets it
+
+
+class LayerNorm3d(nn.Module):
+    """Normalise the channels of every voxel on their own.
+
+    Shape:
+        ``(B, channels, Z, Y, X)`` -> the same.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` normalised over its channels."""
+        return self.norm(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+
+
+def make_norm(norm: str, channels: int) -> nn.Module:
+    """Return a normalisation layer.
+
+    Args:
+        norm: ``group`` (one group: statistics over all channels and voxels of a window), ``instance`` (over the voxels
+            of a window, every channel on its own), ``batch`` or ``layer``.
+        channels: channels going in and coming out.
+    """
+    if norm == "group":
+        return nn.GroupNorm(1, channels)
+    if norm == "instance":
+        return nn.GroupNorm(channels, channels)
+    if norm == "batch":
+        return nn.BatchNorm3d(channels)
+    if norm == "layer":
+        return LayerNorm3d(channels)
+    raise ValueError(f"norm must be one of {NORMS}; got '{norm}'.")
+
+
+class EncoderBlock(nn.Module):
+    """Residual ConvNeXt block: a depthwise convolution looks around, two pointwise ones mix the channels.
+
+    Shape:
+        ``(B, channels, Z, Y, X)`` -> the same.
+
+    Source:
+        Liu et al. 2022, "A ConvNet for the 2020s", section 2.6. Differs: three spatial axes, kernel side 3 for 7, one
+        normalisation group over the window for a norm at every voxel, no bias and no layer scale.
+    """
+
+    def __init__(self, channels: int, kernel_size: int, norm: str) -> None:
+        super().__init__()
+        self.look_around = DepthwiseConv3d(channels, kernel_size)
+        self.norm = make_norm(norm, channels)
+        self.widen = nn.Conv3d(channels, 4 * channels, 1, bias=False)
+        self.narrow = nn.Conv3d(4 * channels, channels, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` plus the block's update."""
+        seen = self.norm(self.look_around(x))
+        return x + mix(seen, self.widen.weight, self.narrow.weight, training=self.training)
+
+
+class DecoderBlock(nn.Module):
+    """The same idea going up: look around, mix the channels down to ``out_channels``; no residual.
+
+    Shape:
+        ``(B, in_channels, Z, Y, X)`` -> ``(B, out_channels, Z, Y, X)``, or what a head makes of it.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: str) -> None:
+        super().__init__()
+        self.look_around = DepthwiseConv3d(in_channels, kernel_size)
+        self.norm = make_norm(norm, in_channels)
+        self.widen = nn.Conv3d(in_channels, 3 * in_channels, 1, bias=False)
+        self.narrow = nn.Conv3d(3 * in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor, head: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Return the block's answer, or that of a pointwise convolution ``head`` with ``bias`` behind it."""
+        seen = self.norm(self.look_around(x))
+        narrow = self.narrow.weight
+        if head is not None:  # one matrix for both: the block's answer is as large as the head's, and stays unwritten
+            narrow = (head.flatten(1) @ narrow.flatten(1))[:, :, None, None, None]
+        return mix(seen, self.widen.weight, narrow, bias, training=self.training)
+
+
+class ConvNeXtUNet(nn.Module):
+    """3D ConvNeXt encoder, trilinear U-Net decoder and a pointwise head.
+
+    Any window size goes in: it is padded with zeros at the far end to the next multiple of the network's stride, and
+    the answer is cropped back, so voxel ``i`` of the output belongs to voxel ``i`` of the input.
+
+    Args:
+        in_channels: channels of the volume; 1 for a tomogram.
+        out_channels: one logit per species.
+        widths: channels of the stages of the encoder, from fine to coarse, two stages or more; or the name of a preset:
+            ``full`` (64, 128, 256, 512) or ``compact`` (32, 64, 128, 256), for CPUs.
+        depths: blocks of each stage.
+        kernel_size: side of every depthwise kernel in voxels; odd, so that a volume keeps its shape.
+        stem_stride: side and stride of the first convolution in voxels.
+        norm: ``group``, ``instance``, ``batch`` or ``layer``, see `make_norm`.
+        prior: probability that the untrained network gives to every voxel; sets the head's bias.
+
+    Shape:
+        ``(B, in_channels, Z, Y, X)`` -> ``(B, out_channels, Z, Y, X)``, logits.
+
+    Source:
+        The ninth-placed solution of the CZII CryoET Object Identification challenge, as far as it is published.
+        The prior of the head's bias: Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        out_channels: int = 5,
+        widths: Sequence[int] | str = "full",
+        depths: Sequence[int] = (3, 3, 3, 3),
+        kernel_size: int = 3,
+        stem_stride: int = 2,
+        norm: str = "group",
+        prior: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if isinstance(widths, str):
+            if widths not in PRESETS:
+                raise ValueError(f"widths must be numbers of channels or one of {list(PRESETS)}; got '{widths}'.")
+            widths = PRESETS[widths]
+        _check_settings(widths, depths, kernel_size, stem_stride, prior)
+        self.stem_stride = stem_stride
+        self.stride = stem_stride * 2 ** (len(widths) - 1)
+        self.stem = nn.Sequential(
+            nn.Conv3d(in_channels, widths[0], stem_stride, stride=stem_stride), make_norm(norm, widths[0])
+        )
+        self.shrink = nn.ModuleList(
+            nn.Sequential(make_norm(norm, fine), nn.Conv3d(fine, coarse, 2, stride=2))
+            for fine, coarse in pairwise(widths)
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(*(EncoderBlock(width, kernel_size, norm) for _ in range(depth)))
+            for width, depth in zip(widths, depths, strict=True)
+        )
+        self.last_norm = make_norm(norm, widths[-1])
+
+        outs = decoder_widths(widths)
+        skips = [*reversed(widths[:-1]), 0]
+        ins = [below + skip for below, skip in zip([widths[-1], *outs], skips, strict=False)]
+        self.grow = nn.ModuleList(
+            DecoderBlock(wide, out, kernel_size, norm) for wide, out in zip(ins, outs, strict=True)
+        )
+        self.head = nn.Conv3d(outs[-1], out_channels, 1)
+        self._set_first_weights(prior)
+
+    @torch.no_grad()
+    def _set_first_weights(self, prior: float) -> None:
+        """Let what varies through every layer as large as it came, and nothing that is the same everywhere.
+
+        Torch's own first weights shrink the variance to a third in every convolution, while the grey of an empty volume
+        and the mean of a GELU pass, and a normalisation over all channels scales the signal by those constants.
+        """
+        for part in self.modules():
+            if isinstance(part, nn.Conv3d):
+                nn.init.kaiming_normal_(part.weight, nonlinearity="linear")
+        for part in self.modules():
+            if isinstance(part, EncoderBlock | DecoderBlock):
+                part.narrow.weight -= part.narrow.weight.mean(1, keepdim=True)
+        first: Any = self.stem[0]
+        assert self.head.bias is not None
+        first.bias.copy_(-MIDDLE_GREY * first.weight.sum((1, 2, 3, 4)))
+        self.head.bias.fill_(math.log(prior / (1 - prior)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of every voxel."""
+        depth, height, width = x.shape[2], x.shape[3], x.shape[4]
+        x = F.pad(x, [0, -width % self.stride, 0, -height % self.stride, 0, -depth % self.stride])
+        x = self.stem(x)
+        skips: list[Tensor] = []
+        for level, stage in enumerate(self.stages):
+            x = stage(x)
+            skips.append(x)
+            for index, shrink in enumerate(self.shrink):  # TorchScript cannot index a ModuleList by a variable
+                if index == level:
+                    x = shrink(x)
+        x = self.last_norm(x)
+        steps = len(skips)
+        for level, block in enumerate(self.grow):
+            if level < steps - 1:
+                x = block(torch.cat([upsample(x, 2), skips[steps - 2 - level]], dim=1))
+            else:
+                x = block(upsample(x, self.stem_stride), self.head.weight, self.head.bias)
+        return x[:, :, :depth, :height, :width]
+
+
+def upsample(x: Tensor, factor: int) -> Tensor:
+    """Return ``x`` enlarged by trilinear interpolation between the centres of its corner voxels."""
+    if factor == 1:
+        return x
+    size = [x.shape[2] * factor, x.shape[3] * factor, x.shape[4] * factor]
+    return F.interpolate(x, size=size, mode="trilinear", align_corners=True)
+
+
+def decoder_widths(widths: Sequence[int]) -> list[int]:
+    """Return the channels after each decoder block: 64, 128, 256, 512 going down give 128, 64, 32, 32 going up."""
+    finest = max(widths[0] // 2, 1)
+    return [*reversed(widths[:-2]), finest, finest]
+
+
+def _check_settings(
+    widths: Sequence[int], depths: Sequence[int], kernel_size: int, stem_stride: int, prior: float
+) -> None:
+    if len(widths) != len(depths) or len(widths) < 2:
+        raise ValueError(f"widths and depths need one entry per stage, two stages or more; got {widths} and {depths}.")
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be positive and odd to keep the volume's shape; got {kernel_size}.")
+    if stem_stride < 1:
+        raise ValueError(f"stem_stride must be 1 voxel or more; got {stem_stride}.")
+    if not 0 < prior < 1:
+        raise ValueError(f"prior is a probability, 0 < prior < 1; got {prior}.")

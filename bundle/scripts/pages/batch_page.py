@@ -1,0 +1,109 @@
+"""The page over all runs of a batch or an evaluation: counts, outliers, score histograms, links; no images.
+
+From the folder ``bundle``: ``python -m scripts.batch_page OUTPUT_DIR`` writes it anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from scripts.pages.html import PAGE_NAME, species_data, valleys_of, write_page
+from scripts.picks import Pick, read_csv
+from scripts.scoring.comparison import Comparison
+from scripts.species import ParticleSet
+
+logger = logging.getLogger(__name__)
+
+
+def write_batch_page(
+    output_dir: str | Path,
+    particles: ParticleSet,
+    failures: Mapping[str, str] | None = None,
+    runs: Sequence[str] | None = None,
+) -> Path:
+    """Write ``report.html`` over all runs that have a folder with a ``picks.csv``; log the valleys of their scores.
+
+    Args:
+        output_dir: holds one folder per run.
+        particles: the species, with the thresholds that were in use.
+        failures: what went wrong, by name, with runs that have no picks.
+        runs: only these; None takes all, but for hidden folders, which are unfinished.
+
+    Returns:
+        The page.
+
+    Raises:
+        InputError: a table cannot be read or names an unknown species.
+    """
+    folder = Path(output_dir)
+    tables = sorted(folder.glob("[!.]*/picks.csv") if runs is None else (folder / run / "picks.csv" for run in runs))
+    picks = {table.parent.name: read_csv(table) for table in tables}
+    for table, found in zip(tables, picks.values(), strict=True):
+        for pick in found:
+            particles.named(pick.particle, str(table))
+    path = folder / PAGE_NAME
+    write_summary_page(path, picks, particles, failures=failures)
+    return path
+
+
+def write_summary_page(
+    path: str | Path,
+    picks: Mapping[str, Sequence[Pick]],
+    particles: ParticleSet,
+    failures: Mapping[str, str] | None = None,
+    comparisons: Mapping[str, Comparison] | None = None,
+    sweep: tuple[Sequence[float], str] = ((), ""),
+) -> None:
+    """Write the page over runs.
+
+    Args:
+        path: of the page; the runs' own pages are linked where they stand in folders beside it.
+        picks: by run.
+        particles: the species.
+        failures: what went wrong, by run.
+        comparisons: with the truth, by run; their sum is shown too.
+        sweep: thresholds of the comparisons' sweep, and how picks were matched in it.
+    """
+    everything = [pick for found in picks.values() for pick in found]
+    valleys = valleys_of(everything, particles)
+    total = sum_of(list((comparisons or {}).values()))
+    data: dict[str, Any] = {
+        **species_data(particles, valleys),
+        "runs": [_run_data(Path(path).parent, run, found, particles) for run, found in picks.items()],
+        "failures": [{"name": run, "reason": reason} for run, reason in (failures or {}).items()],
+        "truth": None if total is None else total.as_json(particles, *sweep),
+    }
+    for row in data["runs"]:
+        if comparisons:
+            row["scores"] = _run_scores(comparisons[row["name"]], particles)
+    scripts = ["common.js", "truth.js", "batch.js"] if comparisons else ["common.js", "batch.js"]
+    write_page(path, "batch.html", f"Picks in {len(picks)} tomograms", scripts, data)
+    logger.info("score valleys: %s", ", ".join(f"{name} {valley}" for name, valley in valleys.items()))
+    logger.info("page over %d tomograms in %s", len(picks), path)
+
+
+def sum_of(comparisons: Sequence[Comparison]) -> Comparison | None:
+    """Return the sum of comparisons; None for none."""
+    if not comparisons:
+        return None
+    total = comparisons[0]
+    for comparison in comparisons[1:]:
+        total += comparison
+    return total
+
+
+def _run_data(folder: Path, run: str, picks: Sequence[Pick], particles: ParticleSet) -> dict[str, Any]:
+    scores = [sorted(round(pick.score, 5) for pick in picks if pick.particle == name) for name in particles.names]
+    has_page = (folder / run / PAGE_NAME).is_file()
+    return {"name": run, "page": f"{quote(run)}/{PAGE_NAME}" if has_page else None, "picks": scores}
+
+
+def _run_scores(comparison: Comparison, particles: ParticleSet) -> dict[str, float]:
+    wrong, missed = (int(np.sum(table[:, 1:])) for table in (comparison.of_picks, comparison.of_truth))
+    return {"f4": comparison.f4("kaggle", particles), "wrong": wrong, "missed": missed}

@@ -1,0 +1,147 @@
+"""Pictures of a tomogram with its picks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle
+from numpy.typing import NDArray
+
+from scripts.atomic_files import write_atomically
+from scripts.picks import Pick
+from scripts.species import ParticleSet
+
+# Okabe and Ito's palette, readable with every kind of colour vision
+COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
+PLANES = {"xy": (2, 1, 0), "xz": (2, 0, 1)}  # axes of (z, y, x) drawn to the right, upwards, and cut across
+SLAB_VOX = 2  # slices on either side that are averaged, against the noise
+WIDTH_INCHES = 12.0
+
+
+def colour_of(label: int) -> str:
+    """Return the colour of the species with that label."""
+    return COLOURS[(label - 1) % len(COLOURS)]
+
+
+def overlay_figure(
+    volume: NDArray[np.float32],
+    picks: Sequence[Pick],
+    particles: ParticleSet,
+    voxel_size_angstrom: float,
+    title: str,
+    truth: Sequence[Pick] | None = None,
+) -> Figure:
+    """Draw one slice in xy and one in xz with the picks that cross it.
+
+    A circle is the section of a particle's sphere with the slice, so it is smaller the farther the centre is away.
+    Truth, where given, is drawn dashed.
+
+    Args:
+        volume: ``(Z, Y, X)``, any scale.
+        picks: with their voxel coordinates.
+        particles: the species.
+        voxel_size_angstrom: of the volume.
+        title: stands above.
+        truth: true particles, with their voxel coordinates.
+    """
+    depth, height, width = volume.shape
+    ratio = (height + depth) / width
+    figure = Figure(figsize=(WIDTH_INCHES, WIDTH_INCHES * min(ratio, 3) + 1.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 1, height_ratios=(height, max(depth, 0.1 * height)))
+    for axis, plane in zip(axes, PLANES, strict=True):
+        draw_slice(axis, volume, picks, particles, voxel_size_angstrom, plane, truth or ())
+    counts = {name: sum(pick.particle == name for pick in picks) for name in particles.names}
+    handles = [
+        Line2D([], [], marker="o", linestyle="", fillstyle="none", markeredgewidth=2, markersize=10,
+               color=colour_of(species.label), label=f"{species.name} ({counts[species.name]})")
+        for species in particles
+    ]  # fmt: skip
+    if truth is not None:
+        handles.append(Line2D([], [], color="black", linestyle="--", label="truth"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def draw_slice(
+    axis: Axes,
+    volume: NDArray[np.float32],
+    picks: Sequence[Pick],
+    particles: ParticleSet,
+    voxel_size_angstrom: float,
+    plane: str,
+    truth: Sequence[Pick] = (),
+) -> None:
+    """Draw the slice of a plane (``xy`` or ``xz``) through the place where most picks are, with its circles."""
+    right, up, across = PLANES[plane]
+    index = busiest_slice(picks or truth, across, volume.shape[across], particles, voxel_size_angstrom)
+    low, high = max(index - SLAB_VOX, 0), min(index + SLAB_VOX + 1, volume.shape[across])
+    image = volume.take(range(low, high), axis=across).mean(axis=across)
+    darkest, brightest = np.percentile(image, (0.5, 99.5))
+    axis.imshow(image, cmap="gray", origin="lower", vmin=darkest, vmax=max(brightest, darkest + 1e-6))
+    for group, style in ((picks, "-"), (truth, "--")):
+        for pick in group:
+            species = next((one for one in particles if one.name == pick.particle), None)
+            centre = (pick.z_voxel, pick.y_voxel, pick.x_voxel)
+            radius = (
+                section_radius(species.radius_angstrom / voxel_size_angstrom, centre[across] - index) if species else 0
+            )
+            if species and radius > 0:
+                axis.add_patch(
+                    Circle((centre[right], centre[up]), radius, fill=False, linestyle=style, linewidth=1.6,
+                           edgecolor=colour_of(species.label) if style == "-" else "black")
+                )  # fmt: skip
+    names = "zyx"
+    axis.set(
+        xlabel=f"{names[right]} (voxel)", ylabel=f"{names[up]} (voxel)", title=f"{plane}, {names[across]} = {index}"
+    )
+
+
+def section_radius(radius: float, distance: float) -> float:
+    """Return the radius of the circle that a plane at some distance from its centre cuts from a sphere; 0 for none."""
+    return float(np.sqrt(max(radius**2 - distance**2, 0.0)))
+
+
+def busiest_slice(
+    picks: Sequence[Pick], axis: int, size: int, particles: ParticleSet, voxel_size_angstrom: float
+) -> int:
+    """Return the index along an axis of ``(z, y, x)`` where the most particles are cut; the middle without picks."""
+    radius = {species.name: species.radius_angstrom / voxel_size_angstrom / 2 for species in particles}
+    cut: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
+    for pick in picks:
+        centre = (pick.z_voxel, pick.y_voxel, pick.x_voxel)[axis]
+        reach = radius.get(pick.particle, 0.0)
+        cut[max(int(np.ceil(centre - reach)), 0) : max(int(centre + reach) + 1, 0)] += 1
+    return int(cut.argmax()) if cut.any() else size // 2
+
+
+def sweep_figure(thresholds: NDArray[np.float64], fbeta: Mapping[str, NDArray[np.float64]],
+                 chosen: Mapping[str, float], particles: ParticleSet) -> Figure:  # fmt: skip
+    """Draw F4 over the probability threshold, one curve per species, with the chosen thresholds marked."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for species in particles:
+        values = fbeta[species.name]
+        axis.plot(
+            thresholds, values, color=colour_of(species.label), label=f"{species.name}: {chosen[species.name]:.3g}"
+        )
+        axis.plot(chosen[species.name], np.interp(chosen[species.name], thresholds, values), "o",
+                  color=colour_of(species.label))  # fmt: skip
+    axis.set(xlabel="probability threshold", ylabel="F4", xlim=(0, 1), ylim=(0, 1.02))
+    axis.grid(alpha=0.3)
+    axis.legend(title="chosen threshold")
+    return figure
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG; the old file stays until the new one is whole."""
+    with write_atomically(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=100)

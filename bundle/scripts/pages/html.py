@@ -1,0 +1,77 @@
+"""HTML pages with everything inside, made of the templates."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from scripts.atomic_files import write_atomically
+from scripts.errors import InputError
+from scripts.pages.figures import colour_of
+from scripts.picking.score_valley import HIGHEST, Valley, suggest_threshold
+from scripts.picks import Pick
+from scripts.species import ParticleSet
+
+TEMPLATES = Path(__file__).resolve().parent / "templates"
+PAGE_NAME = "report.html"
+
+
+def check_megabytes(page_megabytes: float) -> float:
+    """Return the largest size of a page if it is one: 0 (no pages) or at least 1.
+
+    Raises:
+        InputError: it is not.
+    """
+    if page_megabytes != 0 and not page_megabytes >= 1:
+        raise InputError(f"page_megabytes is at least 1, or 0 for no pages; got {page_megabytes}.")
+    return page_megabytes
+
+
+def valleys_of(picks: Sequence[Pick], particles: ParticleSet) -> dict[str, Valley]:
+    """Return the valley of every species' scores."""
+    return {
+        name: suggest_threshold([pick.score for pick in picks if pick.particle == name]) for name in particles.names
+    }
+
+
+def species_data(particles: ParticleSet, valleys: Mapping[str, Valley]) -> dict[str, Any]:
+    """Return what the pages need of the species."""
+    species = [
+        {
+            "name": one.name,
+            "colour": colour_of(one.label),
+            "radius": one.radius_angstrom,
+            "threshold": one.probability_threshold,
+            "valley": None if valleys[one.name].threshold is None else asdict(valleys[one.name]),
+        }
+        for one in particles
+    ]
+    return {"species": species, "highestScore": HIGHEST}
+
+
+def write_page(path: str | Path, template: str, title: str, scripts: Sequence[str], data: Mapping[str, Any]) -> None:
+    """Write one of the templates as a page with its style, its scripts and its data inside."""
+    fillings = {
+        "title": html.escape(title),
+        "style": read_template("page.css"),
+        "data": as_script_json(data),
+        "script": "\n".join(map(read_template, scripts)),
+    }
+    text = re.sub(r"\{\{(\w+)\}\}", lambda match: fillings[match[1]], read_template(template))
+    with write_atomically(path) as file:
+        file.write(text)
+
+
+def as_script_json(value: Any) -> str:
+    """Return JSON that may stand inside an HTML script element: no text in it can end the element."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def read_template(name: str) -> str:
+    """Return the text of a template file."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")

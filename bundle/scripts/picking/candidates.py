@@ -1,0 +1,49 @@
+"""Candidates for picks of one species: points with scores and sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import DBSCAN
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Points of one species.
+
+    Attributes:
+        centres_zyx_vox: ``(N, 3)`` voxel indices.
+        scores: ``(N,)``, the highest probability in each particle's blob.
+        sizes: ``(N,)``, voxels of each particle's blob.
+    """
+
+    centres_zyx_vox: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    sizes: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def only(self, wanted: NDArray[np.bool_] | NDArray[np.int64]) -> Candidates:
+        """Return those of the points that a mask or a list of numbers names."""
+        return Candidates(self.centres_zyx_vox[wanted], self.scores[wanted], self.sizes[wanted])
+
+
+def merge_close_candidates(candidates: Candidates, distance_vox: float) -> Candidates:
+    """Replace every chain of points with gaps of at most ``distance_vox`` by its mean, weighted by blob size.
+
+    Three points in a row merge although the outer two are farther apart than ``distance_vox``. The merged point has
+    the highest score and the summed size of its parts. The result's points do not depend on the order of the points.
+    A distance of 0 merges nothing.
+    """
+    if len(candidates) == 0 or distance_vox == 0:
+        return candidates
+    points = candidates.centres_zyx_vox
+    group = DBSCAN(eps=distance_vox, min_samples=1).fit_predict(points)  # min_samples=1: a lone point stays
+    sizes = np.bincount(group, candidates.sizes)
+    centres = np.stack([np.bincount(group, candidates.sizes * axis) / sizes for axis in points.T], axis=1)
+    scores = np.zeros(len(sizes))
+    np.maximum.at(scores, group, candidates.scores)
+    return Candidates(centres, scores, sizes.astype(np.int64))

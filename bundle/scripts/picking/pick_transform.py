@@ -1,0 +1,102 @@
+"""From logits to picks: the last step, which MONAI Label needs too."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from torch import Tensor
+
+from scripts.coordinates import voxel_size_of
+from scripts.datasets.runs import run_name
+from scripts.picking.blobs import pick_species
+from scripts.picking.image_picks import keep_inside, picks_at
+from scripts.picks import Pick, as_records
+from scripts.preparation.image_facts import original_affine_of, source_of
+from scripts.species import ParticleSet
+from scripts.volumes.labels import draw_spheres
+
+
+class PickParticlesd(MapTransform):
+    """Turn the network's logits into picks and a label map: the last step that MONAI Label needs too.
+
+    Args:
+        keys: logits ``(C, Z, Y, X)``; become the label map ``(1, Z, Y, X)`` of the tomogram as it was read, a sphere
+            of the target radius around every pick.
+        particles: the species.
+        image_key: the tomogram, for its voxel size and run.
+        result_key: where ``{"run": name, "picks": [...]}`` is put, one flat dictionary per pick, ready for JSON.
+        merge_distance_in_radii: see `postprocessing.pick_species`.
+        voxel_offset: see `coordinates`.
+        region_key: where to pick ``(1, Z, Y, X)``, see `region.LimitRegiond`; everywhere if there is none.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        particles: ParticleSet,
+        image_key: str = "image",
+        result_key: str = "result",
+        merge_distance_in_radii: float = 1.0,
+        voxel_offset: float = 0.0,
+        region_key: str = "region",
+    ) -> None:
+        super().__init__(keys)
+        if merge_distance_in_radii < 0:
+            raise ValueError(f"merge_distance_in_radii must not be negative; got {merge_distance_in_radii}.")
+        self.particles, self.image_key, self.result_key = particles, image_key, result_key
+        self.merge_distance_in_radii, self.voxel_offset = merge_distance_in_radii, voxel_offset
+        self.region_key = region_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with the label map and the picks."""
+        sample = dict(data)
+        image: MetaTensor = sample[self.image_key]
+        run = sample.get("run") or run_name(source_of(image))
+        for key in self.key_iterator(sample):
+            logits = sample[key]
+            if logits.shape[0] != len(self.particles):
+                raise ValueError(f"{key} needs {len(self.particles)} channels, one per species; got {logits.shape[0]}.")
+            picks = self.pick(logits, image, str(run), sample.get(self.region_key))
+            sample[key] = MetaTensor(self.draw(picks, image), meta=image.meta)
+            sample[key].affine = original_affine_of(image)
+            sample[self.result_key] = {"run": str(run), "picks": as_records(picks)}
+        return sample
+
+    def pick(self, logits: Tensor, image: MetaTensor, run: str, region: Tensor | None = None) -> list[Pick]:
+        """Return the picks of all species, the surest first, in the voxels of the tomogram as it was read.
+
+        A volume without contrast, which the scaling turned to 0, has none.
+        """
+        picks: list[Pick] = []
+        if not image.any():
+            return picks
+        for channel, species in zip(logits, self.particles, strict=True):
+            probability = torch.sigmoid(channel.float()).cpu().numpy()
+            found = pick_species(probability, species, voxel_size_of(image.affine), self.merge_distance_in_radii)
+            found = keep_inside(found, region)
+            found = found.only(np.argsort(-found.scores, kind="stable"))
+            picks += picks_at(found.centres_zyx_vox, found.scores, species, run, image, self.voxel_offset)
+        return picks
+
+    def draw(self, picks: Sequence[Pick], image: MetaTensor) -> Tensor:
+        """Return the label map ``(1, Z, Y, X)`` of the picks, on the grid of the tomogram as it was read."""
+        own = voxel_size_of(original_affine_of(image))
+        depth, height, width = (int(size) for size in image.meta.get("spatial_shape", image.shape[1:]))
+        shape = depth, height, width
+        labels = np.zeros(shape, dtype=np.uint8)
+        for species in self.particles:
+            centres = [(pick.z_voxel, pick.y_voxel, pick.x_voxel) for pick in picks if pick.particle == species.name]
+            sphere = draw_spheres(shape, centres, species.target_radius_angstrom / own, species.label)
+            np.copyto(labels, sphere, where=sphere > 0)
+        return torch.from_numpy(labels)[None]
+
+
+def picks_of(sample: Mapping[str, Any]) -> list[Pick]:
+    """Return the picks that `PickParticlesd` left in a sample."""
+    return [Pick(**record) for record in sample["result"]["picks"]]

@@ -1,0 +1,133 @@
+"""One table of picks: a list of `Pick`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts.coordinates import to_xyz_angstrom, to_zyx_vox
+from scripts.errors import InputError
+from scripts.species import ParticleSet
+
+UNKNOWN = math.nan
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One particle of one tomogram, found or annotated.
+
+    Attributes:
+        run: name of the tomogram's run ("experiment" in Kaggle's files).
+        particle: name of the species.
+        x_angstrom: place in files' coordinates, as are ``y_angstrom`` and ``z_angstrom``.
+        score: confidence of the pick; 1 for an annotation.
+        radius_angstrom: radius of the species; nan when unknown.
+        x_voxel: place in the tomogram's own voxels, as are ``y_voxel`` and ``z_voxel``; nan when unknown.
+    """
+
+    run: str
+    particle: str
+    x_angstrom: float
+    y_angstrom: float
+    z_angstrom: float
+    score: float = 1.0
+    radius_angstrom: float = UNKNOWN
+    x_voxel: float = UNKNOWN
+    y_voxel: float = UNKNOWN
+    z_voxel: float = UNKNOWN
+
+    def __post_init__(self) -> None:
+        if not all(map(math.isfinite, (*self.xyz_angstrom, self.score))):
+            raise ValueError(f"a pick needs finite coordinates and a finite score; got {self}.")
+
+    @property
+    def xyz_angstrom(self) -> tuple[float, float, float]:
+        """The place ``(x, y, z)`` in ångströms."""
+        return self.x_angstrom, self.y_angstrom, self.z_angstrom
+
+
+def as_records(picks: Iterable[Pick]) -> list[dict[str, str | float | None]]:
+    """Return the table as plain dictionaries that JSON can hold; what is unknown becomes None."""
+    names = [field.name for field in fields(Pick)]
+    return [{name: _plain(getattr(pick, name)) for name in names} for pick in picks]
+
+
+def xyz_angstrom_of(picks: Sequence[Pick]) -> NDArray[np.float64]:
+    """Return the places of the picks, ``(N, 3)``, ``(x, y, z)`` in ångströms."""
+    return np.array([pick.xyz_angstrom for pick in picks], dtype=np.float64).reshape(-1, 3)
+
+
+def zyx_vox_of(picks: Sequence[Pick], voxel_size_angstrom: float, voxel_offset: float = 0.0) -> NDArray[np.float64]:
+    """Return the places of the picks in voxels, ``(N, 3)``, ``(z, y, x)``: those in the table, else from ångströms.
+
+    Args:
+        picks: the table.
+        voxel_size_angstrom: of the tomogram.
+        voxel_offset: that the picks' ångströms were written with.
+    """
+    known = known_zyx_vox_of(picks)
+    return np.where(np.isnan(known), to_zyx_vox(xyz_angstrom_of(picks), voxel_size_angstrom, voxel_offset), known)
+
+
+def known_zyx_vox_of(picks: Sequence[Pick]) -> NDArray[np.float64]:
+    """Return the voxels that stand in the table, ``(N, 3)``, ``(z, y, x)``; nan where none do."""
+    return np.array([(pick.z_voxel, pick.y_voxel, pick.x_voxel) for pick in picks], dtype=np.float64).reshape(-1, 3)
+
+
+def picks_at(
+    points_zyx_vox: NDArray[np.float64],
+    runs: Iterable[str],
+    particle: str,
+    scores: Iterable[float],
+    voxel_size_angstrom: float,
+    voxel_offset: float = 0.0,
+) -> list[Pick]:
+    """Return a table of one species out of places in voxels.
+
+    Args:
+        points_zyx_vox: ``(N, 3)``, ``(z, y, x)``.
+        runs: name of the run of each.
+        particle: name of the species.
+        scores: of each.
+        voxel_size_angstrom: of the tomogram.
+        voxel_offset: for the picks' ångströms, see `coordinates`.
+    """
+    places = to_xyz_angstrom(points_zyx_vox, voxel_size_angstrom, voxel_offset)
+    rows = zip(runs, places.tolist(), scores, points_zyx_vox.tolist(), strict=True)
+    return [
+        Pick(run, particle, x, y, z, float(score), x_voxel=x_voxel, y_voxel=y_voxel, z_voxel=z_voxel)
+        for run, (x, y, z), score, (z_voxel, y_voxel, x_voxel) in rows
+    ]
+
+
+def check_truth(truth: Iterable[Pick], particles: ParticleSet, source: str) -> None:
+    """Refuse a truth that names an unknown species or holds a place of a run twice.
+
+    Args:
+        truth: the annotations.
+        particles: the known species.
+        source: what to call the truth in a message: its file.
+
+    Raises:
+        InputError: with the number of the particle, counted from 1 (a header does not count).
+    """
+    first: dict[tuple[str, float, float, float], int] = {}
+    for number, pick in enumerate(truth, start=1):
+        particles.named(pick.particle, f"{source}, particle {number}")
+        place = (pick.run, *pick.xyz_angstrom)
+        if place in first:
+            raise InputError(
+                f"{source}: particles {first[place]} and {number} stand at the same place of run '{pick.run}', "
+                f"x, y, z = {', '.join(f'{value:g}' for value in pick.xyz_angstrom)} Å. Remove one."
+            )
+        first[place] = number
+
+
+def _plain(value: str | float) -> str | float | None:
+    if isinstance(value, str):
+        return value
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,77 @@
+"""Whether the particles of a volume are bright."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from numpy.typing import NDArray
+
+from scripts.coordinates import voxel_size_of
+from scripts.errors import InputWarning
+from scripts.preparation.image_facts import source_of
+
+SMOOTHED_ANGSTROM = 60.0  # side of the blocks whose means tell bright particles from dark ones
+INVERTED_SKEWNESS = -0.3
+MIN_BLOCKS = 1000  # the skewness of so many blocks of noise is 0 ± 0.08
+
+
+def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return the means of cubes of ``side`` voxels; what does not fill a cube at the far ends is left out.
+
+    An axis shorter than that is one block.
+    """
+    sides = [min(side, size) for size in volume.shape]
+    counts = [size // length for size, length in zip(volume.shape, sides, strict=True)]
+    whole = volume[tuple(slice(count * length) for count, length in zip(counts, sides, strict=True))]
+    split = [part for pair in zip(counts, sides, strict=True) for part in pair]
+    return whole.reshape(split).mean(axis=(1, 3, 5))
+
+
+def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -> float | None:
+    """Return the skewness of the means of 60 Å blocks: above 0 with bright particles, below 0 with dark ones.
+
+    Particles are few and stand out to one side; the noise, which is even, is averaged away.
+
+    Args:
+        volume: ``(Z, Y, X)``.
+        voxel_size_angstrom: of the volume.
+
+    Returns:
+        None where there are too few blocks, or all are alike.
+    """
+    means = block_means(volume, max(1, round(SMOOTHED_ANGSTROM / voxel_size_angstrom))).astype(np.float64)
+    spread = means.std()
+    if means.size < MIN_BLOCKS or spread == 0:
+        return None
+    return float((((means - means.mean()) / spread) ** 3).mean())
+
+
+class CheckContrastd(MapTransform):
+    """Warn of a volume that looks as if its particles were dark, by `smoothed_skewness`; the volume stays as it is.
+
+    Args:
+        keys: volumes ``(1, Z, Y, X)``, scaled.
+        inverted: whether they were inverted on request, for the remedy in the message.
+    """
+
+    def __init__(self, keys: KeysCollection, inverted: bool = False) -> None:
+        super().__init__(keys)
+        self.inverted = inverted
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample as it is."""
+        for key in self.key_iterator(dict(data)):
+            volume: MetaTensor = data[key]
+            skewness = smoothed_skewness(np.asarray(volume[0].cpu()), voxel_size_of(volume.affine))
+            if skewness is not None and skewness < INVERTED_SKEWNESS:
+                state, remedy = ("after inversion ", "False") if self.inverted else ("", "True")
+                fact = f"{state}its particles look dark (skewness {skewness:.2f})"
+                advice = f"the network expects bright ones: give --invert {remedy} if that is so"
+                warnings.warn(f"{source_of(volume)}: {fact}; {advice}.", InputWarning, stacklevel=2)
+        return dict(data)

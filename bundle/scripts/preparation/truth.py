@@ -1,0 +1,134 @@
+"""The true particles of a tomogram, as rows of label and voxel index."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from numpy.typing import NDArray
+
+from scripts.coordinates import to_zyx_vox, voxel_size_of
+from scripts.datasets.runs import run_name
+from scripts.errors import InputError
+from scripts.picks import (
+    Pick,
+    check_inside,
+    check_truth,
+    read_copick_folder,
+    read_csv,
+    read_relion5_star,
+    xyz_angstrom_of,
+)
+from scripts.preparation.image_facts import original_affine_of, source_of
+from scripts.species import ParticleSet
+from scripts.volumes.labels import points_of_labels
+from scripts.volumes.reading import is_tomogram, read_tomogram
+
+
+def read_truth(path: str | Path, run: str, particles: ParticleSet) -> list[Pick]:
+    """Read the true particles of one run from a Kaggle CSV, or from copick files.
+
+    Args:
+        path: the table, a folder of copick files, or some of them: the folder and a pattern of their names.
+        run: name of the run.
+        particles: the species.
+
+    Raises:
+        InputError: a file cannot be read or names an unknown species.
+    """
+    folder, pattern = (Path(path), "*.json") if Path(path).is_dir() else (Path(path).parent, Path(path).name)
+    picks = read_copick_folder(folder, run, pattern) if pattern.endswith(".json") else read_csv(path)
+    truth = [pick for pick in picks if pick.run == run]
+    check_truth(truth, particles, str(path))
+    return truth
+
+
+class LoadTruthd(MapTransform):
+    """Load the true particles of a tomogram: points from a table, or the blobs of a ready label volume.
+
+    Args:
+        keys: path of a Kaggle CSV, of a folder of copick JSON, or of a label volume; becomes ``(N, 4)`` rows of label
+            and voxel index ``(label, z, y, x)``. Species with label 0 are left out.
+        particles: the species.
+        image_key: the tomogram ``(1, Z, Y, X)``, for its shape, voxel size and run.
+        volume_key: where a label volume ``(1, Z, Y, X)`` is put as well.
+        voxel_offset: see `coordinates`.
+
+    Raises:
+        InputError: the truth cannot be read, names an unknown species or label, or has another shape than the volume.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        particles: ParticleSet,
+        image_key: str = "image",
+        volume_key: str = "label_volume",
+        voxel_offset: float = 0.0,
+    ) -> None:
+        super().__init__(keys)
+        self.particles, self.voxel_offset = particles, voxel_offset
+        self.image_key, self.volume_key = image_key, volume_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with its truth loaded."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            path, image = sample[key], sample[self.image_key]
+            if is_tomogram(path):
+                labels = self.read_labels(path, image)
+                sample[self.volume_key] = torch.from_numpy(labels[None])
+                points = points_of_labels(labels, self.particles, str(path))
+            else:
+                points = self.read_points(path, sample.get("run") or run_name(source_of(image)), image)
+            sample[key] = torch.as_tensor(np.asarray(points, dtype=np.float32).reshape(-1, 4))
+        return sample
+
+    def read_labels(self, path: str, image: MetaTensor) -> NDArray[np.uint8]:
+        """Return the label volume ``(Z, Y, X)`` of an image, whole numbers."""
+        values = np.asarray(read_tomogram(path, voxel_size_of(original_affine_of(image))).data)
+        shape, own = tuple(image.shape[1:]), torch.as_tensor(original_affine_of(image))
+        if values.shape != shape:
+            hint = "" if torch.allclose(image.affine.to(own), own) else ", resampled: give --resample False"
+            raise InputError(f"{path}: the label volume has shape {values.shape}, its tomogram {shape}{hint}.")
+        labels = np.rint(values)
+        if (labels != values).any() or labels.min() < 0 or labels.max() > np.iinfo(np.uint8).max:
+            raise InputError(f"{path} is no label volume: it holds other values than whole numbers from 0 to 255.")
+        return labels.astype(np.uint8)
+
+    def read_points(self, path: str, run: str, image: MetaTensor) -> NDArray[np.float64]:
+        """Return the true particles ``(N, 4)`` of a run in the image's voxels."""
+        is_star = Path(path).suffix == ".star"
+        truth = self.read_star(path, run, image) if is_star else read_truth(path, run, self.particles)
+        labels = [self.particles.named(pick.particle, path).label for pick in truth]
+        own = voxel_size_of(original_affine_of(image))
+        points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / voxel_size_of(image.affine))
+        check_inside(points, image.shape[1:], f"{path}, run '{run}'")
+        rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), points])
+        return rows[rows[:, 0] > 0]
+
+    def read_star(self, path: str, run: str, image: MetaTensor) -> list[Pick]:
+        """Return the true particles of a run from a RELION 5 file, which does not tell species apart."""
+        known = [species.name for species in self.particles]
+        if len(known) != 1:
+            names = ", ".join(known)
+            raise InputError(f"{path} does not tell species apart, and there are {len(known)}: {names}. Use truth.csv.")
+        picks = read_relion5_star(
+            path,
+            particle=known[0],
+            volume_shape_zyx=[int(size) for size in image.meta.get("spatial_shape", image.shape[1:])],
+            voxel_size_angstrom=voxel_size_of(original_affine_of(image)),
+            voxel_offset=self.voxel_offset,
+        )
+        truth = [pick for pick in picks if pick.run == run]
+        if picks and not truth:
+            there = ", ".join(sorted({pick.run for pick in picks}))
+            raise InputError(f"{path} has no particle of '{run}'; its tomograms are called {there}.")
+        check_truth(truth, self.particles, path)
+        return truth

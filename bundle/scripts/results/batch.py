@@ -1,0 +1,243 @@
+"""Inference over many tomograms: each on its own, so that one failure never stops the others, and none done twice."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ignite.distributed as idist
+import torch
+from ignite.engine import Engine
+from monai.data import DataLoader, Dataset
+from monai.engines import SupervisedEvaluator
+from torch.utils.data import Subset
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from scripts.atomic_files import lock_folder, remove_temporaries
+from scripts.datasets.runs import run_name
+from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
+from scripts.pages.batch_page import write_batch_page
+from scripts.results.run_folder import (
+    DONE,
+    FAILED,
+    MISSING,
+    SUMMARY,
+    Row,
+    Tables,
+    as_plain,
+    difference,
+    forget_failure,
+    format_summary,
+    read_record,
+    state_of,
+    write_failure,
+)
+from scripts.species import ParticleSet
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+WORK = ("batch", "set another output_dir")  # what a second one is told
+
+
+def run_batch(
+    evaluator: SupervisedEvaluator,
+    dataset: Dataset,
+    output_dir: str,
+    particles: ParticleSet,
+    settings: Mapping[str, Any],
+    resume: bool = True,
+    overwrite: bool = False,
+    pages: bool = True,
+) -> None:
+    """Evaluate every tomogram of a dataset on its own, and keep the tables over all of them.
+
+    A run that is complete under the same settings is skipped. With several processes (an initialised process group)
+    every one takes its share of the rest; they exchange nothing but files, so that the others go on when one dies.
+
+    Args:
+        evaluator: picks; one of its handlers is `handlers.WritePicks`, with the same ``output_dir`` and ``settings``.
+        dataset: its ``data`` are rows of `datasets.list_runs`.
+        output_dir: a folder of its own for every run, and the tables.
+        particles: the species.
+        settings: everything that the picks depend on.
+        resume: skip what is done; otherwise all is done anew.
+        overwrite: replace folders that are there and have to be done.
+        pages: write the page over all of them at the end.
+
+    Raises:
+        InputError: before the first tomogram: something stands in the way and ``overwrite`` is off, or another batch
+            is at work in the folder. After the last one, in the first process: tomograms failed or are missing.
+    """
+    folder = Path(output_dir)
+    numbers = number_runs(dataset)
+    tomograms = {run: state_of(dataset.data[number]["image"]) for run, number in numbers.items()}
+    tables = Tables(folder, tomograms, as_plain(settings), particles)
+    with open(folder / LOCK, "a") as lock:
+
+        def prepare() -> list[str]:
+            lock_folder(lock, *WORK)
+            remove_temporaries(folder)
+            to_do = list_work(tables, resume, overwrite)
+            for run in to_do:
+                forget_failure(folder, run)
+            return to_do
+
+        to_do = agree(prepare)
+        lock_folder(lock, *WORK, shared=True)  # by all, so that no other batch clears up while one is at work
+        mine = to_do[idist.get_rank() :: idist.get_world_size()]
+        logger.info("%d of %d tomograms are done already", len(numbers) - len(to_do), len(numbers))
+        work_through(evaluator, {run: Subset(dataset, [numbers[run]]) for run in mine}, tables)
+        wait_for_others()
+        if idist.get_rank() == 0:
+            finish(tables, pages)
+
+
+def list_work(tables: Tables, resume: bool, overwrite: bool) -> list[str]:
+    """Return the runs that have to be done, in the order of the tables.
+
+    Raises:
+        InputError: something stands under the name of one of them, and ``overwrite`` is off.
+    """
+    to_do = []
+    for run, tomogram in tables.tomograms.items():
+        folder = tables.output_dir / run
+        record = read_record(folder)
+        reason = "is no complete result" if record is None else difference(record, tomogram, tables.settings)
+        if record is not None and reason is None and resume:
+            continue
+        if folder.exists() and not overwrite:
+            reason = reason or "is done already, and resume is off"
+            raise InputError(f"{folder} {reason}. Set another output_dir, or give --overwrite True to replace it.")
+        to_do.append(run)
+    return to_do
+
+
+def number_runs(dataset: Dataset) -> dict[str, int]:
+    """Return the place of every run in a dataset, by its name.
+
+    Raises:
+        InputError: two have one name.
+    """
+    numbers: dict[str, int] = {}
+    for number, item in enumerate(dataset.data):
+        run = str(item.get("run") or run_name(item["image"]))
+        if run in numbers:
+            raise InputError(f"two tomograms are called '{run}': the second is {item['image']}. Rename one.")
+        numbers[run] = number
+    return numbers
+
+
+def work_through(evaluator: SupervisedEvaluator, datasets: Mapping[str, Subset], tables: Tables) -> None:
+    """Evaluate one run after the other; a failure is noted and does not stop the rest.
+
+    Args:
+        evaluator: picks.
+        datasets: of every run a dataset that holds it alone.
+        tables: written anew after every run.
+    """
+    with (
+        logging_redirect_tqdm(),
+        warnings.catch_warnings(),
+        tqdm(total=len(datasets), desc="batch", unit="tomogram", disable=idist.get_rank() > 0) as progress,
+    ):
+        warnings.simplefilter("error", NoContrastWarning)  # in a batch, a volume without contrast has failed
+        for run, dataset in datasets.items():
+            evaluate_one(evaluator, run, dataset, tables.output_dir)
+            tables.write()
+            progress.update()
+
+
+def evaluate_one(evaluator: SupervisedEvaluator, run: str, dataset: Subset, output_dir: Path) -> None:
+    """Evaluate one run; when it fails, leave a line in the log and a note in the folder ``failures``."""
+    try:
+        evaluator.state.max_epochs = None  # Ignite's word for: start anew, also after a run that failed
+        Engine.run(evaluator, DataLoader(dataset, batch_size=1), max_epochs=1)
+        if read_record(output_dir / run) is None:
+            raise InputError("nothing was written: the evaluator needs the handler WritePicks with this output_dir.")
+    # The one place where everything is caught: whatever happened to this tomogram (a library's own error in a damaged
+    # file, memory, the GPU), the hundreds after it must have their turn. A user's stop is no Exception and passes.
+    except Exception as error:
+        failure, is_expected = describe(error)
+        write_failure(output_dir, run, failure, "" if is_expected else "".join(traceback.format_exception(error)))
+        logger.error("%s failed: %s", run, failure)
+        evaluator.state.batch = evaluator.state.output = None  # what is left of it may be large
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def describe(error: Exception) -> tuple[str, bool]:
+    """Return an error in one line, and whether it is one of our own, which says all there is to say."""
+    chain = list(chain_of(error))
+    ours = next((link for link in chain if isinstance(link, InputError | InputWarning)), None)
+    text = str(ours) if ours else f"{type(chain[-1]).__name__}: {chain[-1]}"
+    return " ".join(text.split())[:500], ours is not None
+
+
+def finish(tables: Tables, pages: bool) -> None:
+    """Write the tables for the last time, and the page over all runs; show the summary.
+
+    Raises:
+        InputError: tomograms failed or are missing.
+    """
+    rows = tables.write()
+    print(format_summary(rows, tables.particles), flush=True)
+    if pages:
+        failures = {row.run: row.failure for row in rows if row.status == FAILED}
+        done = [row.run for row in rows if row.status == DONE]
+        write_batch_page(tables.output_dir, tables.particles, failures, done)
+    line = failures_in_one_line(rows)
+    if line is not None:
+        raise InputError(f"{line} Summary: {tables.output_dir / SUMMARY}")
+
+
+def failures_in_one_line(rows: Sequence[Row]) -> str | None:
+    """Say how many runs failed or are missing, with the reason where it is one; None when all are done."""
+    failed = [row for row in rows if row.status == FAILED]
+    missing = [row.run for row in rows if row.status == MISSING]
+    parts = []
+    if failed:
+        which = failed[0].failure if len(failed) == 1 else f"{', '.join(row.run for row in failed)}."
+        parts.append(f"{len(failed)} of {len(rows)} tomograms failed: {which}")
+    if missing:
+        parts.append(f"{len(missing)} of {len(rows)} are missing, start again to go on: {', '.join(missing)}.")
+    return " ".join(parts) or None
+
+
+def agree(prepare: Callable[[], list[str]]) -> list[str]:
+    """Return what ``prepare`` returns in the first process; it runs there only.
+
+    Raises:
+        InputError: ``prepare`` refused; in every process.
+    """
+    answer: list[Any] = [None]
+    if idist.get_rank() == 0:
+        try:
+            answer[0] = prepare()
+        except InputError as error:
+            answer[0] = error
+    if idist.get_world_size() > 1:
+        torch.distributed.broadcast_object_list(answer)
+    if isinstance(answer[0], InputError):
+        raise answer[0]
+    return list(answer[0])
+
+
+def wait_for_others() -> None:
+    """Let the first process wait for a word from each of the others, or for its end."""
+    word = torch.zeros(1)
+    if idist.get_rank() > 0:
+        with suppress(RuntimeError):  # what gloo raises when the other side is gone
+            torch.distributed.send(word, dst=0)
+        return
+    for other in range(1, idist.get_world_size()):
+        try:
+            torch.distributed.recv(word, src=other)
+        except RuntimeError:
+            logger.warning("process %d is gone", other)

@@ -1,0 +1,74 @@
+"""Which copick project a tomogram belongs to, and whether a session may be written there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from scripts.copick_tree import picks_folders, project_roots, run_folder_of, session_file
+from scripts.datasets.runs import Folders, as_folders
+from scripts.errors import InputError
+from scripts.results.run_folder import read_record
+from scripts.species import ParticleSet
+
+
+def require_new_session(
+    runs: Sequence[Mapping[str, str]],
+    dataset_dir: Folders,
+    particles: ParticleSet,
+    user_id: str | int,
+    session_id: str | int,
+    output_dir: str | Path,
+    overwrite: bool = False,
+) -> None:
+    """Refuse, before the work starts, what could not be written back.
+
+    Where ``output_dir`` holds a complete run, its batch was stopped and goes on: what it has written may be there.
+
+    Args:
+        runs: the tomograms, rows of `datasets.list_runs`.
+        dataset_dir: where they were found.
+        particles: the species.
+        user_id: who picks; a number of the command line will do, as for the session.
+        session_id: the session to write.
+        output_dir: where the batch keeps its runs' folders.
+        overwrite: let an existing session of that name be replaced.
+
+    Raises:
+        InputError: a tomogram is in no project, copick would refuse a name, or the session is there already.
+    """
+    for species in particles:
+        session_file(str(user_id), str(session_id), species.name)
+    goes_on = any(read_record(Path(output_dir) / item["run"]) is not None for item in runs)
+    for item in runs:
+        project = project_of(item["image"], dataset_dir)
+        places = picks_folders(run_folder_in_project(item["image"]), project)
+        there = [path for place in places for path in place.glob(session_file(str(user_id), str(session_id), "*"))]
+        if there and not overwrite and not goes_on:
+            remedy = "Set another session_id, or give --overwrite True"
+            raise InputError(f"{there[0]} is there already: session '{session_id}' of user '{user_id}'. {remedy}.")
+
+
+def run_folder_in_project(tomogram: str | Path) -> Path:
+    """Return the folder of the run of a tomogram.
+
+    Raises:
+        InputError: the tomogram is in no project.
+    """
+    folder = run_folder_of(tomogram)
+    if folder is None:
+        raise InputError(f"{tomogram} is in no copick project: give --write_to_project False.")
+    return folder
+
+
+def project_of(tomogram: str | Path, dataset_dir: Folders) -> Path:
+    """Return the project that a tomogram belongs to: one of the folders of the dataset, or the folder of its runs.
+
+    Raises:
+        InputError: the tomogram is in no project.
+    """
+    root = run_folder_in_project(tomogram).parent.parent
+    for folder in as_folders(dataset_dir):
+        if root.resolve() in [part.resolve() for part in project_roots(folder)]:
+            return folder
+    return root.parent if project_roots(root.parent) else root

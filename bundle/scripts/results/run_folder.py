@@ -1,0 +1,216 @@
+"""What inference leaves behind: a folder per run with a record in it, and the tables over all runs of a batch.
+
+A folder with a record is complete; the tables are made from the folders alone, so whoever finishes last writes the same
+tables as one process that did it all. Times and memory stand in the records (``run.json``) and in ``summary.csv``;
+every other file is the same, byte for byte, however often a batch was killed and by how many processes it was done.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from scripts.atomic_files import stamps_of, write_atomically
+from scripts.picks import Pick, read_csv, write_csv
+from scripts.species import ParticleSet
+
+RECORD, PICKS, SUMMARY, FAILURES = "run.json", "picks.csv", "summary.csv", "failures"
+DONE, FAILED, MISSING = "done", "failed", "missing"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was done with one tomogram, ready for JSON.
+
+    Attributes:
+        run: name of the run.
+        tomogram: its ``path``, size in ``bytes`` and time of last change, ``modified_ns``.
+        settings: everything that the picks depend on.
+        picks: how many there are of every species.
+        seconds: how long every stage took.
+        peak_memory_gib: largest memory of the process so far.
+    """
+
+    run: str
+    tomogram: dict[str, Any]
+    settings: dict[str, Any]
+    picks: dict[str, int]
+    seconds: dict[str, float]
+    peak_memory_gib: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary: a run that is done, failed or missing."""
+
+    run: str
+    status: str
+    record: Record | None = None
+    failure: str = ""
+
+
+def make_record(
+    run: str,
+    tomogram: str | Path,
+    settings: Mapping[str, Any],
+    picks: Iterable[Pick],
+    particles: ParticleSet,
+    seconds: Mapping[str, float],
+    peak_memory_gib: float,
+) -> Record:
+    """Return the record of a run that was picked."""
+    found = Counter(pick.particle for pick in picks)
+    counts = {name: found[name] for name in particles.names}
+    times = {stage: round(value, 3) for stage, value in seconds.items()}
+    return Record(run, state_of(tomogram), as_plain(settings), counts, times, round(peak_memory_gib, 3))
+
+
+def state_of(tomogram: str | Path) -> dict[str, Any]:
+    """Return path, size and time of last change of a tomogram's file, or of all files in its folder.
+
+    What cannot be looked at has no size and no time.
+    """
+    path = Path(tomogram).absolute()
+    try:
+        stamps = stamps_of(path)
+    except OSError:
+        stamps = []
+    if not stamps:
+        return {"path": str(path), "bytes": None, "modified_ns": None}
+    _, sizes, times = zip(*stamps, strict=True)
+    return {"path": str(path), "bytes": sum(sizes), "modified_ns": max(times)}
+
+
+def as_plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as JSON gives them back, species by their names."""
+
+    def table(value: ParticleSet) -> dict[str, Any]:
+        return {species.name: asdict(species) for species in value.known}
+
+    plain: dict[str, Any] = json.loads(json.dumps(settings, default=table))
+    return plain
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write the record that makes a folder complete."""
+    with write_atomically(folder / RECORD) as file:
+        file.write(json.dumps(asdict(record), indent=4, ensure_ascii=False) + "\n")
+
+
+def read_record(folder: Path) -> Record | None:
+    """Return the record of a folder; None where there is none that can be read."""
+    try:
+        return Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
+    """Say in words why a record is of another tomogram or of other settings; None when it is not.
+
+    Args:
+        record: of a finished folder.
+        tomogram: what `state_of` gives now. Its path may change, as when data are moved.
+        settings: what `as_plain` gives now.
+    """
+    if any(tomogram[key] != record.tomogram.get(key) for key in ("bytes", "modified_ns")):
+        return f"was picked before {tomogram['path']} changed"
+    found = _first_difference("", record.settings, settings)
+    return found and f"was picked with other settings:{found}"
+
+
+def _first_difference(name: str, before: Any, now: Any) -> str | None:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys([*now, *before])
+        inner = (_first_difference(f"{name} {key}", before.get(key), now.get(key)) for key in keys)
+        return next((found for found in inner if found), None)
+    return None if before == now else f"{name} was {json.dumps(before)[:60]}, now it is {json.dumps(now)[:60]}"
+
+
+def write_failure(output_dir: Path, run: str, failure: str, details: str = "") -> None:
+    """Leave a note that a run failed: the failure in the first line, details below."""
+    with write_atomically(output_dir / FAILURES / f"{run}.txt") as file:
+        file.write(f"{failure}\n{details}")
+
+
+def forget_failure(output_dir: Path, run: str) -> None:
+    """Remove the note of a run that is tried again."""
+    (output_dir / FAILURES / f"{run}.txt").unlink(missing_ok=True)
+
+
+def read_failure(output_dir: Path, run: str) -> str | None:
+    """Return the first line of the note that `write_failure` left; None where there is none."""
+    try:
+        return (output_dir / FAILURES / f"{run}.txt").read_text(encoding="utf-8").split("\n")[0]
+    except OSError:
+        return None
+
+
+@dataclass
+class Tables:
+    """``picks.csv`` and ``summary.csv`` over the runs of a batch.
+
+    Attributes:
+        output_dir: where the folders of the runs stand, and the tables.
+        tomograms: of every run, in the order of the tables, what `state_of` gives.
+        settings: what `as_plain` gives; folders of other settings count as missing.
+        particles: the species, one column each.
+    """
+
+    output_dir: Path
+    tomograms: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any]
+    particles: ParticleSet
+    _read: dict[str, tuple[Record, list[Pick]]] = field(default_factory=dict)
+
+    def write(self) -> list[Row]:
+        """Write both tables from what stands in the folders now, and return the rows of the summary."""
+        found = [self._look_at(run) for run in self.tomograms]
+        rows = [row for row, _ in found]
+        write_csv(self.output_dir / PICKS, [pick for _, picks in found for pick in picks])
+        with write_atomically(self.output_dir / SUMMARY) as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("run", "status", "picks", *self.particles.names, "seconds", "peak_memory_gib", "failure"))
+            writer.writerows(_cells(row, self.particles.names) for row in rows)
+        return rows
+
+    def _look_at(self, run: str) -> tuple[Row, list[Pick]]:
+        folder, failure = self.output_dir / run, read_failure(self.output_dir, run)
+        if failure is not None:  # also where an older folder stands, which was to be replaced
+            return Row(run, FAILED, failure=failure), []
+        record = read_record(folder)
+        if record is None or difference(record, self.tomograms[run], self.settings):
+            return Row(run, MISSING), []
+        if run not in self._read or self._read[run][0] != record:
+            self._read[run] = record, read_csv(folder / PICKS)
+        return Row(run, DONE, record), self._read[run][1]
+
+
+def _cells(row: Row, names: Sequence[str]) -> list[Any]:
+    if row.record is None:
+        return [row.run, row.status, *[""] * (len(names) + 3), row.failure]
+    counts = [row.record.picks[name] for name in names]
+    seconds = f"{sum(row.record.seconds.values()):.1f}"
+    return [row.run, row.status, sum(counts), *counts, seconds, f"{row.record.peak_memory_gib:.2f}", ""]
+
+
+def format_summary(rows: Sequence[Row], particles: ParticleSet) -> str:
+    """Return the summary as a table for the screen."""
+    heads = ["run", "status", "picks", *particles.names, "seconds", "GiB"]
+    cells = [heads, *([str(cell) for cell in _cells(row, particles.names)] for row in rows if row.status == DONE)]
+    widths = [max(map(len, column)) for column in zip(*(line[: len(heads)] for line in cells), strict=True)]
+    widths[0] = max(widths[0], *(len(row.run) for row in rows))
+    lines = []
+    for row in [None, *rows]:
+        if row is not None and row.status != DONE:
+            lines.append(f"{row.run.ljust(widths[0])}  {row.status}  {row.failure}".rstrip())
+            continue
+        run, status, *numbers = cells.pop(0)
+        aligned = [cell.rjust(width) for cell, width in zip(numbers, widths[2:], strict=False)]
+        lines.append("  ".join([run.ljust(widths[0]), status.ljust(widths[1]), *aligned]).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""The command ``python -m scripts.scoring TRUTH.csv PICKS.csv``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from scripts.errors import InputError
+from scripts.picks import read_csv
+from scripts.scoring.matching import MODES
+from scripts.scoring.metrics import format_table, score_picks
+from scripts.species import read_particles
+
+PARTICLE_FILE = Path(__file__).resolve().parents[2] / "configs" / "particles.json"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.scoring", description="Score a table of picks.")
+    parser.add_argument(
+        "truth", metavar="TRUTH.csv", help="annotations: id,experiment,particle_type,x,y,z in ångströms"
+    )
+    parser.add_argument("picks", metavar="PICKS.csv", help="picks, in the same form")
+    parser.add_argument("--mode", choices=MODES, default=MODES[0], help="how picks are matched (default: %(default)s)")
+    parser.add_argument("--particles", default=PARTICLE_FILE, help="the particle file (default: the bundle's own)")
+    options = parser.parse_args(arguments)
+    try:
+        particles = read_particles(options.particles)
+        truth, picks = read_csv(options.truth), read_csv(options.picks)
+        score = score_picks(
+            truth, picks, particles, options.mode, truth_source=options.truth, picks_source=options.picks
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(format_table(score))
+    if score.dropped:
+        print(f"left out: {score.dropped} picks of runs without truth ({', '.join(score.dropped_runs)})")
+    print(f"score {score.total!r}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

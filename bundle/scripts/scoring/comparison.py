@@ -1,0 +1,157 @@
+"""What a page shows beside picks where there is truth: scores, curves, causes of mistakes, confusion of species."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scripts.picks import Pick, xyz_angstrom_of
+from scripts.scoring.matching import MODES
+from scripts.scoring.metrics import Counts, count_matches, fbeta, precision, recall, score_counts
+from scripts.scoring.mistakes import CAUSES, RIGHT, Points, Verdict, confusion, judge
+from scripts.species import ParticleSet
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Picks against the truth; those of several tomograms may be added.
+
+    Attributes:
+        counts: hits, picks and truths, by mode and species.
+        of_picks: ``(S, 1 + C)`` picks by species and cause, of which the first is `RIGHT`.
+        of_truth: ``(S, 1 + C)`` true particles in the same way.
+        lies_on: ``(S, S + 1)``, see `mistakes.confusion`.
+        sweep: ``(S, T, 3)`` hits, picks and truths by threshold.
+        wrong_scores: of the picks that are not right, by species.
+    """
+
+    counts: dict[str, dict[str, Counts]]
+    of_picks: NDArray[np.int64]
+    of_truth: NDArray[np.int64]
+    lies_on: NDArray[np.int64]
+    sweep: NDArray[np.int64]
+    wrong_scores: tuple[tuple[float, ...], ...]
+
+    def __add__(self, other: Comparison) -> Comparison:
+        counts = {
+            mode: {name: own[name] + other.counts[mode][name] for name in own} for mode, own in self.counts.items()
+        }
+        return Comparison(
+            counts=counts,
+            of_picks=self.of_picks + other.of_picks,
+            of_truth=self.of_truth + other.of_truth,
+            lies_on=self.lies_on + other.lies_on,
+            sweep=self.sweep + other.sweep,
+            wrong_scores=tuple(a + b for a, b in zip(self.wrong_scores, other.wrong_scores, strict=True)),
+        )
+
+    def f4(self, mode: str, particles: ParticleSet) -> float:
+        """Return the weighted mean of the species' F4."""
+        return score_counts(self.counts[mode], particles)
+
+    def as_json(self, particles: ParticleSet, thresholds: ArrayLike, sweep_mode: str) -> dict[str, Any]:
+        """Return all of it as JSON can hold it.
+
+        Args:
+            particles: the species.
+            thresholds: ``(T,)`` those of the sweep.
+            sweep_mode: how picks were matched in the sweep.
+        """
+        return {
+            "modes": [
+                {"mode": mode, "total": self.f4(mode, particles), "rows": [_row(counts[n]) for n in particles.names]}
+                for mode, counts in self.counts.items()
+            ],
+            "causes": [RIGHT, *CAUSES],
+            "ofPicks": self.of_picks.tolist(),
+            "ofTruth": self.of_truth.tolist(),
+            "liesOn": self.lies_on.tolist(),
+            "wrongScores": self.wrong_scores,
+            "sweepMode": sweep_mode,
+            "thresholds": np.asarray(thresholds, dtype=np.float64).tolist(),
+            "curves": [[_row(Counts(*map(int, row))) for row in rows] for rows in self.sweep],
+        }
+
+
+def compare(
+    truth: Sequence[Pick],
+    picks: Sequence[Pick],
+    particles: ParticleSet,
+    size_xyz_angstrom: ArrayLike,
+    sweep: ArrayLike,
+) -> tuple[Comparison, list[Verdict], list[Verdict]]:
+    """Compare the picks of one tomogram with its truth.
+
+    Args:
+        truth: its true particles.
+        picks: its picks.
+        particles: the species.
+        size_xyz_angstrom: sides of the tomogram.
+        sweep: ``(S, T, 3)``, as `picking.SweepThresholdsd` counts.
+
+    Returns:
+        The comparison, and what became of every pick and of every true particle, see `mistakes.judge`.
+    """
+    true_points, points = points_of(truth, particles), points_of(picks, particles)
+    radii = [species.radius_angstrom for species in particles]
+    scores = [pick.score for pick in picks]
+    of_picks, of_truth = judge(true_points, points, scores, radii, size_xyz_angstrom)
+    none = dict.fromkeys(particles.names, Counts())
+    comparison = Comparison(
+        counts={mode: none | count_matches(truth, picks, particles, mode) for mode in MODES},
+        of_picks=_by_cause(of_picks, points, len(radii)),
+        of_truth=_by_cause(of_truth, true_points, len(radii)),
+        lies_on=confusion(of_picks, points, true_points, len(radii)),
+        sweep=np.asarray(sweep, dtype=np.int64),
+        wrong_scores=tuple(
+            tuple(
+                pick.score
+                for pick, verdict in zip(picks, of_picks, strict=True)
+                if pick.particle == name and verdict.cause != RIGHT
+            )
+            for name in particles.names
+        ),
+    )
+    return comparison, of_picks, of_truth
+
+
+def points_of(picks: Sequence[Pick], particles: ParticleSet) -> Points:
+    """Return picks as places and species' indices."""
+    index = {name: number for number, name in enumerate(particles.names)}
+    species = np.array([index[pick.particle] for pick in picks], dtype=np.int64)
+    return Points(xyz_angstrom_of(picks), species)
+
+
+def describe(verdict: Verdict, others: Sequence[Pick]) -> str:
+    """Return a cause in words.
+
+    Args:
+        verdict: what became of a pick or a particle.
+        others: the particles or picks that it may speak of.
+    """
+    distance = f"{verdict.distance_angstrom:.0f} Å"
+    words = {
+        "wrong species": f"wrong species: {others[verdict.other].particle}" if verdict.other >= 0 else "",
+        "near miss": f"near miss, {distance}",
+        "border": f"border, {distance}",
+    }
+    return words.get(verdict.cause, verdict.cause)
+
+
+def _by_cause(verdicts: Iterable[Verdict], points: Points, species_count: int) -> NDArray[np.int64]:
+    counts = np.zeros((species_count, 1 + len(CAUSES)), dtype=np.int64)
+    for verdict, species in zip(verdicts, points.species, strict=True):
+        counts[species, (RIGHT, *CAUSES).index(verdict.cause)] += 1
+    return counts
+
+
+def _row(counts: Counts) -> dict[str, float]:
+    tp, predicted, truths = counts.tp, counts.predicted, counts.truths
+    return {
+        "truths": truths, "picks": predicted, "tp": tp, "fp": counts.fp, "fn": counts.fn,
+        "precision": precision(tp, predicted), "recall": recall(tp, truths), "f4": fbeta(tp, predicted, truths),
+    }  # fmt: skip

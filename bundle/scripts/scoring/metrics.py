@@ -1,0 +1,232 @@
+"""The challenge's metric: F-beta per species, and one number for the whole.
+
+Two ways of matching, called the mode. ``kaggle`` counts as the public challenge does: every true particle with any pick
+within the distance is found, so one pick may find two. ``one_to_one`` lets each pick find one particle at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from scripts.errors import InputError
+from scripts.picks import Pick, check_truth, xyz_angstrom_of
+from scripts.scoring.matching import HIT_FRACTION, count_hits
+from scripts.species import ParticleSet
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the score of one species is made of; counts of several tomograms may be added.
+
+    Attributes:
+        tp: true particles that were found.
+        predicted: picks.
+        truths: true particles.
+    """
+
+    tp: int = 0
+    predicted: int = 0
+    truths: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(self.tp + other.tp, self.predicted + other.predicted, self.truths + other.truths)
+
+    @property
+    def fp(self) -> int:
+        """Picks that found nothing; below zero when, in mode ``kaggle``, one pick found several particles."""
+        return self.predicted - self.tp
+
+    @property
+    def fn(self) -> int:
+        """True particles that were missed."""
+        return self.truths - self.tp
+
+
+@dataclass(frozen=True)
+class Row:
+    """The result of one species."""
+
+    name: str
+    counts: Counts
+    precision: float
+    recall: float
+    fbeta: float
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of a comparison.
+
+    Attributes:
+        rows: one per species that is picked or stands in the truth or the picks, in the order of the labels.
+        total: weighted mean of the species' F-beta.
+        mode: how picks were matched.
+        beta: recall counts ``beta`` times as much as precision.
+        dropped: number of picks that were left out because the truth does not have their run.
+        dropped_runs: names of these runs.
+    """
+
+    rows: tuple[Row, ...]
+    total: float
+    mode: str
+    beta: float
+    dropped: int = 0
+    dropped_runs: tuple[str, ...] = ()
+
+
+def precision(tp: int, predicted: int) -> float:
+    """Return the fraction of the picks that are right; no picks give 0."""
+    return tp / predicted if predicted > 0 else 0.0
+
+
+def recall(tp: int, truths: int) -> float:
+    """Return the fraction of the true particles that were found; no particles give 0."""
+    return tp / truths if truths > 0 else 0.0
+
+
+def fbeta(tp: int, predicted: int, truths: int, beta: float = 4.0) -> float:
+    """Return the F-beta score, unrounded; nothing found gives 0.
+
+    It goes by way of precision and recall, because the last digit of the short form ``(1 + beta²) tp / (beta² truths +
+    predicted)`` is not always that of the challenge's program.
+    """
+    p, r = precision(tp, predicted), recall(tp, truths)
+    return (1 + beta**2) * (p * r) / (beta**2 * p + r) if p + r > 0 else 0.0
+
+
+def count_matches(
+    truth: Iterable[Pick], picks: Iterable[Pick], particles: ParticleSet, mode: str = "kaggle"
+) -> dict[str, Counts]:
+    """Count hits, picks and truths of every species, summed over the runs of both tables.
+
+    Only names that stand in one of the tables are keys; those of the truth come first, in its order.
+
+    Raises:
+        InputError: a species is unknown.
+    """
+    truth_places, pick_places = _by_species_and_run(truth), _by_species_and_run(picks)
+    counts: dict[str, Counts] = {}
+    for key in truth_places | pick_places:
+        name = key[0]
+        distance = HIT_FRACTION * particles.named(name, "the tables").radius_angstrom
+        true, found = (xyz_angstrom_of(places.get(key, [])) for places in (truth_places, pick_places))
+        one = Counts(count_hits(true, found, distance, mode), len(found), len(true))
+        counts[name] = counts.get(name, Counts()) + one
+    return counts
+
+
+def score_counts(
+    counts_by_name: Mapping[str, Counts],
+    particles: ParticleSet,
+    order: Iterable[str] | None = None,
+    beta: float = 4.0,
+) -> float:
+    """Return the weighted mean of the species' F-beta; a species without true particles adds nothing.
+
+    The sum is divided by the weights of all known species, as the challenge does, also of those absent from the truth.
+
+    Args:
+        counts_by_name: counts over all tomograms.
+        particles: the species with their weights.
+        order: names in the order of adding, which decides the last digit; None takes the order of the labels.
+        beta: recall counts ``beta`` times as much as precision.
+
+    Raises:
+        InputError: a species is unknown, or no species has a weight.
+    """
+    weights = {species.name: species.weight for species in particles.known}
+    total_weight = sum(weights.values())
+    if not total_weight > 0:
+        raise InputError("particles.json: all weights are 0; give one species a positive weight.")
+    total = 0.0
+    for name in weights if order is None else order:
+        counts = counts_by_name.get(name, Counts())
+        total += particles.named(name, "order").weight * fbeta(counts.tp, counts.predicted, counts.truths, beta)
+    return total / total_weight
+
+
+def score_picks(
+    truth: Sequence[Pick],
+    picks: Iterable[Pick],
+    particles: ParticleSet,
+    mode: str = "kaggle",
+    beta: float = 4.0,
+    *,
+    truth_source: str = "the truth",
+    picks_source: str = "the picks",
+) -> Score:
+    """Compare picks with the truth; picks of runs that the truth does not have are left out.
+
+    Args:
+        truth: the annotations of all runs.
+        picks: the picks of all runs.
+        particles: the species with their radii and weights.
+        mode: "kaggle" or "one_to_one".
+        beta: recall counts ``beta`` times as much as precision.
+        truth_source: what to call the truth in a message: its file.
+        picks_source: what to call the picks in a message: their file.
+
+    Raises:
+        InputError: the truth is empty or holds a place twice, or a species is unknown.
+    """
+    if not truth:
+        raise InputError(f"{truth_source} holds no particles; there is nothing to compare with.")
+    check_truth(truth, particles, truth_source)
+    runs = {pick.run for pick in truth}
+    kept: list[Pick] = []
+    dropped: list[Pick] = []
+    for number, pick in enumerate(picks, start=1):
+        if pick.run in runs:
+            particles.named(pick.particle, f"{picks_source}, pick {number}")
+            kept.append(pick)
+        else:
+            dropped.append(pick)
+    counts = count_matches(truth, kept, particles, mode)
+    shown = [species.name for species in particles.known if species.label > 0 or species.name in counts]
+    return Score(
+        rows=tuple(_row(name, counts.get(name, Counts()), beta) for name in shown),
+        total=score_counts(counts, particles, order=dict.fromkeys(pick.particle for pick in truth), beta=beta),
+        mode=mode,
+        beta=beta,
+        dropped=len(dropped),
+        dropped_runs=tuple(sorted({pick.run for pick in dropped})),
+    )
+
+
+def format_table(score: Score) -> str:
+    """Return the result as text: one aligned line per species, the total with its mode below.
+
+    A species without true particles has no recall and no F; it is shown as "-".
+    """
+    lines = [["species", "truths", "picks", "TP", "FP", "FN", "precision", "recall", f"F{score.beta:g}"]]
+    for row in score.rows:
+        counts = row.counts
+        numbers = (counts.truths, counts.predicted, counts.tp, counts.fp, counts.fn)
+        shares = [_share(row.precision, counts.predicted)]
+        shares += [_share(value, counts.truths) for value in (row.recall, row.fbeta)]
+        lines.append([row.name, *map(str, numbers), *shares])
+    lines.append([f"total ({score.mode})", *[""] * 7, f"{score.total:.4f}"])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    )
+
+
+def _by_species_and_run(picks: Iterable[Pick]) -> dict[tuple[str, str], list[Pick]]:
+    groups: dict[tuple[str, str], list[Pick]] = {}
+    for pick in picks:
+        groups.setdefault((pick.particle, pick.run), []).append(pick)
+    return groups
+
+
+def _row(name: str, counts: Counts, beta: float) -> Row:
+    tp, predicted, truths = counts.tp, counts.predicted, counts.truths
+    return Row(name, counts, precision(tp, predicted), recall(tp, truths), fbeta(tp, predicted, truths, beta))
+
+
+def _share(value: float, of: int) -> str:
+    return f"{value:.4f}" if of > 0 else "-"

@@ -1,0 +1,176 @@
+"""Why a pick is wrong, and why a true particle was missed.
+
+Picks and true particles are paired one to one, as in mode ``one_to_one`` of `metrics`; what is left over is a mistake
+and gets one cause, the first of these that fits:
+
+=============  ========================================  ==========================================
+cause          of a pick without a particle              of a particle without a pick
+=============  ========================================  ==========================================
+repeated       its particle has another, surer pick
+merged                                                   its pick found another particle
+wrong species  it lies on a particle of another species  a left-over pick of another species lies on it
+near miss      a left-over particle is near              a left-over pick is near
+border         the tomogram's face is near               the tomogram's face is near
+no signal      nothing is near                           nothing is near
+=============  ========================================  ==========================================
+
+"On" is within the distance that counts as found, "near" is within one radius.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import cdist
+
+from scripts.scoring.matching import HIT_FRACTION, match_pairs, picks_within
+
+RIGHT = "right"
+CAUSES = ("repeated", "merged", "wrong species", "near miss", "border", "no signal")
+
+
+@dataclass(frozen=True)
+class Points:
+    """Particles of one tomogram, of all species.
+
+    Attributes:
+        xyz_angstrom: ``(N, 3)`` places.
+        species: ``(N,)`` index of each one's species.
+    """
+
+    xyz_angstrom: NDArray[np.float64]
+    species: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.xyz_angstrom.shape != (len(self.species), 3):
+            raise ValueError(f"{len(self.species)} species need as many places; got {self.xyz_angstrom.shape}.")
+
+    def __len__(self) -> int:
+        return len(self.species)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one pick or one true particle.
+
+    Attributes:
+        cause: `RIGHT` or one of `CAUSES`.
+        other: index of the particle (of a pick) or of the pick (of a particle) that it was paired with, or that the
+            cause speaks of; -1 for none.
+        distance_angstrom: to that one; for a border, to the face; nan for none.
+    """
+
+    cause: str
+    other: int = -1
+    distance_angstrom: float = float("nan")
+
+
+def judge(
+    truth: Points,
+    picks: Points,
+    scores: ArrayLike,
+    radii_angstrom: ArrayLike,
+    size_xyz_angstrom: ArrayLike,
+) -> tuple[list[Verdict], list[Verdict]]:
+    """Return what became of every pick, and of every true particle.
+
+    Of several picks within reach of a particle the surest are paired, as far as the number of pairs allows.
+
+    Args:
+        truth: the true particles.
+        picks: the picks.
+        scores: ``(M,)`` of the picks.
+        radii_angstrom: of the species.
+        size_xyz_angstrom: sides of the tomogram, which starts at 0.
+    """
+    radii = np.asarray(radii_angstrom, dtype=np.float64)
+    pick_of = pair(truth, picks, np.asarray(scores, dtype=np.float64), radii)
+    truth_of = np.full(len(picks), -1, dtype=np.int64)
+    truth_of[pick_of[pick_of >= 0]] = np.flatnonzero(pick_of >= 0)
+
+    gaps = cdist(picks.xyz_angstrom, truth.xyz_angstrom)
+    same = picks.species[:, None] == truth.species
+    on = gaps <= HIT_FRACTION * radii[truth.species]
+    near = same & (gaps <= radii[truth.species])
+    left_over_picks, left_over_truth = (truth_of < 0)[:, None], pick_of < 0
+    causes_of_picks = {
+        "repeated": same & on,
+        "wrong species": ~same & on,
+        "near miss": near & left_over_truth,
+    }
+    causes_of_truth = {
+        "merged": same & on,
+        "wrong species": ~same & on & left_over_picks,
+        "near miss": near & left_over_picks,
+    }
+    size = np.asarray(size_xyz_angstrom, dtype=np.float64)
+    return (
+        _verdicts(picks, truth_of, gaps, causes_of_picks, radii, size),
+        _verdicts(truth, pick_of, gaps.T, {name: fits.T for name, fits in causes_of_truth.items()}, radii, size),
+    )
+
+
+def pair(truth: Points, picks: Points, scores: NDArray[np.float64], radii_angstrom: ArrayLike) -> NDArray[np.int64]:
+    """Return for every true particle the index of its pick, -1 for none; as many pairs as possible, the surest picks.
+
+    A left-over pick takes the place of the least sure one among its competitors, which keeps the number of pairs.
+    """
+    pick_of = np.full(len(truth), -1, dtype=np.int64)
+    for species, radius in enumerate(np.asarray(radii_angstrom, dtype=np.float64)):
+        rows, columns = np.flatnonzero(truth.species == species), np.flatnonzero(picks.species == species)
+        places = truth.xyz_angstrom[rows], picks.xyz_angstrom[columns]
+        matched = match_pairs(*places, HIT_FRACTION * radius)
+        claims: dict[int, list[int]] = {}
+        for row, near in enumerate(picks_within(*places, HIT_FRACTION * radius)):
+            for column in near:
+                claims.setdefault(column, []).append(row)
+        for column in np.argsort(-scores[columns], kind="stable"):
+            taken = claims.get(int(column), [])
+            if taken and column not in matched:
+                weakest = min(taken, key=lambda row: scores[columns[matched[row]]])
+                if scores[columns[matched[weakest]]] < scores[columns[column]]:
+                    matched[weakest] = column
+        pick_of[rows] = np.where(matched >= 0, columns[matched], -1) if len(columns) else -1
+    return pick_of
+
+
+def confusion(verdicts: Sequence[Verdict], picks: Points, truth: Points, species_count: int) -> NDArray[np.int64]:
+    """Count on which species the picks lie.
+
+    Returns:
+        ``(S, S + 1)``: row by the pick's species, column by the particle's; the last column is neither a particle of
+        its own nor of another species. A row's sum is the number of picks.
+    """
+    counts = np.zeros((species_count, species_count + 1), dtype=np.int64)
+    for verdict, species in zip(verdicts, picks.species, strict=True):
+        known = verdict.cause in (RIGHT, "wrong species")
+        counts[species, truth.species[verdict.other] if known else species_count] += 1
+    return counts
+
+
+def _verdicts(
+    own: Points,
+    partners: NDArray[np.int64],
+    gaps: NDArray[np.float64],
+    causes: Mapping[str, NDArray[np.bool_]],
+    radii_angstrom: NDArray[np.float64],
+    size_xyz_angstrom: NDArray[np.float64],
+) -> list[Verdict]:
+    verdicts = []
+    for index, partner in enumerate(partners.tolist()):
+        fitting = next(((cause, fits[index]) for cause, fits in causes.items() if fits[index].any()), None)
+        if partner >= 0:
+            verdicts.append(Verdict(RIGHT, partner, float(gaps[index, partner])))
+        elif fitting:
+            cause, fits = fitting
+            nearest = int(np.where(fits, gaps[index], np.inf).argmin())
+            verdicts.append(Verdict(cause, nearest, float(gaps[index, nearest])))
+        else:
+            place = own.xyz_angstrom[index]
+            face = float(np.minimum(place, size_xyz_angstrom - place).min())
+            at_border = face < radii_angstrom[own.species[index]]
+            verdicts.append(Verdict("border", distance_angstrom=face) if at_border else Verdict("no signal"))
+    return verdicts

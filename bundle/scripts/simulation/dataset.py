@@ -1,0 +1,282 @@
+"""Datasets of simulated tomograms with known truth, laid out as a copick project in the challenge's tree.
+
+A value of the settings that reads ``{"from": a, "to": b}`` is drawn anew for every run, uniformly.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from scripts.atomic_files import require_writable, write_atomically
+from scripts.coordinates import to_xyz_angstrom
+from scripts.copick_tree import picks_path, tomogram_path, write_project
+from scripts.errors import InputError
+from scripts.picks import Pick, write_copick_json
+from scripts.simulation.imaging import Imaging, beams, count_electrons, expected_counts, reconstruct
+from scripts.simulation.scene import Scene
+from scripts.simulation.specimens import Specimen, read_specimen
+from scripts.species import ParticleSet
+from scripts.volumes.mrc_writer import write_mrc
+from scripts.volumes.ome_zarr_writer import write_ome_zarr
+
+logger = logging.getLogger(__name__)
+
+SETTINGS_FILE = "simulation.json"  # in the project: its settings; in a run: what was drawn, written when it is complete
+USER_ID, SESSION_ID = "simulation", "0"
+CROWD_KEYS = {"sources", "per_square_micrometer", "companion_share", "companion_distance_angstrom"}
+SCENE_KEYS = {
+    *("crowding", "count_variation", "specimen_scale", "ice_thickness_angstrom", "slab_tilt_y_degree"),
+    *("slab_tilt_x_degree", "ice_grain_kda_per_voxel", "vesicles_per_square_micrometer", "vesicle_radius_angstrom"),
+    *("gold_per_square_micrometer", "gold_radius_angstrom", "carbon_probability", "carbon_share"),
+    "carbon_thickness_angstrom",
+}
+RECONSTRUCTION_KEYS = {"noise_share", "resolution_angstrom"}
+Settings = Mapping[str, Any]
+
+
+def simulate_dataset(
+    dataset_dir: str | Path,
+    particles: ParticleSet,
+    settings: Settings,
+    runs: int,
+    seed: int = 0,
+    workers: int | None = None,
+    run_name: str = "S{number:03d}",
+) -> list[str]:
+    """Simulate runs that are not there yet, several at a time; a run is complete or not there.
+
+    Args:
+        dataset_dir: the copick project; made if it is not there.
+        particles: the species; those with settings in ``specimens`` are simulated and written as truth.
+        settings: ``shape``, ``voxel_size_angstrom``, ``specimens``, ``distractors``, ``scene``, ``imaging``,
+            ``reconstructions``, ``particles_are`` and ``write_mrc``, see `docs/configuration.md`.
+        runs: number of runs.
+        seed: run ``n`` depends on it, on ``n`` and on the settings alone.
+        workers: processes; None is one per core.
+        run_name: names of the runs, with ``number`` from 0.
+
+    Returns:
+        The names of the runs.
+
+    Raises:
+        InputError: a setting is impossible, a map cannot be read, or the folder holds a dataset of other settings.
+    """
+    root = Path(dataset_dir)
+    settings = json.loads(json.dumps({**settings, "seed": seed}))
+    check_settings(settings, particles)
+    names = [run_name.format(number=number) for number in range(runs)]
+    if len(set(names)) != len(names):
+        raise InputError(f"run_name '{run_name}' gives runs of one name: put {{number}} into it.")
+    waiting = [(number, name) for number, name in enumerate(names) if not _marker(root, name, settings).exists()]
+    if waiting:
+        check_sources(settings)
+    require_writable(root)
+    _begin(root, settings)
+    write_project(root, particles, name="simulated", description="Simulated tomograms with known truth")
+    if len(waiting) < runs:
+        logger.info("%d of %d runs are there already", runs - len(waiting), runs)
+    workers = min(workers or os.cpu_count() or 1, len(waiting))
+    with tqdm(total=len(waiting), desc="simulating", unit="run", disable=not waiting) as bar:
+        if workers <= 1:
+            for number, name in waiting:
+                simulate_run(root, name, number, particles, settings)
+                bar.update()
+            return names
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context) as pool:
+            futures = [pool.submit(simulate_run, root, name, number, particles, settings) for number, name in waiting]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    return names
+
+
+def check_settings(settings: Settings, particles: ParticleSet) -> None:
+    """Refuse settings that no run could be made of, without a look at the files that they name.
+
+    Raises:
+        InputError: says which, and what would do.
+    """
+    shape = settings["shape"]
+    if len(shape) != 3 or not all(isinstance(length, int) and length >= 16 for length in shape):
+        raise InputError(f"shape is three numbers of voxels (z, y, x), 16 or more each; got {shape}.")
+    if settings["particles_are"] not in ("bright", "dark"):
+        raise InputError(f"particles_are is bright or dark; got '{settings['particles_are']}'.")
+    unknown = sorted(set(settings["specimens"]) - {species.name for species in particles.known})
+    if unknown:
+        raise InputError(f"specimens names {', '.join(unknown)}, which particles.json does not: distractors may.")
+    for group in ("specimens", "distractors"):
+        for name, crowd in settings[group].items():
+            if odd := sorted(set(crowd) - CROWD_KEYS) or sorted({"sources", "per_square_micrometer"} - set(crowd)):
+                known = ", ".join(sorted(CROWD_KEYS))
+                raise InputError(f"{group}#{name}: {', '.join(odd)} unknown or missing; the settings are {known}.")
+            if not crowd["sources"]:
+                raise InputError(f"{group}#{name}: sources is empty; name a map, a model or a phantom.")
+    for kind, options in settings["reconstructions"].items():
+        if set(options) != RECONSTRUCTION_KEYS:
+            raise InputError(f"reconstructions#{kind} needs {' and '.join(sorted(RECONSTRUCTION_KEYS))}, nothing else.")
+    if odd := sorted(set(settings["scene"]) ^ SCENE_KEYS):
+        raise InputError(
+            f"scene: {', '.join(odd)} unknown or missing; the settings are {', '.join(sorted(SCENE_KEYS))}."
+        )
+    imaging = drawn(settings, np.random.default_rng(0))["imaging"]
+    Imaging.of({**imaging, "ice_thickness_angstrom": 1000.0})
+
+
+def check_sources(settings: Settings) -> None:
+    """Read every map, model and phantom once, so that a bad one is refused before the first run.
+
+    Raises:
+        InputError: one cannot be used.
+    """
+    for group in ("specimens", "distractors"):
+        for name, crowd in settings[group].items():
+            for source in crowd["sources"]:
+                read_specimen(name, source, settings["voxel_size_angstrom"])
+
+
+def simulate_run(root: Path, run: str, number: int, particles: ParticleSet, settings: Settings) -> None:
+    """Simulate one run and write its tomograms, its truth, and last what was drawn for it."""
+    with threadpool_limits(1):  # runs are made side by side
+        random = np.random.default_rng([settings["seed"], number])
+        used = drawn(settings, random)
+        scene = fill_scene(used, random)
+        volumes = take_tomograms(scene, used, random)
+    voxel_size = settings["voxel_size_angstrom"]
+    for kind, volume in volumes.items():
+        path = tomogram_path(root, run, settings["spacing_folder_angstrom"], kind)
+        write_ome_zarr(path, volume, voxel_size)
+        if settings["write_mrc"]:
+            write_mrc(path.with_suffix(".mrc"), volume, voxel_size)
+    truth = truth_of(scene, run, particles)
+    for species in settings["specimens"]:
+        write_copick_json(
+            picks_path(root, run, species, USER_ID, SESSION_ID),
+            truth,
+            run=run,
+            particle=species,
+            voxel_size_angstrom=voxel_size,
+            user_id=USER_ID,
+            session_id=SESSION_ID,
+        )
+    counts = {
+        kind: sum(one.name == kind for one in scene.placed) for kind in (*used["specimens"], *used["distractors"])
+    }
+    with write_atomically(_marker(root, run, settings)) as file:
+        json.dump({"number": number, "drawn": used, "placed": counts}, file, indent=1)
+
+
+def fill_scene(used: Settings, random: np.random.Generator) -> Scene:
+    """Return a slab of ice with everything in it that the drawn settings ask for, the largest first."""
+    options, voxel_size = used["scene"], used["voxel_size_angstrom"]
+    thickness = options["ice_thickness_angstrom"]
+    scene = Scene(
+        used["shape"], voxel_size, random, thickness, [options["slab_tilt_y_degree"], options["slab_tilt_x_degree"]]
+    )
+    if random.random() < options["carbon_probability"]:
+        scene.add_carbon_edge(options["carbon_share"], options["carbon_thickness_angstrom"])
+    for _ in range(random.poisson(options["vesicles_per_square_micrometer"] * scene.square_micrometers)):
+        radius = random.uniform(*options["vesicle_radius_angstrom"])
+        scene.add_vesicle(scene.draw_place(radius / voxel_size), radius, random.uniform(0.8, 1.2, 3))
+    for _ in range(random.poisson(max(options["gold_per_square_micrometer"], 0) * scene.square_micrometers)):
+        scene.add_gold(scene.draw_place(), random.uniform(*options["gold_radius_angstrom"]))
+    crowds = [
+        ([read_variant(name, source, voxel_size, options["specimen_scale"]) for source in crowd["sources"]], crowd)
+        for group in ("specimens", "distractors")
+        for name, crowd in used[group].items()
+    ]
+    for specimens, crowd in sorted(crowds, key=lambda pair: -pair[0][0].radius_angstrom):
+        wanted = crowd["per_square_micrometer"] * options["crowding"] * scene.square_micrometers
+        count = random.poisson(wanted * random.lognormal(0, options["count_variation"]))
+        distance = crowd.get("companion_distance_angstrom", (0.0, 0.0))
+        scene.add_particles(specimens, count, crowd.get("companion_share", 0.0), distance)
+    scene.add_ice_grain(options["ice_grain_kda_per_voxel"])
+    return scene
+
+
+def read_variant(name: str, source: Settings, voxel_size_angstrom: float, scale: float) -> Specimen:
+    """Return a specimen that is ``scale`` times as large as its source, and as heavy."""
+    specimen = read_specimen(name, source, voxel_size_angstrom / scale)
+    return replace(specimen, voxel_size_angstrom=voxel_size_angstrom, radius_angstrom=specimen.radius_angstrom * scale)
+
+
+def take_tomograms(scene: Scene, used: Settings, random: np.random.Generator) -> dict[str, NDArray[np.float32]]:
+    """Return the reconstructions of a scene, ``[z, y, x]`` each, by kind.
+
+    Reconstruction is linear, so one that looks denoised is the noiseless one plus a share of the noise.
+    """
+    thickness = min(used["scene"]["ice_thickness_angstrom"], scene.shape[0] * scene.voxel_size_angstrom)
+    imaging = Imaging.of({**used["imaging"], "ice_thickness_angstrom": thickness})
+    geometry = beams(scene.shape[0], scene.shape[2], imaging.angles_degree)
+    expected = expected_counts(scene.density_kda, scene.voxel_size_angstrom, imaging, geometry)
+    noise = count_electrons(expected, imaging, random) - expected
+    volumes = {}
+    for kind, options in used["reconstructions"].items():
+        taken = replace(imaging, resolution_angstrom=options["resolution_angstrom"])
+        images = expected + np.float32(options["noise_share"]) * noise
+        volume = reconstruct(images, scene.voxel_size_angstrom, taken, geometry)
+        volumes[kind] = volume if used["particles_are"] == "bright" else -volume
+    return volumes
+
+
+def truth_of(scene: Scene, run: str, particles: ParticleSet) -> list[Pick]:
+    """Return the particles of a scene that have a species, in files' coordinates."""
+    radii = {species.name: species.radius_angstrom for species in particles.known}
+    placed = [one for one in scene.placed if one.name in radii]
+    places = to_xyz_angstrom([one.centre_zyx_vox for one in placed], scene.voxel_size_angstrom)
+    return [
+        Pick(run, one.name, float(x), float(y), float(z), radius_angstrom=radii[one.name])
+        for one, (x, y, z) in zip(placed, places, strict=True)
+    ]
+
+
+def drawn(settings: Any, random: np.random.Generator) -> Any:
+    """Return settings with a value drawn for every range in them, in the order in which they stand.
+
+    Raises:
+        InputError: a range has one end only.
+    """
+    if isinstance(settings, Mapping):
+        if {"from", "to"} & set(settings):
+            if set(settings) != {"from", "to"}:
+                raise InputError(f'a range is {{"from": a, "to": b}}; got {json.dumps(dict(settings))}.')
+            return float(random.uniform(settings["from"], settings["to"]))
+        return {name: drawn(value, random) for name, value in settings.items()}
+    if isinstance(settings, Sequence) and not isinstance(settings, str):
+        return [drawn(value, random) for value in settings]
+    return settings
+
+
+def _marker(root: Path, run: str, settings: Settings) -> Path:
+    """Return the file that tells of a complete run, beside its folder of tomograms."""
+    kind = next(iter(settings["reconstructions"]))
+    return tomogram_path(root, run, settings["spacing_folder_angstrom"], kind).parents[1] / SETTINGS_FILE
+
+
+def _begin(root: Path, settings: Settings) -> None:
+    path = root / SETTINGS_FILE
+    if path.exists():
+        before = json.loads(path.read_text())
+        for name in settings:
+            if settings[name] != before.get(name):
+                raise InputError(f"{path} is of a dataset with another {name}: set another dataset_dir.")
+        return
+    with write_atomically(path) as file:
+        json.dump(settings, file, indent=1)

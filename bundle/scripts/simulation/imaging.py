@@ -1,0 +1,275 @@
+"""From a specimen to a tomogram: tilt series, contrast transfer, radiation damage, noise, weighted back-projection.
+
+A volume is ``[z, y, x]``; the tilt axis is y and the beam runs along z. Projections are ``[tilt, y, s]`` with ``s``
+across the tilt axis; pixels are as large as voxels. Angles rise; which tilt came first is told by the dose alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
+
+from scripts.errors import InputError
+
+# Protein of 1 kDa raises the potential integral by this over the ice that it displaces: 1230 Å^3 of 7.5 V instead of
+# 5 V (mean inner potentials of protein and of vitreous ice; protein of 0.81 Da per Å^3).
+VOLT_ANGSTROM3_PER_KDA = 3000.0
+ELECTRON_REST_KV = 510.99895
+PLANCK_TIMES_C_KV_ANGSTROM = 12.39841984
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Imaging:
+    """How a tilt series is taken and reconstructed.
+
+    Attributes:
+        tilt_range_degree: first and last tilt.
+        tilt_step_degree: between neighbouring tilts.
+        tilt_order: ``dose_symmetric`` (0, +, -, +, - ...) or ``rising``; says how much dose each tilt has behind it.
+        dose_per_square_angstrom: electrons of the whole series, shared evenly among the tilts.
+        voltage_kv: of the microscope.
+        spherical_aberration_mm: of the objective lens.
+        amplitude_contrast: share of the contrast that is there without defocus.
+        defocus_angstrom: positive is underfocus.
+        phase_shift_degree: of a phase plate; 0 without one.
+        mean_free_path_angstrom: of electrons in ice; inelastically scattered ones are filtered out.
+        ice_thickness_angstrom: what the beam crosses at tilt 0.
+        contrast: share of the ideal phase contrast that is left (drift, inelastic blur, ice that is not flat).
+        envelope_angstrom: the signal falls by e at this spacing, as a Gaussian in frequency; 0 is none.
+        readout_electrons: standard deviation of the detector's own noise, electrons per pixel.
+        damage: fade the signal with the dose that went before (Grant and Grigorieff 2015).
+        dose_weighting: weight tilts by what damage has left of them.
+        phase_flip: undo the contrast transfer's changes of sign.
+        resolution_angstrom: low-pass of the reconstruction, half amplitude; 0 is none.
+    """
+
+    tilt_range_degree: tuple[float, float] = (-60.0, 60.0)
+    tilt_step_degree: float = 3.0
+    tilt_order: str = "dose_symmetric"
+    dose_per_square_angstrom: float = 120.0
+    voltage_kv: float = 300.0
+    spherical_aberration_mm: float = 2.7
+    amplitude_contrast: float = 0.08
+    defocus_angstrom: float = 40000.0
+    phase_shift_degree: float = 0.0
+    mean_free_path_angstrom: float = 3100.0
+    ice_thickness_angstrom: float = 1500.0
+    contrast: float = 1.0
+    envelope_angstrom: float = 0.0
+    readout_electrons: float = 2.0
+    damage: bool = True
+    dose_weighting: bool = True
+    phase_flip: bool = True
+    resolution_angstrom: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.tilt_range_degree
+        if not -80 <= low <= high <= 80 or not self.tilt_step_degree > 0:
+            raise InputError(
+                f"tilts from {low} to {high} degrees in steps of {self.tilt_step_degree}: set tilt_range_degree to two "
+                "rising angles within -80 to 80 and tilt_step_degree to more than 0."
+            )
+        if self.tilt_order not in ("dose_symmetric", "rising"):
+            raise InputError(f"tilt_order is dose_symmetric or rising; got '{self.tilt_order}'.")
+        for name in ("dose_per_square_angstrom", "voltage_kv", "mean_free_path_angstrom"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} must be more than 0; got {getattr(self, name)}.")
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> Imaging:
+        """Return the settings of a config.
+
+        Raises:
+            InputError: a name is unknown or a value impossible.
+        """
+        known = {field.name for field in fields(Imaging)}
+        unknown = sorted(set(settings) - known)
+        if unknown:
+            raise InputError(f"imaging has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+        return Imaging(**settings)
+
+    @property
+    def angles_degree(self) -> NDArray[np.float64]:
+        """The tilts, rising."""
+        low, high = self.tilt_range_degree
+        count = int((high - low) / self.tilt_step_degree + 1e-6) + 1
+        return np.asarray(low + self.tilt_step_degree * np.arange(count), dtype=np.float64)
+
+
+def wavelength_angstrom(voltage_kv: float) -> float:
+    """Return the relativistic wavelength of electrons: 0.0197 Å at 300 kV."""
+    return PLANCK_TIMES_C_KV_ANGSTROM / math.sqrt(voltage_kv * (voltage_kv + 2 * ELECTRON_REST_KV))
+
+
+def radian_per_volt_angstrom(voltage_kv: float) -> float:
+    """Return the interaction constant, the phase that a projected potential of 1 V Å brings: 6.5e-4 at 300 kV.
+
+    Source: Kirkland, "Advanced Computing in Electron Microscopy", equation 5.6.
+    """
+    rest, energy = ELECTRON_REST_KV, voltage_kv
+    return 2 * math.pi / (wavelength_angstrom(voltage_kv) * energy * 1e3) * (rest + energy) / (2 * rest + energy)
+
+
+def contrast_transfer(frequency_per_angstrom: NDArray[Any], imaging: Imaging) -> NDArray[np.float64]:
+    """Return the contrast transfer function; negative where matter is dark, as it is at small defocus.
+
+    Source: Rohou and Grigorieff 2015 (CTFFIND4), equations 2 and 3, without astigmatism.
+    """
+    squared = np.asarray(frequency_per_angstrom, dtype=np.float64) ** 2
+    wavelength = wavelength_angstrom(imaging.voltage_kv)
+    aberration = imaging.spherical_aberration_mm * 1e7
+    phase = math.pi * wavelength * squared * (imaging.defocus_angstrom - 0.5 * wavelength**2 * squared * aberration)
+    amplitude = math.asin(imaging.amplitude_contrast) + math.radians(imaging.phase_shift_degree)
+    return -np.sin(phase + amplitude)
+
+
+def critical_dose(frequency_per_angstrom: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the dose in electrons per Å^2 after which a frequency has faded by e, for the intensity, at 300 kV.
+
+    Source: Grant and Grigorieff 2015, equation 3.
+    """
+    frequency = np.maximum(frequency_per_angstrom, 1e-4)
+    return 0.24499 * frequency**-1.6649 + 2.8141
+
+
+def dose_before(imaging: Imaging) -> NDArray[np.float64]:
+    """Return the dose in electrons per Å^2 that had gone through the specimen at the middle of each tilt."""
+    angles = imaging.angles_degree
+    order = np.arange(len(angles))
+    if imaging.tilt_order == "dose_symmetric":
+        order = np.lexsort((-angles, np.abs(angles).round(6)))
+    taken = np.empty(len(angles))
+    taken[order] = np.arange(len(angles)) + 0.5
+    return taken * imaging.dose_per_square_angstrom / len(angles)
+
+
+def beams(depth: int, width: int, angles_degree: Sequence[float] | NDArray[Any]) -> csr_matrix:
+    """Return the geometry of a tilt series as a matrix: how much of which detector pixel sees which voxel.
+
+    The shadow of a voxel's square section is a trapezoid; a pixel sees the part of it that falls on the pixel, so even
+    matter casts an even shadow at every angle. The matrix back-projects; its transpose projects. Every slice across the
+    tilt axis has the same geometry, so one matrix serves all y.
+
+    Returns:
+        Shape ``(depth * width, tilts * width)``.
+    """
+    angles = np.radians(np.asarray(angles_degree, dtype=np.float64))
+    z, x = np.meshgrid(np.arange(depth) - (depth - 1) / 2, np.arange(width) - (width - 1) / 2, indexing="ij")
+    place = x.reshape(-1, 1) * np.cos(angles) + z.reshape(-1, 1) * np.sin(angles) + (width - 1) / 2
+    pixels = np.rint(place).astype(np.int32)[..., None] + np.array([-1, 0, 1], dtype=np.int32)
+    edges = pixels[..., :1] - place[..., None] + np.array([-0.5, 0.5, 1.5, 2.5])
+    weights = np.diff(_shadow_until(edges, angles[:, None])).astype(np.float32)
+    weights[(pixels < 0) | (pixels > width - 1)] = 0
+    columns = np.clip(pixels, 0, width - 1) + width * np.arange(len(angles), dtype=np.int32)[:, None]
+    ends = np.arange(depth * width + 1, dtype=np.int32) * (3 * len(angles))
+    return csr_matrix((weights.ravel(), columns.ravel(), ends), shape=(depth * width, len(angles) * width))
+
+
+def _shadow_until(place: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of a unit square's shadow that falls left of a place counted from its middle."""
+    wide, narrow = np.abs(np.cos(angle)), np.maximum(np.abs(np.sin(angle)), 1e-6)
+    outer, inner = (wide + narrow) / 2, (wide - narrow) / 2
+    ramps = [np.maximum(place + corner, 0) ** 2 for corner in (outer, inner, -inner, -outer)]
+    return (ramps[0] - ramps[1] - ramps[2] + ramps[3]) / (2 * wide * narrow)
+
+
+def project(volume: Array, geometry: csr_matrix) -> Array:
+    """Return the sums along the beam ``[tilt, y, s]`` of a volume ``[z, y, x]``."""
+    depth, height, width = volume.shape
+    rows = np.ascontiguousarray(volume.transpose(0, 2, 1)).reshape(depth * width, height)
+    sums = geometry.T @ rows
+    return np.ascontiguousarray(sums.reshape(-1, width, height).transpose(0, 2, 1))
+
+
+def back_project(projections: Array, geometry: csr_matrix) -> Array:
+    """Smear projections ``[tilt, y, s]`` back along the beams, the transpose of `project`; returns ``[z, y, x]``."""
+    tilts, height, width = projections.shape
+    rows = np.ascontiguousarray(projections.transpose(0, 2, 1)).reshape(tilts * width, height)
+    volume = geometry @ rows
+    return np.ascontiguousarray(volume.reshape(-1, width, height).transpose(0, 2, 1))
+
+
+def expected_counts(density_kda: Array, voxel_size_angstrom: float, imaging: Imaging, geometry: csr_matrix) -> Array:
+    """Return the electrons per pixel ``[tilt, y, s]`` that a tilt series would count without noise.
+
+    The mean over every z slice is taken to go on beyond the volume, so the field of view has no visible edge.
+
+    Args:
+        density_kda: ``[z, y, x]``, excess over ice, kDa per voxel.
+        voxel_size_angstrom: side of a voxel and of a pixel.
+        imaging: the microscope.
+        geometry: `beams` of the volume's depth and width and the imaging's angles.
+    """
+    level = density_kda.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
+    sums = project(density_kda - level[:, None, None], geometry)
+    volts = VOLT_ANGSTROM3_PER_KDA / voxel_size_angstrom**2  # kDa over a pixel's area become V Å
+    phase = sums * np.float32(volts * radian_per_volt_angstrom(imaging.voltage_kv) * imaging.contrast)
+    frequency = frequencies(phase.shape[1:], voxel_size_angstrom)
+    transfer = 2 * contrast_transfer(frequency, imaging) * np.exp(-((frequency * imaging.envelope_angstrom) ** 2))
+    fading = 0.5 * dose_before(imaging) if imaging.damage else np.zeros(len(phase))
+    through = _electrons_per_pixel(imaging, voxel_size_angstrom)
+    for tilt, image in enumerate(phase):
+        kept = transfer * np.exp(-fading[tilt] / critical_dose(frequency))
+        image[...] = through[tilt] * (1 + filtered(image, kept))
+    return np.maximum(phase, 0)
+
+
+def count_electrons(expected: Array, imaging: Imaging, random: np.random.Generator) -> Array:
+    """Return what a detector counts ``[tilt, y, s]``: shot noise, and its own."""
+    counts = random.poisson(expected).astype(np.float32)
+    return counts + np.float32(imaging.readout_electrons) * random.standard_normal(counts.shape, dtype=np.float32)
+
+
+def reconstruct(images: Array, voxel_size_angstrom: float, imaging: Imaging, geometry: csr_matrix) -> Array:
+    """Return the weighted back-projection ``[z, y, x]`` of a tilt series; matter is bright.
+
+    The images are divided by what bare ice lets through, phase-flipped, weighted by dose and by the ramp across the
+    tilt axis that makes up for the crowding of low frequencies. All of it is linear in the images.
+    """
+    frequency = frequencies(images.shape[1:], voxel_size_angstrom)
+    weight = low_pass(frequency, imaging.resolution_angstrom)
+    weight = weight * np.abs(np.fft.rfftfreq(images.shape[2]))[None, :] * math.radians(imaging.tilt_step_degree)
+    if imaging.phase_flip:
+        weight = weight * -np.sign(contrast_transfer(frequency, imaging))
+    fading = 0.5 * dose_before(imaging) if imaging.dose_weighting else np.zeros(len(images))
+    through = _electrons_per_pixel(imaging, voxel_size_angstrom)
+    ready = np.empty_like(images)
+    for tilt, image in enumerate(images):
+        kept = weight * np.exp(-fading[tilt] / critical_dose(frequency))
+        ready[tilt] = -filtered(image, kept)
+    return back_project(ready / through[:, None, None], geometry)
+
+
+def low_pass(frequency_per_angstrom: NDArray[Any], resolution_angstrom: float) -> NDArray[np.float64]:
+    """Return a Gaussian that is 1/2 at 1 / resolution; 1 everywhere for a resolution of 0."""
+    return 0.5 ** ((np.asarray(frequency_per_angstrom) * resolution_angstrom) ** 2)
+
+
+def frequencies(shape: Sequence[int], voxel_size_angstrom: float) -> NDArray[np.float64]:
+    """Return the length of the frequency in 1/Å at every entry of a real Fourier transform."""
+    axes = [np.fft.fftfreq(length, voxel_size_angstrom) for length in shape[:-1]]
+    axes.append(np.fft.rfftfreq(shape[-1], voxel_size_angstrom))
+    return np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
+
+
+def filtered(image: Array, weight: NDArray[Any]) -> Array:
+    """Return an image or a volume with its Fourier transform multiplied by ``weight``."""
+    spectrum = scipy.fft.rfftn(image) * weight.astype(np.float32)
+    return scipy.fft.irfftn(spectrum, s=image.shape, overwrite_x=True)
+
+
+def _electrons_per_pixel(imaging: Imaging, voxel_size_angstrom: float) -> Array:
+    """Return what reaches the detector through bare ice, per tilt."""
+    path = imaging.ice_thickness_angstrom / np.cos(np.radians(imaging.angles_degree))
+    dose = (
+        imaging.dose_per_square_angstrom / len(imaging.angles_degree) * np.exp(-path / imaging.mean_free_path_angstrom)
+    )
+    return (dose * voxel_size_angstrom**2).astype(np.float32)

@@ -1,0 +1,210 @@
+"""What lies in the ice of a simulated tomogram: particles, crowd, membranes, carbon and gold, each where it fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import binary_fill_holes
+
+from scripts.simulation.specimens import Specimen, random_rotation, rotated
+
+PROTEIN_KDA_PER_ANGSTROM3 = 0.81e-3
+SOLID = 0.15  # a voxel with more than this share of a specimen's highest density is taken
+MAX_OVERLAP = 0.02  # share of a specimen's taken voxels that may be taken already
+TRIES = 60  # places tried for one particle before it is left out
+BILAYER_HALF_ANGSTROM, LEAFLET_SIGMA_ANGSTROM = 18.0, 7.0
+LEAFLET_SHARE_OF_PROTEIN = 0.9
+GOLD_IN_PROTEINS, CARBON_IN_PROTEINS = 9.0, 1.6  # contrast against ice, that of protein being 1
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A particle in the ice: its name and its centre, voxel index ``(z, y, x)``."""
+
+    name: str
+    centre_zyx_vox: tuple[float, float, float]
+
+
+class Scene:
+    """A slab of ice that fills up.
+
+    Args:
+        shape: voxels ``(z, y, x)``.
+        voxel_size_angstrom: side of a voxel.
+        random: every chance comes from it.
+        ice_thickness_angstrom: of the slab; no more than the volume's depth is used.
+        slab_tilt_degree: slope of the slab along y and along x.
+
+    Attributes:
+        density_kda: ``[z, y, x]`` float32, excess over ice, kDa per voxel.
+        taken: voxels where nothing more fits.
+        placed: the particles so far.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        voxel_size_angstrom: float,
+        random: np.random.Generator,
+        ice_thickness_angstrom: float,
+        slab_tilt_degree: Sequence[float] = (0.0, 0.0),
+    ) -> None:
+        self.shape, self.voxel_size_angstrom, self.random = tuple(shape), voxel_size_angstrom, random
+        self.half_thickness_vox = min(ice_thickness_angstrom / voxel_size_angstrom, self.shape[0]) / 2
+        self.slope_yx = tuple(math.tan(math.radians(angle)) for angle in slab_tilt_degree)
+        self.density_kda = np.zeros(self.shape, dtype=np.float32)
+        self.taken = np.zeros(self.shape, dtype=bool)
+        self.placed: list[Placed] = []
+
+    @property
+    def square_micrometers(self) -> float:
+        """The field of view."""
+        return self.shape[1] * self.shape[2] * self.voxel_size_angstrom**2 * 1e-8
+
+    def slab_centre_vox(self, y: Any, x: Any) -> Any:
+        """Return the z index of the slab's middle above places ``y, x``."""
+        middle = [(length - 1) / 2 for length in self.shape]
+        return middle[0] + (y - middle[1]) * self.slope_yx[0] + (x - middle[2]) * self.slope_yx[1]
+
+    def draw_place(self, margin_vox: float = 0.0) -> NDArray[np.float64]:
+        """Return a random place ``(z, y, x)`` in the slab, ``margin_vox`` from its faces where it is that thick."""
+        y, x = self.random.uniform(0, np.array(self.shape[1:]) - 1)
+        reach = max(self.half_thickness_vox - margin_vox, 0.0)
+        return np.array([self.slab_centre_vox(y, x) + self.random.uniform(-reach, reach), y, x])
+
+    def holds(self, place_zyx_vox: NDArray[np.float64]) -> bool:
+        """Tell whether a place lies in the slab and in the volume."""
+        z, y, x = place_zyx_vox
+        inside = bool(((place_zyx_vox >= 0) & (place_zyx_vox <= np.array(self.shape) - 1)).all())
+        return inside and abs(z - self.slab_centre_vox(y, x)) <= self.half_thickness_vox
+
+    def add_particles(
+        self,
+        specimens: Sequence[Specimen],
+        count: int,
+        companion_share: float = 0.0,
+        companion_distance_angstrom: tuple[float, float] = (0.0, 0.0),
+    ) -> int:
+        """Put particles of one species into the slab, in random orientation, none into another.
+
+        Args:
+            specimens: the species' variants; each particle is one of them.
+            count: particles wanted.
+            companion_share: share of them that are put beside an earlier one.
+            companion_distance_angstrom: from ... to, centre to centre, of companions.
+
+        Returns:
+            How many found a place.
+        """
+        centres: list[NDArray[np.float64]] = []
+        for _ in range(count):
+            specimen = specimens[int(self.random.integers(len(specimens)))]
+            beside = bool(centres) and self.random.random() < companion_share
+            for _ in range(TRIES):
+                place = self.draw_place(specimen.radius_angstrom / self.voxel_size_angstrom)
+                if beside:
+                    distance = self.random.uniform(*companion_distance_angstrom) / self.voxel_size_angstrom
+                    direction = self.random.standard_normal(3)
+                    neighbour = centres[self.random.integers(len(centres))]
+                    place = neighbour + direction / np.linalg.norm(direction) * distance
+                if self.holds(place) and self.add_specimen(specimen, place):
+                    centres.append(place)
+                    break
+        return len(centres)
+
+    def add_specimen(
+        self, specimen: Specimen, place_zyx_vox: NDArray[np.float64], rotation: NDArray[np.float64] | None = None
+    ) -> bool:
+        """Put one specimen at a place, unless something is there already; tell whether it was put."""
+        corner = np.rint(place_zyx_vox).astype(int)
+        if self.taken[tuple(np.clip(corner, 0, np.array(self.shape) - 1))]:
+            return False  # spares the rotation
+        rotation = random_rotation(self.random) if rotation is None else rotation
+        density = rotated(specimen, rotation, place_zyx_vox - corner)
+        solid = binary_fill_holes(density > SOLID * density.max())  # nothing grows inside a shell
+        here, there = _overlap(corner - (np.array(density.shape) - 1) // 2, density.shape, self.shape)
+        if (self.taken[here] & solid[there]).sum() > MAX_OVERLAP * solid.sum():
+            return False
+        self.density_kda[here] += density[there]
+        self.taken[here] |= solid[there]
+        z, y, x = map(float, place_zyx_vox)
+        self.placed.append(Placed(specimen.name, (z, y, x)))
+        return True
+
+    def add_vesicle(self, place_zyx_vox: NDArray[np.float64], radius_angstrom: float, stretch: ArrayLike) -> None:
+        """Put a bilayer vesicle at a place; ``stretch`` ``(z, y, x)`` makes an ellipsoid of the ball."""
+        radii = radius_angstrom * np.asarray(stretch, dtype=np.float64) / self.voxel_size_angstrom
+        corner = np.floor(place_zyx_vox - radii - 6).astype(int)
+        box = tuple(np.ceil(2 * radii + 13).astype(int))
+        here, _ = _overlap(corner, box, self.shape)
+        grid = [np.arange(cut.start, cut.stop) for cut in here]
+        z, y, x = np.meshgrid(
+            *((g - c) / r for g, c, r in zip(grid, place_zyx_vox, radii, strict=True)), indexing="ij", sparse=True
+        )
+        depth = (np.sqrt(z**2 + y**2 + x**2) - 1) * radii.mean() * self.voxel_size_angstrom
+        leaflets = sum(
+            np.exp(-(((depth + side * BILAYER_HALF_ANGSTROM) / LEAFLET_SIGMA_ANGSTROM) ** 2) / 2) for side in (-1, 1)
+        )
+        wall = np.abs(depth) < BILAYER_HALF_ANGSTROM + 2 * LEAFLET_SIGMA_ANGSTROM
+        free = ~self.taken[here]
+        level = LEAFLET_SHARE_OF_PROTEIN * PROTEIN_KDA_PER_ANGSTROM3 * self.voxel_size_angstrom**3
+        self.density_kda[here] += (level * leaflets * free).astype(np.float32)
+        self.taken[here] |= wall
+
+    def add_gold(self, place_zyx_vox: NDArray[np.float64], radius_angstrom: float) -> None:
+        """Put a gold bead at a place."""
+        radius = radius_angstrom / self.voxel_size_angstrom
+        corner = np.floor(place_zyx_vox - radius - 1).astype(int)
+        here, _ = _overlap(corner, (int(2 * radius + 4),) * 3, self.shape)
+        grid = np.meshgrid(*(np.arange(cut.start, cut.stop) for cut in here), indexing="ij", sparse=True)
+        distance = np.sqrt(sum((axis - place) ** 2 for axis, place in zip(grid, place_zyx_vox, strict=True)))
+        filled = np.clip(radius + 0.5 - distance, 0, 1)
+        level = GOLD_IN_PROTEINS * PROTEIN_KDA_PER_ANGSTROM3 * self.voxel_size_angstrom**3
+        self.density_kda[here] += (level * filled).astype(np.float32)
+        self.taken[here] |= filled > 0
+
+    def add_carbon_edge(self, share: float, thickness_angstrom: float) -> None:
+        """Cover a share of the field of view by a grainy carbon film on one face of the slab, with a curved edge."""
+        height, width = self.shape[1:]
+        y, x = np.mgrid[:height, :width]
+        angle, bend = self.random.uniform(0, 2 * math.pi), self.random.uniform(-0.2, 0.2)
+        along = (y - height / 2) * math.cos(angle) + (x - width / 2) * math.sin(angle)
+        across = (x - width / 2) * math.cos(angle) - (y - height / 2) * math.sin(angle)
+        distance = along + bend * across**2 / max(height, width)
+        covered = distance > np.quantile(distance, 1 - share)
+        face = self.half_thickness_vox * self.random.choice((-1.0, 1.0))
+        thickness = thickness_angstrom / self.voxel_size_angstrom
+        middle = self.slab_centre_vox(y, x) + face - np.sign(face) * thickness / 2
+        reach = range(max(int(middle.min() - thickness), 0), min(int(middle.max() + thickness) + 2, self.shape[0]))
+        level = CARBON_IN_PROTEINS * PROTEIN_KDA_PER_ANGSTROM3 * self.voxel_size_angstrom**3
+        for z in reach:
+            film = np.clip((thickness + 1) / 2 - np.abs(z - middle), 0, 1) * covered
+            film = film * ~self.taken[z]
+            grain = 1 + 0.35 * self.random.standard_normal((height, width))
+            self.density_kda[z] += (level * film * grain).astype(np.float32)
+            self.taken[z] |= film > 0
+
+    def add_ice_grain(self, kda_per_voxel: float) -> None:
+        """Make the ice of the slab itself uneven: white noise of this standard deviation."""
+        y, x = np.arange(self.shape[1])[:, None], np.arange(self.shape[2])[None, :]
+        middle = self.slab_centre_vox(y, x)
+        for z in range(self.shape[0]):
+            ice = np.abs(z - middle) <= self.half_thickness_vox
+            grain = self.random.standard_normal(self.shape[1:], dtype=np.float32)
+            self.density_kda[z] += np.float32(kda_per_voxel) * grain * ice
+
+
+def _overlap(
+    corner: NDArray[np.int_], box: Sequence[int], shape: Sequence[int]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Return the part of a box that lies in the volume: its place in the volume, and its place in the box."""
+    low = np.clip(corner, 0, shape)
+    high = np.clip(corner + np.asarray(box), low, shape)
+    here = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    there = tuple(slice(int(a - c), int(b - c)) for a, b, c in zip(low, high, corner, strict=True))
+    return here, there

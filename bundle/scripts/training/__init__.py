@@ -1,0 +1,1 @@
+"""What the loss sees: windows and their targets."""

@@ -1,0 +1,100 @@
+"""Deal windows and whole tomograms to epochs, workers and processes."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import Dataset
+from monai.transforms import Compose, Randomizable, Transform
+from torch.utils.data import DistributedSampler, Sampler
+
+from scripts.preparation.cache import prepared_dataset
+
+
+class WindowDataset(Randomizable, Dataset):
+    """Random training windows out of whole tomograms, which are prepared once.
+
+    Window ``number`` is always the same window: its randomness comes from ``seed`` and ``number`` alone, whatever the
+    number of workers or processes, and also after a training was interrupted. `WindowSampler` deals the numbers.
+
+    Args:
+        data: the tomograms, one dictionary each.
+        preparation: transforms of a whole tomogram, run once.
+        window: transforms that draw one window out of it, run for every number.
+        seed: starts the randomness.
+        cache_dir: where prepared tomograms are kept, see `cache.StoredDataset`; None keeps them in memory.
+        more_data: tomograms from elsewhere, added to ``data``.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[Mapping[Hashable, Any]],
+        preparation: Sequence[Transform],
+        window: Sequence[Transform],
+        seed: int = 0,
+        cache_dir: str | Path | None = None,
+        more_data: Sequence[Mapping[Hashable, Any]] = (),
+    ) -> None:
+        data = [*data, *more_data]
+        self.tomograms = prepared_dataset(data, preparation, cache_dir, in_parts=True)
+        super().__init__(data, Compose(window))
+        self.seed = seed
+
+    def __getitem__(self, number: int) -> Any:  # type: ignore[override]
+        """Return window ``number``."""
+        cycle, place = divmod(int(number), len(self.tomograms))
+        order = np.random.RandomState((self.seed, cycle)).permutation(len(self.tomograms))
+        self.transform.set_random_state(seed=np.random.RandomState((self.seed, number, 1)).randint(2**31))
+        return self.transform(dict(self.tomograms[int(order[place])]))
+
+
+class WindowSampler(DistributedSampler[int]):
+    """Deal window numbers to epochs and processes, counting on from epoch to epoch.
+
+    Args:
+        dataset: the `WindowDataset`.
+        windows_per_epoch: windows of one epoch, over all processes; every process gets as many as the others.
+        num_replicas: number of processes.
+        rank: which of them this is.
+    """
+
+    def __init__(self, dataset: Dataset, windows_per_epoch: int, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
+        if windows_per_epoch < num_replicas:
+            raise ValueError(
+                f"windows_per_epoch must be {num_replicas} or more, one per process; got {windows_per_epoch}."
+            )
+        self.share = windows_per_epoch // num_replicas
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield this process's window numbers of the epoch that `set_epoch` named."""
+        dealt = self.share * self.num_replicas
+        first = self.epoch * dealt
+        return iter(range(first + self.rank, first + dealt, self.num_replicas))
+
+    def __len__(self) -> int:
+        return self.share
+
+
+class TomogramSampler(Sampler[int]):
+    """Deal whole tomograms to processes; where there are fewer than processes, each process takes all.
+
+    Args:
+        dataset: the tomograms.
+        num_replicas: number of processes.
+        rank: which of them this is.
+    """
+
+    def __init__(self, dataset: Dataset, num_replicas: int, rank: int) -> None:
+        count = len(dataset)
+        self.numbers = range(rank, count, num_replicas) if count >= num_replicas else range(count)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield this process's tomograms."""
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)

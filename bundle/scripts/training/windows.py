@@ -1,0 +1,116 @@
+"""Training windows: a box cut out of a tomogram, and the target painted into it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, RandomizableTransform
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scripts.preparation.cache import StoredVolume
+from scripts.species import ParticleSet
+from scripts.training.spheres import paint_targets
+from scripts.volumes.labels import split_labels
+
+
+class RandWindowd(RandomizableTransform):
+    """Cut a random window: around a particle with a random offset, or anywhere.
+
+    The particle's species is drawn by the species' weights, among those that the tomogram has.
+
+    Args:
+        particles: the species, for their weights.
+        window_size: ``(z, y, x)`` in voxels, y equal to x; a smaller tomogram is padded with zeros at the far end.
+        particle_share: share of the windows drawn around a particle.
+        image_key: the tomogram ``(1, Z, Y, X)``.
+        label_key: the true particles ``(N, 4)``; moved into the window's frame.
+        volume_key: a label volume ``(1, Z, Y, X)``, where there is one; cut like the tomogram.
+    """
+
+    def __init__(
+        self,
+        particles: ParticleSet,
+        window_size: Sequence[int],
+        particle_share: float = 0.5,
+        image_key: str = "image",
+        label_key: str = "label",
+        volume_key: str = "label_volume",
+    ) -> None:
+        super().__init__()
+        if len(window_size) != 3 or min(window_size) < 1:
+            raise ValueError(f"window_size needs three positive numbers of voxels (z, y, x); got {window_size}.")
+        if window_size[1] != window_size[2]:
+            raise ValueError(f"window_size needs y equal to x, because windows are turned in xy; got {window_size}.")
+        if not 0 <= particle_share <= 1:
+            raise ValueError(f"particle_share is a share, 0 to 1; got {particle_share}.")
+        self.weights = {species.label: species.weight for species in particles}
+        self.size, self.particle_share = np.asarray(window_size), particle_share
+        self.image_key, self.label_key, self.volume_key = image_key, label_key, volume_key
+
+    def start_of_window(self, shape: Sequence[int], points: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Draw the first voxel ``(z, y, x)`` of a window in a tomogram of that shape."""
+        last = np.maximum(np.asarray(shape) - self.size, 0)
+        if len(points) == 0 or self.R.uniform() >= self.particle_share:
+            return np.array([self.R.randint(end + 1) for end in last])
+        present = [label for label in self.weights if (points[:, 0] == label).any()]
+        weights = np.array([self.weights[label] for label in present])
+        share = weights / weights.sum() if weights.sum() > 0 else np.full(len(present), 1 / len(present))
+        same = points[points[:, 0] == self.R.choice(present, p=share), 1:]
+        centre = same[self.R.randint(len(same))]
+        return np.clip(np.floor(centre - self.R.uniform(0, self.size)).astype(int) + 1, 0, last)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample cut to one window."""
+        sample = dict(data)
+        points = np.asarray(sample[self.label_key])
+        start = self.start_of_window(sample[self.image_key].shape[1:], points)
+        for key in (self.image_key, self.volume_key):
+            if key in sample:
+                sample[key] = self.cut(sample[key], start)
+        moved = points.copy()
+        moved[:, 1:] -= start
+        sample[self.label_key] = torch.from_numpy(moved)
+        return sample
+
+    def cut(self, volume: Tensor | StoredVolume, start: NDArray[np.int64]) -> Tensor:
+        """Return the window ``(C, z, y, x)`` that starts at a voxel ``(z, y, x)``."""
+        box = tuple(slice(int(first), int(first + size)) for first, size in zip(start, self.size, strict=True))
+        window = (volume.as_tensor() if isinstance(volume, MetaTensor) else volume)[(slice(None), *box)]
+        short = [int(size - have) for size, have in zip(self.size, window.shape[1:], strict=True)]
+        return torch.nn.functional.pad(window, [0, short[2], 0, short[1], 0, short[0]]).clone()
+
+
+class PaintTargetsd(MapTransform):
+    """Paint the true particles of a window as spheres: the target that the loss compares with.
+
+    Args:
+        keys: the true particles ``(N, 4)``, rows of label and voxel index; become the target ``(C, Z, Y, X)``.
+        particles: the species: channels, target radii and voxel size.
+        image_key: the window ``(1, Z, Y, X)``, for its shape.
+        volume_key: a ready label volume ``(1, Z, Y, X)``; where there is one it is the target.
+    """
+
+    def __init__(
+        self, keys: KeysCollection, particles: ParticleSet, image_key: str = "image", volume_key: str = "label_volume"
+    ) -> None:
+        super().__init__(keys)
+        self.particles, self.image_key, self.volume_key = particles, image_key, volume_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with the target in place of the points."""
+        sample = dict(data)
+        shape = tuple(sample[self.image_key].shape[1:])
+        labels = sample.pop(self.volume_key, None)
+        for key in self.key_iterator(sample):
+            if labels is None:
+                target = paint_targets(shape, sample[key], self.particles, self.particles.voxel_size_angstrom)
+            else:
+                target = split_labels(np.asarray(labels[0]), self.particles)
+            sample[key] = torch.from_numpy(target.astype(np.float32))
+        return sample

@@ -1,0 +1,1 @@
+"""Tomograms and label volumes, as files and as arrays."""

@@ -1,0 +1,67 @@
+"""Points and painted label volumes, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import cc3d
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from scripts.coordinates import as_points
+from scripts.errors import InputError
+from scripts.species import ParticleSet, Species
+
+
+def draw_spheres(
+    shape: tuple[int, int, int], centres_zyx_vox: ArrayLike, radius_vox: float, value: int = 1
+) -> NDArray[np.uint8]:
+    """Paint a solid sphere around every centre.
+
+    Args:
+        shape: ``(Z, Y, X)`` of the volume.
+        centres_zyx_vox: ``(N, 3)`` voxel indices, whole or not, inside the volume or not.
+        radius_vox: a voxel belongs to a sphere when its centre is at most this far away.
+        value: grey value of the spheres.
+
+    Returns:
+        ``(Z, Y, X)``, ``value`` in the spheres and 0 elsewhere.
+    """
+    volume = np.zeros(shape, dtype=np.uint8)
+    for centre in as_points(centres_zyx_vox, "centres_zyx_vox"):
+        low = np.maximum(np.ceil(centre - radius_vox), 0).astype(int)
+        high = np.minimum(np.floor(centre + radius_vox) + 1, shape).astype(int)
+        if (high <= low).any():
+            continue
+        box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
+        axes = np.ogrid[box]
+        squared = sum((axis - middle) ** 2 for axis, middle in zip(axes, centre, strict=True))
+        volume[box][squared <= radius_vox**2] = value
+    return volume
+
+
+def split_labels(label_volume: NDArray[np.integer], species: Iterable[Species]) -> NDArray[np.uint8]:
+    """Turn a label volume ``(Z, Y, X)`` into one channel per species, ``(C, Z, Y, X)``."""
+    return np.stack([(label_volume == one.label).astype(np.uint8) for one in species])
+
+
+def points_of_labels(label_volume: NDArray[np.integer], particles: ParticleSet, source: str) -> NDArray[np.float64]:
+    """Return label and centre ``(label, z, y, x)`` of every connected blob of a label volume, shape ``(N, 4)``.
+
+    Args:
+        label_volume: ``(Z, Y, X)``, 0 for background.
+        particles: the species, for their labels.
+        source: the file, for the message.
+
+    Raises:
+        InputError: the volume holds a label that no species has.
+    """
+    unknown = sorted(set(np.unique(label_volume).tolist()) - {0, *(species.label for species in particles)})
+    if unknown:
+        raise InputError(f"{source}: labels {unknown[:5]} belong to no species; known are 1 to {len(particles)}.")
+    blobs = cc3d.connected_components(np.ascontiguousarray(label_volume, dtype=np.uint8), connectivity=26)
+    centres = cc3d.statistics(blobs)["centroids"][1:]  # entry 0 is the background
+    firsts = np.unique(blobs, return_index=True)
+    label_of_blob = dict(zip(firsts[0].tolist(), label_volume.ravel()[firsts[1]].tolist(), strict=True))
+    labels = [label_of_blob[blob] for blob in range(1, len(centres) + 1)]
+    return np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), as_points(centres, "centres")])

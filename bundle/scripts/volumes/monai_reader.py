@@ -1,0 +1,81 @@
+"""The MONAI reader of tomograms of every format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from monai.data import ImageReader
+from numpy.typing import NDArray
+
+from scripts.errors import InputError
+from scripts.volumes.reading import PathLike, check_voxel_size, is_tomogram, read_tomogram
+
+
+class TomogramReader(ImageReader):
+    """MONAI reader of tomograms of every format, chosen by content.
+
+    ``get_data`` gives the array ``[z, y, x]`` in the file's own type and the metadata that MONAI expects, with
+    ``voxel_size_angstrom`` beside them. Files are opened there and not in ``read``, because `LoadImage` keeps of an
+    exception raised in ``read`` only the text.
+
+    Args:
+        voxel_size_angstrom: takes the place of the file's voxel size.
+        wanted_voxel_size_angstrom: level of an OME-Zarr pyramid to take, the nearest one; None takes the finest.
+        allow_missing_chunks: take a chunk without a file in a Zarr folder for one full of the fill value.
+    """
+
+    def __init__(
+        self,
+        voxel_size_angstrom: float | None = None,
+        wanted_voxel_size_angstrom: float | None = None,
+        allow_missing_chunks: bool = False,
+    ) -> None:
+        super().__init__()
+        check_voxel_size("voxel_size_angstrom", voxel_size_angstrom)
+        check_voxel_size("wanted_voxel_size_angstrom", wanted_voxel_size_angstrom)
+        self.voxel_size_angstrom, self.wanted_voxel_size_angstrom = voxel_size_angstrom, wanted_voxel_size_angstrom
+        self.allow_missing_chunks = allow_missing_chunks
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Tell whether the names look like tomograms; MONAI asks only when no reader was named."""
+        return all(is_tomogram(path) for path in _as_paths(filename))
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[PathLike, ...]:
+        """Return the paths."""
+        if kwargs:
+            raise TypeError(f"{type(self).__name__} takes its settings when built; got {sorted(kwargs)}.")
+        return _as_paths(data)
+
+    def get_data(self, img: Sequence[PathLike] | PathLike) -> tuple[NDArray[Any], dict[str, Any]]:
+        """Read the file that ``read`` was given.
+
+        Raises:
+            InputError: the file cannot be read or trusted, or nothing states the voxel size.
+        """
+        path, *more = _as_paths(img)
+        if more:
+            raise InputError(f"{path}: one tomogram at a time; got {len(more)} more files with it.")
+        settings = (self.voxel_size_angstrom, self.wanted_voxel_size_angstrom, self.allow_missing_chunks)
+        volume = read_tomogram(path, *settings)
+        meta = {
+            "affine": volume.affine,
+            "original_affine": volume.affine.copy(),
+            "space": "RAS",
+            "spatial_shape": np.array(volume.data.shape),
+            "original_channel_dim": float("nan"),  # MONAI's word for "no channel axis"
+            "voxel_size_angstrom": volume.voxel_size_angstrom,
+        }
+        return _writable(volume.data), meta
+
+
+def _writable(values: NDArray[Any]) -> NDArray[Any]:
+    """Return the values in memory that is ours to write to, copied only when need be."""
+    is_ours = values.flags.writeable and not isinstance(values, np.memmap)
+    return np.ascontiguousarray(values) if is_ours else np.array(values, order="C")
+
+
+def _as_paths(paths: Sequence[PathLike] | PathLike) -> tuple[PathLike, ...]:
+    return (paths,) if isinstance(paths, str | os.PathLike) else tuple(paths)

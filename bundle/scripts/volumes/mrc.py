@@ -1,0 +1,222 @@
+"""The MRC format: what stands in the 1024 bytes of its header, and what of it is believed.
+
+Byte order, value type, extended header and the order of the axes are put right; what cannot be trusted is refused.
+The origin and the start indices are not read: coordinates count from the first voxel.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts.errors import InputError, InputWarning
+
+ByteOrder = Literal["<", ">"]
+Header = dict[str, Any]
+HEADER_BYTES = 1024
+MAX_LENGTH = 65535  # voxels along an axis; no number up to here is one up to here when its bytes are swapped
+DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}  # by mode
+UNUSABLE_MODES = {3: "complex int16", 4: "complex float32", 16: "RGB colours", 101: "packed 4-bit numbers"}
+TYPE_OF_SIZE = {1: "int8", 2: "int16", 4: "float32"}  # the usual type of so many bytes
+STAMPS: dict[ByteOrder, tuple[tuple[int, int], ...]] = {"<": ((0x44, 0x44), (0x44, 0x41)), ">": ((0x11, 0x11),)}
+ORDER_NAMES = {"<": "little-endian", ">": "big-endian"}
+SAMPLED_VOXELS = 4096
+IMOD_STAMP = 1146047817
+IMOD_SIGNED_BYTES, IMOD_PACKED_BYTES = 1, 16  # bits of imod_flags
+VOLUME_STACK = 401  # space group
+HEADER = {  # name: (type, offset); columns, rows and sections are the axes of the file, grid and cell go by x, y and z
+    "columns_rows_sections": ("3i4", 0),
+    "mode": ("i4", 12),
+    "grid_xyz": ("3i4", 28),
+    "cell_xyz_angstrom": ("3f4", 40),
+    "axes": ("3i4", 64),  # which of x (1), y (2) and z (3) the columns, rows and sections run along
+    "space_group": ("i4", 88),
+    "extended_header_bytes": ("i4", 92),
+    "imod_stamp": ("i4", 152),
+    "imod_flags": ("i4", 156),
+    "map": ("S4", 208),
+    "machine_stamp": ("2u1", 212),
+}
+HEADER_DTYPE = np.dtype(
+    {
+        "names": list(HEADER),
+        "formats": [kind for kind, _ in HEADER.values()],
+        "offsets": [offset for _, offset in HEADER.values()],
+        "itemsize": HEADER_BYTES,
+    }
+)
+
+
+def is_mrc(head: bytes) -> bool:
+    """Tell whether a file that begins with these 1024 bytes is an MRC file, perhaps a faulty one."""
+    if len(head) < HEADER_BYTES:
+        return False
+    if head[208:211] == b"MAP":
+        return True
+    order = _order_by_lengths(head)
+    return order is not None and _header_in(order, head)["mode"] in DTYPES | UNUSABLE_MODES
+
+
+def parse_mrc(content: NDArray[np.uint8], name: str) -> tuple[NDArray[Any], tuple[float, float, float] | None]:
+    """Return the volume that an MRC file holds, and its voxel size.
+
+    Args:
+        content: the bytes of the whole file; a memory map will do, the volume is then one too where possible.
+        name: how messages call the file.
+
+    Returns:
+        The volume ``[z, y, x]`` in the file's own type and native byte order, and its voxel size ``(z, y, x)`` in
+        ångströms, None when the header states none.
+
+    Raises:
+        InputError: the header contradicts itself or the file's size, or this is not a single volume of numbers.
+    """
+    header, order = _read_header(content[:HEADER_BYTES].tobytes(), name)
+    shape = _file_shape(header, name)
+    dtype = _dtype(header, name).newbyteorder(order)
+    _refuse_images_and_stacks(header, shape, name)
+    block = _data_block(content, header, shape, dtype, name)
+    _refuse_swapped_values(block, name)
+    file_axes = _axes(header, name)[::-1]  # along sections, rows, columns
+    volume = block.transpose([file_axes.index(axis) for axis in (3, 2, 1)])
+    return volume.astype(dtype.newbyteorder("="), copy=False), _voxel_size_zyx(header)
+
+
+def parse_mrc_extent(head: bytes, name: str) -> tuple[tuple[int, int, int], tuple[float, float, float] | None]:
+    """Return the shape ``(Z, Y, X)`` and the voxel size ``(z, y, x)`` that the header of an MRC file states.
+
+    Args:
+        head: the first 1024 bytes.
+        name: how messages call the file.
+
+    Raises:
+        InputError: the header contradicts itself.
+    """
+    header, _ = _read_header(head, name)
+    lengths, file_axes = _file_shape(header, name), _axes(header, name)[::-1]  # along sections, rows, columns
+    z, y, x = (lengths[file_axes.index(axis)] for axis in (3, 2, 1))
+    return (z, y, x), _voxel_size_zyx(header)
+
+
+def _header_in(order: ByteOrder, head: bytes) -> Header:
+    record = np.frombuffer(head, HEADER_DTYPE.newbyteorder(order), count=1)[0]
+    return {name: record[name].tolist() for name in HEADER}
+
+
+def _order_by_lengths(head: bytes) -> ByteOrder | None:
+    """Return the byte order in which the three lengths of the volume make sense; at most one of the two does."""
+    for order in STAMPS:
+        if all(0 < length <= MAX_LENGTH for length in _header_in(order, head)["columns_rows_sections"]):
+            return order
+    return None
+
+
+def _read_header(head: bytes, name: str) -> tuple[Header, ByteOrder]:
+    stamp = tuple(head[212:214])
+    stamped = next((order for order, known in STAMPS.items() if stamp in known), None)
+    order = _order_by_lengths(head) or stamped or "<"
+    oddities = []
+    if head[208:211] != b"MAP":
+        oddities.append("has no 'MAP' mark")
+    if stamped is None:
+        oddities.append(f"has a non-standard machine stamp ({stamp[0]:02x} {stamp[1]:02x})")
+    elif stamped != order:
+        oddities.append(f"has the machine stamp of a {ORDER_NAMES[stamped]} file")
+    if oddities:
+        reason = f"read as {ORDER_NAMES[order]}, as its lengths make sense that way"
+        warnings.warn(f"{name} {' and '.join(oddities)}: {reason}.", InputWarning, stacklevel=4)
+    return _header_in(order, head), order
+
+
+def _file_shape(header: Header, name: str) -> tuple[int, ...]:
+    shape = tuple(header["columns_rows_sections"][::-1])
+    if not all(0 < length <= MAX_LENGTH for length in shape):
+        stated = " x ".join(str(length) for length in shape)
+        raise InputError(f"{name}: the header states {stated} voxels; each length must be 1 to {MAX_LENGTH}.")
+    return shape
+
+
+def _dtype(header: Header, name: str) -> np.dtype[Any]:
+    mode, flags = header["mode"], header["imod_flags"] if header["imod_stamp"] == IMOD_STAMP else IMOD_SIGNED_BYTES
+    usable = "Convert it to mode 0 (int8), 1 (int16), 2 (float32), 6 (uint16) or 12 (float16)"
+    if mode == 0 and flags & IMOD_PACKED_BYTES:
+        mode = 101
+    if mode in UNUSABLE_MODES:
+        raise InputError(f"{name} holds {UNUSABLE_MODES[mode]} (mode {mode}), not a tomogram. {usable}.")
+    if mode not in DTYPES:
+        raise InputError(f"{name} has the unknown mode {mode}. {usable}.")
+    if mode == 0 and not flags & IMOD_SIGNED_BYTES:
+        return np.dtype("u1")  # old IMOD files
+    return np.dtype(DTYPES[mode])
+
+
+def _refuse_images_and_stacks(header: Header, shape: tuple[int, ...], name: str) -> None:
+    sections, grid_z = shape[0], header["grid_xyz"][2]
+    if header["space_group"] == VOLUME_STACK:
+        count = sections // grid_z if 0 < grid_z <= sections else "several"
+        raise InputError(f"{name} is a stack of {count} volumes (space group 401), not one tomogram: split it.")
+    if sections == 1:
+        raise InputError(f"{name} is a 2D image of {shape[1]} x {shape[2]} pixels, not a tomogram.")
+    if header["space_group"] == 0 and grid_z == 1:
+        raise InputError(f"{name} is a stack of {sections} images (space group 0, mz 1), not a tomogram.")
+
+
+def _data_block(
+    content: NDArray[np.uint8], header: Header, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
+) -> NDArray[Any]:
+    """Cut the voxels out of the file as ``(sections, rows, columns)``, in the file's byte order."""
+    skipped = header["extended_header_bytes"]
+    if not 0 <= skipped <= content.size - HEADER_BYTES:
+        found = content.size - HEADER_BYTES
+        raise InputError(f"{name} is cut short: the header promises {skipped} more header bytes, the file has {found}.")
+    block = content[HEADER_BYTES + skipped :]
+    voxels = int(np.prod(shape, dtype=np.int64))
+    promised = voxels * dtype.itemsize
+    if block.size != promised and block.size % voxels == 0 and block.size // voxels in TYPE_OF_SIZE:
+        fitting = TYPE_OF_SIZE[block.size // voxels]
+        raise InputError(
+            f"{name} contradicts itself: mode {header['mode']} ({dtype.name}) means {promised} bytes of data,"
+            f" the file has {block.size}, which is {fitting} exactly. Correct the mode."
+        )
+    if block.size < promised:
+        raise InputError(
+            f"{name} is cut short: the header promises {promised} bytes of data, the file has {block.size}."
+        )
+    if block.size > promised:
+        extra = block.size - promised
+        warnings.warn(f"{name}: {extra} bytes after the data are ignored.", InputWarning, stacklevel=4)
+    return block[:promised].view(dtype).reshape(shape)
+
+
+def _refuse_swapped_values(block: NDArray[Any], name: str) -> None:
+    """Refuse float32 values of 1e-38 and 1e38 side by side that are ordinary numbers in the other byte order."""
+    sample = block.reshape(-1)[:: max(1, block.size // SAMPLED_VOXELS)]
+    if block.dtype.itemsize == 4 and _share_of_ordinary(sample) < 0.8 and _share_of_ordinary(sample.byteswap()) > 0.99:
+        raise InputError(f"{name}: its values make sense only in the byte order that its header does not have.")
+
+
+def _share_of_ordinary(values: NDArray[Any]) -> float:
+    sizes = np.abs(values[values != 0])
+    return float(np.mean((sizes > 1e-20) & (sizes < 1e20))) if sizes.size else 0.0
+
+
+def _axes(header: Header, name: str) -> list[int]:
+    axes: list[int] = header["axes"]
+    if axes == [0, 0, 0]:
+        warnings.warn(f"{name} states no axis order (mapc, mapr, maps): read as x, y, z.", InputWarning, stacklevel=4)
+        return [1, 2, 3]
+    if sorted(axes) != [1, 2, 3]:
+        stated = ", ".join(str(axis) for axis in axes)
+        raise InputError(f"{name}: mapc, mapr, maps must be 1, 2, 3 in some order; the header states {stated}.")
+    return axes
+
+
+def _voxel_size_zyx(header: Header) -> tuple[float, float, float] | None:
+    cell, grid = header["cell_xyz_angstrom"], header["grid_xyz"]
+    if not all(length > 0 and np.isfinite(length) for length in cell) or not all(count > 0 for count in grid):
+        return None
+    x, y, z = (float(f"{length / count:.6g}") for length, count in zip(cell, grid, strict=True))  # float32 holds 6
+    return z, y, x

@@ -1,0 +1,302 @@
+"""Tomograms from MRC, OME-Zarr and NIfTI files, told apart by what is in them, not by their names.
+
+Every volume comes out as ``[z, y, x]`` with its voxel size in ångströms. Origins, start indices and translations in a
+file are not used: coordinates count from the first voxel.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import math
+import os
+import re
+import warnings
+import zlib
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scripts.coordinates import SizeZYX, affine_of
+from scripts.errors import InputError, InputWarning, without_user
+from scripts.volumes.mrc import HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_extent
+from scripts.volumes.nifti import is_nifti, is_nifti_pair, parse_nifti, parse_nifti_extent
+from scripts.volumes.ome_zarr import ZARR_MARKS, is_zarr, load_ome_zarr, ome_zarr_extent
+
+PathLike = str | os.PathLike  # type: ignore[type-arg]  # as MONAI has it
+
+ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=.)", re.IGNORECASE)  # two letters or more: C:/ is a disk
+NAME_ENDINGS = re.compile(r"((\.ome)?\.zarr|\.(mrc|rec|st|map|nii)(\.gz|\.bz2)?)$", re.IGNORECASE)
+MRC, NIFTI, ZARR = "an MRC file", "a NIfTI file", "a Zarr folder"
+GZIP_MAGIC, BZIP2_MAGIC = b"\x1f\x8b\x08", b"BZh"
+OTHER_BEGINNINGS = {  # what people find under the name of a tomogram
+    b"version https://git-lfs": "a Git LFS pointer (fetch the file itself with 'git lfs pull')",
+    b"<!doctype html": "an HTML page",
+    b"<html": "an HTML page",
+    b"<?xml": "an XML text",
+    b"\x89png": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"ii*\0": "a TIFF picture",
+    b"mm\0*": "a TIFF picture",
+    b"\x89hdf": "an HDF5 file",
+    b"pk\3\4": "a ZIP archive (unpack it)",
+    b"\xfd7zxz": "an xz archive (unpack it)",
+    b"\x28\xb5\x2f\xfd": "a zstd archive (unpack it)",
+}
+VOXEL_SIZE_REMEDY = "set voxel_size_angstrom (e.g. --voxel_size_angstrom 10.012)"
+HEADER_TOLERANCE = 0.005  # axes whose voxel sizes differ by no more are rounded, not different
+STATED_TOLERANCE = 0.001  # a voxel size set by the user that differs by more from the file's is worth a warning
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One tomogram.
+
+    Attributes:
+        data: ``[z, y, x]`` in the file's own type, native byte order; perhaps memory-mapped and read-only.
+        voxel_size_angstrom: None when neither the file nor the user states it.
+        affine: ``4 x 4``, takes an index ``(z, y, x, 1)`` to ``(x, y, z, 1)`` in ångströms. Without a voxel size
+            voxels count as 1 Å.
+    """
+
+    data: NDArray[Any]
+    voxel_size_angstrom: float | None
+    affine: NDArray[np.float64]
+
+
+def is_tomogram(path: PathLike) -> bool:
+    """Tell by its name whether a file or folder should be a tomogram; hidden ones (``._x.mrc``) are not."""
+    ending = NAME_ENDINGS.search(Path(path).name)
+    if ending is None or Path(path).name.startswith("."):
+        return False
+    return ending[0].lower().endswith(".zarr") == Path(path).is_dir()
+
+
+def stem_of(path: PathLike) -> str:
+    """Return the name of a tomogram's file or folder without the ending that tells its format."""
+    return NAME_ENDINGS.sub("", Path(path).name)
+
+
+def read_tomogram(
+    path: PathLike,
+    voxel_size_angstrom: float | None = None,
+    wanted_voxel_size_angstrom: float | None = None,
+    allow_missing_chunks: bool = False,
+) -> Volume:
+    """Read a tomogram of any of the formats.
+
+    Args:
+        path: an MRC or NIfTI file, perhaps compressed with gzip or bzip2, or a Zarr folder, under any name.
+        voxel_size_angstrom: takes the place of the file's voxel size; a warning tells when they differ.
+        wanted_voxel_size_angstrom: level of an OME-Zarr pyramid to take, the nearest one; None takes the finest.
+        allow_missing_chunks: take a chunk without a file in a Zarr folder for one full of the fill value.
+
+    Raises:
+        InputError: the file cannot be read or trusted, or nothing states the voxel size.
+    """
+    found = content_of(path)
+    if found == MRC:
+        volume = read_mrc(path, voxel_size_angstrom)
+    elif found == NIFTI:
+        volume = read_nifti(path, voxel_size_angstrom)
+    elif found == ZARR:
+        volume = read_ome_zarr(path, wanted_voxel_size_angstrom, voxel_size_angstrom, allow_missing_chunks)
+    else:
+        raise InputError(f"{path} is not a tomogram (MRC, OME-Zarr or NIfTI) but {found}.")
+    if volume.voxel_size_angstrom is None:
+        raise InputError(f"{path} states no voxel size: {VOXEL_SIZE_REMEDY}.")
+    return volume
+
+
+def read_extent(path: PathLike, voxel_size_angstrom: float | None = None) -> tuple[tuple[int, int, int], float]:
+    """Return the shape ``(Z, Y, X)`` and the voxel size in ångströms of a tomogram, from its header alone.
+
+    Args:
+        path: as for `read_tomogram`.
+        voxel_size_angstrom: takes the place of the file's, and chooses the level of an OME-Zarr pyramid.
+
+    Raises:
+        InputError: the header cannot be read or trusted, or nothing states the voxel size.
+    """
+    found = content_of(path)
+    if found == MRC:
+        shape, size_zyx = parse_mrc_extent(_bytes_of(path, HEADER_BYTES).tobytes(), str(path))
+    elif found == NIFTI:
+        shape, size_zyx = parse_nifti_extent(_bytes_of(path, HEADER_BYTES).tobytes(), str(path))
+    elif found == ZARR:
+        shape, size_zyx = ome_zarr_extent(Path(path), voxel_size_angstrom)
+    else:
+        raise InputError(f"{path} is not a tomogram (MRC, OME-Zarr or NIfTI) but {found}.")
+    voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
+    if voxel_size is None:
+        raise InputError(f"{path} states no voxel size: {VOXEL_SIZE_REMEDY}.")
+    return shape, voxel_size
+
+
+def read_mrc(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume:
+    """Read an MRC file; ``voxel_size_angstrom`` takes the place of the header's.
+
+    Raises:
+        InputError: the file is no MRC file, contradicts itself or is cut short.
+    """
+    _expect(MRC, path)
+    data, size_zyx = parse_mrc(_bytes_of(path), str(path))
+    voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
+    return Volume(data, voxel_size, affine_of(voxel_size or 1.0))
+
+
+def read_nifti(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume:
+    """Read a NIfTI file; ``voxel_size_angstrom`` takes the place of the header's.
+
+    The affine keeps the file's directions and origin; its scale is that of the spacing, and a warning tells when they
+    differ.
+
+    Raises:
+        InputError: the file is no NIfTI file, is damaged or does not hold one volume.
+    """
+    _expect(NIFTI, path)
+    data, size_zyx, file_affine = parse_nifti(_bytes_of(path), str(path))
+    voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
+    affine = file_affine[:, [2, 1, 0, 3]]  # the array is the transposed one
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not (lengths > 0).all():
+        return Volume(data, voxel_size, affine_of(voxel_size or 1.0))
+    if size_zyx is not None and not np.allclose(lengths, size_zyx, rtol=HEADER_TOLERANCE, atol=0):
+        fact = f"the affine has voxels of {_in_words(tuple(lengths))} Å, the spacing {_in_words(size_zyx)} Å"
+        warnings.warn(f"{path}: {fact}; the spacing counts.", InputWarning, stacklevel=2)
+    affine[:3, :3] *= (voxel_size or 1.0) / lengths
+    return Volume(data, voxel_size, affine)
+
+
+def read_ome_zarr(
+    path: PathLike,
+    wanted_voxel_size_angstrom: float | None = None,
+    voxel_size_angstrom: float | None = None,
+    allow_missing_chunks: bool = False,
+) -> Volume:
+    """Read one level of an OME-Zarr pyramid (Zarr format 2 or 3), or a plain Zarr array, into memory.
+
+    Args:
+        path: the Zarr folder.
+        wanted_voxel_size_angstrom: the level nearest to it is taken; None takes the finest.
+        voxel_size_angstrom: takes the place of the level's own voxel size.
+        allow_missing_chunks: take a chunk without a file for one full of the fill value. Right for arrays that were
+            written without their empty chunks, wrong for an incomplete copy.
+
+    Raises:
+        InputError: the folder is no Zarr folder, is damaged or incomplete, or does not hold one volume.
+    """
+    check_voxel_size("wanted_voxel_size_angstrom", wanted_voxel_size_angstrom)
+    _expect(ZARR, path)
+    data, size_zyx = load_ome_zarr(Path(path), wanted_voxel_size_angstrom, allow_missing_chunks)
+    voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
+    return Volume(data, voxel_size, affine_of(voxel_size or 1.0))
+
+
+def refuse_address(path: PathLike) -> None:
+    """Refuse a path that is an address on a server: nothing is fetched while a config runs.
+
+    Raises:
+        InputError: names the command that fetches.
+    """
+    address = ADDRESS.match(str(path))
+    if address and not Path(path).exists():
+        whole = str(path) if "://" in str(path) else ADDRESS.sub(r"\1://", str(path), count=1)  # as a Path writes it
+        shown = without_user(whole)
+        raise InputError(
+            f"{shown} is not on this disk. An OME-Zarr is brought here by: python -m scripts.fetch {shown} FOLDER"
+        )
+
+
+def content_of(path: PathLike) -> str:
+    """Return in words what a file or folder is: `MRC`, `NIFTI`, `ZARR` or a description of something else.
+
+    Raises:
+        InputError: it does not exist or may not be read.
+    """
+    refuse_address(path)
+    if Path(path).is_dir():
+        return ZARR if is_zarr(Path(path)) else f"a folder without Zarr metadata ({', '.join(ZARR_MARKS)})"
+    head = _bytes_of(path, HEADER_BYTES).tobytes()
+    if is_nifti(head):
+        return NIFTI
+    if is_nifti_pair(head):
+        return "half of a NIfTI pair (.hdr, .img): save it as one .nii file"
+    return MRC if is_mrc(head) else _other_content(head)
+
+
+def _other_content(head: bytes) -> str:
+    beginning = head.lstrip().lower()
+    for mark, name in OTHER_BEGINNINGS.items():
+        if beginning.startswith(mark):
+            return name
+    if not head:
+        return "an empty file"
+    if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):
+        return "a text"
+    if len(head) < HEADER_BYTES:
+        return f"a file of {len(head)} bytes (the header of an MRC file alone has {HEADER_BYTES})"
+    return "something unknown"
+
+
+def _expect(content: str, path: PathLike) -> None:
+    found = content_of(path)
+    if found != content:
+        raise InputError(f"{path} is not {content} but {found}.")
+
+
+def _bytes_of(path: PathLike, limit: int | None = None) -> NDArray[np.uint8]:
+    """Return the first ``limit`` bytes of a file, or all: memory-mapped, or unpacked into memory when compressed."""
+    try:
+        with open(path, "rb") as file:
+            magic = file.read(3)
+            file.seek(0)
+            if magic == GZIP_MAGIC:
+                with gzip.open(file) as unpacked:
+                    return np.frombuffer(unpacked.read(limit or -1), np.uint8)
+            if magic == BZIP2_MAGIC:
+                with bz2.open(file) as unpacked:
+                    return np.frombuffer(unpacked.read(limit or -1), np.uint8)
+            if limit is not None:
+                return np.frombuffer(file.read(limit), np.uint8)
+        return np.memmap(path, np.uint8, mode="r")
+    except FileNotFoundError as error:
+        raise InputError(f"cannot read {path}: no such file.") from error
+    except EOFError as error:
+        raise InputError(f"{path} is cut short: its compressed data end too early.") from error
+    except (zlib.error, OSError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def check_voxel_size(name: str, value_angstrom: float | None) -> None:
+    """Check a voxel size that the user set; None is none.
+
+    Raises:
+        InputError: it is not a positive number.
+    """
+    if value_angstrom is not None and not (isinstance(value_angstrom, Real) and 0 < value_angstrom < math.inf):
+        raise InputError(f"{name} is a positive number of ångströms; got {value_angstrom!r}.")
+
+
+def _settle_voxel_size(path: PathLike, size_zyx: SizeZYX | None, stated_angstrom: float | None) -> float | None:
+    """Choose between the voxel size in the file, one number per axis, and the user's."""
+    check_voxel_size("voxel_size_angstrom", stated_angstrom)
+    if stated_angstrom is not None:
+        if size_zyx and any(not math.isclose(size, stated_angstrom, rel_tol=STATED_TOLERANCE) for size in size_zyx):
+            stated = f"voxel_size_angstrom {stated_angstrom:g} is used, not the file's {_in_words(size_zyx)} Å"
+            warnings.warn(f"{path}: {stated}.", InputWarning, stacklevel=3)
+        return float(stated_angstrom)
+    if size_zyx is None:
+        return None
+    if max(size_zyx) - min(size_zyx) > HEADER_TOLERANCE * min(size_zyx):
+        fact = f"the voxels are no cubes but {_in_words(size_zyx)} Å (z, y, x)"
+        raise InputError(f"{path}: {fact}. Resample it, or set voxel_size_angstrom if that is wrong.")
+    return size_zyx[0] if len(set(size_zyx)) == 1 else sum(size_zyx) / 3
+
+
+def _in_words(size_zyx: SizeZYX) -> str:
+    return f"{size_zyx[0]:g}" if len(set(size_zyx)) == 1 else " x ".join(f"{size:g}" for size in size_zyx)

@@ -1,0 +1,268 @@
+"""The comparison of networks, on small tomograms and for seconds."""
+
+import csv
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from time import perf_counter, sleep
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from monai.optimizers import WarmupCosineSchedule
+from scripts.errors import InputError
+from scripts.volumes.labels import draw_spheres
+from synthetic import SHAPE, noise, write_mrc
+
+PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "compare_networks.py"
+VOXEL_SIZE = 10.012
+CENTRES = [(6, 9, 11), (13, 20, 30), (10, 20, 9), (9, 8, 27)]
+SMALL = {
+    "depths": [1, 1, 1, 1],
+    "window_size": [16, 16, 16],
+    "inference_window_size": [20, 28, 28],
+    "windows_per_epoch": 4,
+    "device": "$torch.device('cpu')",
+}
+WIDTHS = [8, 16, 16, 16]
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's, and thresholds with too little to fit
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small volumes gain nothing from more threads, and lose much on busy cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def compare():
+    """The program, imported from its file."""
+    spec = importlib.util.spec_from_file_location("compare_networks", PATH)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up there
+    path = list(sys.path)
+    spec.loader.exec_module(module)
+    sys.path[:] = path
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def dataset_dir(tmp_path):
+    """Four runs that show apo-ferritin; the truth of run 'wrong' names other places."""
+    rows = ["id,experiment,particle_type,x,y,z"]
+    for seed, run in enumerate(["learn", "fit", "score", "wrong"]):
+        volume = noise(seed) + 6 * draw_spheres(SHAPE, CENTRES, radius_vox=3)
+        write_mrc(tmp_path / "data" / run / "tomogram.mrc", volume, VOXEL_SIZE)
+        points = np.array(CENTRES)[:, ::-1] * VOXEL_SIZE / (2 if run == "wrong" else 1)
+        rows += [f"0,{run},apo-ferritin,{x},{y},{z}" for x, y, z in points]
+    (tmp_path / "data" / "truth.csv").write_text("\n".join(rows))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def plan_for(compare, dataset_dir, tmp_path):
+    """Return a plan with the given test run."""
+
+    def make(test_run="score", **settings):
+        settings = {**SMALL, "widths": WIDTHS, **settings}
+        return compare.Plan(str(dataset_dir), ("fit",), (test_run,), 2.0, tmp_path / "out", settings)
+
+    return make
+
+
+class BrightBlobs(torch.nn.Module):
+    """Answers every species with the smoothed volume."""
+
+    def forward(self, x):
+        smooth = torch.nn.functional.avg_pool3d(x, 3, stride=1, padding=1)
+        return (12 * smooth - 6).expand(-1, 5, -1, -1, -1)
+
+
+def arguments(dataset_dir, output_dir, **replaced):
+    options = {
+        "dataset_dir": dataset_dir,
+        "validation_runs": "fit",
+        "test_runs": "score",
+        "budget_seconds": 0.5,
+        "seeds": "0,1",
+        "networks": "ours,unet",
+        "widths": ",".join(map(str, WIDTHS)),
+        "settings": json.dumps(SMALL),
+        "output_dir": output_dir,
+        **replaced,
+    }
+    return [part for key, value in options.items() for part in (f"--{key}", str(value))]
+
+
+def test_a_comparison_writes_results_and_tables_and_goes_on_where_it_stopped(
+    compare, dataset_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(compare, "PROBE_SECONDS", 0.0)
+    output = tmp_path / "out"
+    assert compare.main(arguments(dataset_dir, output)) == 0
+    results = {path.name: json.loads(path.read_text()) for path in output.glob("*.json")}
+    assert set(results) == {f"{name}_seed{seed}.json" for name in ("ours", "unet") for seed in (0, 1)}
+    for result in results.values():
+        assert result["steps"] >= 1
+        assert result["training_seconds"] >= 0.5
+        assert result["scores"]["kaggle"]["total"] <= 1
+        assert result["thresholds"] == json.loads(
+            (output / f"{result['network']}_seed{result['seed']}" / "validation" / "thresholds.json").read_text()
+        )
+    assert results["unet_seed0.json"]["parameters"] == 1_114_150
+    assert results["unet_seed0.json"]["format"] == results["unet_seed1.json"]["format"]
+
+    with open(output / "comparison.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["network"], row["seeds"]) for row in rows] == [("ours", "2"), ("unet", "2")]
+    page = (output / "comparison.md").read_text()
+    assert "Each network trained for 0.5 s" in page
+    assert len([line for line in page.splitlines() if line.startswith("| ")]) == 4
+
+    times = {path.name: path.stat().st_mtime_ns for path in output.glob("*seed1.json")}
+    (output / "ours_seed0.json").unlink()
+    assert compare.main(arguments(dataset_dir, output)) == 0
+    assert (output / "ours_seed0.json").exists()
+    assert {path.name: path.stat().st_mtime_ns for path in output.glob("*seed1.json")} == times
+
+    (output / "comparison.md").unlink()
+    assert compare.main(["--only_table", "--output_dir", str(output)]) == 0
+    assert (output / "comparison.md").read_text().splitlines()[2:4] == page.splitlines()[2:4]
+
+    capsys.readouterr()
+    assert compare.main(arguments(dataset_dir, output, budget_seconds=3)) == 1
+    assert "was made with budget_seconds 0.5, now it is 3.0: set another output_dir" in capsys.readouterr().err
+
+
+def test_thresholds_are_fitted_on_the_validation_runs_alone(compare, plan_for, tmp_path):
+    right, wrong = (
+        compare.fit_and_score(plan_for(run), BrightBlobs(), "float32, contiguous", tmp_path / run)
+        for run in ("score", "wrong")
+    )
+    assert right["thresholds"] == wrong["thresholds"]
+    assert right["thresholds"]["apo-ferritin"] != 0.5
+    assert right["thresholds"]["ribosome"] == 0.5  # nothing to fit on
+    assert right["scores"]["one_to_one"]["apo-ferritin"] == 1.0
+    assert wrong["scores"]["one_to_one"]["apo-ferritin"] < 0.6
+    assert not (tmp_path / "score" / "test" / "thresholds.json").exists()
+    assert right["seconds_per_tomogram"] > 0
+
+
+@pytest.mark.parametrize("name", ["ours", "unet", "flexible_unet", "segresnet", "dynunet"])
+def test_an_untrained_network_finds_every_voxel_improbable(compare, plan_for, name):
+    torch.manual_seed(0)
+    network = plan_for().parser(network=name).get_parsed_content("network_def").eval()
+    with torch.no_grad():
+        answer = network(torch.from_numpy(noise())[None, None])
+    assert answer.shape == (1, 5, *SHAPE)
+    assert answer.mean((0, 2, 3, 4)).sigmoid().tolist() == pytest.approx([1e-3] * 5, rel=2.0)
+    assert answer.sigmoid().max() < 0.5
+
+
+def test_the_bias_of_the_head_is_found_by_what_it_does(compare):
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 5, 1), torch.nn.GELU(), torch.nn.Conv3d(5, 5, 1))
+    assert compare.head_bias(network) is network[2].bias
+    network[2].bias = None
+    with pytest.raises(ValueError, match="Sequential needs a bias"):
+        compare.head_bias(network)
+
+
+def test_every_network_gets_the_same_windows(compare, plan_for):
+    ours, unet, other = (
+        plan_for().parser(network=name, seed=seed, validation_runs=["fit"]).get_parsed_content("train#dataset")[7]
+        for name, seed in (("ours", 3), ("unet", 3), ("unet", 4))
+    )
+    assert torch.equal(ours["image"], unet["image"])
+    assert torch.equal(ours["label"], unet["label"])
+    assert not torch.equal(unet["image"], other["image"])
+
+
+def test_the_processors_clock_stands_while_others_work(compare):
+    begun = compare.CLOCKS["processor"](), compare.CLOCKS["wall"]()
+    sleep(0.5)
+    assert compare.CLOCKS["processor"]() - begun[0] < 0.25
+    assert compare.CLOCKS["wall"]() - begun[1] >= 0.5
+
+
+def test_the_learning_rate_follows_the_time_and_the_budget_ends_the_training(compare):
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.4)
+    schedule = WarmupCosineSchedule(optimizer, warmup_steps=20, t_total=100)
+    budget = compare.TrainingBudget(100.0, schedule, steps=100, name="test")
+    rates = []
+    for seconds in (10, 60, 200):
+        budget.begun = perf_counter() - seconds
+        budget.set_learning_rate(None)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.2, 0.2, 0.0], abs=1e-3)
+
+    ended = []
+    output = [{"loss": torch.tensor(0.5)}]
+    engine = SimpleNamespace(state=SimpleNamespace(output=output, iteration=4), terminate=lambda: ended.append(True))
+    budget.start(engine)
+    budget.count(engine)
+    assert not ended
+    budget.begun -= 100
+    budget.count(engine)
+    assert ended == [True]
+    assert budget.used >= 100
+
+
+def test_a_network_that_needs_a_missing_package_is_named_before_anything_is_trained(compare, plan_for, monkeypatch):
+    def absent(out_channels):
+        raise ImportError("einops is required")
+
+    monkeypatch.setitem(compare.NETWORKS, "unet", ({"_target_": absent, "out_channels": 5}, 4))
+    with pytest.raises(InputError, match="unet needs a package that is not installed: einops is required"):
+        compare.build_networks(plan_for(), ["ours", "unet"])
+
+
+@pytest.mark.parametrize(
+    ("replaced", "message"),
+    [
+        ({"networks": "ours,vnet"}, "unknown network vnet; known are ours, unet"),
+        ({"test_runs": "fit"}, "fit cannot be both validation_runs and test_runs"),
+        ({"test_runs": "learn,score,wrong"}, "holds no run beside fit, learn, score, wrong to train on"),
+        ({"test_runs": "nowhere"}, "holds no run nowhere; it holds"),
+        ({"budget_seconds": 0}, "budget_seconds must be positive; got 0.0"),
+        ({"settings": '{"depth": 2}'}, "depth is not a setting of train.json"),
+        ({"settings": "[1]"}, "settings must be a JSON object"),
+        ({"settings": "{"}, "settings is not valid JSON"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(compare, dataset_dir, tmp_path, capsys, replaced, message):
+    assert compare.main(arguments(dataset_dir, tmp_path / "out", **replaced)) == 1
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("out/*.json"))
+
+
+def test_the_table_of_an_empty_folder_is_refused(compare, tmp_path, capsys):
+    assert compare.main(["--only-table", "--output_dir", str(tmp_path)]) == 1
+    assert "holds no result of ours, unet" in capsys.readouterr().err
+
+
+def test_a_row_holds_the_mean_and_half_the_range(compare):
+    scores = [{"total": value, "a": value} for value in (0.5, 0.75)]
+    results = [
+        {
+            "network": "unet", "parameters": 7, "steps": steps, "thresholds": {"a": 0.5},
+            "scores": {"kaggle": score, "one_to_one": score}, "seconds_per_step": 1.0, "seconds_per_tomogram": 2.0,
+            "format": "float32, contiguous",
+        }
+        for steps, score in zip((10, 20), scores, strict=True)
+    ]  # fmt: skip
+    (row,) = compare.summarise(results)
+    assert (row["steps"], row["f4_kaggle"], row["f4_one_to_one_half_range"], row["f4_a"]) == (15, 0.625, 0.125, 0.625)
+    page = compare.format_page(
+        [row],
+        ["a"],
+        {"budget_seconds": 5, "clock": "wall", "device": "CPU", "validation_runs": ["x"], "test_runs": ["y"]},
+    )
+    assert "| unet | 0.0 M | 2 | 15 | 0.625 ± 0.125 | 0.625 ± 0.125 | 0.625 | 1 | 2 | float32, contiguous |" in page

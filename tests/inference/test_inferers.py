@@ -1,0 +1,290 @@
+import itertools
+
+import mrcfile
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.data import MetaTensor
+from scripts.inference.inferers import TomogramInferer, WindowInferer, plain
+from scripts.inference.precision import number_format
+from scripts.networks.convnext_unet import ConvNeXtUNet
+from scripts.networks.weights import load_weights
+from scripts.preparation.scaling import scale_percentiles
+from synthetic import SHAPE, tiny_network
+
+WINDOW = (8, 12, 16)
+CPU = torch.device("cpu")
+
+
+def noise(*shape, seed=1):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def slide(volume, network, roi_size=WINDOW, precision="float32", **settings):
+    return TomogramInferer(roi_size, precision=precision, **settings)(volume, network)
+
+
+def identity(windows):
+    return windows
+
+
+def with_place(windows):
+    """Answer with the volume times a number that depends on the voxel's place: no symmetry left."""
+    z, y, x = (torch.arange(1.0, size + 1) for size in windows.shape[2:])
+    return windows * (z[:, None, None] ** 2 + 3 * y[:, None] + 0.1 * x**3)
+
+
+def box_mean(windows):
+    """Answer with the mean over 5 x 5 x 5 voxels, of which those outside the window count as 0."""
+    return F.avg_pool3d(windows, 5, stride=1, padding=2)
+
+
+# Windows
+
+
+@pytest.mark.parametrize("size", [SHAPE, WINDOW, (3, 5, 7), (1, 30, 9), (9, 13, 17)])
+@pytest.mark.parametrize("overlap", [0.25, 0.5, (0.0, 0.3, 0.7)])
+def test_a_network_that_changes_nothing_gives_the_volume_back(size, overlap):
+    volume = noise(1, 1, *size)
+    torch.testing.assert_close(slide(volume, identity, overlap=overlap), volume, atol=1e-5, rtol=0)
+
+
+def test_every_tomogram_of_a_batch_comes_back():
+    volumes = noise(2, 1, *SHAPE)
+    torch.testing.assert_close(slide(volumes, identity, sw_batch_size=3), volumes, atol=1e-5, rtol=0)
+
+
+def test_a_network_may_answer_with_more_channels():
+    volume = noise(1, 1, *SHAPE)
+    answer = slide(volume, lambda windows: torch.cat([windows, -windows, 2 * windows], dim=1))
+    torch.testing.assert_close(answer, torch.cat([volume, -volume, 2 * volume], dim=1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("settings", "sizes"), [({}, {WINDOW}), ({"roi_size": (6, 10, 14)}, {(6, 10, 14)})])
+def test_the_network_sees_windows_of_the_size_asked_for(settings, sizes):
+    seen = set()
+    slide(noise(1, 1, *SHAPE), lambda windows: seen.add(tuple(windows.shape[2:])) or windows, **settings)
+    assert seen == sizes
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(1, {1}), (4, {4})])
+def test_so_many_windows_go_through_the_network_together(batch, sizes):
+    seen = []
+    volume = noise(1, 1, 16, 24, 32)
+    slide(volume, lambda windows: seen.append(len(windows)) or windows, sw_batch_size=batch, overlap=0)
+    assert (set(seen), sum(seen)) == (sizes, 8)
+
+
+def test_more_overlap_needs_more_windows():
+    seen = []
+    volume = noise(1, 1, 16, 24, 32)
+    slide(volume, lambda windows: seen.append(1) or windows, overlap=0.5)
+    assert len(seen) == 3 * 3 * 3
+
+
+def test_extra_arguments_reach_the_network():
+    inferer = TomogramInferer(WINDOW, precision="float32")
+    volume = noise(1, 1, *SHAPE)
+    answer = inferer(volume, lambda windows, factor, plus: factor * windows + plus, 3.0, plus=1.0)
+    torch.testing.assert_close(answer, 3 * volume + 1)
+
+
+def test_the_volume_is_left_as_it_was():
+    volume = noise(1, 1, *SHAPE)
+    before = volume.clone()
+    slide(volume, identity, rotations=4, flips=("z",))
+    assert torch.equal(volume, before)
+
+
+def test_an_answer_that_the_network_keeps_is_left_as_it_was():
+    kept = noise(1, 1, *WINDOW, seed=2)
+    before = kept.clone()
+    answers = [slide(noise(1, 1, *WINDOW), lambda windows: kept) for _ in range(2)]
+    assert torch.equal(kept, before)
+    for answer in answers:
+        torch.testing.assert_close(answer, before, atol=1e-5, rtol=0)
+
+
+def test_a_progress_bar_shows_only_when_asked_for(capsys):
+    slide(noise(1, 1, *SHAPE), identity)
+    assert capsys.readouterr().err == ""
+    slide(noise(1, 1, *SHAPE), identity, progress=True)
+    assert "100%" in capsys.readouterr().err
+
+
+# Seams
+
+
+def test_blending_hides_the_rims_of_the_windows():
+    volume = torch.ones(1, 1, 32, 48, 64)
+    inside = (..., slice(8, -8), slice(12, -12), slice(16, -16))  # half a window from the volume's own rim
+    apart = slide(volume, box_mean, roi_size=(16, 24, 32), overlap=0)[inside]
+    blended = slide(volume, box_mean, roi_size=(16, 24, 32), overlap=0.5)[inside]
+    assert (1 - apart).max() > 0.7  # at a corner of windows 1 - 0.6³ = 0.78 is missing
+    assert (1 - blended).max() < 0.05
+
+
+def test_other_windows_give_nearly_the_same_answer(bundle_dir):
+    network = ConvNeXtUNet(widths="compact")
+    load_weights(network, bundle_dir / "models" / "model.pt")
+    whole = mrcfile.read(bundle_dir.parent / "sample" / "sample.mrc").astype("float32")
+    volume = torch.from_numpy(scale_percentiles(whole, 1, 99, "sample")[None, None, 16:56, 60:188, 60:188].copy())
+    with torch.no_grad():
+        answers = [slide(volume, network, (32, 64, 64), overlap=overlap).sigmoid() for overlap in (0.25, 0.5)]
+    inside = [answer[..., 4:-4, 8:-8, 8:-8].flatten() for answer in answers]
+    assert 0.95 < torch.corrcoef(torch.stack(inside))[0, 1] < 1
+
+
+def test_the_network_is_brought_to_the_memory_format_and_answers_the_same():
+    network, volume = tiny_network().eval(), noise(1, 1, *SHAPE)
+    with torch.no_grad():
+        wanted = slide(volume, network)
+        answer = slide(volume, network, memory_format=torch.channels_last_3d)
+    wide = [weight for weight in network.parameters() if weight.ndim == 5 and weight.shape[1] > 1]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in wide)
+    assert torch.allclose(answer, wanted, atol=1e-4)
+
+
+# Views
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({}, 1),
+        ({"rotations": 2}, 2),
+        ({"rotations": 4}, 4),
+        ({"flips": ("z",)}, 2),
+        ({"flips": ("z", "y", "x")}, 8),
+        ({"rotations": 3, "flips": ["y", "x"]}, 12),
+    ],
+)
+def test_every_combination_of_turns_and_flips_is_one_view(settings, count):
+    views = [(turns, tuple(axes)) for turns, axes in TomogramInferer(WINDOW, **settings).views()]
+    assert len(set(views)) == len(views) == count
+
+
+@pytest.mark.parametrize("settings", [{"rotations": 4}, {"flips": ("z", "y", "x")}, {"rotations": 2, "flips": ("x",)}])
+def test_views_change_nothing_for_a_network_that_turns_with_its_volume(settings):
+    volume = noise(1, 1, *SHAPE)
+    seen_whole = {"roi_size": (40, 40, 40), "overlap": 0}
+    once = slide(volume, box_mean, **seen_whole)
+    torch.testing.assert_close(slide(volume, box_mean, **seen_whole, **settings), once, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rotations", [2, 3, 4])
+def test_rotations_give_the_mean_over_quarter_turns_in_xy(rotations):
+    volume = noise(1, 1, 8, 12, 12)
+    turned = [with_place(torch.rot90(volume, turns, (3, 4))) for turns in range(rotations)]
+    mean = sum(torch.rot90(answer, -turns, (3, 4)) for turns, answer in enumerate(turned)) / rotations
+    answer = slide(volume, with_place, roi_size=(8, 12, 12), rotations=rotations)
+    torch.testing.assert_close(answer, mean, atol=1e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("flips", [*itertools.combinations("zyx", 1), *itertools.combinations("zyx", 2), tuple("zyx")])
+def test_flips_give_the_mean_over_every_combination_of_mirrors(flips):
+    volume = noise(1, 1, *WINDOW)
+    axes = [{"z": 2, "y": 3, "x": 4}[axis] for axis in flips]
+    choices = [list(itertools.compress(axes, chosen)) for chosen in itertools.product((0, 1), repeat=len(axes))]
+    mean = sum(with_place(volume.flip(choice)).flip(choice) for choice in choices) / len(choices)
+    torch.testing.assert_close(slide(volume, with_place, flips=flips), mean, atol=1e-3, rtol=1e-5)
+
+
+def test_turns_and_flips_together_give_the_mean_over_both():
+    volume = noise(1, 1, 8, 12, 12)
+    views = []
+    for turns, axes in itertools.product((0, 1), ([], [4])):
+        answer = with_place(torch.rot90(volume, turns, (3, 4)).flip(axes))
+        views.append(torch.rot90(answer.flip(axes), -turns, (3, 4)))
+    answer = slide(volume, with_place, roi_size=(8, 12, 12), rotations=2, flips=("x",))
+    torch.testing.assert_close(answer, sum(views) / 4, atol=1e-3, rtol=1e-5)
+
+
+def test_a_volume_of_unequal_sides_comes_back_from_every_view():
+    volume = noise(1, 1, *SHAPE)
+    answer = slide(volume, identity, rotations=4, flips=("z", "y", "x"))
+    torch.testing.assert_close(answer, volume, atol=1e-5, rtol=0)
+
+
+# Number formats
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_network_that_breaks_down_is_reported(value):
+    def breaks_down(windows):
+        answer = windows.clone()
+        answer[0, 0, 3, 4, 5] = value
+        return answer
+
+    with pytest.raises(FloatingPointError, match="answered with NaN or infinity: set precision to 'float32'"):
+        slide(noise(1, 1, *SHAPE), breaks_down)
+
+
+@pytest.mark.parametrize("inferer", [TomogramInferer(SHAPE, precision="bfloat16"), WindowInferer("bfloat16")])
+def test_bfloat16_differs_a_little_from_float32(inferer):
+    network, volume = tiny_network().eval(), noise(1, 1, *SHAPE)
+    with torch.no_grad():
+        exact, rounded = network(volume), inferer(volume, network)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("inferer", [TomogramInferer(SHAPE, precision="float32"), WindowInferer("float32")])
+def test_float32_is_the_network_itself(inferer):
+    network, volume = tiny_network().eval(), noise(1, 1, *SHAPE)
+    with torch.no_grad():
+        torch.testing.assert_close(inferer(volume, network), network(volume))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_number_format_is_the_one_named(precision):
+    assert number_format(precision, CPU) == getattr(torch, precision)
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_is_bfloat16_only_where_the_device_computes_in_it(monkeypatch, native, expected):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native or including_emulation)
+    assert number_format("auto", CPU) == expected
+    assert number_format("auto", torch.device("cuda")) == expected
+    assert number_format("auto", torch.device("mps")) == torch.float32
+
+
+@pytest.mark.parametrize("inferer", [TomogramInferer(WINDOW), WindowInferer()])
+def test_the_network_sees_no_record_of_transforms_and_the_answer_has_none(inferer):
+    seen = []
+    answer = inferer(MetaTensor(noise(1, 1, *WINDOW)), lambda windows: seen.append(type(windows)) or windows)
+    assert (set(seen), type(answer)) == ({torch.Tensor}, torch.Tensor)
+
+
+def test_plain_keeps_the_values():
+    volume = noise(1, 1, *SHAPE)
+    assert torch.equal(plain(MetaTensor(volume)), volume)
+    assert plain(volume) is volume
+
+
+# Wrong settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"rotations": 0}, "rotations counts the quarter turns to average over, 1 to 4; got 0"),
+        ({"rotations": 5}, "rotations counts the quarter turns to average over, 1 to 4; got 5"),
+        ({"flips": ("z", "w")}, r"flips names axes out of z, y and x, each once; got \['z', 'w'\]"),
+        ({"flips": ("x", "x")}, r"flips names axes out of z, y and x, each once; got \['x', 'x'\]"),
+        ({"overlap": 1.0}, r"overlap is a share of the window, 0 <= overlap < 1; got 1\.0"),
+        ({"overlap": (0.25, -0.1, 0.25)}, r"overlap is a share of the window, .*; got \(0\.25, -0\.1, 0\.25\)"),
+        ({"roi_size": (8, 12)}, r"roi_size needs three sizes \(z, y, x\) of 1 voxel or more; got \(8, 12\)"),
+        ({"roi_size": (8, 0, 12)}, r"roi_size needs three sizes \(z, y, x\) of 1 voxel or more; got \(8, 0, 12\)"),
+        ({"precision": "half"}, r"precision must be auto or one of \['float32', 'bfloat16', 'float16'\]; got 'half'"),
+    ],
+)
+def test_wrong_settings_are_refused_when_the_inferer_is_built(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TomogramInferer(**{"roi_size": WINDOW, **settings})
+
+
+def test_a_wrong_precision_of_training_windows_is_refused_when_the_inferer_is_built():
+    with pytest.raises(ValueError, match="precision must be auto or one of"):
+        WindowInferer("half")

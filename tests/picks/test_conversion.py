@@ -1,0 +1,297 @@
+"""From any format to any other: files, folders and projects, the check of places, the command."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scripts.copick_tree import write_project
+from scripts.errors import InputError, InputWarning
+from scripts.picks import (
+    FORMATS,
+    Facts,
+    Pick,
+    check_formats,
+    check_inside,
+    convert,
+    read_csv,
+    write_csv,
+    write_run_folder,
+)
+from scripts.picks.__main__ import main
+from scripts.picks.formats import guess_format
+
+SHAPE = (20, 28, 36)
+FACTS = Facts(voxel_size_angstrom=10.0, volume_shape=SHAPE)
+TABLE = [
+    Pick("A", "ribosome", 110.0, 90.0, 60.0, 0.75, x_voxel=11.0, y_voxel=9.0, z_voxel=6.0),
+    Pick("A", "ribosome", 300.0, 200.0, 130.0, 0.25, x_voxel=30.0, y_voxel=20.0, z_voxel=13.0),
+    Pick("B", "thyroglobulin", 50.0, 60.0, 70.0, 0.5, x_voxel=5.0, y_voxel=6.0, z_voxel=7.0),
+]
+
+
+@pytest.fixture
+def table(tmp_path):
+    write_csv(tmp_path / "in.csv", TABLE)
+    return tmp_path / "in.csv"
+
+
+@pytest.fixture
+def project(tmp_path, shipped_particles):
+    return write_project(tmp_path / "project", shipped_particles, "p", "a project").parent
+
+
+@pytest.mark.parametrize("first", FORMATS)
+@pytest.mark.parametrize("second", FORMATS)
+@pytest.mark.filterwarnings("ignore:.*no room for scores")
+def test_any_format_becomes_any_other(tmp_path, first, second):
+    facts = replace(FACTS, run="A", species="ribosome")
+    kept = FORMATS[first].has_scores and FORMATS[second].has_scores
+    FORMATS[first].write(tmp_path / "first", TABLE[:2], facts)
+    one, two = tmp_path / f"one.{second}.txt", tmp_path / "two.csv"
+    convert(tmp_path / "first", one, facts=facts, from_format=first, to_format=second)
+    convert(one, two, facts=facts, from_format=second)
+    wanted = [(pick.run, pick.particle, *pick.xyz_angstrom, pick.score if kept else 1.0) for pick in TABLE[:2]]
+    found = [(pick.run, pick.particle, *pick.xyz_angstrom, pick.score) for pick in read_csv(two)]
+    assert found == wanted
+
+
+def test_a_folder_gets_a_file_per_run_and_species(tmp_path, table):
+    written = convert(table, tmp_path / "out", facts=FACTS, to_format="imod")
+    assert {str(path.relative_to(tmp_path / "out")): count for path, count in written.items()} == {
+        "A/ribosome.imod.txt": 2,
+        "B/thyroglobulin.imod.txt": 1,
+    }
+    assert len((tmp_path / "out/A/ribosome.imod.txt").read_text().splitlines()) == 2
+
+
+def test_a_format_with_runs_gets_a_file_per_species(tmp_path, table):
+    written = convert(table, tmp_path / "out", facts=FACTS, to_format="relion4")
+    assert sorted(path.name for path in written) == ["ribosome.relion4.star", "thyroglobulin.relion4.star"]
+
+
+def test_one_file_cannot_take_several_species(tmp_path, table):
+    with pytest.raises(
+        InputError, match=r"a\.star: relion5 needs a file for each of ribosome, thyroglobulin .*; give a f"
+    ):
+        convert(table, tmp_path / "a.star", facts=FACTS, to_format="relion5")
+    written = convert(table, tmp_path / "a.star", facts=replace(FACTS, species="ribosome"), to_format="relion5")
+    assert written == {tmp_path / "a.star": 2}
+
+
+def test_run_species_and_score_choose(tmp_path, table):
+    convert(table, tmp_path / "a.csv", facts=replace(FACTS, run="A"), min_score=0.5)
+    assert [pick.score for pick in read_csv(tmp_path / "a.csv")] == [0.75]
+    for fact, message in (("run", "holds no run 'C'; it has A, B"), ("species", "holds no species 'C'; it has rib")):
+        with pytest.raises(InputError, match=message):
+            convert(table, tmp_path / "b.csv", facts=replace(FACTS, **{fact: "C"}))
+
+
+def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path, table):
+    (tmp_path / "a.csv").write_text("mine")
+    with pytest.raises(InputError, match=r"a\.csv is there already; choose another name, or give --overwrite"):
+        convert(table, tmp_path / "a.csv", facts=FACTS)
+    assert (tmp_path / "a.csv").read_text() == "mine"
+    convert(table, tmp_path / "a.csv", facts=FACTS, overwrite=True)
+    assert len(read_csv(tmp_path / "a.csv")) == 3
+
+
+def test_the_doc_beside_a_dynamo_table_stays_too(tmp_path, table):
+    (tmp_path / "a.doc").write_text("mine")
+    with pytest.raises(InputError, match=r"a\.doc is there already"):
+        convert(table, tmp_path / "a.tbl", facts=replace(FACTS, species="ribosome"))
+    assert not (tmp_path / "a.tbl").exists()
+
+
+def test_a_project_takes_picks_as_a_session_and_gives_them_back(tmp_path, table, project):
+    ids = replace(FACTS, user_id="me", session_id="7")
+    written = convert(table, project, facts=ids)
+    names = sorted(str(path.relative_to(project)) for path in written)
+    assert names == [
+        "overlay/ExperimentRuns/A/Picks/me_7_ribosome.json",
+        "overlay/ExperimentRuns/B/Picks/me_7_thyroglobulin.json",
+    ]
+    assert json.loads((project / names[0]).read_text())["user_id"] == "me"
+    convert(project, tmp_path / "out.csv", facts=FACTS)
+    assert [pick.xyz_angstrom for pick in read_csv(tmp_path / "out.csv")] == [pick.xyz_angstrom for pick in TABLE]
+
+
+def test_two_sessions_of_one_species_have_to_be_chosen_from(tmp_path, table, project):
+    for session in "12":
+        convert(table, project, facts=replace(FACTS, user_id="me", session_id=session))
+    with pytest.raises(
+        InputError, match=r"run 'A' has picks of 'ribosome' in me_1_.* and in me_2_.*; choose with --user_id"
+    ):
+        convert(project, tmp_path / "out.csv", facts=FACTS)
+    convert(project, tmp_path / "out.csv", facts=replace(FACTS, session_id="2"))
+    assert len(read_csv(tmp_path / "out.csv")) == 3
+
+
+def test_a_project_takes_picks_where_its_config_says(tmp_path, table, project):
+    (project / "overlay/ExperimentRuns").rmdir()
+    (project / "overlay").rmdir()
+    config = json.loads((project / "copick.json").read_text()) | {"overlay_root": f"local://{tmp_path / 'elsewhere'}"}
+    (project / "copick.json").write_text(json.dumps(config))
+    written = convert(table, project, facts=FACTS)
+    assert all((tmp_path / "elsewhere/ExperimentRuns") in path.parents for path in written)
+
+
+def test_scores_that_have_no_room_are_a_warning(tmp_path, table):
+    with pytest.warns(InputWarning, match="coords has no room for scores; they are left out"):
+        convert(table, tmp_path / "out", facts=FACTS, to_format="coords")
+
+
+def test_binning_without_meaning_is_refused(tmp_path, table):
+    with pytest.raises(InputError, match="binning has no meaning from csv to imod; leave it out"):
+        convert(table, tmp_path / "out", facts=replace(FACTS, binning=2.0), to_format="imod")
+
+
+def test_voxels_of_another_grid_are_refused(tmp_path, table):
+    with pytest.raises(
+        InputError, match=r"ångströms of particle 1 disagree: voxel_size_angstrom 5 or voxel_offset 0 is not"
+    ):
+        convert(table, tmp_path / "out.csv", facts=replace(FACTS, voxel_size_angstrom=5.0))
+
+
+# Where the points lie
+
+
+def points(count_inside, count_outside):
+    return np.array([[9.0, 15.0, 30.0]] * count_inside + [[9.0, 15.0, 300.0]] * count_outside)
+
+
+def test_most_points_outside_are_refused_with_a_question():
+    with pytest.raises(
+        InputError, match=r"a\.csv: 98% of the points lie outside the tomogram; are they voxels, not Å\?"
+    ):
+        check_inside(points(2, 98), SHAPE, "a.csv")
+    with pytest.raises(InputError, match=r"98% of the points lie outside the tomogram; are they Å, not voxels"):
+        check_inside(points(2, 98), SHAPE, "a.coords", "voxel")
+
+
+def test_most_points_outside_are_a_warning_where_that_is_allowed():
+    with pytest.warns(InputWarning, match="98% of the points lie outside"):
+        check_inside(points(2, 98), SHAPE, "a.csv", allow_outside=True)
+
+
+def test_a_few_points_outside_are_a_warning():
+    with pytest.warns(InputWarning, match=r"a\.csv: 2 points lie outside the tomogram\."):
+        check_inside(points(98, 2), SHAPE, "a.csv")
+
+
+@pytest.mark.parametrize("place", [(-0.49, -0.49, -0.49), (19.49, 27.49, 35.49)])
+def test_a_point_in_the_outermost_voxel_lies_inside(place, recwarn):
+    assert check_inside(np.array([place]), SHAPE, "a.csv") is None
+    assert not recwarn
+
+
+def test_angstroms_in_the_first_corner_are_suspicious_and_voxels_are_not(recwarn):
+    crowd = np.full((6, 3), 2.0)
+    check_inside(crowd, SHAPE, "a.coords", "voxel")
+    assert not recwarn
+    with pytest.warns(InputWarning, match="all points lie in the first 20% of every axis; are they voxels, not Å"):
+        check_inside(crowd, SHAPE, "a.csv")
+
+
+def test_conversion_checks_the_places(tmp_path):
+    (tmp_path / "a.coords").write_text("110 90 60\n300 200 130\n")
+    facts = replace(FACTS, run="A", species="ribosome")
+    with pytest.raises(
+        InputError, match=r"a\.coords: 100% of the points lie outside the tomogram; are they Å, not vox"
+    ):
+        convert(tmp_path / "a.coords", tmp_path / "a.csv", facts=facts)
+    assert not (tmp_path / "a.csv").exists()
+    with pytest.warns(InputWarning, match="100% of the points"):
+        convert(tmp_path / "a.coords", tmp_path / "a.csv", facts=facts, allow_outside=True)
+    assert len(read_csv(tmp_path / "a.csv")) == 2
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "guess"),
+    [
+        ("a.csv", "csv"),
+        ("a.json", "copick"),
+        ("ribosome.relion4.star", "relion4"),
+        ("ribosome.warp.star", "warp"),
+        ("ribosome.star", None),
+        ("ribosome.imod.txt", "imod"),
+        ("a.txt", None),
+        ("a.tbl", "dynamo"),
+        ("a.ndjson", "ndjson"),
+        ("a.coords", "coords"),
+    ],
+)
+def test_a_name_tells_the_format_or_none(name, guess):
+    assert guess_format(name) == guess
+
+
+def test_a_name_that_tells_no_format_is_asked_about(tmp_path, table):
+    with pytest.raises(InputError, match=r"a\.txt: its name does not tell its format; give --from, one of csv, copick"):
+        convert(tmp_path / "a.txt", tmp_path / "a.csv", facts=FACTS)
+    with pytest.raises(InputError, match=r"a\.star: its name does not tell its format; give --to, one of csv, copick"):
+        convert(table, tmp_path / "a.star", facts=FACTS)
+    with pytest.raises(InputError, match="'relion' is no format of picks; there are csv, copick, relion5"):
+        convert(table, tmp_path / "a.star", facts=FACTS, to_format="relion")
+
+
+@pytest.mark.parametrize("name", ["relion4", "relion5", "warp"])
+def test_the_dialect_of_a_star_file_is_known_by_its_columns(tmp_path, name):
+    facts = replace(FACTS, run="A", species="ribosome")
+    FORMATS[name].write(tmp_path / "a.star", TABLE[:1], facts)
+    convert(tmp_path / "a.star", tmp_path / "a.csv", facts=facts)
+    assert [pick.xyz_angstrom for pick in read_csv(tmp_path / "a.csv")] == [TABLE[0].xyz_angstrom]
+
+
+def test_inference_needs_the_table_among_its_formats():
+    assert [one.name for one in check_formats(["csv", "relion4"])] == ["csv", "relion4"]
+    with pytest.raises(InputError, match="pick_formats must hold 'csv'"):
+        check_formats(["relion4"])
+
+
+def test_a_runs_folder_has_a_file_per_species_in_every_format(tmp_path):
+    names = ["ribosome", "thyroglobulin"]
+    write_run_folder(tmp_path, TABLE[:2], names, FORMATS.values(), replace(FACTS, run="A"))
+    found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+    ids = {"user_id": "cryoet-particle-segmentation", "session_id": "0"}
+    wanted = {one.file_name.format(species=name, **ids) for one in FORMATS.values() for name in names}
+    assert found == wanted | {f"{name}.doc" for name in names}
+
+
+# The command
+
+
+def test_the_command_takes_shape_and_voxel_size_from_a_tomogram(tmp_path, table, capsys):
+    mrcfile, readers = pytest.importorskip("mrcfile"), pytest.importorskip("scripts.volumes.reading")
+    with mrcfile.new(tmp_path / "A.mrc") as file:
+        file.set_data(np.zeros(SHAPE, dtype=np.int8))
+        file.voxel_size = 10.0
+    assert readers.read_extent(tmp_path / "A.mrc") == (SHAPE, 10.0)
+    command = ["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]
+    assert main([*command, "--tomogram", str(tmp_path / "A.mrc")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'a.star'}: 2 picks\n"
+    assert "-70.000000" in (tmp_path / "a.star").read_text()
+
+
+def test_the_command_takes_shape_and_voxel_size_from_keys(tmp_path, table):
+    command = ["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]
+    assert main([*command, "--volume_shape", "20", "28", "36", "--voxel_size_angstrom", "10"]) == 0
+    assert "-70.000000" in (tmp_path / "a.star").read_text()
+
+
+def test_an_error_of_the_command_is_one_line(tmp_path, table, capsys):
+    assert main(["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]) == 1
+    captured = capsys.readouterr()
+    remedy = "give --volume_shape Z Y X, or --tomogram FILE"
+    assert captured.err == f"error: {tmp_path / 'a.star'}: the tomogram's shape is not known; {remedy}.\n"
+    assert captured.out == ""
+    assert not (tmp_path / "a.star").exists()
+
+
+def test_a_warning_of_the_command_is_one_line(tmp_path, table, capsys):
+    assert main(["convert", str(table), str(tmp_path / "out"), "--to", "coords", "--voxel_size_angstrom", "10"]) == 0
+    assert (
+        capsys.readouterr().err == f"warning: {tmp_path / 'out'}: coords has no room for scores; they are left out.\n"
+    )

@@ -1,0 +1,220 @@
+import numpy as np
+import pytest
+import torch
+from scripts.errors import InputError, InputWarning
+from scripts.inference.inferers import TomogramInferer
+from scripts.inference.window_cover import BACKGROUND
+from scripts.preparation.contrast import block_means
+from scripts.preparation.region import LimitRegiond, fit_slab, is_inside, prepare_batch, sample_mask
+from scripts.preparation.voxel_size import CheckVoxelSized
+from scripts.volumes.ome_zarr_writer import write_ome_zarr
+from synthetic import SHAPE, image_of, noise, write_mrc
+
+BOX = (slice(4, 11), slice(10, 20), slice(6, 30))
+
+
+def box_mask(box=BOX, shape=SHAPE):
+    mask = np.zeros(shape, dtype=np.float32)
+    mask[box] = 1
+    return mask
+
+
+def region_of(image, run="run", **settings):
+    return LimitRegiond("image", **settings)({"image": image, "run": run})["region"][0].numpy()
+
+
+# Masks
+
+
+def test_without_a_mask_and_a_slab_the_sample_stays_as_it_is():
+    sample = {"image": image_of(noise()), "run": "run"}
+    assert LimitRegiond("image")(sample) == sample
+
+
+def test_a_mask_of_the_same_grid_is_the_region(tmp_path):
+    write_mrc(tmp_path / "TS_1.mrc", 7 * box_mask())
+    found = region_of(image_of(noise()), run="TS_1", mask_path=str(tmp_path / "{run}.mrc"))
+    assert np.array_equal(found, box_mask())
+
+
+def test_a_mask_of_the_same_shape_needs_no_voxel_size_and_no_right_one(tmp_path):
+    write_mrc(tmp_path / "none.mrc", box_mask(), voxel_size_angstrom=0)
+    write_mrc(tmp_path / "one.mrc", box_mask(), voxel_size_angstrom=1)
+    for name in ("none", "one"):
+        assert np.array_equal(region_of(image_of(noise()), mask_path=str(tmp_path / f"{name}.mrc")), box_mask())
+
+
+def test_a_segmentation_of_a_project_is_a_mask_too(tmp_path):
+    path = tmp_path / "10.000_user_1_membrane.zarr"
+    write_ome_zarr(path, 3 * box_mask(), 10.0, levels=2)
+    assert np.array_equal(region_of(image_of(noise()), mask_path=str(path)), box_mask())
+
+
+def test_a_binned_mask_covers_what_it_was_binned_from(tmp_path):
+    box = (slice(4, 12), slice(10, 20), slice(6, 30))
+    write_mrc(tmp_path / "bin2.mrc", block_means(box_mask(box), 2), voxel_size_angstrom=20)
+    assert np.array_equal(region_of(image_of(noise()), mask_path=str(tmp_path / "bin2.mrc")), box_mask(box))
+
+
+def test_a_voxel_takes_the_mask_at_its_middle():
+    mask = np.array([0, 0, 1, 0, 0, 1]).reshape(6, 1, 1)
+    # middles of three voxels of 15 Å: 7.5, 22.5 and 37.5 Å, in the mask's voxels 0, 2 and 3 of 10 Å
+    assert sample_mask(mask, 10.0, (3, 1, 1), 15.0)[:, 0, 0].tolist() == [False, True, False]
+
+
+def test_a_mask_follows_a_resampled_tomogram(tmp_path):
+    write_mrc(tmp_path / "mask.mrc", box_mask())
+    image = CheckVoxelSized("image", 5.0, resample=True)({"image": image_of(noise(), 10.0)})["image"]
+    found = region_of(image, mask_path=str(tmp_path / "mask.mrc"))
+    assert found.shape == tuple(image.shape[1:])
+    assert np.array_equal(found, sample_mask(box_mask(), 10.0, image.shape[1:], 5.0))
+    assert np.array_equal(np.argwhere(found).min(axis=0), [8, 20, 12])
+    assert np.array_equal(np.argwhere(found).max(axis=0), [21, 39, 59])
+
+
+def test_a_mask_of_another_box_is_refused(tmp_path):
+    write_mrc(tmp_path / "mask.mrc", box_mask(shape=(20, 28, 30)))
+    with pytest.raises(InputError, match=r"mask.mrc: the mask covers 200 x 280 x 300 Å \(z, y, x\), its tomogram 200"):
+        region_of(image_of(noise()), mask_path=str(tmp_path / "mask.mrc"))
+
+
+def test_a_missing_mask_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*TS_2.mrc: no such file"):
+        region_of(image_of(noise()), run="TS_2", mask_path=str(tmp_path / "{run}.mrc"))
+
+
+def test_an_empty_mask_is_named_in_a_warning(tmp_path):
+    write_mrc(tmp_path / "mask.mrc", 0 * box_mask())
+    with pytest.warns(InputWarning, match=r"tomogram.mrc: the region to pick in is empty: nothing is picked"):
+        assert not region_of(image_of(noise()), mask_path=str(tmp_path / "mask.mrc")).any()
+
+
+def test_true_particles_outside_the_region_are_left_out(tmp_path):
+    write_mrc(tmp_path / "mask.mrc", box_mask())
+    rows = torch.tensor([[1.0, 5, 12, 8], [2, 5, 12, 3], [1, 10.4, 19.4, 29.4], [1, 10.6, 19, 29]])
+    sample = LimitRegiond("image", str(tmp_path / "mask.mrc"))({"image": image_of(noise()), "label": rows})
+    assert sample["label"].tolist() == rows[[0, 2]].tolist()
+
+
+def test_a_point_is_inside_with_the_voxel_that_holds_it():
+    points = [[4, 10, 6], [3.4, 10, 6], [3.6, 10, 6], [-1, 10, 6], [4, 10, 40]]
+    assert is_inside(box_mask(), points).tolist() == [True, False, True, False, False]
+    assert is_inside(box_mask(), []).tolist() == []
+
+
+# Slabs
+
+
+def test_a_slab_is_given_in_the_tomograms_coordinates():
+    found = region_of(image_of(noise(), 10.0), slab_z_angstrom=[30, 120])
+    assert np.flatnonzero(found[:, 5, 5]).tolist() == list(range(3, 13))
+    shifted = region_of(image_of(noise(), 10.0), slab_z_angstrom=[35, 125], voxel_offset=0.5)
+    assert np.array_equal(found, shifted)
+
+
+def test_a_slab_and_a_mask_are_both_heeded(tmp_path):
+    write_mrc(tmp_path / "mask.mrc", box_mask())
+    found = region_of(image_of(noise()), mask_path=str(tmp_path / "mask.mrc"), slab_z_angstrom=[0, 60])
+    assert np.array_equal(found, box_mask((slice(4, 7), *BOX[1:])))
+
+
+@pytest.mark.parametrize("slab", ["all", [1], [3, 2], [2, 2], ["a", "b"], 5, [0, float("nan")]])
+def test_a_bad_slab_is_refused_in_one_line(slab):
+    with pytest.raises(InputError, match=r"slab_z_angstrom is auto or two rising heights in Å, \[low, high\]; got"):
+        LimitRegiond("image", slab_z_angstrom=slab)
+
+
+def test_the_ice_is_where_the_grey_values_differ():
+    volume = noise(shape=(96, 60, 60))
+    volume[30:60] += 2 * np.repeat(np.repeat(np.repeat(noise(1, (10, 20, 20)), 3, 0), 3, 1), 3, 2)
+    low, high = fit_slab(volume, 10.0)
+    assert 16 <= low <= 20  # 100 Å and at most a block before the first layer of ice
+    assert 69 <= high <= 74
+
+
+def test_ice_that_fills_the_volume_is_left_whole():
+    assert fit_slab(noise(shape=(48, 160, 160)), 10.0) is None
+    assert region_of(image_of(noise(shape=(40, 60, 60))), slab_z_angstrom="auto").all()
+
+
+def test_block_means_leave_out_what_fills_no_block():
+    volume = np.arange(2 * 5 * 4, dtype=np.float32).reshape(2, 5, 4)
+    means = block_means(volume, 4)
+    assert means.shape == (1, 1, 1)
+    assert means[0, 0, 0] == volume[:, :4].mean()
+
+
+# Windows
+
+
+def seen_windows(shape, region=None, answer=None, **settings):
+    """Return the answer, and the number of windows that the network saw."""
+    seen = []
+    settings = {"roi_size": (8, 12, 16), "overlap": 0.25, "precision": "float32", **settings}
+    volume = torch.rand((1, 1, *shape), generator=torch.Generator().manual_seed(3))
+    region = None if region is None else torch.from_numpy(region)[None, None]
+    result = TomogramInferer(**settings)(volume, lambda windows: seen.extend(windows) or windows, region=region)
+    return volume, result, len(seen)
+
+
+def test_windows_that_hold_nothing_of_the_region_are_skipped():
+    shape = (16, 24, 64)
+    everything = seen_windows(shape, overlap=0.0)[2]
+    mask = box_mask((slice(0, 8), slice(0, 12), slice(0, 64)), shape)
+    mask[8:, 12:, 48:] = 1
+    assert everything == 2 * 2 * 4
+    assert seen_windows(shape, mask, overlap=0.0)[2] == 4 + 1
+    assert seen_windows(shape, mask, overlap=0.0, sw_batch_size=3)[2] == 4 + 1
+
+
+def test_windows_fall_in_proportion_to_a_slab():
+    shape = (64, 24, 32)
+    everything, quarter = (seen_windows(shape, mask)[2] for mask in (None, box_mask((slice(20, 34),), shape)))
+    assert everything == 11 * 3 * 3
+    assert quarter == 3 * 3 * 3
+
+
+def test_the_answer_is_that_of_the_network_in_the_region_and_background_far_from_it():
+    volume, answer, _ = seen_windows(SHAPE, box_mask((slice(2, 5), slice(2, 5), slice(2, 5))))
+    assert torch.allclose(answer[..., 2:5, 2:5, 2:5], volume[..., 2:5, 2:5, 2:5], atol=1e-5)
+    assert (answer[..., 12:, :, :] == BACKGROUND).all()
+    assert answer.shape == volume.shape
+
+
+def test_a_region_that_is_everything_changes_nothing():
+    volume = torch.rand((1, 1, *SHAPE))
+    inferer = TomogramInferer((8, 12, 16), rotations=2, flips=("z",), precision="float32")
+    region = torch.ones_like(volume, dtype=torch.uint8)
+    assert torch.equal(inferer(volume, torch.sin, region=region), inferer(volume, torch.sin))
+
+
+def test_views_turn_the_region_with_the_volume():
+    mask = box_mask((slice(0, 6), slice(0, 9), slice(20, 36)))
+    volume, answer, _ = seen_windows(SHAPE, mask, rotations=4, flips=("x", "z"))
+    inside = mask.astype(bool)
+    assert np.allclose(answer[0, 0].numpy()[inside], volume[0, 0].numpy()[inside], atol=1e-4)
+
+
+def test_a_rim_is_seen_with_what_is_around_it():
+    volume = torch.ones(1, 1, *SHAPE)
+    region = torch.zeros_like(volume)
+    region[..., 6:14, 8:20, 10:26] = 1
+    inferer = TomogramInferer((8, 12, 16), overlap=0.5, precision="float32")
+    extents = []
+    inferer(volume, lambda windows: extents.append(windows.shape) or windows, region=region)
+    box = inferer.box_around(region != 0)
+    assert [(part.start, part.stop) for part in box] == [(4, 16), (5, 23), (6, 30)]
+
+
+def test_an_empty_region_asks_the_network_once():
+    _, answer, windows = seen_windows(SHAPE, box_mask((slice(0, 0),)))
+    assert windows == 1
+    assert (answer[..., 8:, :, :] == BACKGROUND).all()
+
+
+def test_a_batch_hands_its_region_to_the_inferer():
+    batch = {"image": torch.rand(1, 1, 2, 3, 4)}
+    assert len(prepare_batch(batch)) == 2
+    images, labels, more, named = prepare_batch({**batch, "region": torch.ones(1, 1, 2, 3, 4)})
+    assert (labels, more, list(named)) == (None, (), ["region"])
+    assert torch.equal(images, batch["image"])

@@ -1,0 +1,302 @@
+"""Many tomograms through the shipped config: failures, resume, overwrite, a kill in the middle, several processes."""
+
+import csv
+import fcntl
+import json
+import multiprocessing
+import os
+import signal
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scripts.handlers.results as handlers
+import torch
+from monai.bundle import ConfigWorkflow
+from page_data import data_of
+from scripts.errors import InputError, find_input_error
+from scripts.inference.inferers import TomogramInferer
+from scripts.networks.convnext_unet import ConvNeXtUNet
+from scripts.picks import read_csv
+from scripts.species import read_particles
+from scripts.volumes.labels import draw_spheres
+from synthetic import SHAPE, noise, write_mrc
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
+CONFIGS = BUNDLE / "configs"
+HOLD_TIMES = {"run.json", "summary.csv"}
+VOXEL_SIZE = 10.012
+
+# one process that has imported what takes long, and from which the others are forked
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["monai.bundle", "monai.engines", "matplotlib.figure", "sklearn.cluster", "starfile"])
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
+
+
+def write_tomograms(folder, count):
+    for number in range(count):
+        volume = noise(number) + 6 * draw_spheres(SHAPE, [(6, 9, 11 + number)], radius_vox=3)
+        write_mrc(folder / f"TS_{number:02d}.mrc", volume, VOXEL_SIZE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Five tomograms and the weights of a small network that answers with its (smoothed) input."""
+    folder = tmp_path_factory.mktemp("data")
+    torch.manual_seed(0)
+    torch.save(ConvNeXtUNet(widths=(4, 8), depths=(1, 1), prior=0.6).state_dict(), folder / "weights.pt")
+    return write_tomograms(folder / "tomograms", 5)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """They take most of the time."""
+    monkeypatch.setattr(handlers, "overlay_of", lambda sample, particles: None)
+    monkeypatch.setattr(handlers, "save_figure", lambda figure, path: path.write_bytes(b""))
+
+
+def pick(tomograms, output_dir, weights, configs=("inference.json",), **settings):
+    thresholds = dict.fromkeys(read_particles(CONFIGS / "particles.json").names, 0.5)
+    made = ConfigWorkflow(
+        config_file=[str(CONFIGS / name) for name in configs], workflow_type="infer", bundle_root=str(BUNDLE),
+        logging_file=False, **{
+            "dataset_dir": str(tomograms), "output_dir": str(output_dir), "checkpoint_path": str(weights),
+            "widths": [4, 8], "depths": [1, 1], "inference_window_size": [16, 24, 24], "precision": "float32",
+            "device": "$torch.device('cpu')", "probability_thresholds": thresholds, **settings,
+        },
+    )  # fmt: skip
+    made.initialize()
+    made.run()
+    made.finalize()
+    return made
+
+
+def line_of(*arguments, **settings):
+    with pytest.raises(RuntimeError) as caught:
+        pick(*arguments, **settings)
+    return str(find_input_error(caught.value))
+
+
+def files_of(folder):
+    """Return the bytes of all files but those that hold times."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in HOLD_TIMES]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def statuses(folder):
+    return {row["run"]: row["status"] for row in csv.DictReader((folder / "summary.csv").read_text().splitlines())}
+
+
+@pytest.fixture(scope="module")
+def reference(data, tmp_path_factory):
+    """What one process writes that nobody disturbs."""
+    output = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(handlers, "overlay_of", lambda sample, particles: None)
+        patch.setattr(handlers, "save_figure", lambda figure, path: path.write_bytes(b""))
+        pick(data, output, data.parent / "weights.pt")
+    return output
+
+
+def test_twelve_tomograms_with_three_bad_ones_give_nine_results_and_a_failure(data, tmp_path, capsys):
+    tomograms = write_tomograms(tmp_path / "tomograms", 12)
+    cut = tomograms / "TS_03.mrc"
+    cut.write_bytes(cut.read_bytes()[:-5000])
+    write_mrc(tomograms / "TS_05.mrc", noise(), 0.0, overwrite=True)
+    write_mrc(tomograms / "TS_08.mrc", np.full(SHAPE, 7.0), VOXEL_SIZE, overwrite=True)
+    output = tmp_path / "out"
+    line = line_of(tomograms, output, data.parent / "weights.pt")
+    assert line == f"3 of 12 tomograms failed: TS_03, TS_05, TS_08. Summary: {output / 'summary.csv'}"
+    good = {f"TS_{number:02d}" for number in range(12)} - {"TS_03", "TS_05", "TS_08"}
+    assert {run for run, status in statuses(output).items() if status == "done"} == good
+    assert {pick.run for pick in read_csv(output / "picks.csv")} == good
+    reasons = {path.stem: path.read_text() for path in (output / "failures").iterdir()}
+    assert reasons == {
+        "TS_03": f"{cut} is cut short: the header promises 80640 bytes of data, the file has 75640.\n",
+        "TS_05": f"{tomograms / 'TS_05.mrc'} states no voxel size: set voxel_size_angstrom "
+                 "(e.g. --voxel_size_angstrom 10.012).\n",
+        "TS_08": f"{tomograms / 'TS_08.mrc'} is constant: nothing can be picked in it.\n",
+    }  # fmt: skip
+    assert "TS_03  failed  " in capsys.readouterr().out
+    assert not [path for path in output.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_batch_picks_what_the_evaluator_alone_picks(data, reference, tmp_path):
+    made = pick(data, tmp_path, data.parent / "weights.pt", run=[])
+    made.evaluator.run()
+    assert made.check_properties() == []
+    alone = files_of(tmp_path)
+    assert len(alone) == 5 * 13
+    assert alone == {name: content for name, content in files_of(reference).items() if "/" in name}
+    assert (reference / "TS_04" / "picks.csv").read_text().count("\n") > 5
+
+
+def test_what_is_done_is_skipped(data, reference):
+    before = [(reference / f"TS_{number:02d}" / "run.json").stat().st_mtime_ns for number in range(5)]
+    pick(data, reference, data.parent / "weights.pt")
+    assert [(reference / f"TS_{number:02d}" / "run.json").stat().st_mtime_ns for number in range(5)] == before
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"inference_overlap": 0.5}, r"was picked with other settings: inference_overlap was 0.25, now it is 0.5. Set"),
+        ({"probability_thresholds": {"ribosome": 0.7}}, r"settings: particles [\w-]+ probability_threshold was"),
+        (
+            {"resume": False},
+            r"TS_00 is done already, and resume is off. Set another output_dir, or give --overwrite True",
+        ),
+    ],
+)
+def test_what_is_there_is_not_replaced_unasked(settings, line, data, reference):
+    before = files_of(reference)
+    with pytest.raises(InputError, match=line):
+        raise InputError(line_of(data, reference, data.parent / "weights.pt", **settings))
+    assert files_of(reference) == before
+
+
+def test_overwrite_replaces_results_of_other_settings(data, tmp_path):
+    one, output, weights = data / "TS_01.mrc", tmp_path / "out", data.parent / "weights.pt"
+    pick(one, output, weights)
+    (output / "TS_01" / "notes.txt").write_text("old")
+    pick(one, output, weights, rotations=2, overwrite=True)
+    assert not (output / "TS_01" / "notes.txt").exists()
+    assert json.loads((output / "TS_01" / "run.json").read_text())["settings"]["rotations"] == 2
+    assert len(read_csv(output / "picks.csv")) == len(read_csv(output / "TS_01" / "picks.csv")) > 0
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(data, tmp_path):
+    (tmp_path / "TS_02").mkdir()
+    line = line_of(data, tmp_path, data.parent / "weights.pt")
+    assert line.startswith(f"{tmp_path / 'TS_02'} is no complete result. Set another output_dir")
+    assert not (tmp_path / "TS_00").exists()
+
+
+def test_every_setting_is_part_of_the_record_or_does_not_change_the_picks():
+    config = json.loads((CONFIGS / "inference.json").read_text())
+    keys = list(config)
+    knobs = set(keys[keys.index("dataset_dir") : keys.index("device")]) - set(config["settings"])
+    knobs.remove("displayable_configs")  # the record holds what stands in it
+    assert knobs == {
+        "dataset_dir", "tomogram_kind", "output_dir", "particles_path", "checkpoint_path", "probability_thresholds",
+        "inference_batch_size", "compile", "page_megabytes", "resume", "overwrite", "in_monai_label",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError("no room for 12 GiB"), "MemoryError: no room for 12 GiB"),
+        (RuntimeError("CUDA error:\nout of memory"), "RuntimeError: CUDA error: out of memory"),
+    ],
+)
+def test_whatever_fails_the_next_tomogram_is_picked(error, line, data, tmp_path, monkeypatch):
+    fail_once(monkeypatch, error)
+    weights = data.parent / "weights.pt"
+    assert line_of(data, tmp_path, weights).startswith(f"1 of 5 tomograms failed: {line}")
+    assert list(statuses(tmp_path).values()) == ["done", "failed", "done", "done", "done"]
+    note = (tmp_path / "failures" / "TS_01.txt").read_text()
+    assert note.startswith(line + "\n")
+    assert "Traceback" in note
+    pick(data, tmp_path, weights)  # goes on, and succeeds
+    assert set(statuses(tmp_path).values()) == {"done"}
+    assert list((tmp_path / "failures").iterdir()) == []
+
+
+def fail_once(monkeypatch, error):
+    """Let the second tomogram fail."""
+    call, calls = TomogramInferer.__call__, []
+
+    def failing(self, inputs, network):
+        calls.append(inputs)
+        if len(calls) == 2:
+            raise error
+        return call(self, inputs, network)
+
+    monkeypatch.setattr(TomogramInferer, "__call__", failing)
+
+
+def test_a_user_who_stops_a_batch_stops_all_of_it(data, tmp_path, monkeypatch):
+    fail_once(monkeypatch, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        pick(data, tmp_path, data.parent / "weights.pt")
+    assert statuses(tmp_path)["TS_01"] == "missing"
+    assert not (tmp_path / "TS_02").exists()
+
+
+def test_a_second_batch_in_the_same_folder_is_refused(data, reference):
+    with open(reference / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        line = line_of(data, reference, data.parent / "weights.pt")
+    assert line == f"another batch is at work in {reference}: wait for it, or set another output_dir."
+
+
+def test_two_tomograms_of_one_name_are_refused(data, tmp_path):
+    own = [{"image": str(data / "TS_00.mrc"), "run": "x"}, {"image": str(data / "TS_01.mrc"), "run": "x"}]
+    line = line_of(data, tmp_path, data.parent / "weights.pt", **{"dataset#data": own})
+    assert line == f"two tomograms are called 'x': the second is {data / 'TS_01.mrc'}. Rename one."
+
+
+def work(data, output_dir, killed_at, environment):
+    """Run a batch in a process of its own; ``killed_at``: SIGKILL in the middle of writing that run."""
+    os.environ.update(environment, CUDA_VISIBLE_DEVICES="")
+    handlers.overlay_of = lambda sample, particles: None
+    handlers.save_figure = lambda figure, path: path.write_bytes(b"")
+    write_record = handlers.write_record
+
+    def write_or_die(folder, record):
+        if record.run == killed_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_record(folder, record)
+
+    handlers.write_record = write_or_die
+    configs = ["inference.json", "multi_gpu_inference.json"] if environment else ["inference.json"]
+    device = {"device": "$torch.device('cpu')"}
+    pick(data, output_dir, data.parent / "weights.pt", configs, **device)
+
+
+def start(data, output_dir, killed_at=None, environment=()):
+    process = FORKS.Process(target=work, args=(data, output_dir, killed_at, dict(environment)))
+    process.start()
+    return process
+
+
+def start_two(data, output_dir, killed_at=None):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    ranks = [{**where, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    return [start(data, output_dir, killed_at, rank) for rank in ranks]
+
+
+def codes_of(*processes):
+    for process in processes:
+        process.join(timeout=250)
+    return [process.exitcode for process in processes]
+
+
+def test_a_killed_batch_goes_on_and_ends_with_the_same_files(data, reference, tmp_path):
+    assert codes_of(start(data, tmp_path, killed_at="TS_02")) == [-signal.SIGKILL]
+    assert list(statuses(tmp_path).values()) == ["done", "done", "missing", "missing", "missing"]
+    assert len(list(tmp_path.glob(".TS_02.*.tmp"))) == 1
+    assert codes_of(start(data, tmp_path)) == [0]
+    assert files_of(tmp_path) == files_of(reference)
+
+
+def test_two_processes_share_a_batch(data, reference, tmp_path):
+    tmp_path /= "out"
+    assert codes_of(*start_two(data, tmp_path)) == [0, 0]
+    assert files_of(tmp_path) == files_of(reference)
+    assert set(statuses(tmp_path).values()) == {"done"}
+
+
+def test_when_one_of_two_processes_dies_the_other_ends_its_share_and_the_rest_is_named(data, reference, tmp_path):
+    assert codes_of(*start_two(data, tmp_path, killed_at="TS_01")) == [1, -signal.SIGKILL]
+    assert list(statuses(tmp_path).values()) == ["done", "missing", "done", "missing", "done"]
+    assert [run["name"] for run in data_of(tmp_path / "report.html")["runs"]] == ["TS_00", "TS_02", "TS_04"]
+    assert codes_of(start(data, tmp_path)) == [0]
+    assert files_of(tmp_path) == files_of(reference)

@@ -1,0 +1,195 @@
+"""A simulated dataset is a copick project whose truth is true, whatever interrupts it."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial import cKDTree
+from scripts.coordinates import to_zyx_vox
+from scripts.datasets.truth import list_labelled_runs
+from scripts.errors import InputError
+from scripts.picks import read_copick_folder, xyz_angstrom_of
+from scripts.simulation.dataset import drawn, simulate_dataset, take_tomograms, truth_of
+from scripts.simulation.imaging import Imaging, beams, expected_counts, filtered, frequencies, low_pass, reconstruct
+from scripts.simulation.scene import Scene
+from scripts.simulation.specimens import read_specimen
+from scripts.volumes.mrc_writer import write_mrc
+from scripts.volumes.reading import read_tomogram
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
+REAL_PICKS = BUNDLE.parents[1] / "shared" / "data" / "picks" / "ExperimentRuns"
+
+
+def contents(root):
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and path.name != "copick.json"  # it names its own folder
+    }
+
+
+def test_a_dataset_is_listed_with_its_truth(simulation_settings, shipped_particles, tmp_path):
+    names = simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=2, workers=1)
+    runs = list_labelled_runs(tmp_path, tomogram_kind="wbp")
+    assert [item["run"] for item in runs] == names == ["S000", "S001"]
+    volume = read_tomogram(runs[0]["image"])
+    assert volume.data.shape == (40, 72, 88)
+    assert volume.voxel_size_angstrom == pytest.approx(shipped_particles.voxel_size_angstrom)
+    truth = read_copick_folder(tmp_path / "overlay" / "ExperimentRuns" / "S000" / "Picks", "S000")
+    placed = json.loads((tmp_path / "static" / "ExperimentRuns" / "S000" / "simulation.json").read_text())["placed"]
+    assert len(truth) == sum(placed[name] for name in simulation_settings["specimens"]) > 0
+    points = to_zyx_vox(xyz_angstrom_of(truth), shipped_particles.voxel_size_angstrom)
+    assert ((points >= 0) & (points <= np.array([39, 71, 87]))).all()
+
+
+def test_one_seed_gives_the_same_bytes_and_another_does_not(simulation_settings, shipped_particles, tmp_path):
+    for folder, seed, workers in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
+        simulate_dataset(tmp_path / folder, shipped_particles, simulation_settings, runs=2, seed=seed, workers=workers)
+    one, same, other = (contents(tmp_path / folder) for folder in "abc")
+    assert one == same
+    assert one != other
+
+
+def test_a_run_that_was_cut_off_is_made_again_and_a_whole_one_is_kept(simulation_settings, shipped_particles, tmp_path):
+    simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=2, workers=1)
+    whole = contents(tmp_path)
+    runs = tmp_path / "static" / "ExperimentRuns"
+    kept = (runs / "S000" / "simulation.json").stat().st_mtime_ns
+    (runs / "S001" / "simulation.json").unlink()
+    chunks = next((runs / "S001").rglob("wbp.zarr")) / "0"
+    next(path for path in chunks.rglob("*") if path.is_file() and not path.name.startswith(".")).unlink()
+    simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=2, workers=1)
+    assert contents(tmp_path) == whole
+    assert (runs / "S000" / "simulation.json").stat().st_mtime_ns == kept
+
+
+def test_other_settings_do_not_go_into_the_same_dataset(simulation_settings, shipped_particles, tmp_path):
+    simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=1, workers=1)
+    with pytest.raises(InputError, match="another particles_are"):
+        simulate_dataset(tmp_path, shipped_particles, {**simulation_settings, "particles_are": "dark"}, runs=1)
+
+
+def test_dark_particles_are_the_same_tomogram_turned_over(simulation_settings, shipped_particles, tmp_path):
+    for folder, contrast in (("bright", "bright"), ("dark", "dark")):
+        simulate_dataset(
+            tmp_path / folder, shipped_particles, {**simulation_settings, "particles_are": contrast}, 1, workers=1
+        )
+    bright, dark = (
+        read_tomogram(list_labelled_runs(tmp_path / name, tomogram_kind="wbp")[0]["image"]).data
+        for name in ("bright", "dark")
+    )
+    np.testing.assert_array_equal(bright, -dark)
+
+
+def test_mrc_files_hold_the_same_volume(simulation_settings, shipped_particles, tmp_path):
+    simulate_dataset(tmp_path, shipped_particles, {**simulation_settings, "write_mrc": True}, runs=1, workers=1)
+    (mrc,) = tmp_path.rglob("wbp.mrc")
+    volume, zarr = read_tomogram(mrc), read_tomogram(mrc.with_suffix(".zarr"))
+    np.testing.assert_array_equal(volume.data, zarr.data)
+    assert volume.voxel_size_angstrom == pytest.approx(zarr.voxel_size_angstrom, abs=1e-4)
+    assert {path.name for path in mrc.parent.glob("*wbp*")} == {"wbp.mrc", "wbp.zarr"}
+
+
+def test_an_mrc_file_is_whole_or_not_there(tmp_path):
+    write_mrc(tmp_path / "one.mrc", np.zeros((2, 3, 4), np.float32), 10.0)
+    before = (tmp_path / "one.mrc").read_bytes()
+    with pytest.raises(ValueError, match="dtype"):
+        write_mrc(tmp_path / "one.mrc", np.zeros((2, 3, 4), "datetime64[s]"), 10.0)
+    assert (tmp_path / "one.mrc").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["one.mrc"]
+
+
+def test_maps_are_read_only_where_a_run_is_missing(simulation_settings, shipped_particles, tmp_path, monkeypatch):
+    simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=1, workers=1)
+    monkeypatch.setattr("scripts.simulation.dataset.read_specimen", lambda *what: pytest.fail("read again"))
+    assert simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=1, workers=1) == ["S000"]
+
+
+def test_a_single_particle_is_found_at_its_written_coordinate(shipped_particles):
+    ribosome = read_specimen("ribosome", {"phantom": "ribosome"}, 10.0)
+    scene = Scene((72, 88, 104), 10.0, np.random.default_rng(0), 720.0)
+    place = np.array([28.3, 51.6, 43.2])
+    turn = np.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # z, y, x -> y, x, z
+    assert scene.add_specimen(ribosome, place, turn)
+    imaging = Imaging(defocus_angstrom=30000.0, ice_thickness_angstrom=500.0)
+    geometry = beams(72, 104, imaging.angles_degree)
+    tomogram = reconstruct(expected_counts(scene.density_kda, 10.0, imaging, geometry), 10.0, imaging, geometry)
+
+    middle = Scene((72, 88, 104), 10.0, np.random.default_rng(0), 720.0)
+    centre = np.array([36.0, 44.0, 52.0])
+    assert middle.add_specimen(ribosome, centre, turn)
+    smooth = low_pass(frequencies(tomogram.shape, 10.0), 40.0)
+    template = filtered(middle.density_kda, smooth)
+    spectrum = np.fft.fftn(filtered(tomogram, smooth)) * np.conj(np.fft.fftn(template - template.mean()))
+    likeness = np.fft.ifftn(spectrum).real
+    peak = np.array(np.unravel_index(likeness.argmax(), likeness.shape))
+    offset = []
+    for axis in range(3):  # the top of a parabola through three voxels
+        low, high = (likeness[tuple((peak + step * np.eye(3, dtype=int)[axis]) % likeness.shape)] for step in (-1, 1))
+        offset.append((low - high) / (2 * (low + high - 2 * likeness[tuple(peak)])))
+    half = np.array(likeness.shape) // 2
+    found = centre + (peak + half) % likeness.shape - half + offset
+    written = to_zyx_vox(xyz_angstrom_of(truth_of(scene, "run", shipped_particles)), 10.0)[0]
+    np.testing.assert_allclose(written, place, atol=1e-9)
+    np.testing.assert_allclose(found, written, atol=0.25)
+
+
+def test_what_looks_denoised_has_the_noise_taken_out(simulation_settings):
+    used = drawn(simulation_settings, np.random.default_rng(0))
+    same = {"resolution_angstrom": 30.0}
+    shares = {"clean": 0.0, "half": 0.5, "raw": 1.0}
+    used = {**used, "reconstructions": {name: {**same, "noise_share": share} for name, share in shares.items()}}
+    volumes = take_tomograms(Scene((40, 72, 88), 10.0, np.random.default_rng(0), 400.0), used, np.random.default_rng(1))
+    assert np.abs(volumes["clean"]).max() < 1e-4 * np.abs(volumes["raw"]).max()
+    np.testing.assert_allclose(volumes["half"], 0.5 * volumes["raw"], atol=1e-3 * np.abs(volumes["raw"]).max())
+
+
+def test_ranges_are_drawn_and_everything_else_stays():
+    random = np.random.default_rng(0)
+    used = drawn({"a": {"from": 2, "to": 3}, "b": [1, 2], "c": {"d": "text", "e": [{"from": 5, "to": 5}]}}, random)
+    assert 2 <= used["a"] <= 3
+    assert used["b"] == [1, 2]
+    assert used["c"] == {"d": "text", "e": [5.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"shape": [8, 64, 64]}, "16 or more"),
+        ({"particles_are": "grey"}, "bright or dark"),
+        ({"imaging": {"defocus": 1}}, "no setting defocus"),
+        ({"specimens": {"unicorn": {"sources": [], "per_square_micrometer": 1}}}, "names unicorn"),
+        ({"distractors": {"albumin": {"sources": []}}}, "per_square_micrometer"),
+        ({"reconstructions": {"wbp": {"noise": 1}}}, "reconstructions#wbp"),
+        ({"distractors": {"a": {"sources": [], "per_square_micrometer": 1}}}, "sources is empty"),
+        ({"distractors": {"a": {"sources": [{"map": "no.mrc"}], "per_square_micrometer": 1}}}, "no.mrc"),
+        ({"scene": {"crowd": 1}}, "scene: .*crowd"),
+        ({"particles_are": "bright", "imaging": {"contrast": {"from": 1}}}, "a range is"),
+    ],
+)
+def test_impossible_settings_leave_nothing_behind(change, word, simulation_settings, shipped_particles, tmp_path):
+    with pytest.raises(InputError, match=word):
+        simulate_dataset(tmp_path / "new", shipped_particles, {**simulation_settings, **change}, runs=1)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(not REAL_PICKS.is_dir(), reason="the real annotations are not here")
+def test_particles_crowd_as_the_real_ones_do(simulation_settings, shipped_particles):
+    """Median distance to the next of the same species, in Å, simulated against annotated."""
+    real, found = {}, {}
+    for run in REAL_PICKS.iterdir():
+        for pick in read_copick_folder(run / "Picks", run.name):
+            real.setdefault((run.name, pick.particle), []).append(pick.xyz_angstrom)
+    scene = Scene((184, 420, 420), 10.0, np.random.default_rng(3), 1300.0)
+    for name in ("virus-like-particle", "ribosome", "apo-ferritin"):
+        crowd = simulation_settings["specimens"][name]
+        specimen = replace(read_specimen(name, crowd["sources"][0], 10.0), name=name)
+        count = round(crowd["per_square_micrometer"] * scene.square_micrometers)
+        scene.add_particles([specimen], count, crowd["companion_share"], crowd["companion_distance_angstrom"])
+        points = np.array([one.centre_zyx_vox for one in scene.placed if one.name == name]) * 10.0
+        found[name] = np.median(cKDTree(points).query(points, k=2)[0][:, 1])
+        gaps = [cKDTree(points).query(points, k=2)[0][:, 1] for (_, species), points in real.items() if species == name]
+        assert found[name] == pytest.approx(np.median(np.concatenate(gaps)), rel=0.35), name

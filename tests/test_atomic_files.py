@@ -1,0 +1,129 @@
+import os
+from pathlib import Path
+
+import pytest
+from scripts.atomic_files import (
+    lock_folder,
+    remove_temporaries,
+    stamps_of,
+    take_lock,
+    write_atomically,
+    write_folder_atomically,
+)
+from scripts.errors import InputError
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    with write_folder_atomically(tmp_path / "a" / "one") as folder:
+        (folder / "x").write_text("new")
+        assert not (tmp_path / "a" / "one").exists()
+    assert (tmp_path / "a" / "one" / "x").read_text() == "new"
+    assert os.listdir(tmp_path / "a") == ["one"]
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path):
+    for name in "xy":
+        with write_folder_atomically(tmp_path / "one") as folder:
+            (folder / name).write_text(name)
+    assert os.listdir(tmp_path / "one") == ["y"]
+    assert os.listdir(tmp_path) == ["one"]
+
+
+def write_half(target, error):
+    with write_folder_atomically(target) as folder:
+        (folder / "x").write_text("new")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_an_unfinished_folder_leaves_the_old_one_as_it_was(error, tmp_path):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "x").write_text("old")
+    with pytest.raises(type(error)):
+        write_half(tmp_path / "one", error)
+    assert (tmp_path / "one" / "x").read_text() == "old"
+    assert os.listdir(tmp_path) == ["one"]
+
+
+@pytest.mark.parametrize("error", [OSError(13, "Permission denied"), KeyboardInterrupt()])
+@pytest.mark.parametrize("times", [1, 2])
+def test_whatever_ends_the_swap_of_a_folder_the_old_one_is_not_lost(error, times, tmp_path, monkeypatch):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "x").write_text("old")
+    replace, refused = os.replace, [error] * times  # the second time on its way back
+
+    def refuse(source, target):
+        if Path(target).name == "one" and refused:
+            raise refused.pop()
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises((InputError, KeyboardInterrupt)):
+        with write_folder_atomically(tmp_path / "one") as folder:
+            (folder / "x").write_text("new")
+    (left,) = tmp_path.iterdir()
+    assert (left / "x").read_text() == "old"
+    assert (left.name == "one") == (times == 1)
+
+
+def test_a_folder_that_cannot_be_written_is_an_input_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file/one: Not a directory"):
+        with write_folder_atomically(tmp_path / "file" / "one"):
+            pass
+    with pytest.raises(InputError, match=r"Not a directory. Choose another."):
+        with write_folder_atomically(tmp_path / "file" / "one", remedy="Choose another."):
+            pass
+
+
+def test_what_killed_runs_left_is_removed_and_nothing_else(tmp_path):
+    kept = [".lock", "one", "two.tmp", ".mine.tmp"]
+    for name in kept:
+        (tmp_path / name).mkdir()
+    left = write_atomically(tmp_path / "picks.csv"), write_folder_atomically(tmp_path / "one")
+    for one in left:
+        one.__enter__()  # and never left
+    assert len(os.listdir(tmp_path)) == len(kept) + 2
+    remove_temporaries(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == sorted(kept)
+
+
+def test_what_is_left_under_one_name_is_removed_alone(tmp_path):
+    for name in ("a[1]", "a[1]b", "a1"):
+        (tmp_path / f".{name}.0a1b2c3d.tmp").mkdir()
+    remove_temporaries(tmp_path, "a[1]")
+    assert sorted(os.listdir(tmp_path)) == [".a1.0a1b2c3d.tmp", ".a[1]b.0a1b2c3d.tmp"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "taken"), [(False, False, False), (True, False, False), (True, True, True)]
+)
+def test_a_lock_is_shared_only_by_those_who_share_it(first, second, taken, tmp_path):
+    with open(tmp_path / "lock", "wb") as mine, open(tmp_path / "lock", "wb") as other:
+        assert take_lock(mine, shared=first)
+        assert take_lock(other, shared=second) == taken
+    with open(tmp_path / "lock", "wb") as later:
+        assert take_lock(later, wait=True)
+
+
+def test_files_of_a_folder_and_of_a_pattern_have_their_stamps(tmp_path):
+    for name in ("a_1.json", "b_1.json", "b_2.json"):
+        (tmp_path / name).write_text(name[: int(name[2])])
+        os.utime(tmp_path / name, ns=(1, 7))
+    one, two, three = (
+        (str(tmp_path / name), size, 7) for name, size in [("a_1.json", 1), ("b_1.json", 1), ("b_2.json", 2)]
+    )
+    assert stamps_of(tmp_path) == [one, two, three]
+    assert stamps_of(tmp_path / "b_*.json") == [two, three]
+    assert stamps_of(tmp_path / "b_2.json") == [three]
+    assert stamps_of(tmp_path / "none") == []
+
+
+def test_a_folder_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
+    def no_locks(*what):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with open(tmp_path / ".lock", "a") as lock:
+        lock_folder(lock, "batch", "set another output_dir")
+    assert "cannot be locked (No locks available): start no second batch there" in caplog.text

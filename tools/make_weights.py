@@ -1,0 +1,234 @@
+"""Make the shipped weights: simulate, train, fit thresholds on runs that were not trained on, score, install.
+
+    python tools/make_weights.py [--work_dir WORK] [--maps_dir MAPS] [--outside_dir DATA] [--install | --smoke]
+
+Every step is a documented command that runs on a copy of the bundle in WORK and goes on where it was stopped; delete
+WORK to start anew. Without maps the particles are phantoms. DATA holds annotated tomograms from elsewhere, if there are
+any: by name, the last two are for the score alone, the one before them for thresholds, the others are trained on beside
+the simulated ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+from scripts.atomic_files import write_atomically  # noqa: E402
+from scripts.datasets.truth import list_labelled_runs  # noqa: E402
+from scripts.networks.weights import record_sha256  # noqa: E402
+
+FIT, KINDS = "wbp", ("wbp", "denoised")
+RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything."""
+
+    runs: int = 36
+    validation_runs: int = 4
+    shape: tuple[int, int, int] = (128, 320, 320)
+    held_out_runs: int = 4
+    held_out_shape: tuple[int, int, int] = (184, 630, 630)
+    outside_copies: int = 4  # of each tomogram from elsewhere, beside two kinds of each simulated one
+    stages: tuple[tuple[int, float], ...] = ((30, 1e-3), (14, 5e-4))  # epochs and learning rate; the second goes on
+    windows_per_epoch: int = 100
+    network: tuple[str, ...] = ()
+
+
+SMOKE = Size(
+    runs=3, validation_runs=1, shape=(48, 96, 96), held_out_runs=1, held_out_shape=(64, 128, 128),
+    stages=((2, 1e-3), (1, 5e-4)), windows_per_epoch=8,
+    network=("--widths", "[8,16]", "--depths", "[1,1]", "--window_size", "[32,48,48]"),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Do all steps, or those that are left."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work_dir", type=Path, help="where data, weights and scores go; output/weights if not given")
+    parser.add_argument("--maps_dir", type=Path, help="density maps, named as in simulate_maps.json")
+    parser.add_argument("--outside_dir", type=Path, help="annotated tomograms from elsewhere")
+    parser.add_argument("--widths", default="compact", help="compact, or full where a GPU is at hand")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--install", action="store_true", help="put weights, thresholds and scores into the bundle")
+    parser.add_argument("--smoke", action="store_true", help="a small and quick one, to see that every step works")
+    options = parser.parse_args()
+    if options.smoke and options.install:
+        parser.error("--smoke makes weights that are not worth installing.")
+    size = SMOKE if options.smoke else Size(network=("--widths", options.widths))
+    default = ROOT / "output" / ("weights_smoke" if options.smoke else "weights")
+    work = (options.work_dir or default).resolve()
+    bundle = work / "bundle"
+    if not bundle.exists():
+        shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("__pycache__", "output"))
+
+    outside = options.outside_dir.resolve() if options.outside_dir else None
+    names = [] if outside is None else [item["run"] for item in list_labelled_runs(outside)]
+    if 0 < len(names) < 4:
+        parser.error(
+            f"{outside} holds {len(names)} annotated tomograms: four or more are needed, one of them to train on"
+        )
+    simulate(bundle, work / "simulated", options.maps_dir, size.runs, size.shape, options.seed, [])
+    real = ["--scene#crowding", "1.0", "--run_name", "H{number:03d}"]
+    held_out = work / "held_out"
+    simulate(bundle, held_out, options.maps_dir, size.held_out_runs, size.held_out_shape, options.seed + 1000, real)
+
+    own = sorted({item["run"] for item in list_labelled_runs(work / "simulated", tomogram_kind=FIT)})
+    own_fit = own[len(own) - size.validation_runs :]
+    train_names, fit_names, test_names = names[:-3], names[-3:-2], names[-2:]
+
+    minutes, weights = 0.0, None
+    for number in range(len(size.stages)):
+        spent, weights = train(bundle, work, outside, own_fit, train_names, size, options.seed, number, weights)
+        minutes += spent
+    folders = [work / "simulated", *([outside] if outside else [])]
+    evaluate(bundle, work / "fitted", folders, FIT, [*own_fit, *fit_names], weights, size)
+    thresholds = work / "fitted" / "thresholds.json"
+    scores = {}
+    if outside is not None:
+        name = f"{' and '.join(test_names)}, from another simulator"
+        scores[name] = evaluate(bundle, work / "scored_outside", [outside], None, test_names, weights, size, thresholds)
+    for kind in KINDS:
+        name = f"simulated, full size, real crowding, {kind}"
+        scores[name] = evaluate(bundle, work / f"scored_{kind}", [held_out], kind, None, weights, size, thresholds)
+    made = {
+        "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
+        "trained_on": {"simulated": own[: len(own) - size.validation_runs], "outside": train_names},
+        "fitted_on": [*own_fit, *fit_names], "thresholds": json.loads(thresholds.read_text()), "scores": scores,
+    }  # fmt: skip
+    (work / "weights.json").write_text(json.dumps(made, indent=1) + "\n")
+    print(as_table(scores))
+    if options.install:
+        install(weights, made)
+
+
+def bundle_run(bundle: Path, configs: list[str], *settings: Any, task: str = "run") -> float:
+    """Run a command of the bundle and return how many minutes it took."""
+    files = "[" + ",".join(f"'{name}'" for name in configs) + "]"
+    words = [sys.executable, "-m", "monai.bundle", "run", task, "--config_file", files]
+    start = time.perf_counter()
+    subprocess.run(
+        [*words, *map(str, settings)], cwd=bundle, check=True, env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"}
+    )
+    return (time.perf_counter() - start) / 60
+
+
+def simulate(
+    bundle: Path, folder: Path, maps: Path | None, runs: int, shape: tuple[int, ...], seed: int, more: list[str]
+) -> None:
+    """Write a simulated dataset, or what is missing of it."""
+    configs = ["configs/simulate.json", *(["configs/simulate_maps.json"] if maps else [])]
+    where = ["--maps_dir", str(maps.resolve())] if maps else []
+    settings = ["--runs", runs, "--shape", list(shape), "--seed", seed, "--workers", 2]
+    bundle_run(bundle, configs, "--dataset_dir", folder, *settings, *where, *more)
+
+
+def train(
+    bundle: Path, work: Path, outside: Path | None, validation: list[str], names: list[str], size: Size, seed: int,
+    number: int, start: Path | None,
+) -> tuple[float, Path]:  # fmt: skip
+    """Train one stage on both kinds of every simulated run and on several copies of the outside tomograms.
+
+    Returns:
+        The minutes that it took, and the averaged weights after its last step.
+    """
+    output, (epochs, learning_rate) = work / f"trained_{number + 1}", size.stages[number]
+    done, weights = output / "minutes.json", output / "model_last.pt"
+    if done.exists():
+        return float(json.loads(done.read_text())), weights
+    listed = {"_target_": "scripts.datasets.truth.list_labelled_runs", "repeat_runs": True}
+    overlay: dict[str, Any] = {
+        "simulated_runs": {
+            **listed, "dataset_dir": "@dataset_dir", "without": "@validation_names", "tomogram_kind": list(KINDS)
+        },
+        "outside_runs": {**listed, "dataset_dir": str(outside), "only": names} if outside else [],
+        "outside_copies": size.outside_copies,
+        "train#dataset#data": "$@simulated_runs + @outside_copies * @outside_runs",
+    }  # fmt: skip
+    (work / "train_overlay.json").write_text(json.dumps(overlay, indent=1))
+    minutes = bundle_run(
+        bundle, ["configs/train.json", str(work / "train_overlay.json")],
+        "--dataset_dir", work / "simulated", "--tomogram_kind", FIT, "--validation_runs", validation,
+        "--epochs", epochs, "--val_interval", epochs + 1, "--windows_per_epoch", size.windows_per_epoch,
+        "--learning_rate", learning_rate, "--seed", seed + number, "--output_dir", output,
+        *(["--checkpoint_path", start] if start else []), *size.network, task="training",
+    )  # fmt: skip
+    done.write_text(json.dumps(round(minutes, 1)))
+    return minutes, weights
+
+
+def evaluate(
+    bundle: Path, output: Path, folders: list[Path], kind: str | None, runs: list[str] | None, weights: Path,
+    size: Size, thresholds: Path | None = None,
+) -> list[dict[str, str]]:  # fmt: skip
+    """Score weights and fit thresholds, unless that is done; return the rows of ``scores.csv``."""
+    settings: list[Any] = ["--dataset_dir", [str(folder) for folder in folders], "--checkpoint_path", weights]
+    settings += ["--validation_runs", runs] if runs else []
+    settings += ["--tomogram_kind", kind] if kind else []
+    if thresholds:  # only score: one threshold in the sweep, for it takes a minute on a full-size tomogram
+        settings += ["--probability_thresholds", thresholds, "--sweep_thresholds", [0.5]]
+    configs = ["configs/train.json", "configs/evaluate.json"]
+    if not (output / "thresholds.png").exists():  # the last file that is written
+        bundle_run(bundle, configs, *settings, *size.network, "--output_dir", output, task="evaluating")
+    with open(output / "scores.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def as_table(scores: dict[str, list[dict[str, str]]]) -> str:
+    """Return the scores as a Markdown table, one row per dataset and species."""
+    lines = ["| data | species | truths | picks | precision | recall | F4 | F4, one to one |", "|---|" + "---|" * 7]
+    for name, rows in scores.items():
+        strict = {row["species"]: row["f4"] for row in rows if row["mode"] == "one_to_one"}
+        for row in (row for row in rows if row["mode"] == "kaggle"):
+            f4, other = float(row["f4"]), float(strict[row["species"]])
+            if row["species"] == "total":
+                lines.append(f"| {name} | **weighted total** | | | | | **{f4:.3f}** | **{other:.3f}** |")
+                continue
+            shares = " | ".join(f"{float(row[key]):.3f}" if row[key] else "" for key in ("precision", "recall"))
+            counts = f"{row['truths']} | {row['picks']}"
+            lines.append(f"| {name} | {row['species']} | {counts} | {shares} | {f4:.3f} | {other:.3f} |")
+    return "\n".join(lines)
+
+
+def install(weights: Path, made: dict[str, Any]) -> None:
+    """Put the weights, their thresholds and their scores where the bundle and the pages have them."""
+    configs, model = ROOT / "bundle" / "configs", ROOT / "bundle" / "models" / "model.pt"
+    with write_atomically(model, "wb") as file:
+        file.write(weights.read_bytes())
+    content = json.loads((configs / "particles.json").read_text())
+    for name, threshold in made["thresholds"].items():
+        content["particles"][name]["probability_threshold"] = threshold
+    with write_atomically(configs / "particles.json") as file:
+        file.write(json.dumps(content, indent=4) + "\n")
+    metadata = json.loads((configs / "metadata.json").read_text())
+    name, rows = next(iter(made["scores"].items()))
+    found = {row["species"]: round(float(row["f4"]), 3) for row in rows if row["mode"] == "kaggle"}
+    metadata["eval_metrics"] = {
+        "f4_weighted_mean": found.pop("total"), **{f"f4_{species}": f4 for species, f4 in found.items()}
+    }  # fmt: skip
+    with write_atomically(configs / "metadata.json") as file:
+        file.write(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
+    record_sha256(model, configs / "metadata.json")
+    page = ROOT / "docs" / "results.md"
+    before, _, rest = page.read_text().partition(RESULTS_START)
+    after = rest.partition(RESULTS_END)[2]
+    with write_atomically(page) as file:
+        file.write(f"{before}{RESULTS_START}\n\n{as_table(made['scores'])}\n\n{RESULTS_END}{after}")
+    print(f"installed: {model}, thresholds, scores on {name}")
+
+
+if __name__ == "__main__":
+    main()
