@@ -22,7 +22,7 @@ LABEL_DIR := $(CURDIR)/output/label
 # what `make weights` is told; --smoke for a small and quick one, see tools/make_weights.py
 OPTIONS ?= --install
 
-# what `make bundle` is told; see docs/model_zoo.md
+# what `make bundle` is told; see docs/how_to/model_zoo.md
 BUNDLE_OPTIONS ?=
 
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
@@ -39,7 +39,7 @@ pick: $(VENV)/ready
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
 
-# four small tomograms out of phantoms, with known truth; docs/simulation.md has larger ones, and density maps
+# four small tomograms out of phantoms, with known truth; docs/explanation/simulation.md has larger ones, and density maps
 simulate: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/simulate.json --dataset_dir $(SIMULATED)
 	$(BIN)/python tools/draw_simulation.py dataset $(SIMULATED) $(SIMULATED)/overview.png
@@ -78,15 +78,17 @@ test-clients: test-published test-label
 test-label: $(LABEL_VENV)/ready
 	$(CURDIR)/$(LABEL_VENV)/bin/python -m pytest -s tests/with_monai_label
 
+# everything that can be told without running a test: layout, lint, types, layout of the configs
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy bundle/scripts
-	$(BIN)/python -m pytest
+	$(BIN)/mypy bundle/scripts publish apps tools benchmarks
+	$(BIN)/python tools/format_configs.py --check
 
 format: $(VENV)/ready
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python tools/format_configs.py
 
 $(VENV)/ready: requirements/bundle.lock
 $(COPICK_VENV)/ready: requirements/copick.lock

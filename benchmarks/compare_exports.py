@@ -1,6 +1,6 @@
 """Export the shipped network as TorchScript and ONNX, and compare files, speed, logits and picks of the sample.
 
-Prints the table of docs/results.md:
+Prints the table of docs/reference/results.md:
 ``python ../benchmarks/compare_exports.py`` from ``bundle``.
 """
 
@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.bundle import ConfigParser, ckpt_export, onnx_export
+from monai.bundle import ConfigParser
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundle" / "configs"
-FILES = {"meta_file": str(CONFIGS / "metadata.json"), "config_file": str(CONFIGS / "inference.json")}
-DYNAMIC = {"input_names": ["image"], "dynamic_axes": {"image": [0, 2, 3, 4]}}
+TASKS = {"ts": "torchscript", "onnx": "onnx"}  # of export.json, by the ending of the file
 TRIES = 3
 
 
@@ -33,12 +32,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         seconds = {"network": 0.0}
         paths = {"network": ROOT / "bundle" / "models" / "model.pt"}
-        for name, export, more in (("ts", ckpt_export, {}), ("onnx", onnx_export, {"converter_kwargs": DYNAMIC})):
-            paths[name], start = Path(folder) / f"model.{name}", perf_counter()
-            export(
-                net_id="network_def", filepath=str(paths[name]), ckpt_file=str(paths["network"]),
-                bundle_root=str(ROOT / "bundle"), **FILES, **more,
-            )  # fmt: skip
+        for name, task in TASKS.items():
+            paths[name], start = Path(folder) / name / f"model.{name}", perf_counter()
+            read_configs("export.json", export_path=str(paths[name])).get_parsed_content(task)
             seconds[name] = perf_counter() - start
         answers = {name: run_sample(name, path) for name, path in paths.items()}
     print(
@@ -56,16 +52,19 @@ def main() -> None:
         )
 
 
+def read_configs(*overlays: str, **settings: Any) -> ConfigParser:
+    """Return the inference config with overlays and settings."""
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / name) for name in ("inference.json", *overlays)])
+    parser.update({"bundle_root": str(ROOT / "bundle"), **settings})
+    return parser
+
+
 def run_sample(name: str, path: Path) -> dict[str, Any]:
     """Return the logits and picks of the sample, and the best time of a window, for one kind of network."""
-    overlays = [] if name == "network" else [str(CONFIGS / f"inference_{name}.json")]
-    parser = ConfigParser()
-    parser.read_config([FILES["config_file"], *overlays])
-    parser.read_meta(FILES["meta_file"])
-    parser.update({
-        "bundle_root": str(ROOT / "bundle"), "dataset_dir": str(ROOT / "sample"), "checkpoint_path": str(path),
-        "device": "$torch.device('cpu')", "precision": "float32", "inferer#progress": False,
-    })  # fmt: skip
+    overlays = [] if name == "network" else [f"inference_{name}.json"]
+    settings = {"device": "$torch.device('cpu')", "precision": "float32", "inferer#progress": False}
+    parser = read_configs(*overlays, dataset_dir=str(ROOT / "sample"), checkpoint_path=str(path), **settings)
     if name == "network":
         parser.get_parsed_content("pretrained")
     network, size = parser.get_parsed_content("network").eval(), path.stat().st_size
@@ -88,7 +87,7 @@ def seconds_of(network: torch.nn.Module, window: torch.Tensor) -> float:
 def distance_to_twin(pick: dict[str, Any], others: list[dict[str, Any]]) -> float:
     """Return how far the nearest of the other picks of the same species is, in voxels."""
     place = ("x_voxel", "y_voxel", "z_voxel")
-    same = [other for other in others if other["particle"] == pick["particle"]]
+    same = [other for other in others if other["species"] == pick["species"]]
     gaps = [float(np.hypot.reduce([pick[axis] - other[axis] for axis in place])) for other in same]
     return min(gaps, default=float("inf"))
 

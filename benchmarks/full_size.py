@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
@@ -62,7 +63,7 @@ def write_zarr(path: Path, volume: np.ndarray) -> None:
     array[:] = volume
     scale = {"type": "scale", "scale": [VOXEL_SIZE_ANGSTROM] * 3}
     axes = [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"]
-    level = {"path": "0", "coordinateTransformations": [scale]}
+    level: dict[str, Any] = {"path": "0", "coordinateTransformations": [scale]}
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
 
 
@@ -91,8 +92,8 @@ def pick(dataset: Path, output: Path) -> tuple[list[Pick], str]:
 def compare(picks: list[Pick], reference: list[Pick]) -> str:
     """Say how many picks have a twin of their species in the reference, how far apart twins are, and what is left."""
     gaps: list[float] = []
-    for name in {pick.particle for pick in picks}:
-        own, other = ([(p.z_voxel, p.y_voxel, p.x_voxel) for p in table if p.particle == name]
+    for name in {pick.species for pick in picks}:
+        own, other = ([(p.z_voxel, p.y_voxel, p.x_voxel) for p in table if p.species == name]
                       for table in (picks, reference))  # fmt: skip
         gaps += KDTree(other).query(own)[0].tolist() if other else [np.inf] * len(own)
     twins = [gap for gap in gaps if gap <= TWIN_VOX]

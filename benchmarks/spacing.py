@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -24,19 +26,20 @@ sys.path.insert(0, str(ROOT / "bundle"))
 
 from scripts.picks import Pick, read_csv, xyz_angstrom_of  # noqa: E402
 from scripts.scoring.metrics import score_picks  # noqa: E402
-from scripts.species import read_particles  # noqa: E402
+from scripts.species import read_species  # noqa: E402
 
 OWN_ANGSTROM = 10.012
 SIZES_ANGSTROM = (5.0, 7.84, 13.5)
 HALF_VOXEL_ANGSTROM = OWN_ANGSTROM / 2
 
 
-def sample_at(volume: np.ndarray, step_vox: float) -> np.ndarray:
+def sample_at(volume: NDArray[Any], step_vox: float) -> NDArray[Any]:
     """Sample a volume every ``step_vox`` voxels, from voxel 0 on, by cubic splines; blurred where it gets coarser."""
     if step_vox > 1:
         volume = ndimage.gaussian_filter(volume, (step_vox - 1) / 2)
     shape = tuple(int((size - 1) / step_vox) + 1 for size in volume.shape)
-    return ndimage.affine_transform(volume, np.full(3, step_vox), output_shape=shape, order=3, mode="nearest")
+    sampled = ndimage.affine_transform(volume, np.full(3, step_vox), output_shape=shape, order=3, mode="nearest")
+    return np.asarray(sampled)
 
 
 def pick(dataset: Path, output: Path) -> list[Pick]:
@@ -50,9 +53,9 @@ def pick(dataset: Path, output: Path) -> list[Pick]:
 def gaps_angstrom(picks: list[Pick], others: list[Pick]) -> np.ndarray:
     """Return how far from each pick the nearest one of its species is."""
     gaps = np.full(len(picks), np.inf)
-    for name in {found.particle for found in picks}:
-        mine = [number for number, found in enumerate(picks) if found.particle == name]
-        places = xyz_angstrom_of([found for found in others if found.particle == name])
+    for name in {found.species for found in picks}:
+        mine = [number for number, found in enumerate(picks) if found.species == name]
+        places = xyz_angstrom_of([found for found in others if found.species == name])
         if len(places):
             gaps[mine] = KDTree(places).query(xyz_angstrom_of([picks[number] for number in mine]))[0]
     return gaps
@@ -60,13 +63,13 @@ def gaps_angstrom(picks: list[Pick], others: list[Pick]) -> np.ndarray:
 
 def main(folder: Path) -> None:
     """Pick the sample at every voxel size and print a row for each."""
-    particles = read_particles(ROOT / "bundle" / "configs" / "particles.json")
-    radius = {species.name: species.radius_angstrom for species in particles}
+    species_set = read_species(ROOT / "bundle" / "configs" / "species.json")
+    radius = {species.name: species.radius_angstrom for species in species_set.picked}
     truth = read_csv(ROOT / "sample" / "truth.csv")
     with mrcfile.open(ROOT / "sample" / "sample.mrc") as file:
         volume = file.data.astype(np.float32)
     reference = pick(ROOT / "sample", folder / "own")
-    is_true = gaps_angstrom(reference, truth) <= [radius[found.particle] / 2 for found in reference]
+    is_true = gaps_angstrom(reference, truth) <= [radius[found.species] / 2 for found in reference]
     print("| voxel size, Å | picks | of the picks | of the true picks | of the new picks | median, voxels | F4 |")
     for size in SIZES_ANGSTROM:
         path = folder / f"{size:g}.mrc"
@@ -78,9 +81,9 @@ def main(folder: Path) -> None:
         near = there <= HALF_VOXEL_ANGSTROM
         shares = near.mean(), near[is_true].mean(), (back <= HALF_VOXEL_ANGSTROM).mean()
         middle = np.median(there[is_true]) / OWN_ANGSTROM
-        score = score_picks(truth, picks, particles, "kaggle").total
+        score = score_picks(truth, picks, species_set, "kaggle").total
         print(f"| {size:g} | {len(picks)} | {' | '.join(f'{s:.3f}' for s in shares)} | {middle:.3f} | {score:.3f} |")
-    score = score_picks(truth, reference, particles, "kaggle").total
+    score = score_picks(truth, reference, species_set, "kaggle").total
     print(f"| {OWN_ANGSTROM:g} | {len(reference)}, {is_true.sum()} of them true | 1 | 1 | 1 | 0 | {score:.3f} |")
 
 

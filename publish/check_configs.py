@@ -36,7 +36,8 @@ NAMES = {
     "torch.distributed.get_world_size", "torch.distributed.init_process_group", "torch.distributed.is_initialized",
     "torch.tensor",
 }  # fmt: skip
-ATTRIBUTES = {"parameters", "reshape", "run", "to", "type", "voxel_size_angstrom"}  # of what an `@` reference gives
+# of what an `@` reference gives
+ATTRIBUTES = {"parameters", "picked", "reshape", "run", "settings", "to", "type", "voxel_size_angstrom"}
 SYNTAX = (
     ast.Expression, ast.Call, ast.keyword, ast.Constant, ast.List, ast.Tuple, ast.ListComp, ast.comprehension,
     ast.IfExp, ast.Subscript, ast.BoolOp, ast.BinOp, ast.UnaryOp, ast.Compare, ast.expr_context, ast.boolop,

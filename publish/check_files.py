@@ -19,14 +19,14 @@ from refusal import Refusal
 
 REQUIRED = (
     "LICENSE", "configs/metadata.json", "configs/inference.json", "configs/train.json", "scripts/__init__.py",
-    "docs/README.md", "docs/data_license.txt",
+    "docs/README.md", "docs/data_license.txt", "models/model.json",
 )  # fmt: skip
 KINDS = {
     "": ("LICENSE", "large_files.yml"),
     "configs": (".json", "logging.conf"),
     "scripts": (".py", ".html", ".js", ".css", ".json"),
     "docs": (".md", ".txt", ".png"),
-    "models": (".pt", ".ts", ".onnx"),
+    "models": (".json", ".pt", ".ts", ".onnx"),
 }
 LARGE_FILES = "large_files.yml"
 SMALL_BYTES = 2**20  # what a file in the model zoo's repository may have
@@ -110,14 +110,16 @@ def check_personal_paths(bundle: Path) -> str:
 
 
 def check_weights(bundle: Path) -> str:
-    """Refuse weights that hold anything but tensors, are damaged, or are not those that the metadata lists.
+    """Refuse weights that hold anything but tensors, are damaged, or are not those that the card beside them lists.
 
     Raises:
         Refusal: names the file.
     """
-    recorded = read_json(bundle / "configs" / "metadata.json").get("weights_sha256", {})
+    recorded = read_json(bundle / "models" / "model.json").get("weights_sha256", {})
     listed = listed_files(bundle)
-    present = {file.name: bundle / file for file in files_in(bundle) if file.parts[0] == "models"}
+    present = {
+        file.name: bundle / file for file in files_in(bundle) if file.parts[0] == "models" and file.suffix != ".json"
+    }
     for name in sorted({"model.pt", *recorded, *present}):
         if name not in present:
             if listed.get(f"models/{name}") != recorded.get(name) or name not in recorded:
@@ -126,7 +128,7 @@ def check_weights(bundle: Path) -> str:
         if name.endswith(".pt"):
             check_only_tensors(present[name])
         if recorded.get(name) != sha256_of(present[name]):
-            raise Refusal(f"models/{name} has not the SHA-256 that configs/metadata.json lists.")
+            raise Refusal(f"models/{name} has not the SHA-256 that models/model.json lists.")
     return ", ".join(sorted(present)) or f"to be fetched as {LARGE_FILES} says"
 
 

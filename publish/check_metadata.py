@@ -12,9 +12,7 @@ import jsonschema
 from check_configs import read_json
 from refusal import Refusal
 
-HERE = Path(__file__).resolve().parent
-OWN_SCHEMA = HERE / "metadata_schema.json"
-MONAI_SCHEMA = HERE.parents[1] / "shared" / "data" / "schema" / "meta_schema_20240725.json"
+SCHEMA = Path(__file__).resolve().with_name("metadata_schema.json")
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 TOTAL = "weighted total"
 PINNED_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
@@ -31,29 +29,31 @@ def metadata_of(bundle: Path) -> dict[str, Any]:
 
 
 def check_schema(bundle: Path) -> str:
-    """Refuse metadata that lack a key or hold one of another form, by our schema and by MONAI's where it is at hand.
+    """Refuse metadata that lack a key or hold one of another form; our schema refuses whatever MONAI's does, and more.
 
     Raises:
         Refusal: names the key.
     """
-    schemas = [path for path in (OWN_SCHEMA, MONAI_SCHEMA) if path.exists()]
-    for path in schemas:
-        try:
-            jsonschema.validate(metadata_of(bundle), read_json(path))
-        except jsonschema.ValidationError as error:
-            place = "#".join(map(str, error.absolute_path)) or "at the top"
-            raise Refusal(f"configs/metadata.json, {place}: {error.message}.") from None
-    return "our schema and MONAI's" if len(schemas) == 2 else "our schema; MONAI's is not at hand"
+    metadata = metadata_of(bundle)
+    try:
+        jsonschema.validate(metadata, read_json(SCHEMA))
+    except jsonschema.ValidationError as error:
+        place = "#".join(map(str, error.absolute_path)) or "at the top"
+        raise Refusal(f"configs/metadata.json, {place}: {error.message}.") from None
+    return f"{len(metadata)} keys, as MONAI and the model zoo want them"
 
 
 def check_species(bundle: Path) -> str:
-    """Refuse metadata whose channels are not the species of ``particles.json``, or whose versions do not fit together.
+    """Refuse metadata whose channels are not the species of ``species.json``, or whose versions do not fit together.
 
     Raises:
         Refusal: names the key.
     """
-    metadata, particles = metadata_of(bundle), read_json(bundle / "configs" / "particles.json")["particles"]
-    labels = {str(row["label"]): name for name, row in particles.items() if row["label"] > 0}
+    metadata, species_set = metadata_of(bundle), read_json(bundle / "configs" / "species.json")["species"]
+    card = read_json(bundle / "models" / "model.json")
+    if card.get("species") != species_set:
+        raise Refusal("models/model.json: its species are not those of configs/species.json.")
+    labels = {str(row["label"]): name for name, row in species_set.items() if row["label"] > 0}
     wanted = {"0": "background", **dict(sorted(labels.items(), key=lambda row: int(row[0])))}
     pred = metadata["network_data_format"]["outputs"]["pred"]
     if list(pred["channel_def"].items()) != list(wanted.items()):
@@ -87,7 +87,8 @@ def check_packages(bundle: Path) -> str:
 def pins_of(bundle: Path) -> dict[str, str]:
     """Return the version of every package that the metadata name, by the name that pip knows."""
     metadata = metadata_of(bundle)
-    return {package: metadata[key] for package, key in PINNED_APART.items()} | metadata["required_packages_version"]
+    pins: dict[str, str] = metadata["required_packages_version"]
+    return {package: metadata[key] for package, key in PINNED_APART.items()} | pins
 
 
 def imported_modules(file: Path) -> set[str]:

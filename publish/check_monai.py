@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_net_in_out
@@ -15,7 +16,7 @@ WINDOW = (1, 1, 33, 40, 47)  # no multiple of the network's stride
 LARGEST_DIFFERENCE = 1e-3  # of two logits
 
 
-def settings_of(bundle: Path) -> dict[str, str]:
+def settings_of(bundle: Path) -> dict[str, Any]:
     """Return the files and the folder that MONAI's commands take."""
     configs = bundle / "configs"
     files = {"config_file": str(configs / "inference.json"), "meta_file": str(configs / "metadata.json")}

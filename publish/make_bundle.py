@@ -19,7 +19,7 @@ from refusal import Refusal
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "cryoet_particle_segmentation"  # MONAI Label and monai.bundle.load go by the folder's name
-PUBLISHED = ("LICENSE", "configs", "scripts", "docs", "models/model.pt")
+PUBLISHED = ("LICENSE", "configs", "scripts", "docs", "models/model.json", "models/model.pt")
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--output_dir", type=Path, default=ROOT / "dist", help="where the folder and the zip go")
     parser.add_argument("--weights_url", help="where the weights are, for the model zoo")
     given = parser.parse_args()
-    folder, results = given.output_dir.resolve() / NAME, ROOT / "docs" / "results.md"
+    folder, results = given.output_dir.resolve() / NAME, ROOT / "docs" / "reference" / "results.md"
     archive = folder.with_suffix(".zip")
     archive.unlink(missing_ok=True)  # an old one must not be taken for what was just refused
     try:

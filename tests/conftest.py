@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from scripts.species import read_particles
+from scripts.species import read_species
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 
@@ -15,8 +15,16 @@ def bundle_dir():
 
 
 @pytest.fixture(scope="session")
-def shipped_particles():
-    return read_particles(BUNDLE / "configs" / "particles.json")
+def shipped_species():
+    return read_species(BUNDLE / "configs" / "species.json")
+
+
+@pytest.fixture
+def species_set():
+    """Two species, "a" and "b"."""
+    from synthetic import make_species  # here, because the environment for copick has no torch
+
+    return make_species(2)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Small volumes, particle sets, files, networks and samples that the tests share."""
+"""Small volumes, sets of species, files, networks and samples that the tests share."""
 
 import mrcfile
 import numpy as np
@@ -7,14 +7,20 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from scripts.coordinates import affine_of
 from scripts.networks.convnext_unet import ConvNeXtUNet
+from scripts.networks.model_card import make_card
+from scripts.networks.weights import as_bytes, save_model
 from scripts.picks import Pick, as_records
 from scripts.simulation.specimens import distances
-from scripts.species import ParticleSet, Species
+from scripts.species import Species, SpeciesSet
+from scripts.training.spheres import Spheres
+from scripts.volumes.labels import draw_spheres
 
 SHAPE = (20, 28, 36)  # z, y, x: three lengths, so that a swapped axis shows
+POINTS = np.array([[6, 9, 11], [13, 20, 30]])
+BOX = (slice(4, 11), slice(10, 20), slice(6, 30))
 
 
-def make_particles(count=2, voxel_size_angstrom=10.0, **values):
+def make_species(count=2, voxel_size_angstrom=10.0, **values):
     """Return ``count`` species "a", "b", ... with labels from 1; ``values`` replace those of every species."""
     common = {
         "radius_angstrom": 40.0,
@@ -25,7 +31,7 @@ def make_particles(count=2, voxel_size_angstrom=10.0, **values):
         "min_voxels": 1,
     }
     known = tuple(Species(name=chr(ord("a") + n), label=n + 1, **{**common, **values}) for n in range(count))
-    return ParticleSet(voxel_size_angstrom, known)
+    return SpeciesSet(voxel_size_angstrom, known)
 
 
 def write_mrc(path, volume, voxel_size_angstrom=10.0, overwrite=False):
@@ -44,6 +50,14 @@ def tiny_network(seed=0, **settings):
         return ConvNeXtUNet(**{"widths": (4, 8), "depths": (1, 1), "out_channels": 2, **settings})
 
 
+def write_weights(path, network=None, species_set=None, **facts):
+    """Write a network's weights with their card, and return the path."""
+    network = tiny_network() if network is None else network
+    card = make_card(network.recipe, species_set or make_species(network.recipe["out_channels"]), Spheres(), **facts)
+    save_model(path, as_bytes(network.state_dict()), card)
+    return path
+
+
 def noise(seed=0, shape=SHAPE):
     """Return a volume ``[z, y, x]`` of Gaussian noise, float32."""
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
@@ -60,8 +74,21 @@ def image_of(volume, voxel_size_angstrom=10.0, name="tomogram.mrc"):
     return MetaTensor(torch.as_tensor(np.asarray(volume, dtype=np.float32))[None], meta=meta)
 
 
+def box_mask(box=BOX, shape=SHAPE):
+    """Return a mask, 1 in a box and 0 elsewhere."""
+    mask = np.zeros(shape, dtype=np.float32)
+    mask[box] = 1
+    return mask
+
+
+def logits_of(species_set, points=POINTS, shape=SHAPE):
+    """Return logits ``[C, z, y, x]`` with each species' sphere at one of the points."""
+    masks = [draw_spheres(shape, points[row : row + 1], 3) for row in range(len(species_set.picked))]
+    return torch.as_tensor(np.stack(masks).astype(np.float32) * 12 - 6)
+
+
 def sample_of(truth, picks, run="run"):
-    """Return a validated sample: true particles as rows (label, z, y, x), picks as (particle, z, y, x)."""
+    """Return a validated sample: true particles as rows (label, z, y, x), picks as (species, z, y, x)."""
     records = as_records(Pick(run, name, 10.0 * x, 10.0 * y, 10.0 * z, 0.9, 40.0, x, y, z) for name, z, y, x in picks)
     return {
         "image": image_of(np.zeros(SHAPE), name=f"{run}.mrc"),

@@ -1,7 +1,9 @@
+import errno
 import os
 from pathlib import Path
 
 import pytest
+from pick_files import PICK, write_text
 from scripts.atomic_files import (
     lock_folder,
     remove_temporaries,
@@ -11,6 +13,7 @@ from scripts.atomic_files import (
     write_folder_atomically,
 )
 from scripts.errors import InputError
+from scripts.picks import write_csv
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):
@@ -127,3 +130,63 @@ def test_a_folder_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
     with open(tmp_path / ".lock", "a") as lock:
         lock_folder(lock, "batch", "set another output_dir")
     assert "cannot be locked (No locks available): start no second batch there" in caplog.text
+
+
+# Files that appear only when they are complete
+
+
+def test_a_file_appears_under_its_name_only_when_complete(tmp_path):
+    path = tmp_path / "new" / "folder" / "picks.csv"
+    with write_atomically(path) as file:
+        file.write("Å\n")
+        assert not path.exists()
+    assert path.read_bytes() == "Å\n".encode()
+
+
+def test_bytes_can_be_written_too(tmp_path):
+    with write_atomically(tmp_path / "label.bin", "wb") as file:
+        file.write(b"\x00\xff")
+    assert (tmp_path / "label.bin").read_bytes() == b"\x00\xff"
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_stopped_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    def stop_half_way():
+        with write_atomically(path) as file:
+            file.write("half of the new")
+            raise error
+
+    path = write_text(tmp_path, "old")
+    with pytest.raises(error):
+        stop_half_way()
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("picks.csv", "old")]
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = write_text(tmp_path, "old")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(InputError, match=r"cannot write .*picks\.csv: No space left on device\."):
+        write_csv(path, [PICK])
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("picks.csv", "old")]
+
+
+def test_a_folder_under_the_files_name_is_an_error_and_no_temporary_file_stays(tmp_path):
+    (tmp_path / "picks.csv").mkdir()
+    with pytest.raises(InputError, match=r"cannot write .*picks\.csv: Is a directory\."):
+        write_csv(tmp_path / "picks.csv", [])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["picks.csv"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
+    write_text(tmp_path, "", "output")
+    with pytest.raises(InputError, match=r"cannot write .*picks\.csv: File exists\."):
+        write_csv(tmp_path / "output" / "picks.csv", [])
+
+
+def test_others_may_read_the_file_as_any_other(tmp_path):
+    plain = write_text(tmp_path, "", "plain")
+    write_csv(tmp_path / "picks.csv", [])
+    assert (tmp_path / "picks.csv").stat().st_mode == plain.stat().st_mode

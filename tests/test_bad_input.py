@@ -6,27 +6,23 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from monai.bundle import ConfigWorkflow
 from scripts.errors import find_input_error
 from scripts.picks import read_csv
-from synthetic import SHAPE, tiny_network, write_mrc
+from synthetic import SHAPE, tiny_network, write_mrc, write_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
 VOXEL_SIZE = 10.012
 
 
 @pytest.fixture
-def weights(tmp_path):
-    path = tmp_path / "weights.pt"
-    torch.save(tiny_network(out_channels=5).state_dict(), path)
-    return path
+def weights(tmp_path, shipped_species):
+    return write_weights(tmp_path / "weights.pt", tiny_network(out_channels=5), shipped_species)
 
 
 def settings(dataset, weights, output):
     return {
         "dataset_dir": str(dataset), "checkpoint_path": str(weights), "output_dir": str(output),
-        "widths": [4, 8], "depths": [1, 1], "inference_window_size": [16, 24, 24], "precision": "float32",
+        "inference_window_size": [16, 24, 24], "precision": "float32",
     }  # fmt: skip
 
 
@@ -80,6 +76,7 @@ def all_nan(folder):
     return write_mrc(folder / "nan.mrc", np.full(SHAPE, np.nan), VOXEL_SIZE)
 
 
+@pytest.mark.filterwarnings("ignore:Data array contains NaN")  # says mrcfile when it writes them
 @pytest.mark.parametrize(
     ("make", "line"),
     [
@@ -97,11 +94,11 @@ def test_a_bad_tomogram_gives_one_line(make, line, weights, bundle_dir, tmp_path
     assert not list((tmp_path / "out").glob("*/picks.csv"))
 
 
-def test_weights_of_another_shape_are_refused(weights, bundle_dir, tmp_path):
+def test_weights_of_another_network_are_refused(weights, bundle_dir, tmp_path):
     path = write_mrc(tmp_path / "good.mrc", noise(), VOXEL_SIZE)
-    given = settings(path, weights, tmp_path / "out") | {"widths": [4, 16]}
-    line = line_of(bundle_dir, **given)
-    assert re.search(r"weights.pt is of another network: .* has shape .*, the network wants", line)
+    network = {"_target_": "scripts.networks.convnext_unet.ConvNeXtUNet", "widths": [4, 16], "depths": [1, 1]}
+    line = line_of(bundle_dir, **settings(path, weights, tmp_path / "out"), network_def=network)
+    assert re.search(r"weights.pt is of another network than the settings say: widths was \[4, 8\], now", line)
 
 
 def test_the_shipped_weights_with_a_flipped_byte_are_refused(bundle_dir, tmp_path):
@@ -117,7 +114,7 @@ def test_the_shipped_weights_with_a_flipped_byte_are_refused(bundle_dir, tmp_pat
     (copy / "models" / "model.pt").write_bytes(damaged)
     path = write_mrc(tmp_path / "good.mrc", noise(), VOXEL_SIZE)
     line = line_of(copy, dataset_dir=str(path), output_dir=str(tmp_path / "out"))
-    assert re.search(r"model.pt is not the file that .*metadata.json describes: SHA-256", line)
+    assert re.search(r"model.pt is not the file that .*model.json describes: SHA-256", line)
 
 
 def test_an_unknown_species_in_the_truth_stops_a_training_with_one_line(bundle_dir, tmp_path):
@@ -127,13 +124,13 @@ def test_an_unknown_species_in_the_truth_stops_a_training_with_one_line(bundle_d
     workflow = ConfigWorkflow(
         config_file=str(bundle_dir / "configs" / "train.json"), workflow_type="train", bundle_root=str(bundle_dir),
         logging_file=False, device="$torch.device('cpu')", dataset_dir=str(truth.parent), output_dir=str(tmp_path),
-        widths=[4, 8], depths=[1, 1], validation_runs=[],
+        validation_runs=[], **{"network_def#widths": [4, 8], "network_def#depths": [1, 1]},
     )  # fmt: skip
     workflow.initialize()
     with pytest.raises(RuntimeError) as caught:
         workflow.run()
     line = str(find_input_error(caught.value))
-    assert re.search(r"truth.csv.*unknown species 'proteasome'; known are .*Add it to particles.json", line), line
+    assert re.search(r"truth.csv.*unknown species 'proteasome'; known are .*Add it to species.json", line), line
 
 
 def test_a_resampled_tomogram_is_picked_in_its_own_frame(weights, bundle_dir, tmp_path):

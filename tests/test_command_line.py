@@ -6,6 +6,7 @@ import warnings
 import pytest
 from scripts.command_line import (
     guard_command_line,
+    refuse_moved_targets,
     refuse_unknown_settings,
     report_input_errors_in_one_line,
     report_input_warnings_in_one_line,
@@ -108,7 +109,7 @@ def test_a_list_of_configs_may_hold_blanks(configs):
         ("--config_file base.json --meta_fil m.json", "--meta_fil .* did you mean --meta_file?"),
         (
             "--config_file base.json --rotations 2",
-            r"--rotations is not a setting of base\.json; docs/configuration\.md",
+            r"--rotations is not a setting of base\.json; docs/reference/configuration\.md",
         ),
         ("--config_file base.json --depths [3]", "--depths is not a setting"),
         (
@@ -119,7 +120,7 @@ def test_a_list_of_configs_may_hold_blanks(configs):
             "--config_file ['base.json','more.yaml'] --rotation 2",
             r"of base\.json, more\.yaml; did you mean --rotations",
         ),
-        ("--zzz 1 --config_file base.json", r"docs/configuration\.md lists all settings\."),
+        ("--zzz 1 --config_file base.json", r"docs/reference/configuration\.md lists all settings\."),
     ],
 )
 def test_a_setting_that_no_config_has_is_refused_with_the_nearest_one(arguments, message):
@@ -286,3 +287,35 @@ def test_in_monais_process_the_guard_sets_everything_up(monkeypatch, capsys):
     warnings.warn("the header is wrong.", InputWarning, stacklevel=1)
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(":")[0] for line in lines] == ["error", "warning"]
+
+
+@pytest.mark.parametrize(
+    ("target", "now"),
+    [
+        ("scripts.network.ConvNeXtUNet", "it is now scripts.networks.convnext_unet.ConvNeXtUNet: change it in your"),
+        ("scripts.handlers.WritePicks", "it is now scripts.handlers.results.WritePicks: change it in your config"),
+        ("scripts.particles.read_particles", "it is now scripts.species.read_species: change it in your config"),
+        ("scripts.mine.Nothing", "the bundle has nothing of that name"),
+    ],
+)
+def test_a_target_that_has_moved_is_named_with_its_new_place(target, now):
+    config = {"a": [{"_target_": "scripts.picking.blobs.Blobs"}], "b": {"c": {"_target_": target}}}
+    with pytest.raises(InputError, match=rf"_target_ {target} does not exist; {now}"):
+        refuse_moved_targets(config)
+
+
+def test_the_shipped_configs_name_nothing_that_has_moved(bundle_dir):
+    for path in (bundle_dir / "configs").glob("*.json"):
+        refuse_moved_targets(json.loads(path.read_text()))
+
+
+def test_a_command_with_an_old_config_ends_in_one_line(bundle_dir, tmp_path):
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps({"inferer": {"_target_": "scripts.inferer.TomogramInferer", "roi_size": [16, 16, 16]}}))
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", f"['configs/inference.json','{old}']"]
+    done = subprocess.run(command, cwd=bundle_dir, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "error: _target_ scripts.inferer.TomogramInferer does not exist; it is now "
+        "scripts.inference.inferers.TomogramInferer: change it in your config."
+    )

@@ -23,19 +23,22 @@ from monai.bundle import ConfigWorkflow
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.networks.weights import read_tensors
 from scripts.picks import FORMATS, Facts, read_copick_folder, read_csv, read_relion5_star
-from scripts.species import read_particles
+from scripts.species import read_species
 from scripts.volumes.labels import draw_spheres
+from synthetic import write_weights
 
 BUNDLE = Path(__file__).resolve().parents[1] / "bundle"
 CONFIGS = BUNDLE / "configs"
 SHAPE = (20, 28, 36)
 VOXEL_SIZE = 10.012
 CENTRES = {"apo-ferritin": [(6, 9, 11), (13, 20, 30)], "ribosome": [(10, 20, 9)], "thyroglobulin": [(9, 8, 27)]}
-SMALL_NETWORK = {"widths": [4, 8], "depths": [1, 1], "device": "$torch.device('cpu')", "precision": "float32"}
+ON_CPU = {"device": "$torch.device('cpu')", "precision": "float32"}
+SMALL_PICKING = {**ON_CPU, "inference_window_size": [16, 24, 24]}
 SMALL_TRAINING = {
-    **SMALL_NETWORK,
+    **SMALL_PICKING,
+    "network_def#widths": [4, 8],
+    "network_def#depths": [1, 1],
     "window_size": [16, 16, 16],
-    "inference_window_size": [16, 24, 24],
     "windows_per_epoch": 4,
     "epochs": 2,
     "val_interval": 1,
@@ -112,20 +115,17 @@ def run_training(dataset_dir, output_dir, stop_after_epoch=None, **settings):
 
 
 @pytest.fixture
-def small_weights(tmp_path):
+def small_weights(tmp_path, shipped_species):
     """Weights of a small network that answers with its (smoothed) input: bright blobs become picks of every species."""
     torch.manual_seed(0)
-    path = tmp_path / "small.pt"
-    torch.save(ConvNeXtUNet(widths=(4, 8), depths=(1, 1), prior=0.6).state_dict(), path)
-    return path
+    return write_weights(tmp_path / "small.pt", ConvNeXtUNet(widths=(4, 8), depths=(1, 1), prior=0.6), shipped_species)
 
 
 def run_inference(dataset_dir, output_dir, weights, **settings):
     thresholds = dict.fromkeys(read_names(), 0.5)
     settings = {
         "probability_thresholds": thresholds,
-        **SMALL_NETWORK,
-        "inference_window_size": [16, 24, 24],
+        **SMALL_PICKING,
         **settings,
     }
     made = workflow(
@@ -149,9 +149,9 @@ def test_inference_writes_every_format_for_every_run(dataset_dir, small_weights,
         assert sorted(pick.xyz_angstrom for pick in copick) == sorted(pick.xyz_angstrom for pick in own)
         star = [
             pick
-            for name in {pick.particle for pick in own}
+            for name in {pick.species for pick in own}
             for pick in read_relion5_star(
-                folder / f"{name}.star", particle=name, volume_shape_zyx=SHAPE, voxel_size_angstrom=VOXEL_SIZE
+                folder / f"{name}.star", species=name, volume_shape_zyx=SHAPE, voxel_size_angstrom=VOXEL_SIZE
             )
         ]
         assert np.allclose(
@@ -170,8 +170,8 @@ def test_inference_writes_the_formats_that_are_asked_for(dataset_dir, small_weig
     written = {path.name for path in folder.iterdir()} - {"picks.csv", "overlay.png"}
     assert written >= {f"{name}{ending}" for name in names for ending in (".relion4.star", ".ndjson")}
     assert not [name for name in written if name == "Picks" or name in {f"{species}.star" for species in names}]
-    (name, *_) = {pick.particle for pick in read_csv(folder / "picks.csv")}
-    own = [pick for pick in read_csv(folder / "picks.csv") if pick.particle == name]
+    (name, *_) = {pick.species for pick in read_csv(folder / "picks.csv")}
+    own = [pick for pick in read_csv(folder / "picks.csv") if pick.species == name]
     facts = Facts(species=name, voxel_size_angstrom=VOXEL_SIZE, binning=4.0)
     found = FORMATS["relion4"].read(folder / f"{name}.relion4.star", facts)
     assert np.allclose([pick.xyz_angstrom for pick in found], [pick.xyz_angstrom for pick in own], atol=2e-3)
@@ -182,13 +182,13 @@ def test_inference_without_picks_writes_empty_files_with_headers(dataset_dir, sm
     for path in (tmp_path / "picks.csv", tmp_path / "one" / "picks.csv"):
         assert path.read_text().startswith("id,experiment,particle_type,x,y,z,score")
         assert read_csv(path) == []
-    settings = {"particle": "ribosome", "volume_shape_zyx": SHAPE, "voxel_size_angstrom": VOXEL_SIZE}
+    settings = {"species": "ribosome", "volume_shape_zyx": SHAPE, "voxel_size_angstrom": VOXEL_SIZE}
     assert read_relion5_star(tmp_path / "one" / "ribosome.star", **settings) == []
     assert read_copick_folder(tmp_path / "one" / "Picks", "one") == []
 
 
 def read_names():
-    return read_particles(CONFIGS / "particles.json").names
+    return read_species(CONFIGS / "species.json").names
 
 
 def test_the_same_volume_gives_the_same_picks_from_every_kind_of_file(small_weights, tmp_path):
@@ -279,7 +279,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(dataset_dir, t
     assert process.returncode == -signal.SIGKILL
     done = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "going on after epoch" in done.stdout
+    assert "resuming after epoch" in done.stdout
     run_training(dataset_dir, tmp_path / "whole", epochs=3, windows_per_epoch=20)
     whole, killed = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "killed"))
     assert all(torch.allclose(whole[name], killed[name], atol=1e-6) for name in whole)
@@ -336,20 +336,20 @@ def test_a_single_run_is_trained_on_and_saved(dataset_dir, tmp_path):
 
 
 @pytest.mark.parametrize("count", [1, 7])
-def test_other_species_need_no_other_file_than_particles_json(count, dataset_dir, tmp_path):
-    shipped = json.loads((CONFIGS / "particles.json").read_text())
+def test_other_species_need_no_other_file_than_species_json(count, dataset_dir, tmp_path):
+    shipped = json.loads((CONFIGS / "species.json").read_text())
     names = ["ribosome", *(f"species-{number}" for number in range(2, count + 1))]
-    one = {**shipped["particles"]["ribosome"], "probability_threshold": 0.001}
+    one = {**shipped["species"]["ribosome"], "probability_threshold": 0.001}
     species = {name: {**one, "label": label} for label, name in enumerate(names, start=1)}
-    path = tmp_path / "particles.json"
-    path.write_text(json.dumps({**shipped, "particles": species}))
+    path = tmp_path / "species.json"
+    path.write_text(json.dumps({**shipped, "species": species}))
     rows = ["id,experiment,particle_type,x,y,z", *truth_rows("one", {"ribosome": CENTRES["ribosome"]}),
             *truth_rows("two", {name: [(5, 5, 5 + 3 * place)] for place, name in enumerate(names)})]  # fmt: skip
     (dataset_dir / "truth.csv").write_text("\n".join(rows))
-    made = run_training(dataset_dir, tmp_path / "trained", particles_path=str(path), epochs=1)
+    made = run_training(dataset_dir, tmp_path / "trained", species_path=str(path), epochs=1)
     assert made.parser.get_parsed_content("network_def").head.out_channels == count
     weights = tmp_path / "trained" / "model_last.pt"
-    run_inference(dataset_dir, tmp_path / "out", weights, particles_path=str(path), probability_thresholds=None)
+    run_inference(dataset_dir, tmp_path / "out", weights, probability_thresholds=None)
     stars = {star.stem for star in (tmp_path / "out" / "one").glob("*.star")}
     assert stars == set(names)
 
@@ -357,7 +357,7 @@ def test_other_species_need_no_other_file_than_particles_json(count, dataset_dir
 def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_dir, small_weights, tmp_path):
     made = workflow(
         ["train.json", "evaluate.json"], "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path / "eval"),
-        checkpoint_path=str(small_weights), **{**SMALL_TRAINING, "sweep_thresholds": [0.3, 0.5, 0.7]},
+        checkpoint_path=str(small_weights), **{**SMALL_PICKING, "sweep_thresholds": [0.3, 0.5, 0.7]},
     )  # fmt: skip
     made.run()
     lines = (tmp_path / "eval" / "scores.csv").read_text().splitlines()
@@ -378,7 +378,7 @@ def test_evaluation_scores_the_region_alone(dataset_dir, small_weights, tmp_path
     made = workflow(
         ["train.json", "evaluate.json"], "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path / "out"),
         checkpoint_path=str(small_weights), sweep_thresholds=[0.5], slab_z_angstrom=[80, 140],
-        **{**SMALL_TRAINING, "validation_runs": []},
+        **{**SMALL_PICKING, "validation_runs": []},
     )  # fmt: skip
     made.run()
     with open(tmp_path / "out" / "scores.csv") as file:
@@ -391,7 +391,7 @@ def test_evaluation_scores_the_region_alone(dataset_dir, small_weights, tmp_path
     [(["train.json"], "train"), (["train.json", "evaluate.json"], "train"), (["inference.json"], "infer")],
 )
 def test_a_config_evaluates_without_data(files, kind, tmp_path):
-    made = workflow(files, kind, dataset_dir=str(tmp_path / "none"), load_pretrain=False, checkpoint_path=None,
+    made = workflow(files, kind, dataset_dir=str(tmp_path / "none"), load_pretrain=False,
                     output_dir=str(tmp_path / "out")) if kind == "infer" else workflow(
         files, kind, dataset_dir=str(tmp_path / "none"), output_dir=str(tmp_path / "out"),
         **{"pretrained#_disabled_": True})  # fmt: skip
@@ -405,17 +405,18 @@ def test_training_and_inference_agree_on_what_they_share():
     train, inference = (json.loads((CONFIGS / name).read_text()) for name in ("train.json", "inference.json"))
     shared = set(train) & set(inference) - {
         "imports", "output_dir", "checkpoint_path", "pretrained", "initialize", "run",
+        "species_path", "species", "network_def", "finder",  # of a model that is there already
     }  # fmt: skip
-    assert {"widths", "inference_overlap", "voxel_size_tolerance", "network_def"} <= shared
+    assert {"painter", "inference_overlap", "voxel_size_tolerance", "merge_distance_in_radii"} <= shared
     assert {key for key in shared if train[key] != inference[key]} == set()
 
 
-def test_metadata_names_the_species_of_the_particle_file():
+def test_metadata_names_the_species_of_the_species_file():
     metadata = json.loads((CONFIGS / "metadata.json").read_text())
     pred = metadata["network_data_format"]["outputs"]["pred"]
-    particles = read_particles(CONFIGS / "particles.json")
-    assert list(pred["channel_def"].values()) == ["background", *particles.names]
-    assert pred["num_channels"] == len(particles)
+    species_set = read_species(CONFIGS / "species.json")
+    assert list(pred["channel_def"].values()) == ["background", *species_set.names]
+    assert pred["num_channels"] == len(species_set.picked)
     assert metadata["version"] in metadata["changelog"]
 
 

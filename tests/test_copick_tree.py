@@ -16,16 +16,16 @@ from scripts.copick_tree import (
     write_project,
 )
 from scripts.errors import InputError
-from scripts.species import ParticleSet, Species
+from scripts.species import Species, SpeciesSet
 
 
-def make_particles(**labels):
+def make_species(**labels):
     known = tuple(Species(name, label, 40.0 + label, 30.0, 1.0, 16.0, 0.5, 1) for name, label in labels.items())
-    return ParticleSet(10.0, known)
+    return SpeciesSet(10.0, known)
 
 
 def write_tiny(root):
-    return write_project(root, make_particles(ribosome=1), "tiny", "one species")
+    return write_project(root, make_species(ribosome=1), "tiny", "one species")
 
 
 def write_config(path, **roots):
@@ -52,7 +52,7 @@ def test_names_that_copick_would_cut_or_refuse_are_refused(name, tmp_path):
         with pytest.raises(InputError, match="copick allows no space, no '_'"):
             picks_path(tmp_path, "TS_1", *parts)
     with pytest.raises(InputError, match="of a species; got"):
-        write_project(tmp_path, make_particles(**{name: 1}), "tiny", "")
+        write_project(tmp_path, make_species(**{name: 1}), "tiny", "")
     with pytest.raises(InputError, match="of a kind of tomogram; got"):
         tomogram_path(tmp_path, "TS_1", 10.0, name)
 
@@ -64,7 +64,7 @@ def test_a_kind_that_copick_would_leave_out_is_refused(tmp_path):
 
 def test_the_config_states_every_species_with_a_label_and_absolute_roots(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    path = write_project("here", make_particles(amylase=0, ribosome=1, ferritin=2), "tiny", "three species")
+    path = write_project("here", make_species(amylase=0, ribosome=1, ferritin=2), "tiny", "three species")
     content = json.loads(path.read_text())
     objects = content.pop("pickable_objects")
     assert [(one["name"], one["label"], one["radius"]) for one in objects] == [

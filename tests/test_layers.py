@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).resolve().parents[1] / "bundle" / "scripts"
-GROUND = {"errors", "coordinates", "species", "atomic_files", "copick_tree", "command_line"}  # may be imported by all
+GROUND = {
+    "errors",
+    "coordinates",
+    "records",
+    "species",
+    "atomic_files",
+    "copick_tree",
+    "command_line",
+}  # may be imported by all
 ALLOWED = {
     "volumes": set(),
     "networks": set(),
@@ -38,6 +46,7 @@ MONAI = {  # the modules that hold MONAI's and Ignite's classes; everything else
     *("picking.image_picks", "picking.pick_transform", "scoring.threshold_sweep", "simulation.dataset"),
 }
 NO_TORCH = [
+    "records",
     *("coordinates", "species", "atomic_files", "copick_tree", "picks", "volumes.labels", "fetch.__main__"),
     *("datasets.runs", "datasets.truth", "datasets.splits", "training.spheres"),
     *("picking.candidates", "picking.blobs", "picking.score_valley"),
@@ -92,6 +101,19 @@ def test_a_module_imports_only_what_the_tables_let_it(name):
 )
 def test_a_wrong_import_is_noticed(name, imports):
     assert forbidden(name, imports)
+
+
+def test_a_public_name_has_one_meaning():
+    places = {}
+    for name, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            names = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+            names += [node.name] if isinstance(node, ast.FunctionDef | ast.ClassDef) else []
+            for public in names:
+                if not public.startswith("_") and public not in ("logger", "main", "make_parser"):
+                    places.setdefault(public, set()).add(name)
+    assert {public: where for public, where in places.items() if len(where) > 1} == {}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -17,20 +17,22 @@ from scripts.monai_label import (
     studies_with_points,
     with_options,
 )
-from scripts.networks.weights import record_sha256, recorded_sha256, save_tensors, sha256_of
+from scripts.networks.model_card import checked_card, read_card, sha256_of, write_card
 from scripts.picks import Pick, write_copick_json
-from synthetic import SHAPE, image_of, make_particles, noise, tiny_network, write_mrc
+from scripts.records import as_json, record_of
+from scripts.training.spheres import Spheres
+from synthetic import SHAPE, image_of, make_species, noise, tiny_network, write_mrc, write_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
 VOXEL_SIZE = 10.012
 SMALL = {
-    "widths": [4, 8], "depths": [1, 1], "precision": "float32", "window_size": [16, 16, 16],
+    "network_def#widths": [4, 8], "network_def#depths": [1, 1], "precision": "float32", "window_size": [16, 16, 16],
     "inference_window_size": [16, 24, 24], "windows_per_epoch": 2, "val_interval": 1, "warmup_steps": 1,
 }  # fmt: skip
 
 
 def options(**chosen):
-    return client_options(make_particles(), merge_distance_in_radii=1.0, rotations=1, flips=[], **chosen)
+    return client_options(make_species(), merge_distance_in_radii=1.0, rotations=1, flips=[], **chosen)
 
 
 # Options
@@ -47,7 +49,7 @@ def test_the_options_are_one_flat_table_that_json_can_hold():
 
 def test_chosen_options_come_back_and_reach_the_species():
     table = options(threshold_b=0.75, min_voxels_a=9)
-    first, second = with_options(make_particles(), table)
+    first, second = with_options(make_species(), table).picked
     assert (first.probability_threshold, first.min_voxels) == (0.5, 9)
     assert (second.probability_threshold, second.min_voxels) == (0.75, 1)
 
@@ -81,7 +83,7 @@ def test_a_wrong_option_is_refused(chosen, message):
 )
 def test_a_wrong_setting_is_refused(settings, message):
     with pytest.raises(InputError, match=message):
-        client_options(make_particles(), **{"merge_distance_in_radii": 1.0, "rotations": 1, "flips": [], **settings})
+        client_options(make_species(), **{"merge_distance_in_radii": 1.0, "rotations": 1, "flips": [], **settings})
 
 
 def test_options_put_into_the_config_as_the_server_does_reach_inferer_and_picks(bundle_dir):
@@ -95,12 +97,12 @@ def test_options_put_into_the_config_as_the_server_does_reach_inferer_and_picks(
     inferer = config.get_parsed_content("inferer")
     assert (inferer.rotations, inferer.flips) == (3, ("z", "x"))
     (picking,) = config.get_parsed_content("postprocessing").transforms
-    ribosome = picking.particles.named("ribosome", "")
+    ribosome = picking.species_set.named("ribosome", "")
     assert (ribosome.probability_threshold, ribosome.min_voxels) == (0.25, 7)
-    assert picking.merge_distance_in_radii == 0.5
-    record = config.get_parsed_content("settings")
-    assert (record["rotations"], record["flips"], record["merge_distance_in_radii"]) == (3, "zx", 0.5)
-    assert record["particles"] is picking.particles
+    assert picking.finder.merge_distance_in_radii == 0.5
+    settings = config.get_parsed_content("writer").settings
+    assert (settings["inferer"]["rotations"], settings["inferer"]["flips"]) == (3, ["z", "x"])
+    assert settings["postprocessing"]["transforms"][0] == as_json(record_of(picking))
 
 
 # Volumes
@@ -121,12 +123,11 @@ def test_volumes_turn_to_the_axis_order_of_the_study():
 
 
 @pytest.fixture
-def app(tmp_path, bundle_dir, monkeypatch):
+def app(tmp_path, bundle_dir, shipped_species, monkeypatch):
     """Return the bundle in an app of MONAI Label, with small weights, on a server whose studies are in ``studies``."""
     bundle = tmp_path / "app" / "model" / "some_segmentation"
-    shutil.copytree(bundle_dir, bundle, ignore=shutil.ignore_patterns("output", "__pycache__", "model.pt"))
-    save_tensors(tiny_network(out_channels=5).state_dict(), bundle / "models" / "model.pt")
-    record_sha256(bundle / "models" / "model.pt", bundle / "configs" / "metadata.json")
+    shutil.copytree(bundle_dir, bundle, ignore=shutil.ignore_patterns("output", "__pycache__", "model.*"))
+    write_weights(bundle / "models" / "model.pt", tiny_network(out_channels=5), shipped_species)
     write_mrc(tmp_path / "studies" / "one.mrc", noise(), VOXEL_SIZE)
     monkeypatch.setenv("MONAI_LABEL_APP_DIR", str(tmp_path / "app"))
     monkeypatch.setenv("MONAI_LABEL_STUDIES", str(tmp_path / "studies"))
@@ -142,13 +143,20 @@ def test_only_a_bundle_in_the_servers_app_is_served(app, bundle_dir, monkeypatch
 
 
 @pytest.mark.parametrize("chosen", ["model.pt", ["model.pt", "other.pt"]])
-def test_damaged_weights_are_refused_before_the_server_loads_them(chosen, app):
-    check = CheckServedWeights(tiny_network(out_channels=5), str(app / "models"), str(app / "configs/metadata.json"))
+def test_damaged_weights_are_refused_before_the_server_loads_them(chosen, app, shipped_species):
+    check = CheckServedWeights(tiny_network(out_channels=5), str(app / "models"), shipped_species, Spheres())
     assert check({"model_filename": chosen, "image": "one.mrc"}) == {"model_filename": chosen, "image": "one.mrc"}
     content = (app / "models" / "model.pt").read_bytes()
     (app / "models" / "model.pt").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(InputError, match=r"model\.pt is not the file that .*metadata\.json describes"):
+    with pytest.raises(InputError, match=r"model\.pt is not the file that .*model\.json describes"):
         check({"model_filename": chosen})
+
+
+def test_weights_of_another_network_are_refused_before_the_server_loads_them(app, shipped_species):
+    write_card(app / "models" / "model.pt", {**read_card(app / "models" / "model.pt"), "painter": {"class": "Shells"}})
+    check = CheckServedWeights(tiny_network(out_channels=5), str(app / "models"), shipped_species, Spheres())
+    with pytest.raises(InputError, match=r"model\.pt was trained on other targets than the settings say"):
+        check({"model_filename": "model.pt"})
 
 
 # Training
@@ -175,13 +183,13 @@ def save_label(tmp_path, values=None):
 
 
 def test_a_training_of_the_server_takes_the_place_of_the_bundles_weights_each_time(app, tmp_path):
-    path, metadata = app / "models" / "model.pt", app / "configs" / "metadata.json"
+    path = app / "models" / "model.pt"
     shipped, labelled = sha256_of(path), save_label(tmp_path)
     train(app, labelled)
     first = sha256_of(path)
-    assert recorded_sha256(path, metadata) == first != shipped
+    assert checked_card(path)["weights_sha256"]["model.pt"] == first != shipped
     train(app, labelled, seed=1)
-    assert recorded_sha256(path, metadata) == sha256_of(path) not in (first, shipped)
+    assert checked_card(path)["weights_sha256"]["model.pt"] == sha256_of(path) not in (first, shipped)
     assert sha256_of(app / "models" / "model_shipped.pt") == shipped
 
 
@@ -232,7 +240,7 @@ def test_studies_with_rows_in_the_table_are_trained_on(app, tmp_path):
 @pytest.mark.parametrize(("run", "count"), [("one", 1), ("two", 0)])
 def test_a_folder_of_picks_counts_where_all_are_of_the_study(run, count, app, tmp_path):
     picks = [Pick(run, "ribosome", 50.0, 60.0, 70.0)]
-    user = {"particle": "ribosome", "voxel_size_angstrom": VOXEL_SIZE, "user_id": "me", "session_id": "0"}
+    user = {"species": "ribosome", "voxel_size_angstrom": VOXEL_SIZE, "user_id": "me", "session_id": "0"}
     write_copick_json(tmp_path / "studies" / "Picks" / "me_0_ribosome.json", picks, run=run, **user)
     labelled = [{"image": "elsewhere.mrc", "label": "labels.mrc"}]
     assert len(studies_with_points(labelled, served=True)) == count

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow
 from scipy import ndimage
-from scripts.networks.weights import recorded_sha256, sha256_of
+from scripts.networks.model_card import read_card, sha256_of
 from scripts.picks import read_csv
 from scripts.scoring.metrics import score_picks
 from scripts.volumes.reading import read_tomogram
@@ -17,8 +17,6 @@ ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundle"
 VOXEL_SIZE = 10.012
 CLEAR = 0.03  # picks this close to the threshold may come and go with the machine's arithmetic
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
 
 
 def pick_sample(output_dir, dataset_dir=ROOT / "sample", **settings):
@@ -37,30 +35,30 @@ def picks(tmp_path_factory):
     return pick_sample(tmp_path_factory.mktemp("sample"), precision="float32")
 
 
-def test_the_shipped_weights_are_those_of_the_metadata():
+def test_the_shipped_weights_are_those_of_their_card():
     path = BUNDLE / "models" / "model.pt"
-    assert recorded_sha256(path, BUNDLE / "configs" / "metadata.json") == sha256_of(path)
+    assert read_card(path)["weights_sha256"]["model.pt"] == sha256_of(path)
 
 
-def test_the_sample_is_picked_well(picks, shipped_particles):
-    score = score_picks(read_csv(ROOT / "sample" / "truth.csv"), picks, shipped_particles)
+def test_the_sample_is_picked_well(picks, shipped_species):
+    score = score_picks(read_csv(ROOT / "sample" / "truth.csv"), picks, shipped_species)
     assert score.total > 0.85
-    assert all(row.recall >= 0.75 for row in score.rows if row.name in shipped_particles.names)
+    assert all(row.recall >= 0.75 for row in score.rows if row.name in shipped_species.names)
 
 
-def test_the_picks_are_the_golden_ones(picks, shipped_particles):
+def test_the_picks_are_the_golden_ones(picks, shipped_species):
     golden = read_csv(ROOT / "tests" / "golden" / "picks.csv")
     for one, other in ((picks, golden), (golden, picks)):
         for pick in one:
-            species = shipped_particles.named(pick.particle, "picks")
-            same = [twin for twin in other if twin.particle == pick.particle]
+            species = shipped_species.named(pick.species, "picks")
+            same = [twin for twin in other if twin.species == pick.species]
             gap = min((np.linalg.norm(np.subtract(pick.xyz_angstrom, twin.xyz_angstrom)) for twin in same), default=99)
             assert gap < 1.0 or pick.score < species.probability_threshold + CLEAR, f"{pick} moved by {gap:.2f} Å"
 
 
 def test_a_higher_threshold_leaves_fewer_picks(picks, tmp_path):
     surer = pick_sample(tmp_path, precision="float32", probability_thresholds={"thyroglobulin": 0.95})
-    counts = {table: sum(pick.particle == "thyroglobulin" for pick in picked)
+    counts = {table: sum(pick.species == "thyroglobulin" for pick in picked)
               for table, picked in (("plain", picks), ("surer", surer))}  # fmt: skip
     assert 0 < counts["surer"] < counts["plain"]
 
@@ -77,7 +75,7 @@ def test_the_specimen_at_another_voxel_size_is_picked_in_the_same_places(tmp_pat
     for other in (finer, coarser):
         gaps = [
             min((math.dist(pick.xyz_angstrom, twin.xyz_angstrom) for twin in other
-                 if twin.particle == pick.particle), default=np.inf)
+                 if twin.species == pick.species), default=np.inf)
             for pick in own
         ]  # fmt: skip
         assert np.mean(np.array(gaps) < VOXEL_SIZE / 2) > 0.75, sorted(gaps)

@@ -16,17 +16,19 @@ from scripts.volumes.labels import draw_spheres
 from synthetic import write_mrc
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
-PAGE = (ROOT / "docs" / "your_data.md").read_text()
+PAGE = (ROOT / "docs" / "how_to" / "your_data.md").read_text()
 SHAPE, VOXEL_SIZE = (20, 28, 36), 12.0
-NETWORK = {"widths": "[4,8]", "depths": "[1,1]", "precision": "float32", "inference_window_size": "[20,28,36]"}
+PICKING = {"precision": "float32", "inference_window_size": "[20,28,36]"}
+NETWORK = {"network_def#widths": "[4,8]", "network_def#depths": "[1,1]"}
 TRAINING = {"window_size": "[16,16,16]", "windows_per_epoch": 4, "epochs": 2, "val_interval": 1, "warmup_steps": 1}
-SMALL = {"training": {**NETWORK, **TRAINING}, "evaluating": {**NETWORK, "sweep_thresholds": "[0.02,0.3]"}}
+SMALL = {
+    "training": {**PICKING, **NETWORK, **TRAINING},
+    "evaluating": {**PICKING, "sweep_thresholds": "[0.02,0.3]"},
+}
 
 
 def commands():
-    steps = PAGE.partition("## Data that is elsewhere")[0]
-    blocks = re.findall(r"```bash\n(.*?)```", steps, flags=re.DOTALL)
+    blocks = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
     return [block.replace("\\\n", " ").strip() for block in blocks]
 
 
@@ -51,9 +53,9 @@ def my_data(tmp_path):
 def edit_species(path):
     """Do what the page says: one species of one's own, at one's own voxel size."""
     content = json.loads(path.read_text())
-    species = next(iter(content["particles"].values()))
+    species = next(iter(content["species"].values()))
     mine = {**species, "label": 1, "radius_angstrom": 40.0, "target_radius_angstrom": 30.0}
-    path.write_text(json.dumps({**content, "voxel_size_angstrom": VOXEL_SIZE, "particles": {"mine": mine}}))
+    path.write_text(json.dumps({**content, "voxel_size_angstrom": VOXEL_SIZE, "species": {"mine": mine}}))
 
 
 def run(command, monkeypatch):
@@ -67,6 +69,7 @@ def run(command, monkeypatch):
     runpy.run_module("monai.bundle", run_name="__main__")
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_the_page_leads_from_a_star_file_to_picks(my_data, monkeypatch):
     monkeypatch.chdir(ROOT / "bundle")
     copy, *runs = commands()
@@ -74,10 +77,10 @@ def test_the_page_leads_from_a_star_file_to_picks(my_data, monkeypatch):
         (True, False, False), (True, True, False), (True, False, True),
     ]  # fmt: skip
     run(copy.replace("../mydata", str(my_data)), monkeypatch)
-    edit_species(my_data / "particles.json")
+    edit_species(my_data / "species.json")
     for command in runs:
         kind = next((name for name in ("evaluating", "training") if f" run {name} " in command), "picking")
-        small = [f"--{key} '{value}'" for key, value in SMALL.get(kind, NETWORK).items()]
+        small = [f"--{key} '{value}'" for key, value in SMALL.get(kind, PICKING).items()]
         run(" ".join([command, *small]).replace("../mydata", str(my_data)), monkeypatch)
     with open(my_data / "evaluation" / "scores.csv") as file:
         rows = {(row["mode"], row["species"]): row for row in csv.DictReader(file)}
@@ -86,7 +89,7 @@ def test_the_page_leads_from_a_star_file_to_picks(my_data, monkeypatch):
     table = read_csv(my_data / "picks" / "picks.csv")
     assert all(0 <= pick.score <= 1 for pick in table)
     star = read_relion5_star(
-        my_data / "picks" / "TS_01" / "mine.star", particle="mine", volume_shape_zyx=SHAPE,
+        my_data / "picks" / "TS_01" / "mine.star", species="mine", volume_shape_zyx=SHAPE,
         voxel_size_angstrom=VOXEL_SIZE,
     )  # fmt: skip
     assert len(star) == len([pick for pick in table if pick.run == "TS_01"])

@@ -1,6 +1,6 @@
 """Pictures of what the simulator makes, to look at before anything is trained on it.
 
-    python tools/draw_simulation.py dataset DATASET PICTURE [--run S000] [--particles_path FILE]
+    python tools/draw_simulation.py dataset DATASET PICTURE [--run S000] [--species_path FILE]
     python tools/draw_simulation.py species PICTURE [--maps_dir MAPS]
 
 The first draws one run of a simulated dataset in every kind, with and without its truth. The second draws each species
@@ -41,12 +41,12 @@ from scripts.simulation.dataset import read_variant  # noqa: E402
 from scripts.simulation.imaging import Imaging, beams, count_electrons, expected_counts, reconstruct  # noqa: E402
 from scripts.simulation.scene import Scene  # noqa: E402
 from scripts.simulation.specimens import Specimen, rotated  # noqa: E402
-from scripts.species import ParticleSet, read_particles  # noqa: E402
+from scripts.species import SpeciesSet, read_species  # noqa: E402
 from scripts.volumes.reading import read_tomogram, stem_of  # noqa: E402
 
 Array = NDArray[np.float32]
 
-PARTICLES = BUNDLE / "configs" / "particles.json"
+SPECIES_FILE = BUNDLE / "configs" / "species.json"
 AXES = "zyx"
 WIDTH_INCHES = 14.0
 GREYS = colormaps["gray"].resampled(40)  # noise in more shades makes larger files and looks the same
@@ -79,15 +79,15 @@ def main() -> None:
     dataset.add_argument("dataset", type=Path, help="folder of the dataset")
     dataset.add_argument("picture", type=Path, help="PNG file to write")
     dataset.add_argument("--run", help="name of the run; the first if not given")
-    dataset.add_argument("--particles_path", type=Path, default=PARTICLES, help="its species, if not the bundle's")
+    dataset.add_argument("--species_path", type=Path, default=SPECIES_FILE, help="its species, if not the bundle's")
     species = tasks.add_parser("species", help="every species and what a tomogram leaves of it")
     species.add_argument("picture", type=Path, help="PNG file to write")
     species.add_argument("--maps_dir", type=Path, help="density maps, named as in simulate_maps.json")
     options = parser.parse_args()
     try:
         if options.task == "dataset":
-            particles = read_particles(options.particles_path)
-            save_figure(dataset_figure(options.dataset, particles, options.run), options.picture)
+            species_set = read_species(options.species_path)
+            save_figure(dataset_figure(options.dataset, species_set, options.run), options.picture)
         else:
             save_figure(species_figure(options.maps_dir), options.picture)
     except InputError as error:
@@ -97,21 +97,23 @@ def main() -> None:
 # A run of a dataset
 
 
-def dataset_figure(dataset: Path, particles: ParticleSet, run: str | None = None) -> Figure:
+def dataset_figure(dataset: Path, species_set: SpeciesSet, run: str | None = None) -> Figure:
     """Draw slices in xy and xz through one place of a run: every kind of tomogram, bare and with the truth drawn in.
 
     Args:
         dataset: the copick project.
-        particles: its species.
+        species_set: its species.
         run: None for the first.
     """
     name, tomograms, truth_folder = find_run(dataset, run)
     volumes = {kind: read_tomogram(path) for kind, path in tomograms.items()}
     first = next(iter(volumes.values()))
     voxel_size = first.voxel_size_angstrom
+    if voxel_size is None:
+        raise InputError(f"{next(iter(tomograms.values()))} states no voxel size.")
     truth = with_voxels(read_copick_folder(truth_folder, name), voxel_size)
     cuts = {
-        plane: busiest_slice(truth, across, first.data.shape[across], particles, voxel_size)
+        plane: busiest_slice(truth, across, first.data.shape[across], species_set, voxel_size)
         for plane, (_, _, across) in PLANES.items()
     }
     figure, axes = grid_of_slices(first.data.shape, len(volumes))
@@ -121,13 +123,15 @@ def dataset_figure(dataset: Path, particles: ParticleSet, run: str | None = None
             bare, marked = axes[row, 2 * column : 2 * column + 2]
             for axis in (bare, marked):
                 show(axis, image, plane)
-            draw_truth(marked, truth, particles, plane, cuts[plane], voxel_size)
+            draw_truth(marked, truth, species_set, plane, cuts[plane], voxel_size)
             draw_scale_bar(bare, image.shape, voxel_size, 50 if max(image.shape) * voxel_size < 4000 else 100)
             bare.set_title(f"{kind}, {plane}", loc="left", fontsize=11)
             marked.set_title("with its truth", loc="left", fontsize=11)
             mark_cut(bare, plane, cuts)
             marked.set_ylabel("")
-    figure.legend(handles=legend_of(truth, particles), loc="outside lower center", ncols=6, frameon=False, fontsize=11)
+    figure.legend(
+        handles=legend_of(truth, species_set), loc="outside lower center", ncols=6, frameon=False, fontsize=11
+    )
     return figure
 
 
@@ -187,12 +191,12 @@ def show(axis: Axes, image: Array, plane: str, percentiles: tuple[float, float] 
 
 
 def draw_truth(
-    axis: Axes, truth: Iterable[Pick], particles: ParticleSet, plane: str, index: int, voxel_size_angstrom: float
+    axis: Axes, truth: Iterable[Pick], species_set: SpeciesSet, plane: str, index: int, voxel_size_angstrom: float
 ) -> None:
     """Circle every particle that a slice cuts, as large as the slice cuts the ball of its species' radius."""
     right, up, across = PLANES[plane]
     for pick in truth:
-        species = particles.named(pick.particle, "the truth")
+        species = species_set.named(pick.species, "the truth")
         centre = (pick.z_voxel, pick.y_voxel, pick.x_voxel)
         radius = section_radius(species.radius_angstrom / voxel_size_angstrom, centre[across] - index)
         if radius > 0:
@@ -220,11 +224,11 @@ def mark_cut(axis: Axes, plane: str, cuts: Mapping[str, int]) -> None:
     axis.set_yticks([cuts[other]], [other], fontsize=9)
 
 
-def legend_of(truth: Sequence[Pick], particles: ParticleSet) -> list[Line2D]:
+def legend_of(truth: Sequence[Pick], species_set: SpeciesSet) -> list[Line2D]:
     """Return one entry per species with its number of particles in the whole tomogram."""
     entries = []
-    for species in particles.known:
-        count = sum(pick.particle == species.name for pick in truth)
+    for species in species_set.known:
+        count = sum(pick.species == species.name for pick in truth)
         if count:
             entries.append(
                 Line2D([], [], marker="o", linestyle="", fillstyle="none", markeredgewidth=2, markersize=10,
@@ -247,7 +251,8 @@ def species_figure(maps_dir: Path | None = None) -> Figure:
     volumes = take_tomograms(scene)
     figure = Figure(figsize=(1.6 * len(specimens) + 0.9, 1.6 * 2 * len(ROWS) + 1.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for part, (plane, heading) in zip(figure.subfigures(2, 1), HEADINGS.items(), strict=True):
+    parts: NDArray[Any] = np.asarray(figure.subfigures(2, 1))
+    for part, (plane, heading) in zip(parts, HEADINGS.items(), strict=True):
         part.suptitle(heading, fontsize=11, fontweight="bold")
         axes = part.subplots(len(ROWS), len(specimens))
         for title, line in zip(ROWS, axes, strict=True):

@@ -21,7 +21,7 @@ FOLDER, BUNDLE = ROOT / "sample", ROOT / "bundle"
 sys.path.insert(0, str(BUNDLE))
 
 from scripts.picks import Pick  # noqa: E402
-from scripts.simulation.dataset import fill_scene, take_tomograms, truth_of  # noqa: E402
+from scripts.simulation.dataset import fill_scene, placed_truth, take_tomograms  # noqa: E402
 from scripts.volumes.mrc_writer import write_mrc  # noqa: E402
 
 RUN, KIND = "sample", "wbp"
@@ -45,10 +45,10 @@ def main(maps_dir: str) -> None:
     random = np.random.default_rng(SEED)
     scene = fill_scene(settings, random)
     volume = take_tomograms(scene, settings, random)[KIND]
-    truth = truth_of(scene, RUN, parser.get_parsed_content("particles"))
+    truth = placed_truth(scene, RUN, parser.get_parsed_content("species"))
     write_mrc(FOLDER / f"{RUN}.mrc", as_int8(volume), settings["voxel_size_angstrom"])
     write_truth(FOLDER / "truth.csv", truth)
-    print(dict(Counter(pick.particle for pick in truth)))
+    print(dict(Counter(pick.species for pick in truth)))
 
 
 def middle_of(settings: Any) -> Any:
@@ -63,14 +63,14 @@ def middle_of(settings: Any) -> Any:
 def as_int8(volume: NDArray[np.float32]) -> NDArray[np.int8]:
     """Return a volume ``(Z, Y, X)`` with the values between its `PERCENTILES` spread over -127 to 127."""
     low, high = np.percentile(volume, PERCENTILES)
-    return np.rint(np.clip((volume - low) / (high - low), 0, 1) * 254 - 127).astype(np.int8)
+    return np.asarray(np.rint(np.clip((volume - low) / (high - low), 0, 1) * 254 - 127), dtype=np.int8)
 
 
 def write_truth(path: Path, truth: list[Pick]) -> None:
     """Write true particles with the columns of the public challenge's tables, in Å."""
     lines = ["id,experiment,particle_type,x,y,z"]
-    for number, pick in enumerate(sorted(truth, key=lambda one: one.particle)):
-        lines.append(",".join([str(number), pick.run, pick.particle, *(f"{value:.3f}" for value in pick.xyz_angstrom)]))
+    for number, pick in enumerate(sorted(truth, key=lambda one: one.species)):
+        lines.append(",".join([str(number), pick.run, pick.species, *(f"{value:.3f}" for value in pick.xyz_angstrom)]))
     path.write_text("\n".join(lines) + "\n")
 
 

@@ -23,11 +23,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
+sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
+from format_configs import layout_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
-from scripts.networks.weights import record_sha256  # noqa: E402
+from scripts.networks.model_card import needed_card  # noqa: E402
+from scripts.networks.weights import save_model  # noqa: E402
 
 FIT, KINDS = "wbp", ("wbp", "denoised")
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
@@ -51,7 +53,7 @@ class Size:
 SMOKE = Size(
     runs=3, validation_runs=1, shape=(48, 96, 96), held_out_runs=1, held_out_shape=(64, 128, 128),
     stages=((2, 1e-3), (1, 5e-4)), windows_per_epoch=8,
-    network=("--widths", "[8,16]", "--depths", "[1,1]", "--window_size", "[32,48,48]"),
+    network=("--network_def#widths", "[8,16]", "--network_def#depths", "[1,1]", "--window_size", "[32,48,48]"),
 )  # fmt: skip
 
 
@@ -68,7 +70,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke and options.install:
         parser.error("--smoke makes weights that are not worth installing.")
-    size = SMOKE if options.smoke else Size(network=("--widths", options.widths))
+    size = SMOKE if options.smoke else Size(network=("--network_def#widths", options.widths))
     default = ROOT / "output" / ("weights_smoke" if options.smoke else "weights")
     work = (options.work_dir or default).resolve()
     bundle = work / "bundle"
@@ -90,24 +92,23 @@ def main() -> None:
     own_fit = own[len(own) - size.validation_runs :]
     train_names, fit_names, test_names = names[:-3], names[-3:-2], names[-2:]
 
-    minutes, weights = 0.0, None
-    for number in range(len(size.stages)):
+    minutes, weights = train(bundle, work, outside, own_fit, train_names, size, options.seed, 0, None)
+    for number in range(1, len(size.stages)):
         spent, weights = train(bundle, work, outside, own_fit, train_names, size, options.seed, number, weights)
         minutes += spent
     folders = [work / "simulated", *([outside] if outside else [])]
-    evaluate(bundle, work / "fitted", folders, FIT, [*own_fit, *fit_names], weights, size)
-    thresholds = work / "fitted" / "thresholds.json"
+    evaluate(bundle, work / "fitted", folders, FIT, [*own_fit, *fit_names], weights, fit=True)
     scores = {}
     if outside is not None:
         name = f"{' and '.join(test_names)}, from another simulator"
-        scores[name] = evaluate(bundle, work / "scored_outside", [outside], None, test_names, weights, size, thresholds)
+        scores[name] = evaluate(bundle, work / "scored_outside", [outside], None, test_names, weights)
     for kind in KINDS:
         name = f"simulated, full size, real crowding, {kind}"
-        scores[name] = evaluate(bundle, work / f"scored_{kind}", [held_out], kind, None, weights, size, thresholds)
+        scores[name] = evaluate(bundle, work / f"scored_{kind}", [held_out], kind, None, weights)
     made = {
         "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
         "trained_on": {"simulated": own[: len(own) - size.validation_runs], "outside": train_names},
-        "fitted_on": [*own_fit, *fit_names], "thresholds": json.loads(thresholds.read_text()), "scores": scores,
+        "fitted_on": [*own_fit, *fit_names], "scores": scores,
     }  # fmt: skip
     (work / "weights.json").write_text(json.dumps(made, indent=1) + "\n")
     print(as_table(scores))
@@ -172,17 +173,19 @@ def train(
 
 def evaluate(
     bundle: Path, output: Path, folders: list[Path], kind: str | None, runs: list[str] | None, weights: Path,
-    size: Size, thresholds: Path | None = None,
+    fit: bool = False,
 ) -> list[dict[str, str]]:  # fmt: skip
-    """Score weights and fit thresholds, unless that is done; return the rows of ``scores.csv``."""
+    """Score weights, or fit the thresholds in their card, unless that is done; return the rows of ``scores.csv``."""
     settings: list[Any] = ["--dataset_dir", [str(folder) for folder in folders], "--checkpoint_path", weights]
     settings += ["--validation_runs", runs] if runs else []
     settings += ["--tomogram_kind", kind] if kind else []
-    if thresholds:  # only score: one threshold in the sweep, for it takes a minute on a full-size tomogram
-        settings += ["--probability_thresholds", thresholds, "--sweep_thresholds", [0.5]]
+    if fit:
+        settings += ["--record_thresholds", True]
+    else:  # one threshold in the sweep, for it takes a minute on a full-size tomogram
+        settings += ["--sweep_thresholds", [0.5]]
     configs = ["configs/train.json", "configs/evaluate.json"]
     if not (output / "thresholds.png").exists():  # the last file that is written
-        bundle_run(bundle, configs, *settings, *size.network, "--output_dir", output, task="evaluating")
+        bundle_run(bundle, configs, *settings, "--output_dir", output, task="evaluating")
     with open(output / "scores.csv", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -206,13 +209,13 @@ def as_table(scores: dict[str, list[dict[str, str]]]) -> str:
 def install(weights: Path, made: dict[str, Any]) -> None:
     """Put the weights, their thresholds and their scores where the bundle and the pages have them."""
     configs, model = ROOT / "bundle" / "configs", ROOT / "bundle" / "models" / "model.pt"
-    with write_atomically(model, "wb") as file:
-        file.write(weights.read_bytes())
-    content = json.loads((configs / "particles.json").read_text())
-    for name, threshold in made["thresholds"].items():
-        content["particles"][name]["probability_threshold"] = threshold
-    with write_atomically(configs / "particles.json") as file:
-        file.write(json.dumps(content, indent=4) + "\n")
+    card = needed_card(weights, "--work_dir to another folder")
+    save_model(model, weights.read_bytes(), card)
+    content = json.loads((configs / "species.json").read_text())
+    for name, row in card["species"].items():
+        content["species"][name]["probability_threshold"] = row["probability_threshold"]
+    with write_atomically(configs / "species.json") as file:
+        file.write(layout_of(json.dumps(content)))
     metadata = json.loads((configs / "metadata.json").read_text())
     name, rows = next(iter(made["scores"].items()))
     found = {row["species"]: round(float(row["f4"]), 3) for row in rows if row["mode"] == "kaggle"}
@@ -220,9 +223,8 @@ def install(weights: Path, made: dict[str, Any]) -> None:
         "f4_weighted_mean": found.pop("total"), **{f"f4_{species}": f4 for species, f4 in found.items()}
     }  # fmt: skip
     with write_atomically(configs / "metadata.json") as file:
-        file.write(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
-    record_sha256(model, configs / "metadata.json")
-    page = ROOT / "docs" / "results.md"
+        file.write(layout_of(json.dumps(metadata)))
+    page = ROOT / "docs" / "reference" / "results.md"
     before, _, rest = page.read_text().partition(RESULTS_START)
     after = rest.partition(RESULTS_END)[2]
     with write_atomically(page) as file:

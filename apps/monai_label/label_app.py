@@ -2,7 +2,7 @@
 
 Where the bundle refuses something, its one line is the answer; MONAI Label itself answers "Internal Server Error" and
 leaves the reason in its log. And pages of other sites, open in a browser on this machine, are not answered, because a
-request's options can run code (see docs/monai_label.md).
+request's options can run code (see docs/how_to/monai_label.md).
 """
 
 from __future__ import annotations

@@ -30,8 +30,14 @@ TALKATIVE = (  # what they tell of every request is more than one wants to read;
 )
 
 
-def make_app(folder: Path, bundle: Path) -> Path:
-    """Make MONAI Label's app with the bundle in it, where there is none, and return its folder."""
+def make_app(folder: Path, bundle: Path, weights: Path | None = None) -> Path:
+    """Make MONAI Label's app with the bundle in it, where there is none, and return its folder.
+
+    Args:
+        folder: the app goes below it.
+        bundle: the bundle to copy.
+        weights: weights of your own, with their model.json beside them, in the place of the bundle's.
+    """
     app = folder / "app"
     if app.exists():
         print(f"{app} is used as it is; remove it to start anew from the bundle", flush=True)
@@ -44,8 +50,33 @@ def make_app(folder: Path, bundle: Path) -> Path:
     (unfinished / "main.py").write_text("from uncertain_picks import MyApp as MyApp\n")
     model = unfinished / "model" / BUNDLE_NAME
     shutil.copytree(bundle, model, ignore=shutil.ignore_patterns("output", "eval", "__pycache__"))
+    if weights is not None:
+        use_weights(model, weights)
     unfinished.rename(app)
     return app
+
+
+def use_weights(model: Path, weights: Path) -> None:
+    """Put weights and what their model.json says into a copy of the bundle: its network and species are trained on."""
+    sys.path.insert(0, str(ROOT / "bundle"))
+    from scripts.networks.model_card import needed_card
+    from scripts.networks.weights import save_model
+
+    card = needed_card(weights, "--checkpoint_path to weights with one")
+    for file in (model / "models").iterdir():
+        file.unlink()
+    save_model(model / "models" / "model.pt", weights.read_bytes(), card)
+    configs = model / "configs"
+    species = {key: card[key] for key in ("voxel_size_angstrom", "species")}
+    (configs / "species.json").write_text(json.dumps(species, indent=4) + "\n")
+    training = json.loads((configs / "train.json").read_text()) | {"network_def": card["network_def"]}
+    (configs / "train.json").write_text(json.dumps(training, indent=4) + "\n")
+    names = sorted((row["label"], name) for name, row in card["species"].items() if row["label"] > 0)
+    metadata = json.loads((configs / "metadata.json").read_text())
+    pred = metadata["network_data_format"]["outputs"]["pred"]
+    pred["num_channels"] = len(names)
+    pred["channel_def"] = {"0": "background", **{str(label): name for label, name in names}}
+    (configs / "metadata.json").write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
 
 
 def make_studies(folder: Path, sample: Path) -> Path:
@@ -116,12 +147,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Start MONAI Label with the bundle.")
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "label", help="what is made stands there")
     parser.add_argument("--bundle", type=Path, default=ROOT / "bundle", help="the bundle to copy")
+    parser.add_argument("--checkpoint_path", type=Path, help="weights of your own, in place of the bundle's")
     parser.add_argument("--studies", type=Path, help="tomograms of your own, in place of the sample")
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
     folder: Path = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    app = make_app(folder, given.bundle)
+    app = make_app(folder, given.bundle, given.checkpoint_path)
     studies = given.studies or make_studies(folder, ROOT / "sample" / "sample.mrc")
     arguments = command(app, studies.resolve(), given.port, write_log_config(folder))
     print(f"MONAI Label: http://127.0.0.1:{given.port}   studies: {studies}   Ctrl-C ends it", flush=True)

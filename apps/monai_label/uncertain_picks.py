@@ -45,7 +45,7 @@ def uncertainty(picks: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) 
     """
     total = 0.0
     for pick in picks:
-        threshold = float(options[f"threshold_{pick['particle']}"])
+        threshold = float(options[f"threshold_{pick['species']}"])
         total += (1 - float(pick["score"])) / (1 - threshold)
     return total
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import functools
 import inspect
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pydoc import locate
 from types import TracebackType
@@ -16,6 +18,9 @@ from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run, run
 
 from scripts.errors import InputError, InputWarning, find_input_error
 
+OWN = "scripts."
+SCRIPTS = Path(__file__).resolve().parent
+RENAMED = {"read_particles": "read_species", "paint_targets": "Spheres", "pick_species": "Blobs"}  # before: after
 MISREAD = {"false": "False", "null": "None"}  # on the command line words of letters, which count as true
 MONAI_LABEL_TASK = ("monailabel", "interfaces", "utils", "app.py")  # what the server starts to train
 
@@ -93,13 +98,53 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
         top = key.lstrip("+~").replace("::", "#").split("#")[0]
         if top not in known:
             near = difflib.get_close_matches(top, known, n=1)
-            hint = f"did you mean --{near[0]}?" if near else "docs/configuration.md lists all settings."
+            hint = f"did you mean --{near[0]}?" if near else "docs/reference/configuration.md lists all settings."
             raise InputError(f"--{key} is not a setting of {', '.join(files)}; {hint}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MONAI's, about overlays; it gives them again when it reads the configs itself
         config = ConfigParser.load_config_files(files)
     for key in settings:
         refuse_unknown_part(key, config)
+    refuse_moved_targets(config)
+
+
+def refuse_moved_targets(config: Any) -> None:
+    """Check that every class and function of the bundle that a config names is where the config says.
+
+    Args:
+        config: what the configs hold.
+
+    Raises:
+        InputError: one is not there; names where it is now.
+    """
+    for target in _targets_in(config):
+        if target.startswith(OWN) and target not in public_names():
+            name = target.rpartition(".")[2]
+            name = RENAMED.get(name, name)
+            now = [one for one in public_names() if one.rpartition(".")[2] == name]
+            remedy = f"it is now {now[0]}: change it in your config" if now else "the bundle has nothing of that name"
+            raise InputError(f"_target_ {target} does not exist; {remedy}.")
+
+
+@functools.cache
+def public_names() -> frozenset[str]:
+    """Return ``scripts.package.module.name`` of every public class and function of the bundle."""
+    names = set()
+    for file in SCRIPTS.rglob("*.py"):
+        module = ".".join(file.relative_to(SCRIPTS.parent).with_suffix("").parts)
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                names.add(f"{module}.{node.name}")
+    return frozenset(names)
+
+
+def _targets_in(config: Any) -> Iterator[str]:
+    if isinstance(config, dict):
+        if isinstance(config.get("_target_"), str):
+            yield config["_target_"]
+        config = list(config.values())
+    for part in config if isinstance(config, list) else ():
+        yield from _targets_in(part)
 
 
 def refuse_unknown_part(key: str, config: Any) -> None:
@@ -132,7 +177,7 @@ def refuse_unknown_part(key: str, config: Any) -> None:
 
 def _arguments_of(component: dict[str, Any]) -> set[str] | None:
     """Return the names of the arguments of a component's class or function; None where it takes any."""
-    target = locate(ConfigComponent(component).resolve_module_name())
+    target = locate(ConfigComponent(component).resolve_module_name())  # type: ignore[no-untyped-call]
     parameters = inspect.signature(target).parameters.values() if callable(target) else []
     if not callable(target) or any(one.kind is one.VAR_KEYWORD for one in parameters):
         return None

@@ -22,10 +22,10 @@ from typing import Any
 
 from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 CONFIG, STATIC, OVERLAY = "copick.json", "static", "overlay"
-RUNS, PICKS = "ExperimentRuns", "Picks"
+RUNS, PICKS_FOLDER = "ExperimentRuns", "Picks"
 FEATURES, SEGMENTATIONS, OBJECTS = "features", "Segmentations", "Objects"  # Zarr folders that are no tomograms
 COPICK_VERSION = "1.31.0"  # the version whose reading of the tree is followed here
 SPACING_FOLDER = re.compile(r"VoxelSpacing\d+(\.\d+)?")
@@ -53,7 +53,7 @@ def picks_path(root: str | Path, run: str, species: str, user_id: str, session_i
     Raises:
         InputError: a name that copick would refuse, or cut in the wrong place.
     """
-    return overlay_folder_of(root) / RUNS / run / PICKS / session_file(user_id, session_id, species)
+    return overlay_folder_of(root) / RUNS / run / PICKS_FOLDER / session_file(user_id, session_id, species)
 
 
 def session_file(user_id: str, session_id: str, species: str) -> str:
@@ -68,7 +68,7 @@ def session_file(user_id: str, session_id: str, species: str) -> str:
     return f"{user_id}_{session_id}_{species}.json"
 
 
-def write_project(root: str | Path, particles: ParticleSet, name: str, description: str) -> Path:
+def write_project(root: str | Path, species_set: SpeciesSet, name: str, description: str) -> Path:
     """Write ``copick.json`` and make the folders that it names; what is in them stays.
 
     Copick takes a relative root for one below the working directory, so the file states absolute ones: after moving
@@ -86,7 +86,7 @@ def write_project(root: str | Path, particles: ParticleSet, name: str, descripti
     Raises:
         InputError: copick would refuse the name of a species, or the place cannot be written to.
     """
-    objects = _pickable_objects(particles)
+    objects = _pickable_objects(species_set)
     return write_config(root, {"name": name, "description": description, "pickable_objects": objects})
 
 
@@ -199,7 +199,9 @@ def picks_folders(run_folder: Path, project: str | Path | None = None) -> list[P
     is_part = runs.name == RUNS and runs.parent.name in (STATIC, OVERLAY)
     if is_part and (runs.parent not in roots or roots == [runs.parent]):
         roots = project_roots(runs.parent.parent)
-    return list(dict.fromkeys([run_folder / PICKS, *(root / RUNS / run_folder.name / PICKS for root in roots)]))
+    return list(
+        dict.fromkeys([run_folder / PICKS_FOLDER, *(root / RUNS / run_folder.name / PICKS_FOLDER for root in roots)])
+    )
 
 
 def _has_runs(root: Path) -> bool:
@@ -217,8 +219,8 @@ def _refuse_for_copick(what: str, name: str) -> None:
         )
 
 
-def _pickable_objects(particles: ParticleSet) -> list[dict[str, Any]]:
-    ordered = sorted(particles.known, key=lambda species: species.label or len(particles.known) + 1)
+def _pickable_objects(species_set: SpeciesSet) -> list[dict[str, Any]]:
+    ordered = sorted(species_set.known, key=lambda species: species.label or len(species_set.known) + 1)
     objects = []
     for place, species in enumerate(ordered):
         _refuse_for_copick("a species", species.name)

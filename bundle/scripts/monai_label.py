@@ -17,14 +17,14 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 from torch import nn
 
-from scripts.copick_tree import PICKS
+from scripts.copick_tree import PICKS_FOLDER
 from scripts.datasets.runs import run_name
 from scripts.datasets.truth import TRUTH_TABLE
 from scripts.errors import InputError
 from scripts.networks.weights import load_weights
 from scripts.picks import read_copick_json, read_csv
 from scripts.preparation.image_facts import original_affine_of
-from scripts.species import ParticleSet, with_thresholds
+from scripts.species import SpeciesSet, with_thresholds
 from scripts.volumes.reading import is_tomogram
 
 APP_DIR, STUDIES_DIR = "MONAI_LABEL_APP_DIR", "MONAI_LABEL_STUDIES"  # the server sets them, for its children too
@@ -40,14 +40,14 @@ def is_served(bundle_root: str) -> bool:
 
 
 def client_options(
-    particles: ParticleSet, merge_distance_in_radii: float, rotations: int, flips: Sequence[str], **chosen: float
+    species_set: SpeciesSet, merge_distance_in_radii: float, rotations: int, flips: Sequence[str], **chosen: float
 ) -> dict[str, Any]:
     """Return what a client can choose for one inference, one flat table, with the values that it has now.
 
     MONAI Label shows the table to its client, and gives the client's values back as arguments of the same names.
 
     Args:
-        particles: their thresholds and smallest sizes are the defaults.
+        species_set: their thresholds and smallest sizes are the defaults.
         merge_distance_in_radii: see `postprocessing.pick_species`.
         rotations: see `inferer.TomogramInferer`.
         flips: see `inferer.TomogramInferer`; the table has the axes as one word, such as ``zy``.
@@ -62,7 +62,7 @@ def client_options(
         raise InputError(f"flips names axes out of z, y and x, each once; got {flips!r}.")
     if not isinstance(merge_distance_in_radii, int | float) or not merge_distance_in_radii >= 0:
         raise InputError(f"merge_distance_in_radii must not be negative; got {merge_distance_in_radii!r}.")
-    picked = with_options(particles, chosen)
+    picked = with_options(species_set, chosen).picked
     return {
         **{f"{THRESHOLD}{species.name}": species.probability_threshold for species in picked},
         **{f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked},
@@ -72,7 +72,7 @@ def client_options(
     }
 
 
-def with_options(particles: ParticleSet, options: Mapping[str, Any]) -> ParticleSet:
+def with_options(species_set: SpeciesSet, options: Mapping[str, Any]) -> SpeciesSet:
     """Return the species with the thresholds and smallest sizes of a table of `client_options`.
 
     Raises:
@@ -85,12 +85,12 @@ def with_options(particles: ParticleSet, options: Mapping[str, Any]) -> Particle
     if unknown:
         raise InputError(f"{source}: there is no option '{unknown[0]}'.")
     for name, size in sizes.items():
-        particles.named(name, source)
+        species_set.named(name, source)
         if isinstance(size, bool | str) or size != int(size) or size < 1:
             raise InputError(f"{source}: {MIN_VOXELS}{name} must be a whole number from 1; got {size!r}.")
-    known = with_thresholds(particles, thresholds, source).known
+    known = with_thresholds(species_set, thresholds, source).known
     return replace(
-        particles,
+        species_set,
         known=tuple(replace(one, min_voxels=int(sizes.get(one.name, one.min_voxels))) for one in known),
     )
 
@@ -99,9 +99,10 @@ class CheckServedWeights(Transform):
     """Refuse weights that the command line would refuse; MONAI Label loads them without a look.
 
     Args:
-        network: a network of the right kind; takes the weights.
-        models_dir: where the weights stand.
-        metadata_path: the bundle's metadata.json.
+        network: takes the weights.
+        models_dir: where the weights are stored.
+        species_set: the species that are picked.
+        painter: what painted the targets.
         filename_key: where the client's choice among the files stands, a name or a list with the choice first.
 
     Raises:
@@ -109,17 +110,25 @@ class CheckServedWeights(Transform):
     """
 
     def __init__(
-        self, network: nn.Module, models_dir: str, metadata_path: str, filename_key: str = "model_filename"
+        self,
+        network: nn.Module,
+        models_dir: str,
+        species_set: SpeciesSet,
+        painter: Any,
+        filename_key: str = "model_filename",
     ) -> None:
-        self.network, self.models_dir = network, Path(models_dir)
-        self.metadata_path, self.filename_key = metadata_path, filename_key
+        self.network, self.models_dir, self.filename_key = network, Path(models_dir), filename_key
+        self.species_set, self.painter = species_set, painter
+
+    def record(self) -> dict[str, Any]:
+        """Return nothing: the check changes no picks."""
+        return {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample as it is."""
         named = data[self.filename_key]
-        load_weights(
-            self.network, self.models_dir / (named if isinstance(named, str) else named[0]), self.metadata_path
-        )
+        weights = self.models_dir / (named if isinstance(named, str) else named[0])
+        load_weights(self.network, weights, self.species_set, self.painter)
         return dict(data)
 
 
@@ -156,7 +165,7 @@ def studies_with_points(labelled: Sequence[Mapping[str, str]], served: bool) -> 
         return []
     folder, done = Path(os.environ[STUDIES_DIR]), {Path(item["image"]).resolve() for item in labelled}
     studies = [path for path in sorted(folder.iterdir()) if is_tomogram(path) and path.resolve() not in done]
-    table, picks = folder / TRUTH_TABLE, folder / PICKS
+    table, picks = folder / TRUTH_TABLE, folder / PICKS_FOLDER
     in_table = {pick.run for pick in read_csv(table)} if table.exists() else set()
     in_picks = {pick.run for path in sorted(picks.glob("[!.]*.json")) for pick in read_copick_json(path)}
     found = []

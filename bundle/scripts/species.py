@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
 
+SPECIES_FILE = Path(__file__).resolve().parents[1] / "configs" / "species.json"  # the bundle's own
 MAX_LABELS = 255  # a label map has one byte per voxel
 
 
@@ -42,59 +43,75 @@ class Species:
 
 
 @dataclass(frozen=True)
-class ParticleSet:
-    """All species of one particle file, in the order of their labels, and the voxel size that they are learned at.
+class SpeciesSet:
+    """All species of one species file, in the order of their labels, and the voxel size that they are learned at.
 
-    Iteration, ``len`` and ``names`` cover the species that the network picks; ``known`` holds the others too.
+    Attributes:
+        voxel_size_angstrom: side of a voxel.
+        known: every species of the file.
     """
 
     voxel_size_angstrom: float
     known: tuple[Species, ...]
 
-    def __iter__(self) -> Iterator[Species]:
-        return (species for species in self.known if species.label > 0)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    @property
+    def picked(self) -> tuple[Species, ...]:
+        """The species that the network picks; entry ``i`` has label ``i + 1``. Label 0 is known, not picked."""
+        return tuple(species for species in self.known if species.label > 0)
 
     @property
     def names(self) -> list[str]:
-        """Names of the picked species; entry ``i`` has label ``i + 1``."""
-        return [species.name for species in self]
+        """Names of the picked species."""
+        return [species.name for species in self.picked]
 
     def named(self, name: str, source: str) -> Species:
         """Return the species of that name.
 
         Raises:
-            InputError: ``source`` (a file, perhaps with a row) names a species that is not in the particle file.
+            InputError: ``source`` (a file, perhaps with a row) names a species that is not in the species file.
         """
         for species in self.known:
             if species.name == name:
                 return species
         known = [species.name for species in self.known]
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        hint = f"Did you mean '{near[0]}'?" if near else "Add it to particles.json (label 0: known, not picked)."
+        hint = f"Did you mean '{near[0]}'?" if near else "Add it to species.json (label 0: known, not picked)."
         raise InputError(f"{source}: unknown species '{name}'; known are {', '.join(known)}. {hint}")
 
 
-def read_particles(path: str | Path, probability_thresholds: Mapping[str, float] | str | None = None) -> ParticleSet:
-    """Read and check the particle file.
+def read_species(path: str | Path, probability_thresholds: Mapping[str, float] | str | None = None) -> SpeciesSet:
+    """Read and check the species file.
 
     Args:
-        path: JSON with ``voxel_size_angstrom`` and ``particles``, one object of `Species` values per name.
+        path: JSON with ``voxel_size_angstrom`` and ``species``, one object of `Species` values per name.
         probability_thresholds: thresholds that replace the file's, by name, or the path of a JSON file that holds them
             (as threshold fitting writes it); None keeps the file's.
 
     Raises:
         InputError: the file, a key or a value is missing or wrong.
     """
-    content = _read_json(path)
-    for key in ("voxel_size_angstrom", "particles"):
+    species_set = parse_species(_read_json(path), path)
+    return species_set if probability_thresholds is None else with_thresholds(species_set, probability_thresholds)
+
+
+def parse_species(content: Mapping[str, Any], path: str | Path) -> SpeciesSet:
+    """Check the content of a species file.
+
+    Args:
+        content: as `read_species` takes it.
+        path: what messages call it.
+
+    Raises:
+        InputError: a key or a value is missing or wrong.
+    """
+    if "particles" in content and "species" not in content:
+        raise InputError(f"{path}: the key 'particles' is now called 'species': rename it.")
+    for key in ("voxel_size_angstrom", "species"):
         if key not in content:
             raise InputError(f"{path}: the key '{key}' is missing.")
-    if not isinstance(content["particles"], dict):
-        raise InputError(f"{path}: particles must be an object with one entry per species.")
-    known = tuple(sorted((_species(path, *item) for item in content["particles"].items()), key=lambda one: one.label))
+    if not isinstance(content["species"], dict):
+        raise InputError(f"{path}: species must be an object with one entry per species.")
+    known = tuple(sorted((_species(path, *item) for item in content["species"].items()), key=lambda one: one.label))
     labels = [species.label for species in known if species.label > 0]
     if len(labels) > MAX_LABELS:
         raise InputError(f"{path}: at most {MAX_LABELS} species can have a label; got {len(labels)}.")
@@ -103,13 +120,12 @@ def read_particles(path: str | Path, probability_thresholds: Mapping[str, float]
     voxel_size_angstrom = content["voxel_size_angstrom"]
     if not (_is_number(voxel_size_angstrom) and voxel_size_angstrom > 0):
         raise InputError(f"{path}: voxel_size_angstrom must be positive; got {voxel_size_angstrom!r}.")
-    particles = ParticleSet(float(voxel_size_angstrom), known)
-    return particles if probability_thresholds is None else with_thresholds(particles, probability_thresholds)
+    return SpeciesSet(float(voxel_size_angstrom), known)
 
 
 def with_thresholds(
-    particles: ParticleSet, probability_thresholds: Mapping[str, float] | str, source: str = "probability_thresholds"
-) -> ParticleSet:
+    species_set: SpeciesSet, probability_thresholds: Mapping[str, float] | str, source: str = "probability_thresholds"
+) -> SpeciesSet:
     """Return the species with other probability thresholds, given by name or as the path of a JSON file of them.
 
     ``source`` is what a message calls thresholds given by name.
@@ -122,20 +138,20 @@ def with_thresholds(
     else:
         thresholds = dict(probability_thresholds)
     for name, threshold in thresholds.items():
-        particles.named(name, source)
+        species_set.named(name, source)
         _check_threshold(source, name, threshold)
     return replace(
-        particles,
+        species_set,
         known=tuple(
             replace(species, probability_threshold=float(thresholds.get(species.name, species.probability_threshold)))
-            for species in particles.known
+            for species in species_set.known
         ),
     )
 
 
-def positive_weights(particles: Iterable[Species]) -> list[float]:
+def positive_weights(species_set: SpeciesSet) -> list[float]:
     """Return the loss weight of a voxel inside a target, one per picked species."""
-    return [species.positive_weight for species in particles]
+    return [species.positive_weight for species in species_set.picked]
 
 
 def _species(path: str | Path, name: str, values: Any) -> Species:

@@ -1,17 +1,17 @@
 """Exported networks in the place of the network."""
 
-import json
+import shutil
 import sys
 import warnings
-from types import SimpleNamespace
 
 import pytest
 import torch
-from scripts.backends.onnx import OnnxNetwork, fits
-from scripts.backends.torchscript import load_torchscript
+from scripts.backends.onnx import OnnxNetwork, export_onnx, fits
+from scripts.backends.torchscript import export_torchscript, load_torchscript
 from scripts.errors import InputError, InputWarning
-from scripts.networks.weights import record_sha256
-from synthetic import tiny_network
+from scripts.networks.model_card import read_card, record_sha256, sha256_of, write_card
+from scripts.training.spheres import Spheres
+from synthetic import make_species, tiny_network, write_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own, about TorchScript and ONNX
 
@@ -21,13 +21,10 @@ WINDOWS = torch.rand(2, 1, 17, 20, 31, generator=torch.Generator().manual_seed(0
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
     """Return the files of one tiny network: TorchScript, and ONNX for windows of any size."""
-    folder = tmp_path_factory.mktemp("exports")
-    network = tiny_network().eval()
-    torch.jit.script(network).save(folder / "model.ts")
-    axes = {"image": {0: "batch", 2: "z", 3: "y", 4: "x"}}
-    torch.onnx.export(
-        network, (torch.rand(1, 1, 16, 24, 32),), folder / "model.onnx", input_names=["image"], dynamic_axes=axes
-    )
+    folder, network = tmp_path_factory.mktemp("exports"), tiny_network()
+    weights = write_weights(folder / "weights.pt", network)
+    export_torchscript(network, weights, folder / "model.ts")
+    export_onnx(network, weights, folder / "model.onnx", (16, 24, 32))
     return folder
 
 
@@ -70,9 +67,9 @@ def test_a_shape_fits_where_every_numbered_axis_does(shape, wanted, answer):
     assert fits(torch.Size(shape), wanted) is answer
 
 
-@pytest.mark.parametrize(("load", "command"), [(load_torchscript, "ckpt_export"), (OnnxNetwork, "onnx_export")])
+@pytest.mark.parametrize(("load", "command"), [(load_torchscript, "torchscript"), (OnnxNetwork, "onnx")])
 def test_a_missing_file_is_refused_with_the_command_that_makes_it(load, command, tmp_path):
-    with pytest.raises(InputError, match=f"no such file. Make it with: python -m monai.bundle {command}"):
+    with pytest.raises(InputError, match=f"no such file. Make it with: python -m monai.bundle run {command}"):
         load(tmp_path / "none")
 
 
@@ -98,26 +95,42 @@ def test_without_onnxruntime_the_remedy_is_named(exports, monkeypatch):
         OnnxNetwork(exports / "model.onnx")
 
 
-@pytest.fixture
-def bundle(tmp_path, exports):
-    """Return a folder with ``models/model.ts`` and metadata that do not list it."""
-    folder = SimpleNamespace(model=tmp_path / "models" / "model.ts", metadata=tmp_path / "configs" / "metadata.json")
-    for path, content in ((folder.model, (exports / "model.ts").read_bytes()), (folder.metadata, b"{}")):
-        path.parent.mkdir()
-        path.write_bytes(content)
-    return folder
+@pytest.mark.parametrize(("load", "name"), [(load_torchscript, "model.ts"), (OnnxNetwork, "model.onnx")])
+def test_an_export_is_of_the_species_and_the_painter_of_its_card(load, name, exports):
+    load(exports / name, make_species(2), Spheres())
+    with pytest.raises(InputError, match=rf"{name} was trained on 2 species, a, b; the species file has 3"):
+        load(exports / name, make_species(3))
+    with pytest.raises(InputError, match=rf"{name} was trained on other targets than the settings say"):
+        load(exports / name, painter="rings")
 
 
-def test_an_export_that_the_metadata_do_not_list_is_used_with_a_warning(bundle):
-    with pytest.warns(InputWarning, match=r"is used unchecked: .* Record it with: python -m scripts.networks.weights"):
-        load_torchscript(bundle.model, bundle.metadata)
+def test_both_exports_stand_in_one_card(exports):
+    card = read_card(exports / "model.ts")
+    assert card["weights_sha256"] == {name: sha256_of(exports / name) for name in ("model.ts", "model.onnx")}
+    assert {**card, "weights_sha256": None} == {**read_card(exports / "weights.pt"), "weights_sha256": None}
 
 
-def test_a_recorded_export_is_checked(bundle):
-    record_sha256(bundle.model, bundle.metadata)
+def test_an_export_that_the_card_does_not_list_is_used_with_a_warning(exports, tmp_path):
+    for name in ("model.ts", "model.json"):
+        shutil.copy(exports / name, tmp_path)
+    write_card(tmp_path / "model.ts", {**read_card(tmp_path / "model.ts"), "weights_sha256": {}})
+    with pytest.warns(InputWarning, match=r"is used unchecked: .* Record it with: python -m scripts.networks.model_"):
+        load_torchscript(tmp_path / "model.ts")
+    record_sha256(tmp_path / "model.ts")
     with warnings.catch_warnings():
         warnings.simplefilter("error", InputWarning)
-        load_torchscript(bundle.model, bundle.metadata)
-    bundle.metadata.write_text(json.dumps({"weights_sha256": {"model.ts": "0" * 64}}))
+        load_torchscript(tmp_path / "model.ts")
+
+
+def test_an_export_that_was_replaced_is_refused(exports, tmp_path):
+    shutil.copy(exports / "model.json", tmp_path)
+    torch.jit.script(tiny_network(seed=2)).save(tmp_path / "model.ts")
     with pytest.raises(InputError, match="is not the file that"):
-        load_torchscript(bundle.model, bundle.metadata)
+        load_torchscript(tmp_path / "model.ts")
+
+
+def test_an_export_does_not_take_the_place_of_another_models_card(exports, tmp_path):
+    write_weights(tmp_path / "model.pt", tiny_network(norm="instance"))
+    with pytest.raises(InputError, match=r"model\.json describes another model: set another export_path"):
+        export_torchscript(tiny_network(), exports / "weights.pt", tmp_path / "model.ts")
+    assert not (tmp_path / "model.ts").exists()

@@ -1,10 +1,7 @@
 """The comparison of networks, on small tomograms and for seconds."""
 
 import csv
-import importlib.util
 import json
-import sys
-from pathlib import Path
 from time import perf_counter, sleep
 from types import SimpleNamespace
 
@@ -12,23 +9,21 @@ import numpy as np
 import pytest
 import torch
 from monai.optimizers import WarmupCosineSchedule
+from networks import clocks, compare, definitions, training
 from scripts.errors import InputError
 from scripts.volumes.labels import draw_spheres
 from synthetic import SHAPE, noise, write_mrc
 
-PATH = Path(__file__).resolve().parents[2] / "benchmarks" / "compare_networks.py"
 VOXEL_SIZE = 10.012
 CENTRES = [(6, 9, 11), (13, 20, 30), (10, 20, 9), (9, 8, 27)]
 SMALL = {
-    "depths": [1, 1, 1, 1],
+    "network_def#depths": [1, 1, 1, 1],
     "window_size": [16, 16, 16],
     "inference_window_size": [20, 28, 28],
     "windows_per_epoch": 4,
     "device": "$torch.device('cpu')",
 }
 WIDTHS = [8, 16, 16, 16]
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's, and thresholds with too little to fit
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -38,19 +33,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def compare():
-    """The program, imported from its file."""
-    spec = importlib.util.spec_from_file_location("compare_networks", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up there
-    path = list(sys.path)
-    spec.loader.exec_module(module)
-    sys.path[:] = path
-    yield module
-    del sys.modules[spec.name]
 
 
 @pytest.fixture
@@ -67,12 +49,12 @@ def dataset_dir(tmp_path):
 
 
 @pytest.fixture
-def plan_for(compare, dataset_dir, tmp_path):
+def plan_for(dataset_dir, tmp_path):
     """Return a plan with the given test run."""
 
     def make(test_run="score", **settings):
-        settings = {**SMALL, "widths": WIDTHS, **settings}
-        return compare.Plan(str(dataset_dir), ("fit",), (test_run,), 2.0, tmp_path / "out", settings)
+        settings = {**SMALL, "network_def#widths": WIDTHS, **settings}
+        return definitions.Plan(str(dataset_dir), ("fit",), (test_run,), 2.0, tmp_path / "out", settings)
 
     return make
 
@@ -101,10 +83,11 @@ def arguments(dataset_dir, output_dir, **replaced):
     return [part for key, value in options.items() for part in (f"--{key}", str(value))]
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_a_comparison_writes_results_and_tables_and_goes_on_where_it_stopped(
-    compare, dataset_dir, tmp_path, monkeypatch, capsys
+    dataset_dir, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(compare, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(training, "PROBE_SECONDS", 0.0)
     output = tmp_path / "out"
     assert compare.main(arguments(dataset_dir, output)) == 0
     results = {path.name: json.loads(path.read_text()) for path in output.glob("*.json")}
@@ -141,9 +124,10 @@ def test_a_comparison_writes_results_and_tables_and_goes_on_where_it_stopped(
     assert "was made with budget_seconds 0.5, now it is 3.0: set another output_dir" in capsys.readouterr().err
 
 
-def test_thresholds_are_fitted_on_the_validation_runs_alone(compare, plan_for, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
+def test_thresholds_are_fitted_on_the_validation_runs_alone(plan_for, tmp_path):
     right, wrong = (
-        compare.fit_and_score(plan_for(run), BrightBlobs(), "float32, contiguous", tmp_path / run)
+        training.fit_and_score(plan_for(run), BrightBlobs(), "float32, contiguous", tmp_path / run)
         for run in ("score", "wrong")
     )
     assert right["thresholds"] == wrong["thresholds"]
@@ -156,7 +140,7 @@ def test_thresholds_are_fitted_on_the_validation_runs_alone(compare, plan_for, t
 
 
 @pytest.mark.parametrize("name", ["ours", "unet", "flexible_unet", "segresnet", "dynunet"])
-def test_an_untrained_network_finds_every_voxel_improbable(compare, plan_for, name):
+def test_an_untrained_network_finds_every_voxel_improbable(plan_for, name):
     torch.manual_seed(0)
     network = plan_for().parser(network=name).get_parsed_content("network_def").eval()
     with torch.no_grad():
@@ -166,15 +150,15 @@ def test_an_untrained_network_finds_every_voxel_improbable(compare, plan_for, na
     assert answer.sigmoid().max() < 0.5
 
 
-def test_the_bias_of_the_head_is_found_by_what_it_does(compare):
+def test_the_bias_of_the_head_is_found_by_what_it_does():
     network = torch.nn.Sequential(torch.nn.Conv3d(1, 5, 1), torch.nn.GELU(), torch.nn.Conv3d(5, 5, 1))
-    assert compare.head_bias(network) is network[2].bias
+    assert definitions.head_bias(network) is network[2].bias
     network[2].bias = None
     with pytest.raises(ValueError, match="Sequential needs a bias"):
-        compare.head_bias(network)
+        definitions.head_bias(network)
 
 
-def test_every_network_gets_the_same_windows(compare, plan_for):
+def test_every_network_gets_the_same_windows(plan_for):
     ours, unet, other = (
         plan_for().parser(network=name, seed=seed, validation_runs=["fit"]).get_parsed_content("train#dataset")[7]
         for name, seed in (("ours", 3), ("unet", 3), ("unet", 4))
@@ -184,18 +168,18 @@ def test_every_network_gets_the_same_windows(compare, plan_for):
     assert not torch.equal(unet["image"], other["image"])
 
 
-def test_the_processors_clock_stands_while_others_work(compare):
-    begun = compare.CLOCKS["processor"](), compare.CLOCKS["wall"]()
+def test_the_processors_clock_stands_while_others_work():
+    begun = clocks.CLOCKS["processor"](), clocks.CLOCKS["wall"]()
     sleep(0.5)
-    assert compare.CLOCKS["processor"]() - begun[0] < 0.25
-    assert compare.CLOCKS["wall"]() - begun[1] >= 0.5
+    assert clocks.CLOCKS["processor"]() - begun[0] < 0.25
+    assert clocks.CLOCKS["wall"]() - begun[1] >= 0.5
 
 
-def test_the_learning_rate_follows_the_time_and_the_budget_ends_the_training(compare):
+def test_the_learning_rate_follows_the_time_and_the_budget_ends_the_training():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=0.4)
     schedule = WarmupCosineSchedule(optimizer, warmup_steps=20, t_total=100)
-    budget = compare.TrainingBudget(100.0, schedule, steps=100, name="test")
+    budget = clocks.TrainingBudget(100.0, schedule, steps=100, name="test")
     rates = []
     for seconds in (10, 60, 200):
         budget.begun = perf_counter() - seconds
@@ -215,13 +199,13 @@ def test_the_learning_rate_follows_the_time_and_the_budget_ends_the_training(com
     assert budget.used >= 100
 
 
-def test_a_network_that_needs_a_missing_package_is_named_before_anything_is_trained(compare, plan_for, monkeypatch):
+def test_a_network_that_needs_a_missing_package_is_named_before_anything_is_trained(plan_for, monkeypatch):
     def absent(out_channels):
         raise ImportError("einops is required")
 
-    monkeypatch.setitem(compare.NETWORKS, "unet", ({"_target_": absent, "out_channels": 5}, 4))
+    monkeypatch.setitem(definitions.NETWORKS, "unet", ({"_target_": absent, "out_channels": 5}, 4))
     with pytest.raises(InputError, match="unet needs a package that is not installed: einops is required"):
-        compare.build_networks(plan_for(), ["ours", "unet"])
+        definitions.build_networks(plan_for(), ["ours", "unet"])
 
 
 @pytest.mark.parametrize(
@@ -237,18 +221,18 @@ def test_a_network_that_needs_a_missing_package_is_named_before_anything_is_trai
         ({"settings": "{"}, "settings is not valid JSON"),
     ],
 )
-def test_a_wrong_option_is_refused_in_one_line(compare, dataset_dir, tmp_path, capsys, replaced, message):
+def test_a_wrong_option_is_refused_in_one_line(dataset_dir, tmp_path, capsys, replaced, message):
     assert compare.main(arguments(dataset_dir, tmp_path / "out", **replaced)) == 1
     assert message in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*.json"))
 
 
-def test_the_table_of_an_empty_folder_is_refused(compare, tmp_path, capsys):
+def test_the_table_of_an_empty_folder_is_refused(tmp_path, capsys):
     assert compare.main(["--only-table", "--output_dir", str(tmp_path)]) == 1
     assert "holds no result of ours, unet" in capsys.readouterr().err
 
 
-def test_a_row_holds_the_mean_and_half_the_range(compare):
+def test_a_row_holds_the_mean_and_half_the_range():
     scores = [{"total": value, "a": value} for value in (0.5, 0.75)]
     results = [
         {

@@ -61,9 +61,7 @@ def test_load_takes_the_torchscript_file(published, network, torchscript):
     found, metadata, more = load(published.name, **given)
     assert torch.allclose(logits_of(found), logits_of(network), atol=1e-3)
     assert metadata["version"] == json.loads((published / "configs" / "metadata.json").read_text())["version"]
-    assert (
-        json.loads(more["inference.json"])["network_def"]["_target_"] == "scripts.networks.convnext_unet.ConvNeXtUNet"
-    )
+    assert json.loads(more["inference.json"])["network_def"]["_target_"] == "scripts.networks.model_card.network_of"
 
 
 def settings_of(published, dataset_dir, output_dir):
@@ -100,8 +98,9 @@ def test_the_bundle_has_every_file_of_monais_template(published, tmp_path):
 def test_a_compiled_network_gives_the_same_picks(published, dataset_dir, tmp_path):
     if shutil.which("c++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
-    small = {"widths": [4, 8], "depths": [1, 1], "load_pretrain": False}
-    thresholds = dict.fromkeys(json.loads((published / "configs" / "particles.json").read_text())["particles"], 0.001)
+    target = "scripts.networks.convnext_unet.ConvNeXtUNet"
+    small = {"network_def": {"_target_": target, "widths": [4, 8], "depths": [1, 1]}, "load_pretrain": False}
+    thresholds = dict.fromkeys(json.loads((published / "configs" / "species.json").read_text())["species"], 0.001)
     thresholds.pop("beta-amylase")
     picks = {}
     for compiled in (False, True):
@@ -124,7 +123,8 @@ def test_mlflow_tracks_a_training(published, dataset_dir, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     made = create_workflow(
         config_file=str(published / "configs" / "train.json"), workflow_type="train", tracking="mlflow",
-        epochs=1, val_interval=1, windows_per_epoch=2, window_size=[16, 32, 32], widths=[4, 8], depths=[1, 1],
+        epochs=1, val_interval=1, windows_per_epoch=2, window_size=[16, 32, 32],
+        **{"network_def#widths": [4, 8], "network_def#depths": [1, 1]},
         **settings_of(published, dataset_dir, tmp_path / "trained"),
     )  # fmt: skip
     made.run()

@@ -7,7 +7,7 @@ import pytest
 from documented import commands_of
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "examples.md").read_text()
+PAGE = (ROOT / "docs" / "start" / "examples.md").read_text()
 EXAMPLES = {"mrc": "## MRC files", "copick": "## A copick project", "nifti": "## NIfTI files"}
 
 pytestmark = [

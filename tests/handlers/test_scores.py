@@ -1,21 +1,12 @@
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 from ignite.engine import Engine
-from scripts.handlers.scores import PickScore
-from scripts.handlers.times import StageTimes
+from scripts.handlers.scores import PickScore, WriteScores
 from scripts.picks import Pick, as_records
-from synthetic import make_particles, sample_of
+from synthetic import make_species, run_engine, sample_of
 
 
-@pytest.fixture
-def particles():
-    return make_particles(2)
-
-
-def test_the_score_sums_counts_over_tomograms(particles):
-    metric = PickScore(particles)
+def test_the_score_sums_counts_over_tomograms(species_set):
+    metric = PickScore(species_set)
     engine = Engine(lambda engine, batch: [batch])
     metric.attach(engine, "score")
     one = sample_of([[1, 6, 9, 11]], [("a", 6, 9, 11), ("a", 15, 9, 11)])
@@ -28,11 +19,11 @@ def test_the_score_sums_counts_over_tomograms(particles):
     assert (state.metrics["precision_a"], state.metrics["recall_a"]) == (0.5, 0.5)
 
 
-def test_the_score_knows_both_modes(particles):
+def test_the_score_knows_both_modes(species_set):
     sample = sample_of([[1, 6, 9, 10], [1, 6, 9, 12]], [("a", 6, 9, 11)])
     scores = {}
     for mode in ("kaggle", "one_to_one"):
-        metric = PickScore(particles, mode)
+        metric = PickScore(species_set, mode)
         metric.update([sample])
         metric.compute()
         scores[mode] = metric.counts["a"].tp
@@ -40,7 +31,7 @@ def test_the_score_knows_both_modes(particles):
 
 
 def test_a_perfect_pick_counts_with_any_voxel_offset():
-    narrow = make_particles(1, radius_angstrom=15.0)
+    narrow = make_species(1, radius_angstrom=15.0)
     sample = sample_of([[1, 6, 9, 11]], [])
     sample["result"]["picks"] = as_records([Pick("run", "a", 115.0, 95.0, 65.0, 0.9, 15.0, 11, 9, 6)])
     metric = PickScore(narrow, voxel_offset=0.5)
@@ -50,18 +41,23 @@ def test_a_perfect_pick_counts_with_any_voxel_offset():
         PickScore(narrow, mode="kagle")
 
 
-def test_a_species_without_truth_and_picks_does_no_harm(particles):
-    metric = PickScore(particles)
+def test_a_species_without_truth_and_picks_does_no_harm(species_set):
+    metric = PickScore(species_set)
     metric.update([sample_of([], [])])
     assert metric.compute() == 0
 
 
-def test_stage_times_name_every_stage(caplog):
-    caplog.set_level("INFO")
-    times, engine = StageTimes(), SimpleNamespace(state=SimpleNamespace(output=[{"result": {"run": "D1"}}]))
-    times.start(engine)
-    for stage in ("read and scale", "network", "pick"):
-        times.mark(engine, stage)
-    assert list(engine.state.seconds) == ["read and scale", "network", "pick"]  # for the record of the run
-    times.report(engine)
-    assert np.all([word in caplog.text for word in ("D1: read and scale 0.0 s", "network", "pick", "write", "GiB")])
+def test_scores_are_written_in_both_modes(species_set, tmp_path, capsys):
+    sample = sample_of([[1, 6, 9, 10], [1, 6, 9, 12]], [("a", 6, 9, 11)])
+    run_engine([sample], WriteScores(str(tmp_path), species_set))
+    rows = (tmp_path / "scores.csv").read_text().splitlines()
+    assert rows[1].startswith("kaggle,a,2,1,2,-1,0,")
+    assert rows[4].startswith("one_to_one,a,2,1,1,0,1,")
+    assert "total (one_to_one)" in capsys.readouterr().out
+
+
+def test_scores_know_the_voxel_offset(tmp_path):
+    sample = sample_of([[1, 6, 9, 11]], [])
+    sample["result"]["picks"] = as_records([Pick("run", "a", 115.0, 95.0, 65.0, 0.9, 15.0, 11, 9, 6)])
+    run_engine([sample], WriteScores(str(tmp_path), make_species(1, radius_angstrom=15.0), voxel_offset=0.5))
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("kaggle,a,1,1,1,0,0,")

@@ -6,14 +6,12 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from scripts.inference.inferers import TomogramInferer, WindowInferer, plain
-from scripts.inference.precision import number_format
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.networks.weights import load_weights
 from scripts.preparation.scaling import scale_percentiles
 from synthetic import SHAPE, tiny_network
 
 WINDOW = (8, 12, 16)
-CPU = torch.device("cpu")
 
 
 def noise(*shape, seed=1):
@@ -234,20 +232,6 @@ def test_float32_is_the_network_itself(inferer):
     network, volume = tiny_network().eval(), noise(1, 1, *SHAPE)
     with torch.no_grad():
         torch.testing.assert_close(inferer(volume, network), network(volume))
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_number_format_is_the_one_named(precision):
-    assert number_format(precision, CPU) == getattr(torch, precision)
-
-
-@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_auto_is_bfloat16_only_where_the_device_computes_in_it(monkeypatch, native, expected):
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: native or including_emulation)
-    assert number_format("auto", CPU) == expected
-    assert number_format("auto", torch.device("cuda")) == expected
-    assert number_format("auto", torch.device("mps")) == torch.float32
 
 
 @pytest.mark.parametrize("inferer", [TomogramInferer(WINDOW), WindowInferer()])

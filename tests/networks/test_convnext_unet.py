@@ -205,8 +205,8 @@ def test_without_a_word_the_prior_is_one_in_a_thousand():
     ("settings", "message"),
     [
         ({"widths": "huge"}, r"widths must be numbers of channels or one of \['full', 'compact'\]; got 'huge'"),
-        ({"widths": (4, 8, 16)}, r"one entry per stage, two stages or more; got \(4, 8, 16\) and \(1, 1\)"),
-        ({"widths": (4,), "depths": (1,)}, r"one entry per stage, two stages or more; got \(4,\) and \(1,\)"),
+        ({"widths": (4, 8, 16)}, r"one entry per stage, two stages or more; got \[4, 8, 16\] and \(1, 1\)"),
+        ({"widths": (4,), "depths": (1,)}, r"one entry per stage, two stages or more; got \[4\] and \(1,\)"),
         ({"kernel_size": 4}, "kernel_size must be positive and odd to keep the volume's shape; got 4"),
         ({"kernel_size": -1}, "kernel_size must be positive and odd to keep the volume's shape; got -1"),
         ({"stem_stride": 0}, "stem_stride must be 1 voxel or more; got 0"),

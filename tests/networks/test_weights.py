@@ -1,9 +1,6 @@
-import json
+import contextlib
 import os
 import pickle
-import runpy
-import shutil
-import sys
 import zipfile
 from pathlib import Path
 
@@ -11,21 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scripts.atomic_files import write_atomically
 from scripts.errors import InputError, InputWarning
-from scripts.networks import weights
-from scripts.networks.weights import (
-    install_weights,
-    load_weights,
-    read_tensors,
-    record_sha256,
-    recorded_sha256,
-    save_tensors,
-    sha256_of,
-)
-from synthetic import tiny_network
+from scripts.networks import model_card, weights
+from scripts.networks.model_card import checked_card, read_card, sha256_of, write_card
+from scripts.networks.weights import install_weights, load_weights, read_tensors, save_tensors
+from synthetic import tiny_network, write_weights
 
 TENSORS = {"a": torch.arange(12.0).reshape(3, 4), "b": torch.tensor([7, 8])}
-ABC = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # SHA-256 of "abc", from the standard
+
+
+BARE = pytest.mark.filterwarnings("ignore:.*beside it")
 
 
 class Bomb:
@@ -39,24 +32,20 @@ class Bomb:
 
 
 @pytest.fixture
-def bundle(tmp_path):
-    """Return a small bundle folder: weights in models/, their SHA-256 in configs/metadata.json."""
-    save_tensors(tiny_network(seed=1).state_dict(), tmp_path / "models" / "model.pt")
-    metadata = tmp_path / "configs" / "metadata.json"
-    metadata.parent.mkdir()
-    metadata.write_text('{"version": "0.1.0"}')
-    record_sha256(tmp_path / "models" / "model.pt", metadata)
+def folder(tmp_path):
+    """Return a folder with a model: weights and their card."""
+    write_weights(tmp_path / "model.pt", tiny_network(seed=1))
     return tmp_path
 
 
-def load(bundle, name="models/model.pt", **settings):
-    return load_weights(tiny_network(**settings), bundle / name, bundle / "configs" / "metadata.json")
+def load(folder, name="model.pt", **settings):
+    return load_weights(tiny_network(**settings), folder / name)
 
 
-def flip_a_bit(path, place):
-    content = bytearray(path.read_bytes())
-    content[place] ^= 1
-    path.write_bytes(content)
+def save_bare(path, seed=2, **settings):
+    """Write weights without a card."""
+    save_tensors(tiny_network(seed, **settings).state_dict(), path)
+    return path
 
 
 # Round trip
@@ -69,19 +58,19 @@ def test_tensors_come_back(tmp_path):
     assert all(torch.equal(content[name], TENSORS[name]) for name in TENSORS)
 
 
-def test_a_network_gets_its_weights_back_in_evaluation_mode(bundle):
-    network, wanted = load(bundle), tiny_network(seed=1)
+def test_a_network_gets_its_weights_back_in_evaluation_mode(folder):
+    network, wanted = load(folder), tiny_network(seed=1)
     assert not network.training
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in wanted.state_dict().items())
 
 
-def test_the_network_that_is_given_is_the_one_that_comes_back(bundle):
+def test_the_network_that_is_given_is_the_one_that_comes_back(folder):
     network = tiny_network()
-    assert load_weights(network, bundle / "models" / "model.pt") is network
+    assert load_weights(network, folder / "model.pt") is network
 
 
-def test_weights_go_to_the_device_asked_for(bundle):
-    assert read_tensors(bundle / "models" / "model.pt", device="meta")["head.bias"].device.type == "meta"
+def test_weights_go_to_the_device_asked_for(folder):
+    assert read_tensors(folder / "model.pt", device="meta")["head.bias"].device.type == "meta"
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -92,109 +81,65 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["model.pt"]
 
 
-# SHA-256
-
-
-def test_the_sha256_is_that_of_the_standard(tmp_path):
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256_of(tmp_path / "abc") == ABC
-
-
-def test_recording_adds_to_the_metadata_and_keeps_the_rest(bundle):
-    (bundle / "models" / "abc.pt").write_bytes(b"abc")
-    first = sha256_of(bundle / "models" / "model.pt")
-    assert record_sha256(bundle / "models" / "abc.pt", bundle / "configs" / "metadata.json") == ABC
-    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
-    assert metadata == {"version": "0.1.0", "weights_sha256": {"model.pt": first, "abc.pt": ABC}}
-
-
-def test_the_recorded_sha256_comes_back(bundle):
-    path = bundle / "models" / "model.pt"
-    assert recorded_sha256(path, bundle / "configs" / "metadata.json") == sha256_of(path)
-
-
-def test_a_file_beside_the_shipped_weights_that_is_not_listed_is_used_with_a_warning(bundle):
-    shutil.copy(bundle / "models" / "model.pt", bundle / "models" / "mine.pt")
-    with pytest.warns(InputWarning, match=r"mine.pt is used unchecked: .*metadata.json does not list it"):
-        assert load(bundle, "models/mine.pt").head.out_channels == 2
-
-
-@pytest.mark.parametrize("name", ["other/model.pt", "model.pt"])
-def test_only_files_in_the_folder_of_the_weights_have_a_recorded_sha256(bundle, name):
-    (bundle / name).parent.mkdir(exist_ok=True)
-    shutil.copy(bundle / "models" / "model.pt", bundle / name)
-    flip_a_bit(bundle / "models" / "model.pt", 0)
-    assert recorded_sha256(bundle / name, bundle / "configs" / "metadata.json") is None
-    assert load(bundle, name).head.out_channels == 2
-
-
-def test_without_a_metadata_file_nothing_is_compared(bundle):
-    (bundle / "configs" / "metadata.json").unlink()
-    assert load(bundle).head.out_channels == 2
-
-
-@pytest.mark.parametrize("place", [0, 200, -1])
-def test_a_file_that_differs_in_one_bit_is_refused(bundle, place):
-    wanted = sha256_of(bundle / "models" / "model.pt")
-    flip_a_bit(bundle / "models" / "model.pt", place)
-    got = sha256_of(bundle / "models" / "model.pt")
-    message = (
-        rf"model\.pt is not the file that .*metadata\.json describes: SHA-256 {got[:12]}\.\.\., "
-        rf"expected {wanted[:12]}\.\.\.\. Fetch it again, or record .*: python -m scripts\.networks\.weights .*model\.pt"
-    )
-    with pytest.raises(InputError, match=message):
-        load(bundle)
-
-
-def test_other_weights_are_taken_after_the_command_has_recorded_them(bundle, bundle_dir, monkeypatch, capsys):
-    path = bundle / "models" / "model.pt"
-    save_tensors(tiny_network(seed=2).state_dict(), path)
-    monkeypatch.setattr(sys, "argv", ["weights.py", str(path)])
-    runpy.run_path(str(bundle_dir / "scripts" / "networks" / "weights.py"), run_name="__main__")
-    assert capsys.readouterr().out == sha256_of(path) + "\n"
-    assert torch.equal(load(bundle).head.weight, tiny_network(seed=2).head.weight)
-
-
 # Installing
 
 
-def test_installed_weights_are_recorded_and_the_bundles_own_stay_beside_them(bundle):
-    path, metadata = bundle / "models" / "model.pt", bundle / "configs" / "metadata.json"
-    shipped = sha256_of(path)
+def test_installed_weights_get_their_card_and_the_bundles_own_stay_beside_them(folder):
+    path, shipped = folder / "model.pt", sha256_of(folder / "model.pt")
     for seed in (2, 3):
-        save_tensors(tiny_network(seed=seed).state_dict(), bundle / "new.pt")
-        kept = install_weights(bundle / "new.pt", path, metadata)
-        assert torch.equal(load(bundle).head.weight, tiny_network(seed=seed).head.weight)
-        assert kept == bundle / "models" / "model_shipped.pt"
-        assert sha256_of(kept) == recorded_sha256(kept, metadata) == shipped
+        write_weights(folder / "new.pt", tiny_network(seed=seed), steps=seed)
+        kept = install_weights(folder / "new.pt", path)
+        assert torch.equal(load(folder).head.weight, tiny_network(seed=seed).head.weight)
+        assert checked_card(path)["steps"] == seed
+        assert kept == folder / "model_shipped.pt"
+        assert sha256_of(kept) == checked_card(kept)["weights_sha256"]["model_shipped.pt"] == shipped
 
 
-@pytest.mark.parametrize("step", ["_copy", "_write_record"])
-@pytest.mark.parametrize("call", [1, 2])
-@pytest.mark.filterwarnings("ignore:.*used unchecked")
-def test_weights_are_usable_after_every_step_of_an_installation(step, call, bundle, monkeypatch):
-    save_tensors(tiny_network(seed=2).state_dict(), bundle / "new.pt")
-    real, calls = getattr(weights, step), []
+@pytest.mark.parametrize("call", range(1, 7))
+def test_weights_fit_their_card_after_every_step_of_an_installation(call, folder, monkeypatch):
+    write_weights(folder / "new.pt", tiny_network(seed=2, norm="instance"))
+    calls = []
 
+    @contextlib.contextmanager
     def stop(*arguments):
         calls.append(arguments)
         if len(calls) == call:
             raise KeyboardInterrupt
-        return real(*arguments)
+        with write_atomically(*arguments) as file:
+            yield file
 
-    monkeypatch.setattr(weights, step, stop)
-    with pytest.raises(KeyboardInterrupt):
-        install_weights(bundle / "new.pt", bundle / "models" / "model.pt", bundle / "configs" / "metadata.json")
-    found = load(bundle).head.weight
-    assert any(torch.equal(found, tiny_network(seed=seed).head.weight) for seed in (1, 2))
+    monkeypatch.setattr(weights, "write_atomically", stop)
+    monkeypatch.setattr(model_card, "write_atomically", stop)
+    with pytest.raises(KeyboardInterrupt) if call < 6 else contextlib.nullcontext():
+        install_weights(folder / "new.pt", folder / "model.pt")
+    assert len(calls) == min(call, 5)
+    norm = "group" if call < 5 else "instance"
+    found = load(folder, norm=norm).head.weight
+    assert torch.equal(found, tiny_network(seed=1 if call < 5 else 2).head.weight)
 
 
-def test_weights_that_are_not_finite_are_not_installed(bundle):
-    before = sha256_of(bundle / "models" / "model.pt")
-    save_tensors({"head.bias": torch.tensor([0.0, torch.nan])}, bundle / "new.pt")
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_card_that_waited_for_its_weights_is_replaced_by_the_next(seed, folder):
+    before = read_card(folder / "model.pt")
+    write_card(folder / "model.pt", {**before, "weights_sha256": {"model.pt": "0" * 64}, "previous": before})
+    assert checked_card(folder / "model.pt") == before
+    write_weights(folder / "model.pt", tiny_network(seed=seed))
+    assert torch.equal(load(folder).head.weight, tiny_network(seed=seed).head.weight)
+
+
+def test_weights_that_are_not_finite_are_not_installed(folder):
+    before = sha256_of(folder / "model.pt")
+    network = tiny_network()
+    network.head.bias.data[1] = torch.nan
+    write_weights(folder / "new.pt", network)
     with pytest.raises(InputError, match=r"new\.pt is not put to use: head\.bias is not finite"):
-        install_weights(bundle / "new.pt", bundle / "models" / "model.pt", bundle / "configs" / "metadata.json")
-    assert sha256_of(bundle / "models" / "model.pt") == before
+        install_weights(folder / "new.pt", folder / "model.pt")
+    assert sha256_of(folder / "model.pt") == before
+
+
+def test_weights_without_a_card_are_not_installed(folder):
+    with pytest.raises(InputError, match=r"bare\.pt is not put to use: bare\.json is missing beside it"):
+        install_weights(save_bare(folder / "bare.pt"), folder / "model.pt")
 
 
 # Damaged files
@@ -282,9 +227,9 @@ def test_a_list_is_no_table_of_weights(tmp_path):
 # Missing files and other networks
 
 
-def test_a_missing_file_is_named_with_the_setting(bundle):
+def test_a_missing_file_is_named_with_the_setting(folder):
     with pytest.raises(InputError, match=r"cannot read .*none\.pt: no such file\. Set checkpoint_path\."):
-        load(bundle, "models/none.pt")
+        load(folder, "none.pt")
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
@@ -292,28 +237,58 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         read_tensors(tmp_path / "none.pt")
 
 
-def test_weights_of_another_shape_are_refused(bundle):
-    message = r"of another network: head\.weight has shape \(2, 2, 1, 1, 1\), the network wants \(3, 2, 1, 1, 1\)"
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"norm": "instance"}, 'norm was "group", now it is "instance"'),
+        ({"widths": (4, 16)}, r"widths was \[4, 8\], now it is \[4, 16\]"),
+        ({"depths": (1, 2)}, r"depths was \[1, 1\], now it is \[1, 2\]"),
+        ({"out_channels": 3}, "out_channels was 2, now it is 3"),
+    ],
+)
+def test_weights_of_another_network_are_refused_although_they_may_fit(settings, message, folder):
+    message = rf"model\.pt is of another network than the settings say: {message}\. Leave network_def out to take"
     with pytest.raises(InputError, match=message):
-        load(bundle, out_channels=3)
+        load(folder, **settings)
 
 
-def test_weights_that_are_missing_or_unknown_are_counted_and_the_first_named(bundle):
-    weights = tiny_network().state_dict()
-    del weights["head.bias"], weights["head.weight"]
-    save_tensors({**weights, "tail": torch.zeros(1)}, bundle / "other.pt")
+def test_what_matters_before_the_first_step_alone_may_differ(folder):
+    assert load(folder, prior=0.5).head.out_channels == 2
+
+
+def test_weights_without_a_card_are_used_with_a_warning(folder):
+    save_bare(folder / "bare.pt")
+    with pytest.warns(InputWarning, match=r"bare\.pt has no bare\.json beside it: nothing says which network"):
+        assert load(folder, "bare.pt").head.out_channels == 2
+
+
+@BARE
+def test_weights_of_another_shape_are_refused(folder):
+    message = r"of another network: head\.weight has shape \(2, 2, 1, 1, 1\), the network wants \(3, 2, 1, 1, 1\)"
+    save_bare(folder / "bare.pt")
+    with pytest.raises(InputError, match=message):
+        load(folder, "bare.pt", out_channels=3)
+
+
+@BARE
+def test_weights_that_are_missing_or_unknown_are_counted_and_the_first_named(folder):
+    state = tiny_network().state_dict()
+    del state["head.bias"], state["head.weight"]
+    save_tensors({**state, "tail": torch.zeros(1)}, folder / "other.pt")
     message = r"other\.pt is of another network: 2 weights missing \(first: head\.bias\), 1 unknown \(first: tail\)\."
     with pytest.raises(InputError, match=message):
-        load(bundle, "other.pt")
+        load(folder, "other.pt")
 
 
-def test_weights_that_are_only_missing_are_refused(bundle):
-    save_tensors({}, bundle / "other.pt")
+@BARE
+def test_weights_that_are_only_missing_are_refused(folder):
+    save_tensors({}, folder / "other.pt")
     with pytest.raises(InputError, match=r"weights missing \(first: .*\), 0 unknown\. Check network_def\."):
-        load(bundle, "other.pt")
+        load(folder, "other.pt")
 
 
-def test_a_weight_that_is_no_tensor_is_refused(bundle):
-    save_tensors({**tiny_network().state_dict(), "head.bias": 1.5}, bundle / "other.pt")
+@BARE
+def test_a_weight_that_is_no_tensor_is_refused(folder):
+    save_tensors({**tiny_network().state_dict(), "head.bias": 1.5}, folder / "other.pt")
     with pytest.raises(InputError, match=r"head\.bias has shape float, the network wants \(2,\)"):
-        load(bundle, "other.pt")
+        load(folder, "other.pt")

@@ -1,23 +1,13 @@
 import pytest
 from page_data import data_of
 from scripts.errors import InputError
-from scripts.pages.__main__ import main
 from scripts.pages.batch_page import write_batch_page
 from scripts.picks import Pick, write_csv
-from synthetic import make_particles
-
-
-@pytest.fixture
-def output_dir(tmp_path):
-    """A batch of two runs with picks, one without, and a page for one of them."""
-    for run, scores in {"TS 1": [0.7, 0.9], "TS_2": [0.8], "empty": []}.items():
-        write_csv(tmp_path / run / "picks.csv", [Pick(run, "b", 1.0, 2.0, 3.0, score) for score in scores])
-    (tmp_path / "TS 1" / "report.html").write_text("a page")
-    return tmp_path
+from synthetic import make_species
 
 
 def test_every_run_has_its_scores_and_a_relative_link(output_dir):
-    path = write_batch_page(output_dir, make_particles(2))
+    path = write_batch_page(output_dir, make_species(2))
     assert path == output_dir / "report.html"
     data = data_of(path)
     assert data["runs"] == [
@@ -30,14 +20,14 @@ def test_every_run_has_its_scores_and_a_relative_link(output_dir):
 
 def test_only_the_runs_that_are_named_are_shown_and_never_unfinished_ones(output_dir):
     write_csv(output_dir / ".TS_3.0123abcd.tmp" / "picks.csv", [Pick("TS_3", "b", 1.0, 2.0, 3.0, 0.9)])
-    everything = data_of(write_batch_page(output_dir, make_particles(2)))
+    everything = data_of(write_batch_page(output_dir, make_species(2)))
     assert [run["name"] for run in everything["runs"]] == ["TS 1", "TS_2", "empty"]
-    named = data_of(write_batch_page(output_dir, make_particles(2), runs=["TS_2"]))
+    named = data_of(write_batch_page(output_dir, make_species(2), runs=["TS_2"]))
     assert [run["name"] for run in named["runs"]] == ["TS_2"]
 
 
 def test_failed_runs_are_named_with_their_reasons(output_dir):
-    path = write_batch_page(output_dir, make_particles(2), failures={"TS<3>": "the file ends early"})
+    path = write_batch_page(output_dir, make_species(2), failures={"TS<3>": "the file ends early"})
     assert data_of(path)["failures"] == [{"name": "TS<3>", "reason": "the file ends early"}]
 
 
@@ -45,7 +35,7 @@ def test_valleys_over_all_runs_are_logged(output_dir, caplog):
     caplog.set_level("INFO")
     for run, score in {"low": 0.6, "high": 0.999}.items():
         write_csv(output_dir / run / "picks.csv", [Pick(run, "a", float(n), 2.0, 3.0, score) for n in range(20)])
-    write_batch_page(output_dir, make_particles(2))
+    write_batch_page(output_dir, make_species(2))
     assert "score valleys: a 0." in caplog.text
     assert ", b no clear valley" in caplog.text
 
@@ -54,22 +44,11 @@ def test_hundreds_of_runs_make_a_small_page(tmp_path):
     for number in range(100):
         run = f"TS_{number:03d}"
         write_csv(tmp_path / run / "picks.csv", [Pick(run, "a", 1.0, 2.0, z, 0.5 + z / 400) for z in range(120)])
-    path = write_batch_page(tmp_path, make_particles(2))
+    path = write_batch_page(tmp_path, make_species(2))
     assert len(data_of(path)["runs"]) == 100
     assert path.stat().st_size < 300_000
 
 
 def test_a_species_that_is_not_known_is_refused_with_its_table(output_dir):
     with pytest.raises(InputError, match=r"TS 1.picks.csv: unknown species 'b'; known are a"):
-        write_batch_page(output_dir, make_particles(1))
-
-
-def test_the_command_writes_the_page_anew(output_dir, tmp_path, capsys):
-    picks = [Pick("TS_9", "ribosome", 1.0, 2.0, 3.0, 0.9)]
-    write_csv(tmp_path / "shipped" / "TS_9" / "picks.csv", picks)
-    assert main([str(tmp_path / "shipped")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'shipped' / 'report.html'}\n"
-    assert main([str(tmp_path / "nowhere")]) == 1
-    assert "nowhere: no such folder" in capsys.readouterr().err
-    assert main([str(output_dir)]) == 1
-    assert "unknown species 'b'" in capsys.readouterr().err
+        write_batch_page(output_dir, make_species(1))

@@ -2,11 +2,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripts.picking.blobs import find_candidates, pick_species
-from scripts.picking.candidates import Candidates, merge_close_candidates
-from scripts.training.spheres import paint_targets
+from scripts.picking.blobs import Blobs, find_candidates
+from scripts.training.spheres import Spheres
 from scripts.volumes.labels import draw_spheres
-from synthetic import SHAPE, make_particles
+from synthetic import SHAPE, make_species
 
 radii = st.floats(2, 6)
 jitters = st.tuples(*[st.floats(-0.499, 0.499)] * 3)
@@ -20,14 +19,6 @@ def painted(centres, radius_vox=3, shape=SHAPE):
 
 def found_in(probability, **settings):
     return find_candidates(probability, **{"threshold": 0.5, **settings})
-
-
-def candidates_at(points, sizes=None, scores=None):
-    """Return candidates of size 1 and score 0.5, unless said."""
-    points = np.reshape(np.asarray(points, dtype=float), (-1, 3))
-    sizes = np.ones(len(points), dtype=np.int64) if sizes is None else np.asarray(sizes)
-    scores = np.full(len(points), 0.5) if scores is None else np.asarray(scores, dtype=float)
-    return Candidates(points, scores, sizes)
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +51,11 @@ def test_apart_and_inside_every_centre_comes_back_within_0_3_voxels(assert_point
 @settings(max_examples=60, deadline=None)
 @given(radius_vox=st.floats(4, 12), direction=directions, jitter=jitters)
 def test_touching_particles_of_one_species_stay_two(assert_points_close, radius_vox, direction, jitter):
-    (species,) = make_particles(1, radius_angstrom=10 * radius_vox, target_radius_angstrom=5 * radius_vox)
+    species_set = make_species(1, radius_angstrom=10 * radius_vox, target_radius_angstrom=5 * radius_vox)
     step = radius_vox * np.asarray(direction) / np.linalg.norm(direction)
     centres = np.array([28, 30, 32]) + jitter + [step, -step]
-    target = paint_targets((56, 60, 64), [[1, *centre] for centre in centres], [species], 10.0)
-    found = pick_species(target[0].astype(np.float32), species, 10.0)
+    target = Spheres()((56, 60, 64), [[1, *centre] for centre in centres], species_set)
+    found = Blobs()(target[0], species_set.picked[0], 10.0)
     assert_points_close(found.centres_zyx_vox, centres, atol=0.3)
 
 
@@ -174,93 +165,39 @@ def test_only_a_single_volume_is_taken():
         found_in(np.zeros((1, *SHAPE), dtype=np.float32))
 
 
-# Merging
-
-
-def test_near_points_become_their_mean():
-    merged = merge_close_candidates(candidates_at([[5, 9, 11], [5, 9, 15]]), distance_vox=4)
-    assert merged.centres_zyx_vox.tolist() == [[5, 9, 13]]
-
-
-def test_points_farther_apart_stay():
-    points = [[5, 9, 11], [5, 9, 15.01]]
-    assert merge_close_candidates(candidates_at(points), distance_vox=4).centres_zyx_vox.tolist() == points
-
-
-@pytest.mark.parametrize(("sizes", "expected_x"), [((1, 1), 13.0), ((1, 3), 14.0), ((9, 3), 12.0)])
-def test_a_larger_blob_pulls_the_mean(sizes, expected_x):
-    merged = merge_close_candidates(candidates_at([[5, 9, 11], [5, 9, 15]], sizes), distance_vox=4)
-    assert merged.centres_zyx_vox.tolist() == [[5, 9, expected_x]]
-
-
-def test_a_merged_point_has_the_highest_score_and_the_summed_size():
-    points = [[5, 9, 11], [15, 20, 30], [5, 9, 15]]
-    merged = merge_close_candidates(candidates_at(points, [2, 4, 3], [0.6, 0.7, 0.9]), distance_vox=4)
-    assert sorted(zip(merged.scores, merged.sizes, strict=True)) == [(0.7, 4), (0.9, 5)]
-
-
-def test_a_chain_of_points_becomes_one_although_its_ends_are_far_apart():
-    chain = [[5, 9, 11], [5, 9, 14], [5, 9, 17], [5, 9, 20]]
-    merged = merge_close_candidates(candidates_at(chain), distance_vox=3)
-    assert merged.centres_zyx_vox.tolist() == [[5, 9, 15.5]]
-
-
-@pytest.mark.parametrize("seed", range(10))
-def test_merging_does_not_depend_on_order(seed, assert_points_close):
-    rng = np.random.default_rng(seed)
-    points, sizes, scores = rng.uniform(0, 30, (40, 3)), rng.integers(1, 9, 40), rng.random(40)
-    order = rng.permutation(40)
-    merged = merge_close_candidates(candidates_at(points, sizes, scores), distance_vox=5)
-    again = merge_close_candidates(candidates_at(points[order], sizes[order], scores[order]), distance_vox=5)
-    assert 1 < len(merged) < 40
-    assert_points_close(again.centres_zyx_vox, merged.centres_zyx_vox, atol=1e-9)
-    assert (sorted(again.scores), sorted(again.sizes)) == (sorted(merged.scores), sorted(merged.sizes))
-
-
-def test_distance_0_merges_nothing_not_even_equal_points():
-    twice = candidates_at([[5, 9, 11], [5, 9, 11]])
-    assert len(merge_close_candidates(twice, distance_vox=0)) == 2
-
-
-@pytest.mark.parametrize("points", [[], [[5, 9, 11]]])
-def test_nothing_and_a_lone_point_stay_as_they_are(points):
-    merged = merge_close_candidates(candidates_at(points), distance_vox=4)
-    assert merged.centres_zyx_vox.tolist() == points
-
-
 # Picks of a species
 
 
 def test_a_species_is_picked_with_its_own_threshold_and_smallest_blob():
     volume = np.zeros(SHAPE, dtype=np.float32)
     volume[5, 9, 11:14], volume[15, 20, 30:32], volume[15, 5, 6:10] = 0.9, 0.9, 0.7
-    (species,) = make_particles(1, probability_threshold=0.8, min_voxels=3)
-    assert pick_species(volume, species, voxel_size_angstrom=10.0).centres_zyx_vox.tolist() == [[5, 9, 12]]
+    (species,) = make_species(1, probability_threshold=0.8, min_voxels=3).picked
+    assert Blobs()(volume, species, voxel_size_angstrom=10.0).centres_zyx_vox.tolist() == [[5, 9, 12]]
 
 
 @pytest.mark.parametrize(
     ("voxel_size", "radii", "count"), [(10.0, 1.0, 1), (20.0, 1.0, 2), (10.0, 0.5, 2), (20.0, 2.0, 1), (10.0, 0, 2)]
 )
 def test_the_merge_distance_is_in_radii_of_the_particle(voxel_size, radii, count):
-    (species,) = make_particles(1, radius_angstrom=80.0)  # 8 voxels of 10 Å
+    (species,) = make_species(1, radius_angstrom=80.0).picked  # 8 voxels of 10 Å
     volume = painted([[10, 14, 10], [10, 14, 17]], radius_vox=2)
-    assert len(pick_species(volume, species, voxel_size, merge_distance_in_radii=radii)) == count
+    assert len(Blobs(merge_distance_in_radii=radii)(volume, species, voxel_size)) == count
 
 
 def test_blobs_nearer_than_a_radius_are_one_particle_unless_said():
-    (species,) = make_particles(1, radius_angstrom=80.0)
+    (species,) = make_species(1, radius_angstrom=80.0).picked
     volume = painted([[10, 14, 10], [10, 14, 17]], radius_vox=2)
-    assert pick_species(volume, species, 10.0).centres_zyx_vox.tolist() == [[10, 14, 13.5]]
+    assert Blobs()(volume, species, 10.0).centres_zyx_vox.tolist() == [[10, 14, 13.5]]
 
 
 def test_connectivity_reaches_the_search_for_blobs():
-    (species,) = make_particles(1)
+    (species,) = make_species(1).picked
     volume = np.zeros(SHAPE, dtype=np.float32)
     volume[5, 9, 11] = volume[6, 10, 12] = 1
-    counts = [len(pick_species(volume, species, 10.0, 0, connectivity)) for connectivity in (6, 26)]
+    counts = [len(Blobs(0, connectivity)(volume, species, 10.0)) for connectivity in (6, 26)]
     assert counts == [2, 1]
 
 
 def test_an_empty_volume_gives_a_species_no_picks():
-    (species,) = make_particles(1)
-    assert len(pick_species(np.zeros(SHAPE, dtype=np.float32), species, 10.0)) == 0
+    (species,) = make_species(1).picked
+    assert len(Blobs()(np.zeros(SHAPE, dtype=np.float32), species, 10.0)) == 0

@@ -1,44 +1,20 @@
-"""From any format to any other: files, folders and projects, the check of places, the command."""
+"""From any format to any other: files, folders and projects, and the check of places."""
 
 import json
 from dataclasses import replace
 
-import numpy as np
 import pytest
+from pick_files import SHAPE, TABLE
 from scripts.copick_tree import write_project
 from scripts.errors import InputError, InputWarning
-from scripts.picks import (
-    FORMATS,
-    Facts,
-    Pick,
-    check_formats,
-    check_inside,
-    convert,
-    read_csv,
-    write_csv,
-    write_run_folder,
-)
-from scripts.picks.__main__ import main
-from scripts.picks.formats import guess_format
+from scripts.picks import FORMATS, Facts, convert, read_csv, write_run_folder
 
-SHAPE = (20, 28, 36)
 FACTS = Facts(voxel_size_angstrom=10.0, volume_shape=SHAPE)
-TABLE = [
-    Pick("A", "ribosome", 110.0, 90.0, 60.0, 0.75, x_voxel=11.0, y_voxel=9.0, z_voxel=6.0),
-    Pick("A", "ribosome", 300.0, 200.0, 130.0, 0.25, x_voxel=30.0, y_voxel=20.0, z_voxel=13.0),
-    Pick("B", "thyroglobulin", 50.0, 60.0, 70.0, 0.5, x_voxel=5.0, y_voxel=6.0, z_voxel=7.0),
-]
 
 
 @pytest.fixture
-def table(tmp_path):
-    write_csv(tmp_path / "in.csv", TABLE)
-    return tmp_path / "in.csv"
-
-
-@pytest.fixture
-def project(tmp_path, shipped_particles):
-    return write_project(tmp_path / "project", shipped_particles, "p", "a project").parent
+def project(tmp_path, shipped_species):
+    return write_project(tmp_path / "project", shipped_species, "p", "a project").parent
 
 
 @pytest.mark.parametrize("first", FORMATS)
@@ -51,8 +27,8 @@ def test_any_format_becomes_any_other(tmp_path, first, second):
     one, two = tmp_path / f"one.{second}.txt", tmp_path / "two.csv"
     convert(tmp_path / "first", one, facts=facts, from_format=first, to_format=second)
     convert(one, two, facts=facts, from_format=second)
-    wanted = [(pick.run, pick.particle, *pick.xyz_angstrom, pick.score if kept else 1.0) for pick in TABLE[:2]]
-    found = [(pick.run, pick.particle, *pick.xyz_angstrom, pick.score) for pick in read_csv(two)]
+    wanted = [(pick.run, pick.species, *pick.xyz_angstrom, pick.score if kept else 1.0) for pick in TABLE[:2]]
+    found = [(pick.run, pick.species, *pick.xyz_angstrom, pick.score) for pick in read_csv(two)]
     assert found == wanted
 
 
@@ -156,43 +132,6 @@ def test_voxels_of_another_grid_are_refused(tmp_path, table):
 # Where the points lie
 
 
-def points(count_inside, count_outside):
-    return np.array([[9.0, 15.0, 30.0]] * count_inside + [[9.0, 15.0, 300.0]] * count_outside)
-
-
-def test_most_points_outside_are_refused_with_a_question():
-    with pytest.raises(
-        InputError, match=r"a\.csv: 98% of the points lie outside the tomogram; are they voxels, not Å\?"
-    ):
-        check_inside(points(2, 98), SHAPE, "a.csv")
-    with pytest.raises(InputError, match=r"98% of the points lie outside the tomogram; are they Å, not voxels"):
-        check_inside(points(2, 98), SHAPE, "a.coords", "voxel")
-
-
-def test_most_points_outside_are_a_warning_where_that_is_allowed():
-    with pytest.warns(InputWarning, match="98% of the points lie outside"):
-        check_inside(points(2, 98), SHAPE, "a.csv", allow_outside=True)
-
-
-def test_a_few_points_outside_are_a_warning():
-    with pytest.warns(InputWarning, match=r"a\.csv: 2 points lie outside the tomogram\."):
-        check_inside(points(98, 2), SHAPE, "a.csv")
-
-
-@pytest.mark.parametrize("place", [(-0.49, -0.49, -0.49), (19.49, 27.49, 35.49)])
-def test_a_point_in_the_outermost_voxel_lies_inside(place, recwarn):
-    assert check_inside(np.array([place]), SHAPE, "a.csv") is None
-    assert not recwarn
-
-
-def test_angstroms_in_the_first_corner_are_suspicious_and_voxels_are_not(recwarn):
-    crowd = np.full((6, 3), 2.0)
-    check_inside(crowd, SHAPE, "a.coords", "voxel")
-    assert not recwarn
-    with pytest.warns(InputWarning, match="all points lie in the first 20% of every axis; are they voxels, not Å"):
-        check_inside(crowd, SHAPE, "a.csv")
-
-
 def test_conversion_checks_the_places(tmp_path):
     (tmp_path / "a.coords").write_text("110 90 60\n300 200 130\n")
     facts = replace(FACTS, run="A", species="ribosome")
@@ -207,25 +146,6 @@ def test_conversion_checks_the_places(tmp_path):
 
 
 # Names
-
-
-@pytest.mark.parametrize(
-    ("name", "guess"),
-    [
-        ("a.csv", "csv"),
-        ("a.json", "copick"),
-        ("ribosome.relion4.star", "relion4"),
-        ("ribosome.warp.star", "warp"),
-        ("ribosome.star", None),
-        ("ribosome.imod.txt", "imod"),
-        ("a.txt", None),
-        ("a.tbl", "dynamo"),
-        ("a.ndjson", "ndjson"),
-        ("a.coords", "coords"),
-    ],
-)
-def test_a_name_tells_the_format_or_none(name, guess):
-    assert guess_format(name) == guess
 
 
 def test_a_name_that_tells_no_format_is_asked_about(tmp_path, table):
@@ -245,12 +165,6 @@ def test_the_dialect_of_a_star_file_is_known_by_its_columns(tmp_path, name):
     assert [pick.xyz_angstrom for pick in read_csv(tmp_path / "a.csv")] == [TABLE[0].xyz_angstrom]
 
 
-def test_inference_needs_the_table_among_its_formats():
-    assert [one.name for one in check_formats(["csv", "relion4"])] == ["csv", "relion4"]
-    with pytest.raises(InputError, match="pick_formats must hold 'csv'"):
-        check_formats(["relion4"])
-
-
 def test_a_runs_folder_has_a_file_per_species_in_every_format(tmp_path):
     names = ["ribosome", "thyroglobulin"]
     write_run_folder(tmp_path, TABLE[:2], names, FORMATS.values(), replace(FACTS, run="A"))
@@ -258,40 +172,3 @@ def test_a_runs_folder_has_a_file_per_species_in_every_format(tmp_path):
     ids = {"user_id": "cryoet-particle-segmentation", "session_id": "0"}
     wanted = {one.file_name.format(species=name, **ids) for one in FORMATS.values() for name in names}
     assert found == wanted | {f"{name}.doc" for name in names}
-
-
-# The command
-
-
-def test_the_command_takes_shape_and_voxel_size_from_a_tomogram(tmp_path, table, capsys):
-    mrcfile, readers = pytest.importorskip("mrcfile"), pytest.importorskip("scripts.volumes.reading")
-    with mrcfile.new(tmp_path / "A.mrc") as file:
-        file.set_data(np.zeros(SHAPE, dtype=np.int8))
-        file.voxel_size = 10.0
-    assert readers.read_extent(tmp_path / "A.mrc") == (SHAPE, 10.0)
-    command = ["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]
-    assert main([*command, "--tomogram", str(tmp_path / "A.mrc")]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'a.star'}: 2 picks\n"
-    assert "-70.000000" in (tmp_path / "a.star").read_text()
-
-
-def test_the_command_takes_shape_and_voxel_size_from_keys(tmp_path, table):
-    command = ["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]
-    assert main([*command, "--volume_shape", "20", "28", "36", "--voxel_size_angstrom", "10"]) == 0
-    assert "-70.000000" in (tmp_path / "a.star").read_text()
-
-
-def test_an_error_of_the_command_is_one_line(tmp_path, table, capsys):
-    assert main(["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]) == 1
-    captured = capsys.readouterr()
-    remedy = "give --volume_shape Z Y X, or --tomogram FILE"
-    assert captured.err == f"error: {tmp_path / 'a.star'}: the tomogram's shape is not known; {remedy}.\n"
-    assert captured.out == ""
-    assert not (tmp_path / "a.star").exists()
-
-
-def test_a_warning_of_the_command_is_one_line(tmp_path, table, capsys):
-    assert main(["convert", str(table), str(tmp_path / "out"), "--to", "coords", "--voxel_size_angstrom", "10"]) == 0
-    assert (
-        capsys.readouterr().err == f"warning: {tmp_path / 'out'}: coords has no room for scores; they are left out.\n"
-    )

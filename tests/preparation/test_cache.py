@@ -11,12 +11,13 @@ from scripts.preparation.cache import StoredVolume, entry_name, prepared_dataset
 from scripts.preparation.scaling import ScalePercentilesd
 from scripts.preparation.truth import LoadTruthd
 from scripts.preparation.voxel_size import CheckVoxelSized
+from scripts.training.spheres import Spheres
 from scripts.training.window_dataset import WindowDataset
 from scripts.training.windows import PaintTargetsd, RandWindowd
 from scripts.volumes.monai_reader import TomogramReader
-from synthetic import make_particles, noise, write_mrc
+from synthetic import make_species, noise, write_mrc
 
-PARTICLES = make_particles(2)
+SPECIES_SET = make_species(2)
 RUNS = ("one", "two", "three")
 
 
@@ -34,13 +35,13 @@ def preparation(upper=99.0):
     return [
         LoadImaged("image", reader=TomogramReader(), ensure_channel_first=True),
         CheckVoxelSized("image", 10.0),
-        LoadTruthd("label", PARTICLES),
+        LoadTruthd("label", SPECIES_SET),
         ScalePercentilesd("image", upper=upper),
     ]
 
 
 def windows_of(data, cache_dir, **settings):
-    drawn = [RandWindowd(PARTICLES, (8, 10, 10)), PaintTargetsd("label", PARTICLES)]
+    drawn = [RandWindowd(SPECIES_SET, (8, 10, 10)), PaintTargetsd("label", SPECIES_SET, Spheres())]
     return WindowDataset(data, settings.pop("preparation", preparation()), drawn, seed=3, cache_dir=cache_dir)
 
 

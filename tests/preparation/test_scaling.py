@@ -1,24 +1,9 @@
-import logging
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
-from monai.transforms import Compose, LoadImaged
-from scripts.errors import InputError, InputWarning, find_input_error
-from scripts.picking.image_picks import picks_at
-from scripts.preparation.contrast import INVERTED_SKEWNESS, CheckContrastd, smoothed_skewness
+from scripts.errors import InputError, InputWarning
 from scripts.preparation.scaling import ScalePercentilesd, replace_non_finite, scale_percentiles
-from scripts.preparation.voxel_size import CheckVoxelSized, resample
-from scripts.volumes.labels import draw_spheres
-from scripts.volumes.monai_reader import TomogramReader
-from scripts.volumes.reading import read_tomogram
-from synthetic import SHAPE, image_of, make_particles, noise
-
-ROOT = Path(__file__).resolve().parents[2]
-TOMOGRAMS = [ROOT / "sample" / "sample.mrc", *sorted(ROOT.glob("../shared/data/tomograms/D*/tomogram.mrc"))]
-VOXEL_SIZE = 10.0
-POINTS = np.array([[6, 9, 11], [13, 20, 30]])
+from synthetic import SHAPE, image_of, noise
 
 
 def test_scaling_takes_percentiles_1_and_99_to_0_and_1():
@@ -123,77 +108,3 @@ def test_inverting_is_scaling_the_negative():
 def test_a_constant_volume_stays_without_contrast_when_inverted():
     with pytest.warns(InputWarning, match="is constant"):
         assert not ScalePercentilesd("image", invert=True)({"image": image_of(np.ones(SHAPE))})["image"].any()
-
-
-def crowded(shape=(72, 72, 72)):
-    """Noise with bright balls of 60 Å radius in it."""
-    centres = np.random.default_rng(2).uniform(6, 66, (40, 3))
-    return noise(shape=shape) + 1.5 * draw_spheres(shape, centres, 6)
-
-
-def test_bright_particles_are_silent_and_dark_ones_give_a_warning(recwarn):
-    bright, dark = image_of(crowded()), image_of(-crowded())
-    for image, inverted in ((bright, False), (image_of(noise(shape=(72, 72, 72))), False)):
-        CheckContrastd("image", inverted)({"image": image})
-    assert not recwarn.list
-    with pytest.warns(InputWarning, match=r"tomogram.mrc: its particles look dark .*give --invert True if that is so"):
-        assert CheckContrastd("image")({"image": dark})["image"] is dark
-    with pytest.warns(InputWarning, match=r"after inversion its particles look dark .*give --invert False"):
-        CheckContrastd("image", inverted=True)({"image": dark})
-
-
-@pytest.mark.parametrize("path", TOMOGRAMS, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_tomograms_look_bright_and_their_negatives_dark(path):
-    volume = np.asarray(read_tomogram(path).data, dtype=np.float32)
-    assert smoothed_skewness(scale_percentiles(volume), 10.012) > 0.5
-    assert smoothed_skewness(scale_percentiles(-volume), 10.012) < INVERTED_SKEWNESS
-
-
-def test_a_volume_too_small_or_too_even_to_tell_is_not_judged():
-    assert smoothed_skewness(-crowded((48, 48, 48)), 10.0) is None
-    assert smoothed_skewness(np.ones((72, 72, 72), dtype=np.float32), 10.0) is None
-
-
-def test_another_voxel_size_is_refused_with_the_keys_to_set():
-    image = image_of(noise(), 5.0)
-    with pytest.raises(InputError, match=r"tomogram.mrc has voxels of 5 Å.*give --resample True, or set voxel_size"):
-        CheckVoxelSized("image", VOXEL_SIZE)({"image": image})
-
-
-def test_a_voxel_size_within_the_tolerance_passes_as_it_is():
-    image = image_of(noise(), 10.1)
-    assert CheckVoxelSized("image", VOXEL_SIZE, tolerance=0.02)({"image": image})["image"] is image
-    with pytest.raises(InputError):
-        CheckVoxelSized("image", VOXEL_SIZE, tolerance=0.005)({"image": image})
-
-
-@pytest.mark.parametrize("voxel_size", [5.0, 7.84, 13.48])
-def test_resampling_keeps_a_blob_in_its_place(voxel_size, caplog):
-    shape = tuple(round(size * VOXEL_SIZE / voxel_size) for size in (40, 48, 56))
-    centre = np.array([17.0, 20.0, 31.0]) * VOXEL_SIZE / voxel_size
-    axes = np.ogrid[tuple(slice(0, size) for size in shape)]
-    squared = sum((axis - middle) ** 2 for axis, middle in zip(axes, centre, strict=True))
-    image = image_of(np.exp(-squared * (voxel_size / VOXEL_SIZE) ** 2 / 18), voxel_size)
-    caplog.set_level(logging.WARNING)
-    moved = CheckVoxelSized("image", VOXEL_SIZE, resample=True)({"image": image})["image"]
-    grid = np.stack(np.meshgrid(*(np.arange(size) for size in moved.shape[1:]), indexing="ij"), axis=-1)
-    weights = np.clip(moved[0].numpy() - 0.2, 0, None)
-    found = (grid * weights[..., None]).sum((0, 1, 2)) / weights.sum()
-    assert np.abs(found - [17, 20, 31]).max() < 0.05
-    assert "resampled from" in caplog.text
-    picks = picks_at(found[None], np.ones(1), next(iter(make_particles(1))), "run", moved, 0.0)
-    assert np.allclose(picks[0].xyz_angstrom, [310, 200, 170], atol=0.6)
-    assert np.allclose([picks[0].z_voxel, picks[0].y_voxel, picks[0].x_voxel], centre, atol=0.1)
-
-
-def test_resampling_to_the_same_grid_changes_nothing():
-    volume = torch.as_tensor(noise())[None]
-    assert torch.allclose(resample(volume, SHAPE, 1.0), volume)
-
-
-def test_the_line_of_a_reader_survives_the_chain_of_transforms(tmp_path):
-    (tmp_path / "page.mrc").write_text("<!DOCTYPE html>" + " " * 2000)
-    load = Compose([LoadImaged("image", reader=TomogramReader(), ensure_channel_first=True)])
-    with pytest.raises(RuntimeError) as caught:
-        load({"image": str(tmp_path / "page.mrc")})
-    assert "page.mrc" in str(find_input_error(caught.value))

@@ -17,7 +17,7 @@ from make_bundle import NAME, assemble, zip_folder
 from refusal import Refusal
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "results.md"
+RESULTS = ROOT / "docs" / "reference" / "results.md"
 
 
 @pytest.fixture
@@ -30,17 +30,17 @@ def bundle(tmp_path):
 
 def edit(bundle, name, change):
     """Replace a JSON file of the bundle by what ``change`` makes of it in place."""
-    path = bundle / "configs" / name
+    path = bundle / ("models" if name == "model.json" else "configs") / name
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
 
 
 def put_weights(bundle, content, save=torch.save):
-    """Put other weights into the bundle, with their SHA-256 in the metadata."""
+    """Put other weights into the bundle, with their SHA-256 in the card."""
     path = bundle / "models" / "model.pt"
     save(content, path)
-    edit(bundle, "metadata.json", lambda metadata: metadata["weights_sha256"].update({"model.pt": sha256_of(path)}))
+    edit(bundle, "model.json", lambda card: card["weights_sha256"].update({"model.pt": sha256_of(path)}))
 
 
 def refusal_of(bundle):
@@ -92,7 +92,7 @@ def test_a_flipped_byte_is_refused(bundle):
 
 def test_other_weights_than_those_of_the_metadata_are_refused(bundle):
     torch.save({"weight": torch.zeros(2)}, bundle / "models" / "model.pt")
-    assert refusal_of(bundle) == "models/model.pt has not the SHA-256 that configs/metadata.json lists."
+    assert refusal_of(bundle) == "models/model.pt has not the SHA-256 that models/model.json lists."
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_personal_path_is_named(path, bundle):
 # Metadata and scores
 
 
-@pytest.mark.parametrize("key", ["changelog", "intended_use", "network_data_format", "weights_sha256"])
+@pytest.mark.parametrize("key", ["changelog", "intended_use", "network_data_format"])
 def test_a_missing_key_of_the_metadata_is_named(key, bundle):
     edit(bundle, "metadata.json", lambda metadata: metadata.pop(key))
     assert refusal_of(bundle) == f"configs/metadata.json, at the top: '{key}' is a required property."
@@ -149,8 +149,14 @@ def test_a_missing_part_of_a_tensor_is_named(bundle):
 
 
 def test_other_species_than_those_of_the_metadata_are_refused(bundle):
-    edit(bundle, "particles.json", lambda content: content["particles"].pop("virus-like-particle"))
+    for name in ("species.json", "model.json"):
+        edit(bundle, name, lambda content: content["species"].pop("virus-like-particle"))
     assert "channel_def of pred: the species are background, apo-ferritin, beta-gal" in refusal_of(bundle)
+
+
+def test_other_species_than_those_of_the_weights_are_refused(bundle):
+    edit(bundle, "species.json", lambda content: content["species"]["ribosome"].update(radius_angstrom=140.0))
+    assert refusal_of(bundle) == "models/model.json: its species are not those of configs/species.json."
 
 
 def test_a_version_without_its_entry_is_refused(bundle):
@@ -205,12 +211,12 @@ def test_only_what_is_published_is_copied(bundle):
     tops = {path.name for path in bundle.iterdir()}
     assert tops == {"LICENSE", "configs", "scripts", "docs", "models"}
     assert not list(bundle.rglob("__pycache__"))
-    assert [path.name for path in (bundle / "models").iterdir()] == ["model.pt"]
+    assert [path.name for path in sorted((bundle / "models").iterdir())] == ["model.json", "model.pt"]
 
 
 def test_weights_with_an_address_are_listed_and_left_out(tmp_path):
     folder = assemble(tmp_path / NAME, weights_url="https://example.org/model.pt")
-    assert not list((folder / "models").iterdir())
+    assert [path.name for path in (folder / "models").iterdir()] == ["model.json"]
     run_checks(folder, reading_checks(RESULTS))
     listed = (folder / "large_files.yml").read_text()
     assert sha256_of(ROOT / "bundle" / "models" / "model.pt") in listed

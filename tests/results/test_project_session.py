@@ -14,25 +14,24 @@ from scripts.picks import Pick, read_copick_folder, read_csv, write_copick_json
 from scripts.results.project_session import project_of, require_new_session
 from scripts.simulation.dataset import simulate_dataset
 from scripts.volumes.ome_zarr_writer import write_ome_zarr
-
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
+from synthetic import write_weights
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
-SMALL = {"widths": [4, 8], "depths": [1, 1], "device": "$torch.device('cpu')", "precision": "float32"}
+SMALL = {"device": "$torch.device('cpu')", "precision": "float32"}
 NET = {"user_id": "net", "session_id": "7"}
 
 
 @pytest.fixture
-def project(tmp_path, shipped_particles):
+def project(tmp_path, shipped_species):
     """Runs A and B with a tomogram each, and picks of the network in A."""
     root = tmp_path / "project"
-    write_project(root, shipped_particles, "two runs", "a small project")
+    write_project(root, shipped_species, "two runs", "a small project")
     for seed, run in enumerate("AB"):
         volume = np.random.default_rng(seed).normal(size=(20, 28, 36)).astype(np.float32)
         write_ome_zarr(tomogram_path(root, run, 10.012, "wbp"), volume, 10.012)
     path = picks_path(root, "A", "ribosome", **NET)
     picks = [Pick("A", "ribosome", 1, 2, 3)]
-    write_copick_json(path, picks, run="A", particle="ribosome", voxel_size_angstrom=None, **NET)
+    write_copick_json(path, picks, run="A", species="ribosome", voxel_size_angstrom=None, **NET)
     return root
 
 
@@ -40,22 +39,22 @@ def tomograms_of(root):
     return [{"run": run, "image": str(tomogram_path(root, run, 10.012, "wbp"))} for run in "AB"]
 
 
-def test_a_session_that_is_there_is_refused_before_the_work_starts(project, shipped_particles):
-    require_new_session(tomograms_of(project), project, shipped_particles, "net", 8, project.parent)
+def test_a_session_that_is_there_is_refused_before_the_work_starts(project, shipped_species):
+    require_new_session(tomograms_of(project), project, shipped_species, "net", 8, project.parent)
     with pytest.raises(
         InputError,
         match=r"net_7_ribosome.json is there already: session '7' .*Set another session_id, or give --overwrite True",
     ):
-        require_new_session(tomograms_of(project), project / "copick.json", shipped_particles, "net", 7, project.parent)
-    require_new_session(tomograms_of(project), project, shipped_particles, "net", 7, project.parent, overwrite=True)
+        require_new_session(tomograms_of(project), project / "copick.json", shipped_species, "net", 7, project.parent)
+    require_new_session(tomograms_of(project), project, shipped_species, "net", 7, project.parent, overwrite=True)
 
 
-def test_names_that_copick_refuses_and_tomograms_without_a_project_are_refused(project, shipped_particles, tmp_path):
+def test_names_that_copick_refuses_and_tomograms_without_a_project_are_refused(project, shipped_species, tmp_path):
     with pytest.raises(InputError, match="copick allows no space, no '_'"):
-        require_new_session(tomograms_of(project), project, shipped_particles, "my_net", 8, project.parent)
+        require_new_session(tomograms_of(project), project, shipped_species, "my_net", 8, project.parent)
     alone = [{"run": "alone", "image": str(tmp_path / "alone.mrc")}]
     with pytest.raises(InputError, match=r"alone.mrc is in no copick project: give --write_to_project False"):
-        require_new_session(alone, tmp_path, shipped_particles, "net", 8, project.parent)
+        require_new_session(alone, tmp_path, shipped_species, "net", 8, project.parent)
 
 
 def test_picks_go_to_the_overlay_wherever_the_config_says_that_it_is(project, tmp_path):
@@ -88,17 +87,18 @@ def refusal_of(*given, **more):
 
 
 def test_a_simulated_project_is_picked_and_trained_on_through_its_config_alone(
-    simulation_settings, shipped_particles, tmp_path
+    simulation_settings, shipped_species, tmp_path
 ):
     root = tmp_path / "project"
-    simulate_dataset(root, shipped_particles, simulation_settings, runs=2, workers=1)
-    config, weights = str(root / "copick.json"), tmp_path / "small.pt"
+    simulate_dataset(root, shipped_species, simulation_settings, runs=2, workers=1)
+    config = str(root / "copick.json")
     torch.manual_seed(0)
-    torch.save(ConvNeXtUNet(widths=(4, 8), depths=(1, 1), prior=0.6).state_dict(), weights)
+    network = ConvNeXtUNet(widths=(4, 8), depths=(1, 1), prior=0.6)
+    weights = write_weights(tmp_path / "small.pt", network, shipped_species)
     picking = {
         "dataset_dir": config, "tomogram_kind": "wbp", "output_dir": str(tmp_path / "picks"), "session_id": 3,
         "checkpoint_path": str(weights), "inference_window_size": [40, 72, 88], "write_to_project": True,
-        "probability_thresholds": dict.fromkeys(shipped_particles.names, 0.5),
+        "probability_thresholds": dict.fromkeys(shipped_species.names, 0.5),
     }  # fmt: skip
     run_config(["inference.json"], "infer", **picking)
     for run in ("S000", "S001"):
@@ -106,7 +106,7 @@ def test_a_simulated_project_is_picked_and_trained_on_through_its_config_alone(
         added = read_copick_folder(folder, run, "cryoet-particle-segmentation_3_*.json")
         table = read_csv(tmp_path / "picks" / run / "picks.csv")
         assert sorted(pick.xyz_angstrom for pick in added) == sorted(pick.xyz_angstrom for pick in table)
-        assert len(list(folder.glob("cryoet-particle-segmentation_3_*.json"))) == len(shipped_particles)
+        assert len(list(folder.glob("cryoet-particle-segmentation_3_*.json"))) == len(shipped_species.picked)
     assert "is there already: session '3'" in refusal_of(
         ["inference.json"], "infer", **{**picking, "output_dir": str(tmp_path / "again")}
     )
@@ -114,6 +114,7 @@ def test_a_simulated_project_is_picked_and_trained_on_through_its_config_alone(
         "dataset_dir": config, "tomogram_kind": "wbp", "output_dir": str(tmp_path / "training"),
         "truth_user_id": "simulation", "validation_runs": ["S001"], "window_size": [16, 16, 16],
         "inference_window_size": [40, 72, 88], "windows_per_epoch": 2, "epochs": 1, "val_interval": 1,
+        "network_def#widths": [4, 8], "network_def#depths": [1, 1],
     }  # fmt: skip
     run_config(["train.json"], "train", **training)
     assert (tmp_path / "training" / "model.pt").exists()

@@ -4,13 +4,13 @@ import os
 import pytest
 from scripts.errors import InputError
 from scripts.picks import Pick, read_csv, write_csv
+from scripts.records import as_json, record_of
 from scripts.results.run_folder import (
     DONE,
     FAILED,
     MISSING,
-    Row,
-    Tables,
-    as_plain,
+    BatchTables,
+    SummaryRow,
     difference,
     forget_failure,
     format_summary,
@@ -20,9 +20,15 @@ from scripts.results.run_folder import (
     write_failure,
     write_record,
 )
-from synthetic import make_particles
+from synthetic import make_species
 
-SETTINGS = {"resample": False, "widths": (4, 8), "particles": make_particles(2)}
+
+def settings_with(**changes):
+    """Return settings as they stand in the record of a run."""
+    return as_json(record_of({"resample": False, "widths": (4, 8), "species_set": make_species(2), **changes}))
+
+
+SETTINGS = settings_with()
 
 
 @pytest.fixture
@@ -32,18 +38,18 @@ def tomogram(tmp_path):
     return path
 
 
-def record_of(run, tomogram, picks=(), settings=SETTINGS, seconds=(("network", 2.0), ("write", 0.25))):
-    return make_record(run, tomogram, settings, picks, make_particles(2), dict(seconds), peak_memory_gib=1.5)
+def record_of_run(run, tomogram, picks=(), settings=SETTINGS, seconds=(("network", 2.0), ("write", 0.25))):
+    return make_record(run, tomogram, settings, picks, make_species(2), dict(seconds), peak_memory_gib=1.5)
 
 
 def finish(output_dir, run, tomogram, picks, **more):
     (output_dir / run).mkdir(parents=True)
     write_csv(output_dir / run / "picks.csv", picks)
-    write_record(output_dir / run, record_of(run, tomogram, picks, **more))
+    write_record(output_dir / run, record_of_run(run, tomogram, picks, **more))
 
 
 def test_a_record_comes_back_as_it_was_written(tomogram, tmp_path):
-    record = record_of("one", tomogram, [Pick("one", "b", 1, 2, 3)])
+    record = record_of_run("one", tomogram, [Pick("one", "b", 1, 2, 3)])
     assert record.picks == {"a": 0, "b": 1}
     write_record(tmp_path, record)
     assert read_record(tmp_path) == record
@@ -57,26 +63,26 @@ def test_a_damaged_record_is_none(content, tmp_path):
 
 
 def test_the_same_tomogram_and_settings_have_no_difference(tomogram, tmp_path):
-    record = record_of("one", tomogram)
+    record = record_of_run("one", tomogram)
     moved = tomogram.rename(tmp_path / "moved.mrc")
-    assert difference(record, state_of(moved), as_plain(SETTINGS)) is None
+    assert difference(record, state_of(moved), SETTINGS) is None
 
 
 def test_a_difference_names_the_first_setting(tomogram):
-    record, other = record_of("one", tomogram), make_particles(2, probability_threshold=0.9)
-    assert difference(record, state_of(tomogram), as_plain({**SETTINGS, "particles": other})) == (
-        "was picked with other settings: particles a probability_threshold was 0.5, now it is 0.9"
+    record, other = record_of_run("one", tomogram), make_species(2, probability_threshold=0.9)
+    assert difference(record, state_of(tomogram), settings_with(species_set=other)) == (
+        "was picked with other settings: Species 'a' probability_threshold was 0.5, now it is 0.9"
     )
-    added = as_plain({**SETTINGS, "mask": "mask.mrc"})
+    added = settings_with(mask="mask.mrc")
     assert 'mask was null, now it is "mask.mrc"' in difference(record, state_of(tomogram), added)
 
 
 @pytest.mark.parametrize(("seconds", "content"), [(5, b"voxels"), (0, b"voxels and more")])
 def test_a_changed_file_is_a_difference(seconds, content, tomogram):
-    before, record = tomogram.stat().st_mtime_ns, record_of("one", tomogram)
+    before, record = tomogram.stat().st_mtime_ns, record_of_run("one", tomogram)
     tomogram.write_bytes(content)
     os.utime(tomogram, ns=(before, before + seconds * 10**9))
-    assert difference(record, state_of(tomogram), as_plain(SETTINGS)) == f"was picked before {tomogram} changed"
+    assert difference(record, state_of(tomogram), SETTINGS) == f"was picked before {tomogram} changed"
 
 
 def test_a_zarr_folder_changes_with_any_of_its_files(tmp_path):
@@ -101,7 +107,7 @@ def test_tables_are_made_of_the_finished_folders_in_a_fixed_order(tomogram, tmp_
     finish(output, "old", tomogram, picks, settings={"resample": True})
     write_failure(output, "bad", "bad.mrc is cut short.", "Traceback ...")
     runs = dict.fromkeys(["bad", "one", "two", "old", "none"], state_of(tomogram))
-    rows = Tables(output, runs, as_plain(SETTINGS), make_particles(2)).write()
+    rows = BatchTables(output, runs, SETTINGS, make_species(2)).write()
     assert [(row.run, row.status) for row in rows] == [
         ("bad", FAILED), ("one", DONE), ("two", DONE), ("old", MISSING), ("none", MISSING),
     ]  # fmt: skip
@@ -114,12 +120,12 @@ def test_tables_are_made_of_the_finished_folders_in_a_fixed_order(tomogram, tmp_
 
 
 def test_a_replaced_folder_is_read_again(tomogram, tmp_path):
-    tables = Tables(tmp_path, {"one": state_of(tomogram)}, as_plain(SETTINGS), make_particles(2))
+    tables = BatchTables(tmp_path, {"one": state_of(tomogram)}, SETTINGS, make_species(2))
     finish(tmp_path, "one", tomogram, [])
     tables.write()
     assert read_csv(tmp_path / "picks.csv") == []
     write_csv(tmp_path / "one" / "picks.csv", [Pick("one", "a", 7, 8, 9)])
-    write_record(tmp_path / "one", record_of("one", tomogram, seconds={"network": 3.0}.items()))
+    write_record(tmp_path / "one", record_of_run("one", tomogram, seconds={"network": 3.0}.items()))
     tables.write()
     assert len(read_csv(tmp_path / "picks.csv")) == 1
 
@@ -127,26 +133,26 @@ def test_a_replaced_folder_is_read_again(tomogram, tmp_path):
 def test_a_run_that_failed_when_done_anew_is_no_longer_done(tomogram, tmp_path):
     finish(tmp_path, "one", tomogram, [])
     write_failure(tmp_path, "one", "no memory")
-    tables = Tables(tmp_path, {"one": state_of(tomogram)}, as_plain(SETTINGS), make_particles(2))
-    assert tables.write() == [Row("one", FAILED, failure="no memory")]
+    tables = BatchTables(tmp_path, {"one": state_of(tomogram)}, SETTINGS, make_species(2))
+    assert tables.write() == [SummaryRow("one", FAILED, failure="no memory")]
 
 
 def test_a_failure_is_forgotten_when_it_is_tried_again(tomogram, tmp_path):
-    tables = Tables(tmp_path, {"one": state_of(tomogram)}, {}, make_particles(1))
+    tables = BatchTables(tmp_path, {"one": state_of(tomogram)}, {}, make_species(1))
     write_failure(tmp_path, "one", "no memory", "more")
-    assert tables.write() == [Row("one", FAILED, failure="no memory")]
+    assert tables.write() == [SummaryRow("one", FAILED, failure="no memory")]
     forget_failure(tmp_path, "one")
     forget_failure(tmp_path, "one")
-    assert tables.write() == [Row("one", MISSING)]
+    assert tables.write() == [SummaryRow("one", MISSING)]
 
 
 def test_the_summary_on_the_screen_lines_up(tomogram):
     rows = [
-        Row("long name", DONE, record_of("long name", tomogram, [Pick("", "a", 1, 2, 3)] * 12)),
-        Row("bad", FAILED, failure="bad.mrc is cut short."),
-        Row("none", MISSING),
+        SummaryRow("long name", DONE, record_of_run("long name", tomogram, [Pick("", "a", 1, 2, 3)] * 12)),
+        SummaryRow("bad", FAILED, failure="bad.mrc is cut short."),
+        SummaryRow("none", MISSING),
     ]
-    assert format_summary(rows, make_particles(2)).splitlines() == [
+    assert format_summary(rows, make_species(2)).splitlines() == [
         "run        status  picks   a  b  seconds   GiB",
         "long name  done       12  12  0      2.2  1.50",
         "bad        failed  bad.mrc is cut short.",

@@ -1,18 +1,11 @@
-import json
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
+from pick_files import BASE, NAMES, SPECIES_SET, table
 from scripts.errors import InputError
-from scripts.picks import Pick, write_csv
-from scripts.scoring.__main__ import main
-from scripts.scoring.matching import count_hits
+from scripts.picks import Pick
 from scripts.scoring.metrics import (
     Counts,
     count_matches,
@@ -23,27 +16,8 @@ from scripts.scoring.metrics import (
     score_counts,
     score_picks,
 )
-from scripts.species import read_particles
 
-BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
-PARTICLES = read_particles(BUNDLE / "configs" / "particles.json")
-NAMES = {
-    "A": "apo-ferritin",
-    "B": "beta-amylase",
-    "G": "beta-galactosidase",
-    "R": "ribosome",
-    "T": "thyroglobulin",
-    "V": "virus-like-particle",
-}
-BASE = ["A 0", "G 500", "R 1000", "T 1500", "V 2000"]
 TEN_RIBOSOMES = [f"R {1000 * n}" for n in range(9)] + ["R 0 E2"]
-points = st.lists(st.tuples(*[st.integers(0, 9)] * 3), max_size=7)
-
-
-def table(rows):
-    """Turn rows such as "A 30.5" or "A 30.5 E2" (species, x in ångströms, run) into picks with y = z = 0."""
-    parts = [(*row.split(), "E1") for row in rows]
-    return [Pick(run, NAMES[letter], float(x), 0.0, 0.0) for letter, x, run, *_ in parts]
 
 
 def rows_by_name(score):
@@ -74,7 +48,7 @@ def rows_by_name(score):
     ],
 )
 def test_kaggle_total_has_every_digit_of_the_challenge(truth, picks, total):
-    assert score_picks(table(truth), table(picks), PARTICLES).total == total
+    assert score_picks(table(truth), table(picks), SPECIES_SET).total == total
 
 
 @pytest.mark.parametrize(
@@ -88,7 +62,7 @@ def test_kaggle_total_has_every_digit_of_the_challenge(truth, picks, total):
     ],
 )
 def test_kaggle_f_of_a_species_has_every_digit_of_the_challenge(truth, picks, name, value):
-    assert rows_by_name(score_picks(table(truth), table(picks), PARTICLES))[name].fbeta == value
+    assert rows_by_name(score_picks(table(truth), table(picks), SPECIES_SET))[name].fbeta == value
 
 
 @pytest.mark.parametrize(
@@ -119,70 +93,6 @@ def test_f_equals_the_closed_form(tp, extra, missed, beta):
     assert fbeta(tp, tp + extra, tp + missed, beta) == pytest.approx(closed, rel=1e-12)
 
 
-# Matching
-
-
-def test_one_pick_between_two_particles_finds_both_only_in_kaggle_mode():
-    truth, pick = [[0, 5, 9], [40, 5, 9]], [[20, 5, 9]]
-    assert (count_hits(truth, pick, 30, "kaggle"), count_hits(truth, pick, 30, "one_to_one")) == (2, 1)
-
-
-def test_two_picks_on_one_particle_find_it_once():
-    truth, picks = [[7, 5, 9]], [[7, 5, 9], [8, 5, 9]]
-    assert (count_hits(truth, picks, 3, "kaggle"), count_hits(truth, picks, 3, "one_to_one")) == (1, 1)
-
-
-def test_one_to_one_pairs_better_than_nearest_first():
-    # Nearest first gives the pick at 6 to the particle at 0, and leaves nothing for the particle at 15.
-    truth, picks = [[0, 2, 3], [15, 2, 3]], [[6, 2, 3], [-8, 2, 3]]
-    assert count_hits(truth, picks, 10, "one_to_one") == 2
-
-
-@pytest.mark.parametrize("mode", ["kaggle", "one_to_one"])
-@pytest.mark.parametrize(("distance", "hits"), [(3.0, 1), (2.999, 0)])
-def test_a_pick_at_exactly_the_distance_finds(mode, distance, hits):
-    assert count_hits([[10, 20, 30]], [[12, 21, 32]], distance, mode) == hits  # 2, 1, 2: 3 apart
-
-
-@pytest.mark.parametrize("mode", ["kaggle", "one_to_one"])
-@pytest.mark.parametrize(("truth", "picks"), [([], []), ([[1, 2, 3]], []), ([], [[1, 2, 3]])])
-def test_nothing_to_match_gives_no_hits(mode, truth, picks):
-    assert count_hits(truth, picks, 5.0, mode) == 0
-
-
-@settings(max_examples=80, deadline=None)
-@given(truth=points, picks=points, distance=st.integers(1, 6))
-def test_hits_equal_those_of_slow_and_plain_ways(truth, picks, distance):
-    near = np.array([[np.sum(np.subtract(a, b) ** 2) <= distance**2 for b in picks] for a in truth])
-    near = near.reshape(len(truth), len(picks))
-    pairs = near[linear_sum_assignment(near, maximize=True)].sum()
-    assert count_hits(truth, picks, distance, "kaggle") == near.any(axis=1).sum()
-    assert count_hits(truth, picks, distance, "one_to_one") == pairs
-
-
-def test_matching_does_not_depend_on_order():
-    rng = np.random.default_rng(3)
-    truth, picks = rng.uniform(0, 40, (60, 3)), rng.uniform(0, 40, (80, 3))
-    hits = [count_hits(truth, picks, 5, mode) for mode in ("kaggle", "one_to_one")]
-    assert [count_hits(truth[::-1], picks[::-1], 5, mode) for mode in ("kaggle", "one_to_one")] == hits
-
-
-def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="mode must be one of kaggle, one_to_one; got 'greedy'"):
-        count_hits([[1, 2, 3]], [[1, 2, 3]], 5, "greedy")
-
-
-@pytest.mark.parametrize("distance", [0, -1, float("nan")])
-def test_a_distance_that_is_not_positive_is_refused(distance):
-    with pytest.raises(ValueError, match=f"distance must be positive; got {distance}"):
-        count_hits([[1, 2, 3]], [[1, 2, 3]], distance)
-
-
-def test_points_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"picks_xyz needs one row of 3 numbers per point"):
-        count_hits([[1, 2, 3]], [[1, 2]], 5)
-
-
 # Counts and shares
 
 
@@ -205,7 +115,7 @@ def test_shares_of_nothing_are_zero():
 def test_matches_are_counted_within_the_own_run_and_species_and_summed():
     truth = table(["R 0", "R 500", "R 0 E2", "A 0"])
     picks = table(["R 10", "R 500 E2", "R 20 E2", "G 0"])
-    assert count_matches(truth, picks, PARTICLES) == {
+    assert count_matches(truth, picks, SPECIES_SET) == {
         "ribosome": Counts(2, 3, 3),
         "apo-ferritin": Counts(0, 0, 1),
         "beta-galactosidase": Counts(0, 1, 0),
@@ -214,102 +124,102 @@ def test_matches_are_counted_within_the_own_run_and_species_and_summed():
 
 def test_the_distance_is_half_the_radius_of_the_species():
     picks = table(["A 30", "G 545", "R 1075", "T 1565", "V 2067.5"])
-    assert score_picks(table(BASE), picks, PARTICLES).total == 1.0
-    assert score_picks(table(BASE), [replace(pick, y_angstrom=9.0) for pick in picks], PARTICLES).total == 0.0
+    assert score_picks(table(BASE), picks, SPECIES_SET).total == 1.0
+    assert score_picks(table(BASE), [replace(pick, y_angstrom=9.0) for pick in picks], SPECIES_SET).total == 0.0
 
 
 def test_all_three_axes_count():
     truth = [Pick("E1", "apo-ferritin", 100.0, 200.0, 300.0)]
     moved = [replace(truth[0], **{axis: 0.0}) for axis in ("x_angstrom", "y_angstrom", "z_angstrom")]
-    assert [score_picks(truth, [pick], PARTICLES).rows[1].counts.tp for pick in moved] == [0, 0, 0]
+    assert [score_picks(truth, [pick], SPECIES_SET).rows[1].counts.tp for pick in moved] == [0, 0, 0]
 
 
 def test_one_to_one_total_uses_the_same_weights():
     truth, picks = table([*BASE, "A 40"]), table(["A 20", *BASE[1:]])
-    score = score_picks(truth, picks, PARTICLES, mode="one_to_one")
+    score = score_picks(truth, picks, SPECIES_SET, mode="one_to_one")
     assert score.mode == "one_to_one"
     assert score.total == pytest.approx((17 / 33 + 6) / 7)  # A: TP 1 of 2, no FP
 
 
 def test_beta_changes_the_score():
-    score = score_picks(table(["R 0"]), table(["R 0", "R 5"]), PARTICLES, beta=1.0)
+    score = score_picks(table(["R 0"]), table(["R 0", "R 5"]), SPECIES_SET, beta=1.0)
     assert score.total == pytest.approx(2 / 3 / 7)
     assert rows_by_name(score)["ribosome"].fbeta == pytest.approx(2 / 3)
 
 
 def test_rows_show_every_picked_species_and_others_only_when_they_occur():
     picked = ["apo-ferritin", "beta-galactosidase", "ribosome", "thyroglobulin", "virus-like-particle"]
-    assert [row.name for row in score_picks(table(["R 0"]), [], PARTICLES).rows] == picked
-    assert [row.name for row in score_picks(table(["R 0", "B 9"]), [], PARTICLES).rows] == ["beta-amylase", *picked]
+    assert [row.name for row in score_picks(table(["R 0"]), [], SPECIES_SET).rows] == picked
+    assert [row.name for row in score_picks(table(["R 0", "B 9"]), [], SPECIES_SET).rows] == ["beta-amylase", *picked]
 
 
 def test_a_row_holds_counts_and_shares():
-    row = rows_by_name(score_picks(table(["R 0", "R 500"]), table(["R 5", "R 9", "R 900", "R 990"]), PARTICLES))
+    row = rows_by_name(score_picks(table(["R 0", "R 500"]), table(["R 5", "R 9", "R 900", "R 990"]), SPECIES_SET))
     assert row["ribosome"].counts == Counts(1, 4, 2)
     assert (row["ribosome"].precision, row["ribosome"].recall) == (0.25, 0.5)
 
 
 def test_picks_of_runs_without_truth_are_counted_and_named():
-    score = score_picks(table(BASE), table([*BASE, "A 0 E9", "R 0 E3", "A 9 E9"]), PARTICLES)
+    score = score_picks(table(BASE), table([*BASE, "A 0 E9", "R 0 E3", "A 9 E9"]), SPECIES_SET)
     assert (score.dropped, score.dropped_runs) == (3, ("E3", "E9"))
 
 
 def test_an_unknown_species_is_dropped_with_its_run():
     stray = Pick("E9", "albumin", 1.0, 2.0, 3.0)
-    assert score_picks(table(BASE), [*table(BASE), stray], PARTICLES).total == 1.0
+    assert score_picks(table(BASE), [*table(BASE), stray], SPECIES_SET).total == 1.0
 
 
 def test_an_unknown_species_among_the_picks_is_named():
     picks = [*table(BASE), Pick("E1", "albumin", 1.0, 2.0, 3.0)]
     with pytest.raises(InputError, match=r"mine\.csv, pick 6: unknown species 'albumin'"):
-        score_picks(table(BASE), picks, PARTICLES, picks_source="mine.csv")
+        score_picks(table(BASE), picks, SPECIES_SET, picks_source="mine.csv")
 
 
 def test_an_unknown_species_in_the_truth_is_named():
     truth = [Pick("E1", "albumin", 1.0, 2.0, 3.0)]
     with pytest.raises(InputError, match=r"truth\.csv, particle 1: unknown species 'albumin'"):
-        score_picks(truth, [], PARTICLES, truth_source="truth.csv")
+        score_picks(truth, [], SPECIES_SET, truth_source="truth.csv")
 
 
 def test_a_repeated_row_of_the_truth_is_named():
     with pytest.raises(InputError, match="the truth: particles 1 and 6 stand at the same place of run 'E1'"):
-        score_picks(table([*BASE, "R 0"]), [], PARTICLES)
+        score_picks(table([*BASE, "R 0"]), [], SPECIES_SET)
 
 
 def test_an_empty_truth_is_an_error():
     with pytest.raises(InputError, match="the truth holds no particles; there is nothing to compare with"):
-        score_picks([], table(BASE), PARTICLES)
+        score_picks([], table(BASE), SPECIES_SET)
 
 
 def test_total_of_summed_counts_equals_that_of_the_tables():
     truth, picks = table([*BASE, "R 0 E2"]), table(["A 9", "A 7", "R 1000", "V 2000", "T 0 E2"])
     runs = [
-        count_matches(*([one for one in rows if one.run == run] for rows in (truth, picks)), PARTICLES)
+        count_matches(*([one for one in rows if one.run == run] for rows in (truth, picks)), SPECIES_SET)
         for run in ("E1", "E2")
     ]
-    summed = {name: runs[0].get(name, Counts()) + runs[1].get(name, Counts()) for name in PARTICLES.names}
-    assert score_counts(summed, PARTICLES) == score_picks(truth, picks, PARTICLES).total
+    summed = {name: runs[0].get(name, Counts()) + runs[1].get(name, Counts()) for name in SPECIES_SET.names}
+    assert score_counts(summed, SPECIES_SET) == score_picks(truth, picks, SPECIES_SET).total
 
 
 def test_a_species_without_truth_adds_nothing_but_its_weight_divides():
     counts = {"ribosome": Counts(2, 2, 2), "thyroglobulin": Counts(0, 9, 0)}
-    assert score_counts(counts, PARTICLES) == 1 / 7
+    assert score_counts(counts, SPECIES_SET) == 1 / 7
 
 
 def test_the_weight_of_a_species_that_is_not_picked_divides_too():
-    heavier = tuple(replace(species, weight=species.weight + (species.label == 0)) for species in PARTICLES.known)
-    assert score_counts({"ribosome": Counts(2, 2, 2)}, replace(PARTICLES, known=heavier)) == 1 / 8
+    heavier = tuple(replace(species, weight=species.weight + (species.label == 0)) for species in SPECIES_SET.known)
+    assert score_counts({"ribosome": Counts(2, 2, 2)}, replace(SPECIES_SET, known=heavier)) == 1 / 8
 
 
 def test_an_unknown_species_in_the_order_is_named():
     with pytest.raises(InputError, match="order: unknown species 'albumin'"):
-        score_counts({}, PARTICLES, order=["albumin"])
+        score_counts({}, SPECIES_SET, order=["albumin"])
 
 
 def test_the_order_of_adding_decides_the_last_digit():
     counts = {"beta-galactosidase": Counts(1, 5, 5), "ribosome": Counts(3, 4, 4), "apo-ferritin": Counts(1, 3, 5)}
-    assert score_counts(counts, PARTICLES) == 0.19354561101549053
-    assert score_counts(counts, PARTICLES, order=counts) == 0.19354561101549056
+    assert score_counts(counts, SPECIES_SET) == 0.19354561101549053
+    assert score_counts(counts, SPECIES_SET, order=counts) == 0.19354561101549056
 
 
 def test_the_table_adds_in_the_order_of_the_truth():
@@ -317,15 +227,15 @@ def test_the_table_adds_in_the_order_of_the_truth():
     missed = ["G 1e4", "G 2e4", "G 3e4", "G 4e4", "R 1e4", "A 1e4", "A 2e4", "A 3e4", "A 4e4"]
     truth = [replace(pick, y_angstrom=1000.0 * n) for n, pick in enumerate(table(found + missed))]
     stray = [Pick("E1", NAMES[letter], 5e5, 0.0, 0.0) for letter in "GGGGRAA"]
-    assert score_picks(truth, truth[: len(found)] + stray, PARTICLES).total == 0.19354561101549056
+    assert score_picks(truth, truth[: len(found)] + stray, SPECIES_SET).total == 0.19354561101549056
 
 
 def test_no_counts_score_zero():
-    assert score_counts({}, PARTICLES) == 0.0
+    assert score_counts({}, SPECIES_SET) == 0.0
 
 
 def test_weights_that_are_all_zero_are_refused():
-    weightless = replace(PARTICLES, known=tuple(replace(species, weight=0.0) for species in PARTICLES.known))
+    weightless = replace(SPECIES_SET, known=tuple(replace(species, weight=0.0) for species in SPECIES_SET.known))
     with pytest.raises(InputError, match="all weights are 0; give one species a positive weight"):
         score_counts({"ribosome": Counts(1, 1, 1)}, weightless)
 
@@ -334,7 +244,7 @@ def test_weights_that_are_all_zero_are_refused():
 
 
 def test_the_table_is_aligned_and_says_the_mode():
-    score = score_picks(table(["A 0", "R 500"]), table(["A 9", "A 99", "T 0"]), PARTICLES, mode="one_to_one")
+    score = score_picks(table(["A 0", "R 500"]), table(["A 9", "A 99", "T 0"]), SPECIES_SET, mode="one_to_one")
     assert format_table(score).splitlines() == [
         "species              truths  picks  TP  FP  FN  precision  recall      F4",
         "apo-ferritin              1      2   1   1   0     0.5000  1.0000  0.9444",
@@ -347,85 +257,4 @@ def test_the_table_is_aligned_and_says_the_mode():
 
 
 def test_the_table_names_its_beta():
-    assert format_table(score_picks(table(["R 0"]), [], PARTICLES, beta=1.0)).splitlines()[0].endswith("  F1")
-
-
-# The command line
-
-
-@pytest.fixture
-def files(tmp_path, monkeypatch):
-    write_csv(tmp_path / "truth.csv", table(BASE))
-    write_csv(tmp_path / "picks.csv", table(["A 0", "A 1", *BASE[1:]]))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.mark.usefixtures("files")
-def test_the_command_ends_with_the_score_in_all_its_digits(capsys):
-    assert main(["truth.csv", "picks.csv"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("species ")
-    assert lines[-2].startswith("total (kaggle) ")
-    assert lines[-1] == "score 0.9920634920634921"
-
-
-@pytest.mark.usefixtures("files")
-def test_the_command_matches_in_the_mode_asked_for(capsys):
-    write_csv("truth.csv", table([*BASE, "A 40"]))
-    write_csv("picks.csv", table(["A 20", *BASE[1:]]))
-    assert main(["truth.csv", "picks.csv", "--mode", "one_to_one"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].startswith("total (one_to_one) ")
-    assert float(lines[-1].removeprefix("score ")) == pytest.approx((17 / 33 + 6) / 7)
-
-
-@pytest.mark.usefixtures("files")
-def test_the_command_takes_another_particle_file(capsys):
-    content = json.loads((BUNDLE / "configs" / "particles.json").read_text())
-    content["particles"]["ribosome"]["weight"] = 3.0
-    Path("mine.json").write_text(json.dumps(content))
-    write_csv("picks.csv", table(["R 1000"]))
-    assert main(["truth.csv", "picks.csv", "--particles", "mine.json"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"score {3 / 9!r}"
-
-
-@pytest.mark.usefixtures("files")
-def test_the_command_says_which_picks_it_left_out(capsys):
-    write_csv("picks.csv", table([*BASE, "A 0 E9", "A 5 E9"]))
-    assert main(["truth.csv", "picks.csv"]) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "left out: 2 picks of runs without truth (E9)",
-        "score 1.0",
-    ]
-
-
-@pytest.mark.usefixtures("files")
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["none.csv", "picks.csv"], "error: cannot read none.csv: No such file or directory.\n"),
-        (["truth.csv", "picks.csv", "--particles", "none.json"], "error: cannot read none.json: no such file.\n"),
-        (["empty.csv", "picks.csv"], "error: empty.csv holds no particles; there is nothing to compare with.\n"),
-    ],
-)
-def test_the_command_says_in_one_line_what_is_wrong(capsys, arguments, message):
-    write_csv("empty.csv", [])
-    assert main(arguments) == 1
-    assert capsys.readouterr() == ("", message)
-
-
-@pytest.mark.usefixtures("files")
-def test_the_command_names_file_and_row_of_an_unknown_species(capsys):
-    write_csv("picks.csv", [*table(BASE), Pick("E1", "albumin", 1.0, 2.0, 3.0)])
-    assert main(["truth.csv", "picks.csv"]) == 1
-    assert capsys.readouterr().err.startswith("error: picks.csv, pick 6: unknown species 'albumin'; known are ")
-
-
-@pytest.mark.usefixtures("files")
-def test_the_command_runs_as_a_module(tmp_path):
-    command = [sys.executable, "-m", "scripts.scoring", str(tmp_path / "truth.csv"), str(tmp_path / "none.csv")]
-    failed = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, check=False)
-    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
-    command[-1] = str(tmp_path / "picks.csv")
-    done = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.splitlines()[-1], done.stderr) == (0, "score 0.9920634920634921", "")
+    assert format_table(score_picks(table(["R 0"]), [], SPECIES_SET, beta=1.0)).splitlines()[0].endswith("  F1")

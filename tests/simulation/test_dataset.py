@@ -12,7 +12,7 @@ from scripts.coordinates import to_zyx_vox
 from scripts.datasets.truth import list_labelled_runs
 from scripts.errors import InputError
 from scripts.picks import read_copick_folder, xyz_angstrom_of
-from scripts.simulation.dataset import drawn, simulate_dataset, take_tomograms, truth_of
+from scripts.simulation.dataset import drawn, placed_truth, simulate_dataset, take_tomograms
 from scripts.simulation.imaging import Imaging, beams, expected_counts, filtered, frequencies, low_pass, reconstruct
 from scripts.simulation.scene import Scene
 from scripts.simulation.specimens import read_specimen
@@ -31,51 +31,51 @@ def contents(root):
     }
 
 
-def test_a_dataset_is_listed_with_its_truth(simulation_settings, shipped_particles, tmp_path):
-    names = simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=2, workers=1)
+def test_a_dataset_is_listed_with_its_truth(simulation_settings, shipped_species, tmp_path):
+    names = simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=2, workers=1)
     runs = list_labelled_runs(tmp_path, tomogram_kind="wbp")
     assert [item["run"] for item in runs] == names == ["S000", "S001"]
     volume = read_tomogram(runs[0]["image"])
     assert volume.data.shape == (40, 72, 88)
-    assert volume.voxel_size_angstrom == pytest.approx(shipped_particles.voxel_size_angstrom)
+    assert volume.voxel_size_angstrom == pytest.approx(shipped_species.voxel_size_angstrom)
     truth = read_copick_folder(tmp_path / "overlay" / "ExperimentRuns" / "S000" / "Picks", "S000")
     placed = json.loads((tmp_path / "static" / "ExperimentRuns" / "S000" / "simulation.json").read_text())["placed"]
     assert len(truth) == sum(placed[name] for name in simulation_settings["specimens"]) > 0
-    points = to_zyx_vox(xyz_angstrom_of(truth), shipped_particles.voxel_size_angstrom)
+    points = to_zyx_vox(xyz_angstrom_of(truth), shipped_species.voxel_size_angstrom)
     assert ((points >= 0) & (points <= np.array([39, 71, 87]))).all()
 
 
-def test_one_seed_gives_the_same_bytes_and_another_does_not(simulation_settings, shipped_particles, tmp_path):
+def test_one_seed_gives_the_same_bytes_and_another_does_not(simulation_settings, shipped_species, tmp_path):
     for folder, seed, workers in (("a", 0, 1), ("b", 0, 2), ("c", 1, 1)):
-        simulate_dataset(tmp_path / folder, shipped_particles, simulation_settings, runs=2, seed=seed, workers=workers)
+        simulate_dataset(tmp_path / folder, shipped_species, simulation_settings, runs=2, seed=seed, workers=workers)
     one, same, other = (contents(tmp_path / folder) for folder in "abc")
     assert one == same
     assert one != other
 
 
-def test_a_run_that_was_cut_off_is_made_again_and_a_whole_one_is_kept(simulation_settings, shipped_particles, tmp_path):
-    simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=2, workers=1)
+def test_a_run_that_was_cut_off_is_made_again_and_a_whole_one_is_kept(simulation_settings, shipped_species, tmp_path):
+    simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=2, workers=1)
     whole = contents(tmp_path)
     runs = tmp_path / "static" / "ExperimentRuns"
     kept = (runs / "S000" / "simulation.json").stat().st_mtime_ns
     (runs / "S001" / "simulation.json").unlink()
     chunks = next((runs / "S001").rglob("wbp.zarr")) / "0"
     next(path for path in chunks.rglob("*") if path.is_file() and not path.name.startswith(".")).unlink()
-    simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=2, workers=1)
+    simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=2, workers=1)
     assert contents(tmp_path) == whole
     assert (runs / "S000" / "simulation.json").stat().st_mtime_ns == kept
 
 
-def test_other_settings_do_not_go_into_the_same_dataset(simulation_settings, shipped_particles, tmp_path):
-    simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=1, workers=1)
+def test_other_settings_do_not_go_into_the_same_dataset(simulation_settings, shipped_species, tmp_path):
+    simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, workers=1)
     with pytest.raises(InputError, match="another particles_are"):
-        simulate_dataset(tmp_path, shipped_particles, {**simulation_settings, "particles_are": "dark"}, runs=1)
+        simulate_dataset(tmp_path, shipped_species, {**simulation_settings, "particles_are": "dark"}, runs=1)
 
 
-def test_dark_particles_are_the_same_tomogram_turned_over(simulation_settings, shipped_particles, tmp_path):
+def test_dark_particles_are_the_same_tomogram_turned_over(simulation_settings, shipped_species, tmp_path):
     for folder, contrast in (("bright", "bright"), ("dark", "dark")):
         simulate_dataset(
-            tmp_path / folder, shipped_particles, {**simulation_settings, "particles_are": contrast}, 1, workers=1
+            tmp_path / folder, shipped_species, {**simulation_settings, "particles_are": contrast}, 1, workers=1
         )
     bright, dark = (
         read_tomogram(list_labelled_runs(tmp_path / name, tomogram_kind="wbp")[0]["image"]).data
@@ -84,8 +84,8 @@ def test_dark_particles_are_the_same_tomogram_turned_over(simulation_settings, s
     np.testing.assert_array_equal(bright, -dark)
 
 
-def test_mrc_files_hold_the_same_volume(simulation_settings, shipped_particles, tmp_path):
-    simulate_dataset(tmp_path, shipped_particles, {**simulation_settings, "write_mrc": True}, runs=1, workers=1)
+def test_mrc_files_hold_the_same_volume(simulation_settings, shipped_species, tmp_path):
+    simulate_dataset(tmp_path, shipped_species, {**simulation_settings, "write_mrc": True}, runs=1, workers=1)
     (mrc,) = tmp_path.rglob("wbp.mrc")
     volume, zarr = read_tomogram(mrc), read_tomogram(mrc.with_suffix(".zarr"))
     np.testing.assert_array_equal(volume.data, zarr.data)
@@ -102,13 +102,13 @@ def test_an_mrc_file_is_whole_or_not_there(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["one.mrc"]
 
 
-def test_maps_are_read_only_where_a_run_is_missing(simulation_settings, shipped_particles, tmp_path, monkeypatch):
-    simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=1, workers=1)
+def test_maps_are_read_only_where_a_run_is_missing(simulation_settings, shipped_species, tmp_path, monkeypatch):
+    simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, workers=1)
     monkeypatch.setattr("scripts.simulation.dataset.read_specimen", lambda *what: pytest.fail("read again"))
-    assert simulate_dataset(tmp_path, shipped_particles, simulation_settings, runs=1, workers=1) == ["S000"]
+    assert simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, workers=1) == ["S000"]
 
 
-def test_a_single_particle_is_found_at_its_written_coordinate(shipped_particles):
+def test_a_single_particle_is_found_at_its_written_coordinate(shipped_species):
     ribosome = read_specimen("ribosome", {"phantom": "ribosome"}, 10.0)
     scene = Scene((72, 88, 104), 10.0, np.random.default_rng(0), 720.0)
     place = np.array([28.3, 51.6, 43.2])
@@ -132,7 +132,7 @@ def test_a_single_particle_is_found_at_its_written_coordinate(shipped_particles)
         offset.append((low - high) / (2 * (low + high - 2 * likeness[tuple(peak)])))
     half = np.array(likeness.shape) // 2
     found = centre + (peak + half) % likeness.shape - half + offset
-    written = to_zyx_vox(xyz_angstrom_of(truth_of(scene, "run", shipped_particles)), 10.0)[0]
+    written = to_zyx_vox(xyz_angstrom_of(placed_truth(scene, "run", shipped_species)), 10.0)[0]
     np.testing.assert_allclose(written, place, atol=1e-9)
     np.testing.assert_allclose(found, written, atol=0.25)
 
@@ -170,19 +170,19 @@ def test_ranges_are_drawn_and_everything_else_stays():
         ({"particles_are": "bright", "imaging": {"contrast": {"from": 1}}}, "a range is"),
     ],
 )
-def test_impossible_settings_leave_nothing_behind(change, word, simulation_settings, shipped_particles, tmp_path):
+def test_impossible_settings_leave_nothing_behind(change, word, simulation_settings, shipped_species, tmp_path):
     with pytest.raises(InputError, match=word):
-        simulate_dataset(tmp_path / "new", shipped_particles, {**simulation_settings, **change}, runs=1)
+        simulate_dataset(tmp_path / "new", shipped_species, {**simulation_settings, **change}, runs=1)
     assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.skipif(not REAL_PICKS.is_dir(), reason="the real annotations are not here")
-def test_particles_crowd_as_the_real_ones_do(simulation_settings, shipped_particles):
+def test_particles_crowd_as_the_real_ones_do(simulation_settings, shipped_species):
     """Median distance to the next of the same species, in Å, simulated against annotated."""
     real, found = {}, {}
     for run in REAL_PICKS.iterdir():
         for pick in read_copick_folder(run / "Picks", run.name):
-            real.setdefault((run.name, pick.particle), []).append(pick.xyz_angstrom)
+            real.setdefault((run.name, pick.species), []).append(pick.xyz_angstrom)
     scene = Scene((184, 420, 420), 10.0, np.random.default_rng(3), 1300.0)
     for name in ("virus-like-particle", "ribosome", "apo-ferritin"):
         crowd = simulation_settings["specimens"][name]

@@ -28,7 +28,7 @@ def draw():
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory, shipped_particles):
+def dataset(tmp_path_factory, shipped_species):
     """A run with ribosomes and nothing else, in an ice of no noise to speak of."""
     folder = tmp_path_factory.mktemp("dataset")
     parser = ConfigParser(ConfigParser.load_config_file(str(BUNDLE / "configs" / "simulate.json")))
@@ -40,7 +40,7 @@ def dataset(tmp_path_factory, shipped_particles):
     few = {**found, "shape": [48, 96, 128], "specimens": {"ribosome": ribosome}, "distractors": {}, "scene": scene}
     few["reconstructions"] = {"denoised": {"noise_share": 0.1, "resolution_angstrom": 40.0},
                               "wbp": {"noise_share": 1.0, "resolution_angstrom": 40.0}}  # fmt: skip
-    simulate_dataset(folder, shipped_particles, few, runs=1, workers=1)
+    simulate_dataset(folder, shipped_species, few, runs=1, workers=1)
     return folder
 
 
@@ -49,8 +49,8 @@ def circles_of(axis):
 
 
 @pytest.fixture(scope="module")
-def figure(draw, dataset, shipped_particles):
-    return draw.dataset_figure(dataset, shipped_particles)
+def figure(draw, dataset, shipped_species):
+    return draw.dataset_figure(dataset, shipped_species)
 
 
 def test_every_kind_is_drawn_bare_and_with_its_truth(figure):
@@ -79,9 +79,9 @@ def test_the_legend_counts_the_whole_tomogram(figure, dataset):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [f"ribosome ({count})"]
 
 
-def test_a_run_that_is_not_there_is_refused(draw, dataset, shipped_particles):
+def test_a_run_that_is_not_there_is_refused(draw, dataset, shipped_species):
     with pytest.raises(InputError, match="no run S007"):
-        draw.dataset_figure(dataset, shipped_particles, "S007")
+        draw.dataset_figure(dataset, shipped_species, "S007")
 
 
 def test_a_tile_of_the_tomogram_shows_the_particle_of_the_density(draw):

@@ -3,12 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.errors import InputError
-from scripts.training.spheres import paint_targets
 from scripts.volumes.labels import draw_spheres, points_of_labels, split_labels
-from synthetic import SHAPE, make_particles
+from synthetic import SHAPE, make_species
 
-PARTICLES = make_particles(3)
+SPECIES_SET = make_species(3)
+
 shapes = st.tuples(st.integers(1, 16), st.integers(1, 18), st.integers(1, 20))
+
 centres = st.lists(st.tuples(*[st.floats(-6, 26)] * 3), max_size=4)
 
 
@@ -35,10 +36,10 @@ def test_a_centre_between_two_voxels_paints_both_alike():
     assert np.argwhere(painted).tolist() == [[6, 9, 11], [6, 9, 12]]
 
 
-def test_a_shipped_target_paints_as_many_voxels_as_published(shipped_particles):
+def test_a_shipped_target_paints_as_many_voxels_as_published(shipped_species):
     sizes = [
-        draw_spheres(SHAPE, [[10, 14, 18]], one.target_radius_angstrom / shipped_particles.voxel_size_angstrom).sum()
-        for one in shipped_particles
+        draw_spheres(SHAPE, [[10, 14, 18]], one.target_radius_angstrom / shipped_species.voxel_size_angstrom).sum()
+        for one in shipped_species.picked
     ]
     assert sizes == [93, 389, 485, 341, 389]
 
@@ -68,52 +69,12 @@ def test_centres_of_another_shape_are_refused():
         draw_spheres(SHAPE, [6, 9, 11], radius_vox=3)
 
 
-# Targets
-
-
-def test_every_species_is_painted_in_its_own_channel():
-    targets = paint_targets(SHAPE, [[3, 6, 9, 11], [1, 13, 20, 30]], PARTICLES, voxel_size_angstrom=10.0)
-    assert targets.shape == (3, *SHAPE)
-    np.testing.assert_array_equal(targets[0], draw_spheres(SHAPE, [[13, 20, 30]], radius_vox=3))
-    assert targets[1].sum() == 0
-    np.testing.assert_array_equal(targets[2], draw_spheres(SHAPE, [[6, 9, 11]], radius_vox=3))
-
-
-def test_the_target_radius_is_in_angstroms():
-    targets = paint_targets(SHAPE, [[1, 10, 14, 18]], make_particles(1), voxel_size_angstrom=6.0)
-    np.testing.assert_array_equal(targets[0], draw_spheres(SHAPE, [[10, 14, 18]], radius_vox=5))
-
-
-def test_a_species_that_is_not_picked_is_not_painted():
-    targets = paint_targets(SHAPE, [[0, 6, 9, 11]], PARTICLES, voxel_size_angstrom=10.0)
-    assert targets.sum() == 0
-
-
-def test_species_may_overlap():
-    targets = paint_targets(SHAPE, [[1, 6, 9, 11], [2, 6, 9, 12]], PARTICLES, voxel_size_angstrom=10.0)
-    assert targets[:, 6, 9, 11].tolist() == [1, 1, 0]
-
-
-@pytest.mark.parametrize("points", [[], np.zeros((0, 4))])
-def test_no_points_give_empty_targets(points):
-    targets = paint_targets(SHAPE, points, PARTICLES, voxel_size_angstrom=10.0)
-    assert (targets.shape, targets.dtype, targets.sum()) == ((3, *SHAPE), np.uint8, 0)
-
-
-@pytest.mark.parametrize(
-    ("points", "shape"), [([[6, 9, 11]], r"\(1, 3\)"), ([1, 6, 9, 11], r"\(4,\)"), ([[6, 9, 11]] * 4, r"\(4, 3\)")]
-)
-def test_points_without_a_label_are_refused(points, shape):
-    with pytest.raises(ValueError, match=rf"labelled_points needs one row .*, shape \(N, 4\); got shape {shape}"):
-        paint_targets(SHAPE, points, PARTICLES, voxel_size_angstrom=10.0)
-
-
 # Label volumes
 
 
 def test_labels_become_one_channel_per_species():
     labels = draw_spheres(SHAPE, [[6, 9, 11]], 2, value=2) + draw_spheres(SHAPE, [[13, 20, 30]], 3, value=3)
-    channels = split_labels(labels, PARTICLES)
+    channels = split_labels(labels, SPECIES_SET.picked)
     assert (channels.shape, channels.dtype) == ((3, *SHAPE), np.uint8)
     assert [channel.sum() for channel in channels] == [0, 33, 123]
     assert channels[1][6, 9, 11] == channels[2][13, 20, 30] == 1
@@ -121,7 +82,7 @@ def test_labels_become_one_channel_per_species():
 
 def test_points_of_labels_are_label_and_centre_of_every_blob(assert_points_close):
     labels = draw_spheres(SHAPE, [[6, 9, 11], [13, 20, 9]], 2, value=3) + draw_spheres(SHAPE, [[13, 20, 30]], 3)
-    rows = points_of_labels(labels, PARTICLES, "labels.mrc")
+    rows = points_of_labels(labels, SPECIES_SET, "labels.mrc")
     assert sorted(rows[:, 0]) == [1, 3, 3]
     assert_points_close(rows[rows[:, 0] == 3, 1:], [[6, 9, 11], [13, 20, 9]], atol=1e-9)
     assert_points_close(rows[rows[:, 0] == 1, 1:], [[13, 20, 30]], atol=1e-9)
@@ -130,20 +91,20 @@ def test_points_of_labels_are_label_and_centre_of_every_blob(assert_points_close
 def test_blobs_that_touch_stay_apart_when_their_labels_differ(assert_points_close):
     labels = np.zeros(SHAPE, dtype=np.int16)
     labels[5, 9, 10:13], labels[5, 9, 13:16] = 1, 2
-    rows = points_of_labels(labels, PARTICLES, "labels.mrc")
+    rows = points_of_labels(labels, SPECIES_SET, "labels.mrc")
     assert sorted(rows.tolist()) == [[1, 5, 9, 11], [2, 5, 9, 14]]
 
 
 def test_voxels_that_share_a_corner_are_one_blob():
     labels = np.zeros(SHAPE, dtype=np.uint8)
     labels[5, 9, 11] = labels[6, 10, 12] = 1
-    assert points_of_labels(labels, PARTICLES, "labels.mrc").tolist() == [[1, 5.5, 9.5, 11.5]]
+    assert points_of_labels(labels, SPECIES_SET, "labels.mrc").tolist() == [[1, 5.5, 9.5, 11.5]]
 
 
 def test_points_become_labels_and_points_again(assert_points_close):
     rows = np.array([[1, 5, 6, 7], [2, 14, 20, 8], [2, 6, 20, 28], [3, 14, 7, 27]])
     labels = sum(draw_spheres(SHAPE, [row[1:]], 3, value=int(row[0])) for row in rows)
-    found = points_of_labels(labels, PARTICLES, "labels.mrc")
+    found = points_of_labels(labels, SPECIES_SET, "labels.mrc")
     assert sorted(found[:, 0]) == [1, 2, 2, 3]
     assert_points_close(100 * found[:, :1] + found[:, 1:], 100 * rows[:, :1] + rows[:, 1:], atol=1e-9)
 
@@ -151,16 +112,16 @@ def test_points_become_labels_and_points_again(assert_points_close):
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_the_layout_in_memory_does_not_matter(order):
     labels = np.asarray(draw_spheres(SHAPE, [[6, 9, 11]], 2), order=order)
-    assert points_of_labels(labels, PARTICLES, "labels.mrc").tolist() == [[1, 6, 9, 11]]
+    assert points_of_labels(labels, SPECIES_SET, "labels.mrc").tolist() == [[1, 6, 9, 11]]
 
 
 def test_an_empty_label_volume_gives_no_points():
-    assert points_of_labels(np.zeros(SHAPE, dtype=np.uint8), PARTICLES, "labels.mrc").shape == (0, 4)
+    assert points_of_labels(np.zeros(SHAPE, dtype=np.uint8), SPECIES_SET, "labels.mrc").shape == (0, 4)
 
 
 def test_a_label_volume_without_background_gives_one_point():
     labels = np.full((3, 5, 7), 2, dtype=np.uint8)
-    assert points_of_labels(labels, PARTICLES, "labels.mrc").tolist() == [[2, 1, 2, 3]]
+    assert points_of_labels(labels, SPECIES_SET, "labels.mrc").tolist() == [[2, 1, 2, 3]]
 
 
 @pytest.mark.parametrize(("label", "dtype"), [(4, np.uint8), (257, np.int32), (-1, np.int16)])
@@ -169,4 +130,4 @@ def test_a_label_without_a_species_is_refused(label, dtype):
     labels[5, 9, 11] = label
     message = rf"labels\.mrc: labels \[{label}\] belong to no species; known are 1 to 3\."
     with pytest.raises(InputError, match=message):
-        points_of_labels(labels, PARTICLES, "labels.mrc")
+        points_of_labels(labels, SPECIES_SET, "labels.mrc")

@@ -24,8 +24,8 @@ RUN = "a<b"
 THRESHOLDS = [0.5, 0.7, 0.9]
 
 
-def pick(particle, z, y, x, score, run=RUN):
-    return Pick(run, particle, 10.0 * x, 10.0 * y, 10.0 * z, score, x_voxel=x, y_voxel=y, z_voxel=z)
+def pick(species, z, y, x, score, run=RUN):
+    return Pick(run, species, 10.0 * x, 10.0 * y, 10.0 * z, score, x_voxel=x, y_voxel=y, z_voxel=z)
 
 
 # six ribosomes in the middle slice, ten ferritins in a row through z
@@ -35,26 +35,26 @@ TRUTH = [*RIBOSOMES[1:], pick("apo-ferritin", 15, 45, 15, 1.0), pick("thyroglobu
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory, shipped_particles):
+def pages(tmp_path_factory, shipped_species):
     """A batch of six runs, the page of one of them, and an evaluation of that one."""
-    folder, particles = tmp_path_factory.mktemp("pages"), shipped_particles
+    folder, species_set = tmp_path_factory.mktemp("pages"), shipped_species
     volume = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     volume += np.linspace(0, 5, SHAPE[0], dtype=np.float32)[:, None, None]  # brighter with z
     tomogram, picks = Tomogram(RUN, volume, VOXEL_SIZE, VOXEL_SIZE), [*RIBOSOMES, *FERRITINS]
     for number in range(6):
         run = RUN if number == 0 else f"TS_{number}"
         few = picks[:2] if number == 5 else picks * 4
-        write_csv(folder / "batch" / run / "picks.csv", [pick(p.particle, 1, 1, 1, p.score, run) for p in few])
-    write_run_page(folder / "batch" / RUN / "report.html", tomogram, picks, particles, 20)
-    counts = [count_matches(TRUTH, [one for one in picks if one.score >= t], particles) for t in THRESHOLDS]
+        write_csv(folder / "batch" / run / "picks.csv", [pick(p.species, 1, 1, 1, p.score, run) for p in few])
+    write_run_page(folder / "batch" / RUN / "report.html", tomogram, picks, species_set, 20)
+    counts = [count_matches(TRUTH, [one for one in picks if one.score >= t], species_set) for t in THRESHOLDS]
     rows = [[[one[n].tp, one[n].predicted, one[n].truths] if n in one else [0] * 3 for one in counts] for n in
-            particles.names]  # fmt: skip
+            species_set.names]  # fmt: skip
     truth = Truth(TRUTH, np.array(rows), THRESHOLDS, "kaggle")
     path = folder / "evaluation" / RUN / "report.html"
-    comparisons = {RUN: write_run_page(path, tomogram, picks, particles, 20, truth)}
+    comparisons = {RUN: write_run_page(path, tomogram, picks, species_set, 20, truth)}
     sweep = (THRESHOLDS, "kaggle")
-    write_summary_page(folder / "evaluation" / "report.html", {RUN: picks}, particles, None, comparisons, sweep)
-    write_batch_page(folder / "batch", particles, failures={"TS_7": "the file ends early"})
+    write_summary_page(folder / "evaluation" / "report.html", {RUN: picks}, species_set, None, comparisons, sweep)
+    write_batch_page(folder / "batch", species_set, failures={"TS_7": "the file ends early"})
     return folder
 
 

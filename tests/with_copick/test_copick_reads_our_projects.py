@@ -32,14 +32,14 @@ USER = {"user_id": "simulation", "session_id": "0"}
 
 
 @pytest.fixture
-def project(tmp_path, shipped_particles):
+def project(tmp_path, shipped_species):
     """Runs A with picks and B without, both with one tomogram."""
     root = tmp_path / "project"
-    write_project(root, shipped_particles, "two runs", "a small project")
+    write_project(root, shipped_species, "two runs", "a small project")
     for run, volume in VOLUMES.items():
         write_ome_zarr(tomogram_path(root, run, VOXEL_SIZE, "denoised"), volume, VOXEL_SIZE)
     path = picks_path(root, "A", "ribosome", **USER)
-    write_copick_json(path, PICKS, run="A", particle="ribosome", voxel_size_angstrom=VOXEL_SIZE, **USER)
+    write_copick_json(path, PICKS, run="A", species="ribosome", voxel_size_angstrom=VOXEL_SIZE, **USER)
     return root
 
 
@@ -52,10 +52,10 @@ def test_these_tests_run_with_the_old_zarr_library():
     assert zarr.__version__.startswith("2.")
 
 
-def test_copick_finds_the_runs_and_the_species(opened, shipped_particles):
+def test_copick_finds_the_runs_and_the_species(opened, shipped_species):
     assert sorted(run.name for run in opened.runs) == ["A", "B"]
-    assert sorted(one.name for one in opened.pickable_objects) == sorted(one.name for one in shipped_particles.known)
-    for species in shipped_particles:
+    assert sorted(one.name for one in opened.pickable_objects) == sorted(one.name for one in shipped_species.known)
+    for species in shipped_species.picked:
         found = opened.get_object(species.name)
         assert (found.label, found.radius, found.is_particle) == (species.label, species.radius_angstrom, True)
 
@@ -104,7 +104,7 @@ def test_we_read_the_picks_that_copick_wrote(opened, project):
     path = picks_path(project, "B", "thyroglobulin", "me", "1")
     assert [pick.xyz_angstrom for pick in read_copick_json(path, "B")] == [*map(tuple, places)]
     (folder,) = [folder for folder in picks_folders(path.parents[1]) if folder.is_dir()]
-    assert [(pick.run, pick.particle) for pick in read_copick_folder(folder, "B")] == [("B", "thyroglobulin")] * 2
+    assert [(pick.run, pick.species) for pick in read_copick_folder(folder, "B")] == [("B", "thyroglobulin")] * 2
 
 
 def test_picks_of_a_second_user_are_not_added_to_the_first(opened, project):
@@ -113,10 +113,10 @@ def test_picks_of_a_second_user_are_not_added_to_the_first(opened, project):
         read_copick_folder(project / "overlay/ExperimentRuns/A/Picks", "A")
 
 
-def test_every_species_can_be_picked(opened, shipped_particles):
-    for species in shipped_particles.known:
+def test_every_species_can_be_picked(opened, shipped_species):
+    for species in shipped_species.known:
         opened.get_run("B").new_picks(species.name, user_id="me", session_id="2")
-    assert len(opened.get_run("B").picks) == len(shipped_particles.known)
+    assert len(opened.get_run("B").picks) == len(shipped_species.known)
 
 
 # What these three hold is copick's doing; the names and roots that we write follow from it.
@@ -140,10 +140,10 @@ def test_copick_takes_relative_roots_from_the_working_directory(project, tmp_pat
     assert project_roots(config) == [project / "static", project / "overlay"]
 
 
-def test_a_moved_project_opens_when_its_config_is_written_again(project, tmp_path, shipped_particles):
+def test_a_moved_project_opens_when_its_config_is_written_again(project, tmp_path, shipped_species):
     moved = Path(shutil.move(project, tmp_path / "moved"))
     assert copick.from_file(str(moved / "copick.json")).runs == []
-    write_project(moved, shipped_particles, "two runs", "a small project")
+    write_project(moved, shipped_species, "two runs", "a small project")
     assert len(copick.from_file(str(moved / "copick.json")).runs) == 2
 
 

@@ -84,10 +84,10 @@ def no_waiting(monkeypatch):
 
 
 @pytest.fixture
-def far(tmp_path, shipped_particles):
+def far(tmp_path, shipped_species):
     """A project of the runs A, with picks of two users, and B, in a folder that only a server sees."""
     root = tmp_path / "far"
-    write_project(root, shipped_particles, "far away", "two runs")
+    write_project(root, shipped_species, "far away", "two runs")
     for run in "AB":
         write_ome_zarr(tomogram_path(root, run, 10.0, "wbp"), VOLUME + ord(run), 10.012, LEVELS, chunk_side=4)
     opened = copick.from_file(str(root / "copick.json"))
@@ -110,7 +110,7 @@ def run(source, folder, *more):
 
 
 def visible(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != fetch.LOCK)
+    return sorted(path.name for path in folder.iterdir() if path.name != fetch.FETCH_LOCK)
 
 
 # A web server

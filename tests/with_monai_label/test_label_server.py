@@ -19,17 +19,20 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from scripts.coordinates import affine_of
-from scripts.networks.weights import read_tensors, recorded_sha256, sha256_of
+from scripts.networks.convnext_unet import ConvNeXtUNet
+from scripts.networks.model_card import checked_card, sha256_of
+from scripts.networks.weights import read_tensors
 from scripts.picks import Pick, read_csv
 from scripts.volumes.reading import read_tomogram
-from synthetic import write_mrc
+from synthetic import make_species, write_mrc, write_weights
 
 monailabel = pytest.importorskip("monailabel")
 import requests  # noqa: E402 both come with MONAI Label
 from requests_toolbelt.multipart import decoder  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "label"))
+SERVE = ROOT / "apps" / "monai_label" / "serve.py"
+sys.path.insert(0, str(SERVE.parent))
 import serve  # noqa: E402
 
 MODEL = serve.BUNDLE_NAME
@@ -149,7 +152,14 @@ def process_and_server(tmp_path_factory):
     for name, settings in (("train.json", TINY_TRAINING), ("inference.json", FLOAT32)):
         (configs / name).write_text(json.dumps({**json.loads((configs / name).read_text()), **settings}))
     port = free_port()
-    command = [sys.executable, str(ROOT / "label" / "serve.py"), "--folder", str(folder), "--port", str(port)]
+    command = [
+        sys.executable,
+        str(ROOT / "apps" / "monai_label" / "serve.py"),
+        "--folder",
+        str(folder),
+        "--port",
+        str(port),
+    ]
     with open(folder / "server.log", "w") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     server = Server(folder, port)
@@ -193,10 +203,10 @@ def pick_plainly(study, output_dir, **settings):
 
 def assert_same_picks(found, expected, tolerance_vox=0.1):
     """As many of every species, in the order of their scores, each within the tolerance and of the same score."""
-    assert sorted(pick.particle for pick in found) == sorted(pick.particle for pick in expected)
+    assert sorted(pick.species for pick in found) == sorted(pick.species for pick in expected)
     for pick in expected:
-        gaps = [gap(pick, other) for other in found if other.particle == pick.particle]
-        nearest = [other for other in found if other.particle == pick.particle][int(np.argmin(gaps))]
+        gaps = [gap(pick, other) for other in found if other.species == pick.species]
+        nearest = [other for other in found if other.species == pick.species][int(np.argmin(gaps))]
         assert min(gaps) < tolerance_vox, pick
         assert abs(nearest.score - pick.score) < 0.02, pick
 
@@ -207,18 +217,18 @@ def gap(one, other):
 
 def doubtful(picks):
     """The lowest score of any species with two picks, and its species."""
-    names = [pick.particle for pick in picks]
-    return min((pick.score, pick.particle) for pick in picks if names.count(pick.particle) > 1)
+    names = [pick.species for pick in picks]
+    return min((pick.score, pick.species) for pick in picks if names.count(pick.species) > 1)
 
 
-def test_the_server_shows_species_and_options(server, shipped_particles):
+def test_the_server_shows_species_and_options(server, shipped_species):
     info = server.info()
     model = info["models"][MODEL]
     print(f"\n/info: {info['datastore']}, labels {info['labels']}")
     assert model["type"] == "segmentation"
-    assert model["labels"] == {species.name: species.label for species in shipped_particles}
+    assert model["labels"] == {species.name: species.label for species in shipped_species.picked}
     options = model["config"]
-    for species in shipped_particles:
+    for species in shipped_species.picked:
         assert options[f"threshold_{species.name}"] == species.probability_threshold
         assert options[f"min_voxels_{species.name}"] == species.min_voxels
     assert (options["merge_distance_in_radii"], options["rotations"], options["flips"]) == (1.0, 1, "")
@@ -240,14 +250,14 @@ def test_a_corner_gets_the_picks_of_the_command_line(study, server, tmp_path):
 
 
 @pytest.mark.parametrize("study", ["corner", "corner_as_mrc"])
-def test_the_label_map_lies_on_the_grid_of_the_study(study, server, shipped_particles):
+def test_the_label_map_lies_on_the_grid_of_the_study(study, server, shipped_species):
     picks, labels = server.infer(study)
     volume = np.asarray(labels.dataobj)
     assert volume.shape == (128, 96, 64)  # x, y, z
     if study == "corner":
         assert np.allclose(labels.affine, nibabel.load(server.studies / "corner.nii.gz").affine, atol=1e-3)
     at = [volume[round(pick.x_voxel), round(pick.y_voxel), round(pick.z_voxel)] for pick in picks]
-    wanted = [shipped_particles.named(pick.particle, "picks").label for pick in picks]
+    wanted = [shipped_species.named(pick.species, "picks").label for pick in picks]
     assert np.mean(np.equal(at, wanted)) > 0.9  # where two species overlap one of them is drawn over the other
     assert set(np.unique(volume)) == {0, *wanted}
 
@@ -255,12 +265,12 @@ def test_the_label_map_lies_on_the_grid_of_the_study(study, server, shipped_part
 def test_options_of_a_request_change_its_picks_and_no_others(server):
     before, _ = server.infer("corner")
     score, name = doubtful(before)
-    count = sum(pick.particle == name for pick in before)
+    count = sum(pick.species == name for pick in before)
     surer, _ = server.infer("corner", **{f"threshold_{name}": round(score + 1e-4, 4)})
-    assert 0 < sum(pick.particle == name for pick in surer) <= count
-    assert all(pick.score > score for pick in surer if pick.particle == name)
+    assert 0 < sum(pick.species == name for pick in surer) <= count
+    assert all(pick.score > score for pick in surer if pick.species == name)
     larger, _ = server.infer("corner", **{f"min_voxels_{name}": 100000})
-    assert {pick.particle for pick in larger} == {pick.particle for pick in before} - {name}
+    assert {pick.species for pick in larger} == {pick.species for pick in before} - {name}
     turned, _ = server.infer("corner", rotations=2, flips="z")
     assert [pick.score for pick in turned] != [pick.score for pick in before]
     assert_same_picks(server.infer("corner")[0], before, tolerance_vox=1e-3)
@@ -319,7 +329,7 @@ def test_a_training_on_one_label_is_used_by_the_next_inference(server, tmp_path)
 
 def test_the_new_weights_are_recorded_and_a_second_training_begins_with_them(server):
     first = sha256_of(server.weights)
-    assert recorded_sha256(server.weights, server.bundle / "configs" / "metadata.json") == first
+    assert checked_card(server.weights)["weights_sha256"] == {"model.pt": first}
     assert server.train_here().status_code == 200
     assert sha256_of(server.weights) != first
     second, shipped = read_tensors(server.weights), read_tensors(ROOT / "bundle" / "models" / "model.pt")
@@ -409,3 +419,30 @@ def test_serving_again_keeps_labels_and_weights(server):
     serve.make_app(server.folder, ROOT / "bundle")
     assert sha256_of(server.weights) == sha256_of(ROOT / "bundle" / "models" / "model.pt")
     assert sorted(os.listdir(server.weights.parent)) == sorted(os.listdir(ROOT / "bundle" / "models"))
+
+
+def test_weights_of_another_network_and_other_species_are_served_and_trained(tmp_path):
+    """Three species, other widths, instance norm: nothing but the weights is named."""
+    torch.manual_seed(0)
+    network = ConvNeXtUNet(1, 3, (4, 8), (1, 1), norm="instance", prior=0.6)
+    mine = write_weights(tmp_path / "mine.pt", network, make_species(3, voxel_size_angstrom=10.012))
+    make_studies(tmp_path)
+    port = free_port()
+    command = [sys.executable, str(SERVE), "--folder", str(tmp_path), "--port", str(port)]
+    command += ["--checkpoint_path", str(mine)]
+    with open(tmp_path / "server.log", "w") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
+    server = Server(tmp_path, port)
+    try:
+        wait_for_start(process, server)
+        assert set(server.info()["models"][MODEL]["labels"]) == {"a", "b", "c"}
+        picks, labels = server.infer("corner", precision="float32")
+        assert {pick.species for pick in picks} <= {"a", "b", "c"}
+        assert picks
+        nibabel.save(labels, tmp_path / "mine.nii.gz")
+        server.save_label("corner", tmp_path / "mine.nii.gz")
+        assert server.train_here(**TINY_TRAINING).status_code == 200
+        assert checked_card(server.weights)["network_def"]["norm"] == "instance"
+    finally:
+        process.kill()
+        process.wait()

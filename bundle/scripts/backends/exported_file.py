@@ -1,13 +1,47 @@
-"""What all exported files have in common."""
+"""What all exported files have in common: they stand beside a card, and only an export makes them."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
+from scripts.networks.model_card import SHA256, Card, card_path, current_card, write_card
 
 
 def require_exported(path: str | Path, command: str) -> None:
-    """Refuse an exported file that is missing, and name the command that makes it."""
+    """Refuse an exported file that is missing, and name the command that makes it.
+
+    Raises:
+        InputError: there is no such file.
+    """
     if not Path(path).is_file():
-        raise InputError(f"cannot read {path}: no such file. Make it with: python -m monai.bundle {command}")
+        raise InputError(
+            f"cannot read {path}: no such file. Make it with: python -m monai.bundle run {command} --config_file "
+            "\"['configs/inference.json','configs/export.json']\""
+        )
+
+
+def write_exported(path: str | Path, content: bytes, card: Card | None) -> None:
+    """Write an exported network with the card of the weights that it was made of.
+
+    Args:
+        path: the file.
+        content: its bytes.
+        card: of the weights; None writes no card.
+
+    Raises:
+        InputError: the card beside the file is of another model.
+    """
+    path = Path(path)
+    if card is not None:
+        there = current_card(path)
+        if there is not None and {**there, SHA256: None} != {**card, SHA256: None}:
+            raise InputError(f"{card_path(path)} describes another model: set another export_path.")
+        sha256 = {**(there or {}).get(SHA256, {}), path.name: hashlib.sha256(content).hexdigest()}
+        card = {**card, SHA256: sha256}
+    with write_atomically(path, "wb") as file:
+        file.write(content)
+    if card is not None:
+        write_card(path, card)

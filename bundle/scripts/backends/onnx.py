@@ -1,18 +1,55 @@
-"""The network out of an ONNX file."""
+"""The network as an ONNX file: written, and in the place of the one that the configs describe."""
 
 from __future__ import annotations
 
+import copy
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scripts.backends.exported_file import require_exported
+from scripts.backends.exported_file import require_exported, write_exported
 from scripts.errors import InputError
-from scripts.networks.weights import check_recorded
+from scripts.networks.model_card import check_model, current_card
+from scripts.species import SpeciesSet
 
 Shape = list[int | str]
+
+
+def export_onnx(network: nn.Module, checkpoint_path: str | Path, path: str | Path, window_size: Sequence[int]) -> None:
+    """Write a network with its weights as an ONNX file for windows of any size, and its card beside it.
+
+    Args:
+        network: with the weights loaded.
+        checkpoint_path: the weights, for their card.
+        path: the file.
+        window_size: ``(z, y, x)`` of the window that the network is traced with.
+
+    Raises:
+        InputError: onnx is not installed, or the file cannot be written.
+    """
+    plain = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    axes = {0: "batch", 2: "z", 3: "y", 4: "x"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        try:
+            torch.onnx.export(
+                plain,
+                (torch.rand(1, 1, *window_size),),
+                str(file),
+                input_names=["image"],
+                output_names=["pred"],
+                dynamic_axes={"image": axes, "pred": axes},
+                external_data=False,
+            )
+        except ImportError as error:
+            raise InputError(
+                f"an ONNX export needs {error.name}. Install it with: pip install onnx onnxscript"
+            ) from error
+        write_exported(path, file.read_bytes(), current_card(checkpoint_path))
 
 
 class OnnxNetwork(nn.Module):
@@ -20,7 +57,8 @@ class OnnxNetwork(nn.Module):
 
     Args:
         path: the file, as ``onnx_export`` writes it.
-        metadata_path: see `weights.check_recorded`.
+        species_set: see `model_card.check_model`, as for the painter.
+        painter: what painted the targets.
 
     Shape:
         ``(B, in_channels, Z, Y, X)`` -> ``(B, out_channels, Z, Y, X)``, float32.
@@ -29,10 +67,10 @@ class OnnxNetwork(nn.Module):
         InputError: onnxruntime is not installed, or the file is missing, damaged or no ONNX.
     """
 
-    def __init__(self, path: str | Path, metadata_path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path, species_set: SpeciesSet | None = None, painter: Any = None) -> None:
         super().__init__()
-        require_exported(path, "onnx_export")
-        check_recorded(path, metadata_path)
+        require_exported(path, "onnx")
+        check_model(path, species_set, painter)
         self.path, self.session = path, _open_session(path)
         (given,) = self.session.get_inputs()
         self.input_name, self.input_shape = str(given.name), list(given.shape)

@@ -1,32 +1,61 @@
-"""The network out of a TorchScript file."""
+"""The network as a TorchScript file: written, and in the place of the one that the configs describe."""
 
 from __future__ import annotations
 
+import copy
+import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from scripts.backends.exported_file import require_exported
+from scripts.backends.exported_file import require_exported, write_exported
 from scripts.errors import InputError
-from scripts.networks.weights import UNREADABLE, check_recorded, check_whole
+from scripts.networks.model_card import check_model, current_card
+from scripts.networks.weights import UNREADABLE, check_whole
+from scripts.species import SpeciesSet
+
+
+def export_torchscript(network: nn.Module, checkpoint_path: str | Path, path: str | Path) -> None:
+    """Write a network with its weights as a TorchScript file, and its card beside it.
+
+    Args:
+        network: with the weights loaded.
+        checkpoint_path: the weights, for their card.
+        path: the file.
+
+    Raises:
+        InputError: TorchScript does not take the network, or the file cannot be written.
+    """
+    plain = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
+    stream = io.BytesIO()
+    try:
+        torch.jit.save(torch.jit.script(plain), stream)
+    except RuntimeError as error:
+        raise InputError(f"TorchScript does not take this network: {str(error).strip().splitlines()[0]}") from error
+    write_exported(path, stream.getvalue(), current_card(checkpoint_path))
 
 
 def load_torchscript(
-    path: str | Path, metadata_path: str | Path | None = None, device: torch.device | str = "cpu"
+    path: str | Path,
+    species_set: SpeciesSet | None = None,
+    painter: Any = None,
+    device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Return a network out of a TorchScript file, as ``ckpt_export`` and ``trt_export`` write it.
+    """Return a network out of a TorchScript file, as `export_torchscript`, ``ckpt_export`` and ``trt_export`` write it.
 
     Args:
         path: the file.
-        metadata_path: see `weights.check_recorded`.
+        species_set: see `model_card.check_model`, as for the painter.
+        painter: what painted the targets.
         device: where the network is to be.
 
     Raises:
-        InputError: the file is missing, damaged or no TorchScript.
+        InputError: the file is missing, damaged or no TorchScript, or of other species or another painter.
     """
-    require_exported(path, "ckpt_export")
-    check_recorded(path, metadata_path)
+    require_exported(path, "torchscript")
+    check_model(path, species_set, painter)
     try:
         check_whole(path)
         network: nn.Module = torch.jit.load(str(path), map_location=device)

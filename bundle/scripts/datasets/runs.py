@@ -57,7 +57,7 @@ def require_runs(runs: Sequence[Mapping[str, str]], dataset_dir: Folders) -> Non
     if missing and (not runs or len(folders) > 1):
         raise InputError(f"cannot read {', '.join(missing)}: no such file or folder. Set dataset_dir.")
     if not runs:
-        raise InputError(f"{join_paths(folders)} holds no tomogram (MRC, OME-Zarr or NIfTI) to work on.")
+        raise InputError(f"{paths_in_words(folders)} holds no tomogram (MRC, OME-Zarr or NIfTI) to work on.")
     logger.info("%d tomograms: %s", len(runs), ", ".join(str(item.get("run", item["image"])) for item in runs))
 
 
@@ -87,7 +87,7 @@ def as_folders(dataset_dir: Folders) -> list[Path]:
     return list(dict.fromkeys(Path(folder) for folder in folders))
 
 
-def join_paths(folders: Iterable[Path]) -> str:
+def paths_in_words(folders: Iterable[Path]) -> str:
     """Return paths as one text, for messages."""
     return ", ".join(map(str, folders))
 
@@ -100,7 +100,7 @@ def find_runs(dataset_dir: Folders, tomogram_kind: Kinds, every_kind: bool = Fal
     unknown = [kind for kind in kinds or () if kind not in known]
     if unknown and any(found.values()):
         there = f"it holds {', '.join(sorted(known))}" if known else "it is no copick project"
-        raise InputError(f"{join_paths(found)} holds no tomogram_kind {', '.join(unknown)}; {there}.")
+        raise InputError(f"{paths_in_words(found)} holds no tomogram_kind {', '.join(unknown)}; {there}.")
     return {folder: _choose_kinds(folder, paths, kinds, every_kind) for folder, paths in found.items()}
 
 

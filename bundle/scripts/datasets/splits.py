@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 
-from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, join_paths
+from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, paths_in_words
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +24,8 @@ def split_runs(
     found = find_runs(dataset_dir, tomogram_kind)
     names = [item["run"] for runs in found.values() for item in runs if item["run"] not in as_names(without)]
     if len(names) == 1:
-        logger.warning("%s holds one run only: it is trained on, and nothing is left to validate on", join_paths(found))
+        logger.warning(
+            "%s holds one run only: it is trained on, and nothing is left to validate on", paths_in_words(found)
+        )
         return []
     return sorted(name for name, count in Counter(names).items() if count == 1)[::-1][::5]

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scripts.copick_tree import (
-    PICKS,
+    PICKS_FOLDER,
     picks_folders,
     run_folder_of,
     session_file,
 )
-from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, join_paths, refuse_repeats
+from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, paths_in_words, refuse_repeats
 from scripts.errors import InputError, InputWarning
 from scripts.picks import read_csv
 
@@ -52,7 +52,7 @@ def list_labelled_runs(
     names = sorted({item["run"] for runs in found.values() for item in runs})
     missing = sorted({*(only or ()), *without} - set(names))
     if missing and names:
-        raise InputError(f"{join_paths(found)} holds no run {', '.join(missing)}; it holds {', '.join(names)}.")
+        raise InputError(f"{paths_in_words(found)} holds no run {', '.join(missing)}; it holds {', '.join(names)}.")
     labelled: list[dict[str, str]] = []
     pattern = None
     if truth_user_id is not None or truth_session_id is not None:
@@ -95,7 +95,9 @@ def truth_path(dataset_dir: str | Path, item: Mapping[str, str], pattern: str | 
     tables, run_folder = _tables_of(Path(dataset_dir)), run_folder_of(item["image"])
     if pattern is None and any(table.exists() for table in tables):
         return next(table for table in tables if table.exists())
-    places = [Path(item["image"]).parent / PICKS] if run_folder is None else picks_folders(run_folder, dataset_dir)
+    places = (
+        [Path(item["image"]).parent / PICKS_FOLDER] if run_folder is None else picks_folders(run_folder, dataset_dir)
+    )
     folders = [folder for folder in places if folder.exists()]
     full = [folder for folder in folders if any(folder.glob(pattern or "[!.]*.json"))]
     if len(full) > 1:
@@ -105,7 +107,7 @@ def truth_path(dataset_dir: str | Path, item: Mapping[str, str], pattern: str | 
         )
     if pattern is not None:
         if not full:
-            raise InputError(f"run '{item['run']}' has no truth {pattern} in {join_paths(places)}.")
+            raise InputError(f"run '{item['run']}' has no truth {pattern} in {paths_in_words(places)}.")
         return full[0] / pattern
     if not folders:
         missing = " nor ".join(str(place) for place in (tables[0], *places))

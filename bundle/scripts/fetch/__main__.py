@@ -20,17 +20,16 @@ from scripts.errors import InputError
 from scripts.fetch.copick_copy import NO_FILE_NAME, Choice, fetch_project, in_words, size_of
 from scripts.fetch.ome_zarr_copy import choose_level, fetch_level
 from scripts.fetch.stores import open_source
-from scripts.species import read_particles
+from scripts.species import SPECIES_FILE, read_species
 
-PARTICLES = Path(__file__).resolve().parents[2] / "configs" / "particles.json"
-LOCK = ".fetch.lock"
+FETCH_LOCK = ".fetch.lock"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = make_parser().parse_args(arguments)
     try:
-        size = options.wanted_voxel_size_angstrom or read_particles(PARTICLES).voxel_size_angstrom
+        size = options.wanted_voxel_size_angstrom or read_species(SPECIES_FILE).voxel_size_angstrom
         choice = Choice(size, options.kind, options.runs, options.picks, options.allow_missing_chunks)
         fetch(options.source, options.folder, choice, options.storage_options)
     except InputError as error:
@@ -62,7 +61,7 @@ def fetch(source: str, folder: Path, choice: Choice, storage_options: Mapping[st
     if storage_options and not is_address:
         raise InputError(f"{source} states its stores' options itself: leave out --storage_options.")
     require_writable(folder)
-    with open(folder / LOCK, "a") as lock:
+    with open(folder / FETCH_LOCK, "a") as lock:
         lock_folder(lock, "fetch", "choose another folder")
         if is_address:
             fetch_address(source, folder, choice, storage_options or {})

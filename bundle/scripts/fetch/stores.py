@@ -180,7 +180,7 @@ def _may_pass(error: Exception) -> bool:
     return passing or getattr(error, "errno", None) in PASSING
 
 
-class _Limit(Callback):
+class _Limit(Callback):  # type: ignore[misc]
     """Refuses a file that is larger than it may be, as soon as that is known."""
 
     def __init__(self, refusal: str, most_bytes: int) -> None:

@@ -17,7 +17,7 @@ from scripts.picking.image_picks import true_picks
 from scripts.picking.pick_transform import picks_of
 from scripts.picks import Pick
 from scripts.preparation.image_facts import original_affine_of
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 
 def samples_of(engine: Engine) -> list[dict[str, Any]]:
@@ -26,12 +26,12 @@ def samples_of(engine: Engine) -> list[dict[str, Any]]:
     return list(output)
 
 
-def truth_of(sample: Mapping[str, Any], particles: ParticleSet, voxel_offset: float = 0.0) -> list[Pick]:
+def true_picks_of(sample: Mapping[str, Any], species_set: SpeciesSet, voxel_offset: float = 0.0) -> list[Pick]:
     """Return the true particles of a sample, from its ``label`` ``(N, 4)``."""
-    return true_picks(sample["label"], particles, sample["result"]["run"], sample["image"], voxel_offset)
+    return true_picks(sample["label"], species_set, sample["result"]["run"], sample["image"], voxel_offset)
 
 
-def overlay_of(sample: Mapping[str, Any], particles: ParticleSet, truth: Sequence[Pick] | None = None) -> Figure:
+def picture_of(sample: Mapping[str, Any], species_set: SpeciesSet, truth: Sequence[Pick] | None = None) -> Figure:
     """Return the picture of a sample's tomogram, as the network saw it, with its picks."""
     image: MetaTensor = sample["image"]
     here, own = voxel_size_of(image.affine), voxel_size_of(original_affine_of(image))
@@ -43,7 +43,7 @@ def overlay_of(sample: Mapping[str, Any], particles: ParticleSet, truth: Sequenc
     picks = [drawn(pick) for pick in picks_of(sample)]
     truths = None if truth is None else [drawn(pick) for pick in truth]
     title = f"{sample['result']['run']}: {len(picks)} picks"
-    return overlay_figure(image[0].cpu().numpy(), picks, particles, here, title, truths)
+    return overlay_figure(image[0].cpu().numpy(), picks, species_set, here, title, truths)
 
 
 def tomogram_of(sample: Mapping[str, Any]) -> Tomogram:

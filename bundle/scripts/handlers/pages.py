@@ -10,7 +10,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
-from scripts.handlers.finished_sample import overlay_of, samples_of, tomogram_of, truth_of
+from scripts.handlers.finished_sample import picture_of, samples_of, tomogram_of, true_picks_of
 from scripts.pages.batch_page import write_summary_page
 from scripts.pages.html import PAGE_NAME, check_megabytes
 from scripts.pages.run_page import Truth, write_run_page
@@ -18,7 +18,7 @@ from scripts.picking.pick_transform import picks_of
 from scripts.picks import Pick
 from scripts.scoring.comparison import Comparison
 from scripts.scoring.matching import check_mode
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 
 class WritePages:
@@ -26,7 +26,7 @@ class WritePages:
 
     Args:
         output_dir: where the pages stand, the runs' in folders of their own.
-        particles: the species.
+        species_set: the species.
         thresholds: those that `picking.SweepThresholdsd` tried.
         mode: how it matched picks, see `metrics`.
         voxel_offset: see `coordinates`.
@@ -36,13 +36,13 @@ class WritePages:
     def __init__(
         self,
         output_dir: str,
-        particles: ParticleSet,
+        species_set: SpeciesSet,
         thresholds: Sequence[float],
         mode: str = "kaggle",
         voxel_offset: float = 0.0,
         page_megabytes: float = 20.0,
     ) -> None:
-        self.folder, self.particles, self.thresholds = Path(output_dir), particles, thresholds
+        self.folder, self.species_set, self.thresholds = Path(output_dir), species_set, thresholds
         self.mode, self.voxel_offset = check_mode(mode), voxel_offset
         self.page_megabytes = check_megabytes(page_megabytes)
 
@@ -62,11 +62,11 @@ class WritePages:
         """Write the pages of a batch."""
         for sample in samples_of(engine):
             run, picks = sample["result"]["run"], picks_of(sample)
-            true_particles = truth_of(sample, self.particles, self.voxel_offset)
+            true_particles = true_picks_of(sample, self.species_set, self.voxel_offset)
             truth = Truth(true_particles, np.asarray(sample["sweep"].cpu()), self.thresholds, self.mode)
             self.picks[run] = picks
             comparison = write_run_page(
-                self.folder / run / PAGE_NAME, tomogram_of(sample), picks, self.particles, self.page_megabytes, truth
+                self.folder / run / PAGE_NAME, tomogram_of(sample), picks, self.species_set, self.page_megabytes, truth
             )
             if comparison is not None:
                 self.comparisons[run] = comparison
@@ -74,7 +74,7 @@ class WritePages:
     def write(self, engine: Engine) -> None:
         """Write the page over all."""
         path, sweep = self.folder / PAGE_NAME, (self.thresholds, self.mode)
-        write_summary_page(path, self.picks, self.particles, comparisons=self.comparisons, sweep=sweep)
+        write_summary_page(path, self.picks, self.species_set, comparisons=self.comparisons, sweep=sweep)
 
 
 class OverlayToTensorBoard:
@@ -82,11 +82,11 @@ class OverlayToTensorBoard:
 
     Args:
         log_dir: TensorBoard's folder.
-        particles: the species.
+        species_set: the species.
     """
 
-    def __init__(self, log_dir: str, particles: ParticleSet) -> None:
-        self.log_dir, self.particles = log_dir, particles
+    def __init__(self, log_dir: str, species_set: SpeciesSet) -> None:
+        self.log_dir, self.species_set = log_dir, species_set
 
     def attach(self, engine: Engine) -> None:
         """Join the first iteration of every validation, on the main process."""
@@ -96,6 +96,6 @@ class OverlayToTensorBoard:
     def __call__(self, engine: Engine) -> None:
         """Draw and write."""
         sample = samples_of(engine)[0]
-        figure = overlay_of(sample, self.particles, truth_of(sample, self.particles))
+        figure = picture_of(sample, self.species_set, true_picks_of(sample, self.species_set))
         with SummaryWriter(self.log_dir) as writer:
             writer.add_figure("picks", figure, engine.state.epoch)

@@ -12,9 +12,9 @@ from ignite.engine import Engine, Events
 
 from scripts.atomic_files import write_folder_atomically
 from scripts.coordinates import voxel_size_of
-from scripts.copick_tree import PICKS, RUNS, overlay_folder_of, session_file
+from scripts.copick_tree import PICKS_FOLDER, RUNS, overlay_folder_of, session_file
 from scripts.datasets.runs import Folders
-from scripts.handlers.finished_sample import overlay_of, samples_of, tomogram_of
+from scripts.handlers.finished_sample import picture_of, samples_of, tomogram_of
 from scripts.handlers.times import peak_memory_gib
 from scripts.pages.figures import save_figure
 from scripts.pages.html import PAGE_NAME, check_megabytes
@@ -22,9 +22,10 @@ from scripts.pages.run_page import write_run_page
 from scripts.picking.pick_transform import picks_of
 from scripts.picks import Facts, Pick, check_formats, write_copick_json, write_run_folder
 from scripts.preparation.image_facts import original_affine_of, source_of
+from scripts.records import as_json, record_of
 from scripts.results.project_session import project_of, run_folder_in_project
 from scripts.results.run_folder import make_record, write_record
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +39,15 @@ class WriteToProject:
 
     Args:
         dataset_dir: where the tomograms were found.
-        particles: the species.
+        species_set: the species.
         user_id: who picked.
         session_id: the session.
     """
 
-    def __init__(self, dataset_dir: Folders, particles: ParticleSet, user_id: str | int, session_id: str | int) -> None:
-        self.dataset_dir, self.particles = dataset_dir, particles
+    def __init__(
+        self, dataset_dir: Folders, species_set: SpeciesSet, user_id: str | int, session_id: str | int
+    ) -> None:
+        self.dataset_dir, self.species_set = dataset_dir, species_set
         self.user_id, self.session_id = str(user_id), str(session_id)
 
     def attach(self, engine: Engine) -> None:
@@ -61,14 +64,14 @@ class WriteToProject:
         """Write the picks of one tomogram."""
         tomogram = source_of(sample["image"])
         run = run_folder_in_project(tomogram).name
-        folder = overlay_folder_of(project_of(tomogram, self.dataset_dir)) / RUNS / run / PICKS
+        folder = overlay_folder_of(project_of(tomogram, self.dataset_dir)) / RUNS / run / PICKS_FOLDER
         picks = picks_of(sample)
-        for species in self.particles:
+        for species in self.species_set.picked:
             write_copick_json(
                 folder / session_file(self.user_id, self.session_id, species.name),
                 picks,
                 run=run,
-                particle=species.name,
+                species=species.name,
                 voxel_size_angstrom=voxel_size_of(original_affine_of(sample["image"])),
                 user_id=self.user_id,
                 session_id=self.session_id,
@@ -84,13 +87,13 @@ class WritePicks:
 
     Args:
         output_dir: where the folders stand.
-        particles: the species.
+        species_set: the species.
         user_id: who picked, for copick.
         session_id: which session, for copick.
         voxel_offset: see `coordinates`.
         formats: names of the formats to write, see `picks.formats`.
         binning: how often the tilt series' pixels go into the side of a voxel, for formats that count them.
-        settings: everything that the picks depend on, for the record.
+        built: the objects that the picks depend on, by name; their records go into ``run.json``.
         page_megabytes: largest size of a run's page; 0 writes no pages.
 
     Raises:
@@ -100,19 +103,30 @@ class WritePicks:
     def __init__(
         self,
         output_dir: str,
-        particles: ParticleSet,
+        species_set: SpeciesSet,
         user_id: str | int,
         session_id: str | int,
         voxel_offset: float = 0.0,
         formats: Sequence[str] = ("csv", "copick", "relion5"),
         binning: float = 1.0,
-        settings: Mapping[str, Any] | None = None,
+        built: Mapping[str, Any] | None = None,
         page_megabytes: float = 20.0,
     ) -> None:
-        self.folder, self.particles, self.settings = Path(output_dir), particles, settings or {}
+        self.folder, self.species_set = Path(output_dir), species_set
         self.page_megabytes = check_megabytes(page_megabytes)
         self.user_id, self.session_id, self.voxel_offset = str(user_id), str(session_id), voxel_offset
         self.formats, self.binning = check_formats(formats), binning
+        self.settings = as_json(record_of({**(built or {}), "files": self}))
+
+    def record(self) -> dict[str, Any]:
+        """Return what the files depend on, beside the picks."""
+        return {
+            "formats": self.formats,
+            "binning": self.binning,
+            "voxel_offset": self.voxel_offset,
+            "user_id": self.user_id,
+            "session_id": self.session_id,
+        }
 
     def attach(self, engine: Engine) -> None:
         """Join every tomogram."""
@@ -127,7 +141,7 @@ class WritePicks:
                 self.write_files(folder, run, picks, sample)
                 seconds = {**getattr(engine.state, "seconds", {}), "write": perf_counter() - started}
                 memory = peak_memory_gib()
-                record = make_record(run, tomogram, self.settings, picks, self.particles, seconds, memory)
+                record = make_record(run, tomogram, self.settings, picks, self.species_set, seconds, memory)
                 write_record(folder, record)
             logger.info("%s: %d picks in %s", run, len(picks), self.folder / run)
 
@@ -142,6 +156,6 @@ class WritePicks:
             user_id=self.user_id,
             session_id=self.session_id,
         )
-        write_run_folder(folder, picks, self.particles.names, self.formats, facts)
-        save_figure(overlay_of(sample, self.particles), folder / "overlay.png")
-        write_run_page(folder / PAGE_NAME, tomogram_of(sample), picks, self.particles, self.page_megabytes)
+        write_run_folder(folder, picks, self.species_set.names, self.formats, facts)
+        save_figure(picture_of(sample, self.species_set), folder / "overlay.png")
+        write_run_page(folder / PAGE_NAME, tomogram_of(sample), picks, self.species_set, self.page_megabytes)

@@ -15,7 +15,7 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 
 from scripts.atomic_files import write_atomically
-from scripts.handlers.finished_sample import samples_of, truth_of
+from scripts.handlers.finished_sample import samples_of, true_picks_of
 from scripts.picking.pick_transform import picks_of
 from scripts.picks import Pick
 from scripts.scoring.matching import MODES, check_mode
@@ -29,7 +29,7 @@ from scripts.scoring.metrics import (
     score_counts,
     score_picks,
 )
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +39,12 @@ class WriteScores:
 
     Args:
         output_dir: where the file stands.
-        particles: the species.
+        species_set: the species.
         voxel_offset: see `coordinates`.
     """
 
-    def __init__(self, output_dir: str, particles: ParticleSet, voxel_offset: float = 0.0) -> None:
-        self.folder, self.particles, self.voxel_offset = Path(output_dir), particles, voxel_offset
+    def __init__(self, output_dir: str, species_set: SpeciesSet, voxel_offset: float = 0.0) -> None:
+        self.folder, self.species_set, self.voxel_offset = Path(output_dir), species_set, voxel_offset
         self.picks: list[Pick] = []
         self.truth: list[Pick] = []
 
@@ -62,13 +62,13 @@ class WriteScores:
         """Note the picks and the truth of a batch."""
         for sample in samples_of(engine):
             self.picks += picks_of(sample)
-            self.truth += truth_of(sample, self.particles, self.voxel_offset)
+            self.truth += true_picks_of(sample, self.species_set, self.voxel_offset)
 
     def write(self, engine: Engine) -> None:
         """Score, show and write."""
         rows: list[list[Any]] = []
         for mode in MODES:
-            score = score_picks(self.truth, self.picks, self.particles, mode)
+            score = score_picks(self.truth, self.picks, self.species_set, mode)
             print(format_table(score), flush=True)
             for row in score.rows:
                 counts = row.counts
@@ -89,30 +89,37 @@ class PickScore(Metric):
     Beside the score under its own name, F4, precision and recall of every species become metrics of the engine.
 
     Args:
-        particles: the species.
+        species_set: the species.
         mode: how picks are matched, see `metrics`.
         voxel_offset: see `coordinates`.
     """
 
     _state_dict_all_req_keys = ("_counts",)
 
-    def __init__(self, particles: ParticleSet, mode: str = "kaggle", voxel_offset: float = 0.0) -> None:
-        self.particles, self.mode, self.voxel_offset = particles, check_mode(mode), voxel_offset
+    def __init__(self, species_set: SpeciesSet, mode: str = "kaggle", voxel_offset: float = 0.0) -> None:
+        self.species_set, self.mode, self.voxel_offset = species_set, check_mode(mode), voxel_offset
         super().__init__()
+
+    def record(self) -> dict[str, Any]:
+        """Return what the score depends on."""
+        return {"species": self.species_set, "mode": self.mode, "voxel_offset": self.voxel_offset}
 
     @reinit__is_reduced
     def reset(self) -> None:
         """Start anew."""
-        self._counts = torch.zeros(len(self.particles), 3, dtype=torch.int64, device=idist.device())
+        self._counts = torch.zeros(len(self.species_set.picked), 3, dtype=torch.int64, device=idist.device())
 
     @reinit__is_reduced
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
         """Add the samples of one batch."""
         for sample in output:
             found = count_matches(
-                truth_of(sample, self.particles, self.voxel_offset), picks_of(sample), self.particles, self.mode
+                true_picks_of(sample, self.species_set, self.voxel_offset),
+                picks_of(sample),
+                self.species_set,
+                self.mode,
             )
-            for row, name in enumerate(self.particles.names):
+            for row, name in enumerate(self.species_set.names):
                 counts = found.get(name, Counts())
                 self._counts[row] += torch.tensor([counts.tp, counts.predicted, counts.truths]).to(self._counts.device)
 
@@ -120,8 +127,8 @@ class PickScore(Metric):
     def compute(self) -> float:
         """Return the score over all samples of all processes."""
         rows = self._counts.tolist()  # summed over the processes only while this function runs
-        self.counts = {name: Counts(*row) for name, row in zip(self.particles.names, rows, strict=True)}
-        return score_counts(self.counts, self.particles)
+        self.counts = {name: Counts(*row) for name, row in zip(self.species_set.names, rows, strict=True)}
+        return score_counts(self.counts, self.species_set)
 
     def completed(self, engine: Engine, name: str) -> None:
         """Put the score and the numbers of every species into the engine's metrics."""

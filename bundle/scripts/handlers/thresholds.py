@@ -12,10 +12,11 @@ from ignite.engine import Engine, Events
 
 from scripts.atomic_files import write_atomically
 from scripts.handlers.finished_sample import samples_of
+from scripts.networks.model_card import card_path, record_thresholds
 from scripts.pages.figures import save_figure, sweep_figure
 from scripts.scoring.metrics import fbeta
 from scripts.scoring.threshold_choice import best_threshold
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +28,20 @@ class FitThresholds:
 
     Args:
         output_dir: where the files stand.
-        particles: the species.
+        species_set: the species.
         thresholds: those that were tried.
+        recorded_for: weights whose card takes the thresholds, so that inference uses them; None: no card does.
     """
 
-    def __init__(self, output_dir: str, particles: ParticleSet, thresholds: Sequence[float]) -> None:
-        self.folder, self.particles, self.thresholds = Path(output_dir), particles, np.asarray(thresholds)
+    def __init__(
+        self,
+        output_dir: str,
+        species_set: SpeciesSet,
+        thresholds: Sequence[float],
+        recorded_for: str | Path | None = None,
+    ) -> None:
+        self.folder, self.species_set, self.thresholds = Path(output_dir), species_set, np.asarray(thresholds)
+        self.recorded_for = recorded_for
 
     def attach(self, engine: Engine) -> None:
         """Join the start, every tomogram and the end."""
@@ -42,17 +51,19 @@ class FitThresholds:
 
     def reset(self, engine: Engine) -> None:
         """Start anew."""
-        self.counts = np.zeros((len(self.particles), len(self.thresholds), 3), dtype=np.int64)
+        self.counts = np.zeros((len(self.species_set.picked), len(self.thresholds), 3), dtype=np.int64)
+        self.runs: list[str] = []
 
     def __call__(self, engine: Engine) -> None:
         """Add the counts of a batch."""
         for sample in samples_of(engine):
             self.counts += np.asarray(sample["sweep"].cpu())
+            self.runs.append(sample["result"]["run"])
 
     def write(self, engine: Engine) -> None:
         """Choose and write."""
         curves, chosen = {}, {}
-        for species, counts in zip(self.particles, self.counts, strict=True):
+        for species, counts in zip(self.species_set.picked, self.counts, strict=True):
             curve = np.array([fbeta(*map(int, row)) for row in counts])
             chosen[species.name] = best_threshold(
                 self.thresholds, curve, species.probability_threshold, int(counts[0, 2]), name=species.name
@@ -60,8 +71,11 @@ class FitThresholds:
             curves[species.name] = curve
         with write_atomically(self.folder / "thresholds.json") as file:
             file.write(json.dumps(chosen, indent=4) + "\n")
-        save_figure(sweep_figure(self.thresholds, curves, chosen, self.particles), self.folder / "thresholds.png")
+        save_figure(sweep_figure(self.thresholds, curves, chosen, self.species_set), self.folder / "thresholds.png")
         for name, threshold in chosen.items():
             best = np.interp(threshold, self.thresholds, curves[name])
             logger.info("%s: threshold %.3g, F4 %.4f on the runs it was fitted on", name, threshold, best)
         logger.info("thresholds in %s", self.folder / "thresholds.json")
+        if self.recorded_for is not None:
+            record_thresholds(self.recorded_for, chosen, self.runs)
+            logger.info("and in %s, from where inference takes them", card_path(self.recorded_for))

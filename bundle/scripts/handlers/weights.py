@@ -16,6 +16,8 @@ class GradientClipHandler:
         max_norm: longer gradients are shortened to this.
     """
 
+    unrecorded = ("network",)
+
     def __init__(self, network: nn.Module, max_norm: float) -> None:
         if not max_norm > 0:
             raise ValueError(f"max_norm must be positive; got {max_norm}.")
@@ -40,6 +42,8 @@ class AverageWeights:
         averaged: a copy of it; takes the average.
         momentum: share of the new weights in every step, once the training is some hundred steps old.
     """
+
+    unrecorded = ("network", "averaged")
 
     def __init__(self, network: nn.Module, averaged: nn.Module, momentum: float) -> None:
         if not 0 < momentum <= 1:

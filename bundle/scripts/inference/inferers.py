@@ -59,6 +59,8 @@ class TomogramInferer(SlidingWindowInferer):
         Views and the averaging of logits: the CZII CryoET challenge's top solutions.
     """
 
+    unrecorded = ("memory_format",)
+
     def __init__(
         self,
         roi_size: Sequence[int],

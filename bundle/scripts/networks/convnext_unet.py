@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scripts.networks.cpu_layers import DepthwiseConv3d, mix
+from scripts.networks.recipe import recorded
 
 PRESETS = {"full": (64, 128, 256, 512), "compact": (32, 64, 128, 256)}
 NORMS = ("group", "instance", "batch", "layer")
@@ -31,7 +32,8 @@ class LayerNorm3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` normalised over its channels."""
-        return self.norm(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        answer: Tensor = self.norm(x.permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
+        return answer
 
 
 def make_norm(norm: str, channels: int) -> nn.Module:
@@ -100,6 +102,18 @@ class DecoderBlock(nn.Module):
         return mix(seen, self.widen.weight, narrow, bias, training=self.training)
 
 
+def widths_of(widths: Sequence[int] | str) -> list[int]:
+    """Return the widths of a preset, see `PRESETS`; numbers of channels are returned as they are.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if isinstance(widths, str) and widths not in PRESETS:
+        raise ValueError(f"widths must be numbers of channels or one of {list(PRESETS)}; got '{widths}'.")
+    return list(PRESETS[widths] if isinstance(widths, str) else widths)
+
+
+@recorded(without=["prior"], widths=widths_of)
 class ConvNeXtUNet(nn.Module):
     """3D ConvNeXt encoder, trilinear U-Net decoder and a pointwise head.
 
@@ -129,7 +143,7 @@ class ConvNeXtUNet(nn.Module):
         self,
         in_channels: int = 1,
         out_channels: int = 5,
-        widths: Sequence[int] | str = "full",
+        widths: Sequence[int] = PRESETS["full"],
         depths: Sequence[int] = (3, 3, 3, 3),
         kernel_size: int = 3,
         stem_stride: int = 2,
@@ -137,10 +151,6 @@ class ConvNeXtUNet(nn.Module):
         prior: float = 1e-3,
     ) -> None:
         super().__init__()
-        if isinstance(widths, str):
-            if widths not in PRESETS:
-                raise ValueError(f"widths must be numbers of channels or one of {list(PRESETS)}; got '{widths}'.")
-            widths = PRESETS[widths]
         _check_settings(widths, depths, kernel_size, stem_stride, prior)
         self.stem_stride = stem_stride
         self.stride = stem_stride * 2 ** (len(widths) - 1)

@@ -82,8 +82,10 @@ class DepthwiseConv3d(nn.Conv3d):
         """Return every channel convolved with its own kernel."""
         if not torch.jit.is_scripting() and self.training and x.device.type == "cpu":
             with torch.autocast("cpu", enabled=False):
-                return DepthwiseOnCpu.apply(x.float(), self.weight)
-        return self._conv_forward(x, self.weight, self.bias)
+                fast: Tensor = DepthwiseOnCpu.apply(x.float(), self.weight)  # type: ignore[no-untyped-call]
+                return fast
+        plain: Tensor = self._conv_forward(x, self.weight, self.bias)
+        return plain
 
 
 class MixOnCpu(torch.autograd.Function):
@@ -140,7 +142,8 @@ def _rows(volumes: Tensor) -> Tensor:
 
 
 def _volumes(rows: Tensor, like: Tensor) -> Tensor:
-    return rows.unflatten(0, [like.shape[0], *like.shape[2:]]).permute(0, 4, 1, 2, 3)
+    answer: Tensor = rows.unflatten(0, [like.shape[0], *like.shape[2:]]).permute(0, 4, 1, 2, 3)
+    return answer
 
 
 def _block_length(widen: Tensor) -> int:
@@ -158,5 +161,6 @@ def mix(x: Tensor, widen: Tensor, narrow: Tensor, bias: Tensor | None = None, tr
     """
     if not torch.jit.is_scripting() and training and x.device.type == "cpu" and not torch.compiler.is_compiling():
         if x.numel() // x.shape[1] * len(widen) >= HIDDEN_LARGE:
-            return MixOnCpu.apply(x, widen.flatten(1), narrow.flatten(1), bias)
+            answer: Tensor = MixOnCpu.apply(x, widen.flatten(1), narrow.flatten(1), bias)  # type: ignore[no-untyped-call]
+            return answer
     return F.conv3d(F.gelu(F.conv3d(x, widen)), narrow, bias)

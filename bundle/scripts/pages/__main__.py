@@ -9,23 +9,21 @@ from pathlib import Path
 
 from scripts.errors import InputError
 from scripts.pages.batch_page import write_batch_page
-from scripts.species import read_particles
-
-PARTICLE_FILE = Path(__file__).resolve().parents[2] / "configs" / "particles.json"
+from scripts.species import SPECIES_FILE, read_species
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m scripts.pages", description="Write the page over all runs.")
     parser.add_argument("output_dir", metavar="OUTPUT_DIR", help="holds one folder with a picks.csv per run")
-    parser.add_argument("--particles", default=PARTICLE_FILE, help="the particle file (default: the bundle's own)")
+    parser.add_argument("--species", default=SPECIES_FILE, help="the species file (default: the bundle's own)")
     parser.add_argument("--thresholds", default=None, help="JSON file of the thresholds that were in use")
     options = parser.parse_args(arguments)
     try:
         if not Path(options.output_dir).is_dir():
             raise InputError(f"cannot read {options.output_dir}: no such folder.")
-        particles = read_particles(options.particles, options.thresholds)
-        path = write_batch_page(options.output_dir, particles)
+        species_set = read_species(options.species, options.thresholds)
+        path = write_batch_page(options.output_dir, species_set)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

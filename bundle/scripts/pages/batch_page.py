@@ -16,14 +16,14 @@ import numpy as np
 from scripts.pages.html import PAGE_NAME, species_data, valleys_of, write_page
 from scripts.picks import Pick, read_csv
 from scripts.scoring.comparison import Comparison
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
 
 
 def write_batch_page(
     output_dir: str | Path,
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     failures: Mapping[str, str] | None = None,
     runs: Sequence[str] | None = None,
 ) -> Path:
@@ -31,7 +31,7 @@ def write_batch_page(
 
     Args:
         output_dir: holds one folder per run.
-        particles: the species, with the thresholds that were in use.
+        species_set: the species, with the thresholds that were in use.
         failures: what went wrong, by name, with runs that have no picks.
         runs: only these; None takes all, but for hidden folders, which are unfinished.
 
@@ -46,16 +46,16 @@ def write_batch_page(
     picks = {table.parent.name: read_csv(table) for table in tables}
     for table, found in zip(tables, picks.values(), strict=True):
         for pick in found:
-            particles.named(pick.particle, str(table))
+            species_set.named(pick.species, str(table))
     path = folder / PAGE_NAME
-    write_summary_page(path, picks, particles, failures=failures)
+    write_summary_page(path, picks, species_set, failures=failures)
     return path
 
 
 def write_summary_page(
     path: str | Path,
     picks: Mapping[str, Sequence[Pick]],
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     failures: Mapping[str, str] | None = None,
     comparisons: Mapping[str, Comparison] | None = None,
     sweep: tuple[Sequence[float], str] = ((), ""),
@@ -65,23 +65,23 @@ def write_summary_page(
     Args:
         path: of the page; the runs' own pages are linked where they stand in folders beside it.
         picks: by run.
-        particles: the species.
+        species_set: the species.
         failures: what went wrong, by run.
         comparisons: with the truth, by run; their sum is shown too.
         sweep: thresholds of the comparisons' sweep, and how picks were matched in it.
     """
     everything = [pick for found in picks.values() for pick in found]
-    valleys = valleys_of(everything, particles)
+    valleys = valleys_of(everything, species_set)
     total = sum_of(list((comparisons or {}).values()))
     data: dict[str, Any] = {
-        **species_data(particles, valleys),
-        "runs": [_run_data(Path(path).parent, run, found, particles) for run, found in picks.items()],
+        **species_data(species_set, valleys),
+        "runs": [_run_data(Path(path).parent, run, found, species_set) for run, found in picks.items()],
         "failures": [{"name": run, "reason": reason} for run, reason in (failures or {}).items()],
-        "truth": None if total is None else total.as_json(particles, *sweep),
+        "truth": None if total is None else total.as_json(species_set, *sweep),
     }
     for row in data["runs"]:
         if comparisons:
-            row["scores"] = _run_scores(comparisons[row["name"]], particles)
+            row["scores"] = _run_scores(comparisons[row["name"]], species_set)
     scripts = ["common.js", "truth.js", "batch.js"] if comparisons else ["common.js", "batch.js"]
     write_page(path, "batch.html", f"Picks in {len(picks)} tomograms", scripts, data)
     logger.info("score valleys: %s", ", ".join(f"{name} {valley}" for name, valley in valleys.items()))
@@ -98,12 +98,12 @@ def sum_of(comparisons: Sequence[Comparison]) -> Comparison | None:
     return total
 
 
-def _run_data(folder: Path, run: str, picks: Sequence[Pick], particles: ParticleSet) -> dict[str, Any]:
-    scores = [sorted(round(pick.score, 5) for pick in picks if pick.particle == name) for name in particles.names]
+def _run_data(folder: Path, run: str, picks: Sequence[Pick], species_set: SpeciesSet) -> dict[str, Any]:
+    scores = [sorted(round(pick.score, 5) for pick in picks if pick.species == name) for name in species_set.names]
     has_page = (folder / run / PAGE_NAME).is_file()
     return {"name": run, "page": f"{quote(run)}/{PAGE_NAME}" if has_page else None, "picks": scores}
 
 
-def _run_scores(comparison: Comparison, particles: ParticleSet) -> dict[str, float]:
+def _run_scores(comparison: Comparison, species_set: SpeciesSet) -> dict[str, float]:
     wrong, missed = (int(np.sum(table[:, 1:])) for table in (comparison.of_picks, comparison.of_truth))
-    return {"f4": comparison.f4("kaggle", particles), "wrong": wrong, "missed": missed}
+    return {"f4": comparison.f4("kaggle", species_set), "wrong": wrong, "missed": missed}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scripts.atomic_files import write_atomically
 from scripts.picks import Pick
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 # Okabe and Ito's palette, readable with every kind of colour vision
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
@@ -32,7 +32,7 @@ def colour_of(label: int) -> str:
 def overlay_figure(
     volume: NDArray[np.float32],
     picks: Sequence[Pick],
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     voxel_size_angstrom: float,
     title: str,
     truth: Sequence[Pick] | None = None,
@@ -45,7 +45,7 @@ def overlay_figure(
     Args:
         volume: ``(Z, Y, X)``, any scale.
         picks: with their voxel coordinates.
-        particles: the species.
+        species_set: the species.
         voxel_size_angstrom: of the volume.
         title: stands above.
         truth: true particles, with their voxel coordinates.
@@ -56,12 +56,12 @@ def overlay_figure(
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 1, height_ratios=(height, max(depth, 0.1 * height)))
     for axis, plane in zip(axes, PLANES, strict=True):
-        draw_slice(axis, volume, picks, particles, voxel_size_angstrom, plane, truth or ())
-    counts = {name: sum(pick.particle == name for pick in picks) for name in particles.names}
+        draw_slice(axis, volume, picks, species_set, voxel_size_angstrom, plane, truth or ())
+    counts = {name: sum(pick.species == name for pick in picks) for name in species_set.names}
     handles = [
         Line2D([], [], marker="o", linestyle="", fillstyle="none", markeredgewidth=2, markersize=10,
                color=colour_of(species.label), label=f"{species.name} ({counts[species.name]})")
-        for species in particles
+        for species in species_set.picked
     ]  # fmt: skip
     if truth is not None:
         handles.append(Line2D([], [], color="black", linestyle="--", label="truth"))
@@ -74,21 +74,21 @@ def draw_slice(
     axis: Axes,
     volume: NDArray[np.float32],
     picks: Sequence[Pick],
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     voxel_size_angstrom: float,
     plane: str,
     truth: Sequence[Pick] = (),
 ) -> None:
     """Draw the slice of a plane (``xy`` or ``xz``) through the place where most picks are, with its circles."""
     right, up, across = PLANES[plane]
-    index = busiest_slice(picks or truth, across, volume.shape[across], particles, voxel_size_angstrom)
+    index = busiest_slice(picks or truth, across, volume.shape[across], species_set, voxel_size_angstrom)
     low, high = max(index - SLAB_VOX, 0), min(index + SLAB_VOX + 1, volume.shape[across])
     image = volume.take(range(low, high), axis=across).mean(axis=across)
     darkest, brightest = np.percentile(image, (0.5, 99.5))
     axis.imshow(image, cmap="gray", origin="lower", vmin=darkest, vmax=max(brightest, darkest + 1e-6))
     for group, style in ((picks, "-"), (truth, "--")):
         for pick in group:
-            species = next((one for one in particles if one.name == pick.particle), None)
+            species = next((one for one in species_set.picked if one.name == pick.species), None)
             centre = (pick.z_voxel, pick.y_voxel, pick.x_voxel)
             radius = (
                 section_radius(species.radius_angstrom / voxel_size_angstrom, centre[across] - index) if species else 0
@@ -110,25 +110,25 @@ def section_radius(radius: float, distance: float) -> float:
 
 
 def busiest_slice(
-    picks: Sequence[Pick], axis: int, size: int, particles: ParticleSet, voxel_size_angstrom: float
+    picks: Sequence[Pick], axis: int, size: int, species_set: SpeciesSet, voxel_size_angstrom: float
 ) -> int:
     """Return the index along an axis of ``(z, y, x)`` where the most particles are cut; the middle without picks."""
-    radius = {species.name: species.radius_angstrom / voxel_size_angstrom / 2 for species in particles}
+    radius = {species.name: species.radius_angstrom / voxel_size_angstrom / 2 for species in species_set.picked}
     cut: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
     for pick in picks:
         centre = (pick.z_voxel, pick.y_voxel, pick.x_voxel)[axis]
-        reach = radius.get(pick.particle, 0.0)
+        reach = radius.get(pick.species, 0.0)
         cut[max(int(np.ceil(centre - reach)), 0) : max(int(centre + reach) + 1, 0)] += 1
     return int(cut.argmax()) if cut.any() else size // 2
 
 
 def sweep_figure(thresholds: NDArray[np.float64], fbeta: Mapping[str, NDArray[np.float64]],
-                 chosen: Mapping[str, float], particles: ParticleSet) -> Figure:  # fmt: skip
+                 chosen: Mapping[str, float], species_set: SpeciesSet) -> Figure:  # fmt: skip
     """Draw F4 over the probability threshold, one curve per species, with the chosen thresholds marked."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    for species in particles:
+    for species in species_set.picked:
         values = fbeta[species.name]
         axis.plot(
             thresholds, values, color=colour_of(species.label), label=f"{species.name}: {chosen[species.name]:.3g}"

@@ -15,7 +15,7 @@ from scripts.errors import InputError
 from scripts.pages.figures import colour_of
 from scripts.picking.score_valley import HIGHEST, Valley, suggest_threshold
 from scripts.picks import Pick
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 PAGE_NAME = "report.html"
@@ -32,14 +32,14 @@ def check_megabytes(page_megabytes: float) -> float:
     return page_megabytes
 
 
-def valleys_of(picks: Sequence[Pick], particles: ParticleSet) -> dict[str, Valley]:
+def valleys_of(picks: Sequence[Pick], species_set: SpeciesSet) -> dict[str, Valley]:
     """Return the valley of every species' scores."""
     return {
-        name: suggest_threshold([pick.score for pick in picks if pick.particle == name]) for name in particles.names
+        name: suggest_threshold([pick.score for pick in picks if pick.species == name]) for name in species_set.names
     }
 
 
-def species_data(particles: ParticleSet, valleys: Mapping[str, Valley]) -> dict[str, Any]:
+def species_data(species_set: SpeciesSet, valleys: Mapping[str, Valley]) -> dict[str, Any]:
     """Return what the pages need of the species."""
     species = [
         {
@@ -49,7 +49,7 @@ def species_data(particles: ParticleSet, valleys: Mapping[str, Valley]) -> dict[
             "threshold": one.probability_threshold,
             "valley": None if valleys[one.name].threshold is None else asdict(valleys[one.name]),
         }
-        for one in particles
+        for one in species_set.picked
     ]
     return {"species": species, "highestScore": HIGHEST}
 

@@ -91,13 +91,14 @@ def grey_levels(volume: NDArray[np.float32]) -> tuple[float, float]:
 
 
 def _slice(volume: NDArray[np.float32], start: int, z_step: int, pixel_step: int) -> NDArray[np.float32]:
-    image = volume[start] if z_step == 1 else volume[start : start + z_step].mean(axis=0)
+    image: NDArray[np.float32] = volume[start] if z_step == 1 else volume[start : start + z_step].mean(axis=0)
     if pixel_step == 1:
         return image
     height, width = (-(-size // pixel_step) for size in image.shape)
     missing = [(0, height * pixel_step - image.shape[0]), (0, width * pixel_step - image.shape[1])]
     padded = np.pad(image, missing, mode="edge")
-    return padded.reshape(height, pixel_step, width, pixel_step).mean(axis=(1, 3))
+    answer: NDArray[np.float32] = padded.reshape(height, pixel_step, width, pixel_step).mean(axis=(1, 3))
+    return answer
 
 
 def _tile(
@@ -110,12 +111,14 @@ def _tile(
     tile = volume[np.ix_(*nearest)].mean(axis=0)
     beyond_y, beyond_x = (a != b for a, b in zip(box[1:], nearest[1:], strict=True))
     tile[beyond_y[:, None] | beyond_x] = outside
-    return tile[::-1]
+    answer: NDArray[np.float32] = tile[::-1]
+    return answer
 
 
 def _grey(image: NDArray[np.float32], levels: tuple[float, float]) -> NDArray[np.uint8]:
     low, high = levels
-    return (np.clip((image - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
+    answer: NDArray[np.uint8] = (np.clip((image - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
+    return answer
 
 
 def _jpeg(image: NDArray[np.float32], levels: tuple[float, float], quality: int) -> bytes:

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from scripts.pages.html import TEMPLATES, as_script_json, species_data, valleys_of, write_page
 from scripts.pages.jpeg import SHEET_COLUMNS, TILE_PIXELS, TILE_RADII, Stack, encode_stack, sprite_sheet
 from scripts.picks import Pick
-from scripts.scoring.comparison import Comparison, compare, describe
+from scripts.scoring.comparison import Comparison, cause_in_words, compare
 from scripts.scoring.mistakes import RIGHT
-from scripts.species import ParticleSet, Species
+from scripts.species import Species, SpeciesSet
 
 MAX_TILES = 400  # of one species in the gallery
 BYTES_PER_MEGABYTE = 1_000_000
@@ -64,7 +64,7 @@ class Truth:
         mode: how picks were matched in the sweep.
     """
 
-    particles: Sequence[Pick]
+    species_set: Sequence[Pick]
     sweep: NDArray[np.int64]
     thresholds: Sequence[float]
     mode: str
@@ -74,7 +74,7 @@ def write_run_page(
     path: str | Path,
     tomogram: Tomogram,
     picks: Sequence[Pick],
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     page_megabytes: float,
     truth: Truth | None = None,
 ) -> Comparison | None:
@@ -84,19 +84,19 @@ def write_run_page(
         path: of the page.
         tomogram: what was picked.
         picks: all picks of the run, with their voxels.
-        particles: the species.
+        species_set: the species.
         page_megabytes: largest size; 0 writes no page.
         truth: what to compare with.
     """
-    comparison, items = None, _pick_items(picks, tomogram, particles)
+    comparison, items = None, _pick_items(picks, tomogram, species_set)
     if truth is not None:
         size = tomogram.size_xyz_angstrom
-        comparison, of_picks, of_truth = compare(truth.particles, picks, particles, size, truth.sweep)
+        comparison, of_picks, of_truth = compare(truth.species_set, picks, species_set, size, truth.sweep)
         for item, verdict in zip(items, of_picks, strict=True):
-            item |= {"right": verdict.cause == RIGHT, "cause": describe(verdict, truth.particles)}
-        true_items = _pick_items(truth.particles, tomogram, particles)
+            item |= {"right": verdict.cause == RIGHT, "cause": cause_in_words(verdict, truth.species_set)}
+        true_items = _pick_items(truth.species_set, tomogram, species_set)
         for item, verdict in zip(true_items, of_truth, strict=True):
-            item |= {"truth": True, "right": verdict.cause == RIGHT, "cause": describe(verdict, picks)}
+            item |= {"truth": True, "right": verdict.cause == RIGHT, "cause": cause_in_words(verdict, picks)}
         items += true_items
     if page_megabytes == 0:
         return comparison
@@ -106,12 +106,12 @@ def write_run_page(
         "voxelSize": tomogram.voxel_size_angstrom,
         "ownVoxelSize": tomogram.own_voxel_size_angstrom,
         "tile": {"pixels": TILE_PIXELS, "columns": SHEET_COLUMNS, "radii": TILE_RADII},
-        **species_data(particles, valleys_of(picks, particles)),
-        "sheets": _add_tiles(items, tomogram, particles),
+        **species_data(species_set, valleys_of(picks, species_set)),
+        "sheets": _add_tiles(items, tomogram, species_set),
         "items": items,
         "truth": None
         if truth is None or comparison is None
-        else comparison.as_json(particles, truth.thresholds, truth.mode),
+        else comparison.as_json(species_set, truth.thresholds, truth.mode),
     }
     taken = len(as_script_json(data)) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
     stack = encode_stack(tomogram.volume, int((page_megabytes * BYTES_PER_MEGABYTE - taken) * 0.74))  # base64: 4 for 3
@@ -120,12 +120,12 @@ def write_run_page(
     return comparison
 
 
-def _pick_items(picks: Sequence[Pick], tomogram: Tomogram, particles: ParticleSet) -> list[dict[str, Any]]:
+def _pick_items(picks: Sequence[Pick], tomogram: Tomogram, species_set: SpeciesSet) -> list[dict[str, Any]]:
     """Return picks as the page takes them; places are voxels ``(z, y, x)`` of the shown volume."""
-    species = {name: number for number, name in enumerate(particles.names)}
+    species = {name: number for number, name in enumerate(species_set.names)}
     return [
         {
-            "species": species[pick.particle],
+            "species": species[pick.species],
             "score": round(pick.score, 6),
             "place": [round(value, 2) for value in place],
         }
@@ -133,10 +133,10 @@ def _pick_items(picks: Sequence[Pick], tomogram: Tomogram, particles: ParticleSe
     ]
 
 
-def _add_tiles(items: Sequence[dict[str, Any]], tomogram: Tomogram, particles: ParticleSet) -> list[str]:
+def _add_tiles(items: Sequence[dict[str, Any]], tomogram: Tomogram, species_set: SpeciesSet) -> list[str]:
     """Give the gallery's items their ``tile`` in their species' sheet; return the sheets, "" for an empty one."""
     sheets = []
-    for number, species in enumerate(particles):
+    for number, species in enumerate(species_set.picked):
         own = [item for item in items if item["species"] == number]
         shown = _evenly([item for item in own if "truth" not in item], MAX_TILES)
         shown += _evenly([item for item in own if "truth" in item and not item["right"]], MAX_TILES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cc3d
 import numpy as np
 from numpy.typing import NDArray
@@ -47,21 +49,34 @@ def find_candidates(
     return Candidates(centres, scores, sizes).only(sizes >= min_voxels)
 
 
-def pick_species(
-    probability: NDArray[np.float32],
-    species: Species,
-    voxel_size_angstrom: float,
-    merge_distance_in_radii: float = 1.0,
-    connectivity: int = 26,
-) -> Candidates:
-    """Find the particles of one species by its own threshold, smallest blob and radius.
+@dataclass(frozen=True)
+class Blobs:
+    """Finder of particles as connected blobs above the species' threshold, merged where they are close.
 
-    Args:
-        probability: ``(Z, Y, X)``, 0 to 1.
-        species: gives threshold, smallest blob and radius.
-        voxel_size_angstrom: of ``probability``.
+    Attributes:
         merge_distance_in_radii: blobs nearer than this times the particle's radius are one particle; 0 merges nothing.
         connectivity: see `find_candidates`.
+
+    Raises:
+        ValueError: the distance is negative.
     """
-    found = find_candidates(probability, species.probability_threshold, species.min_voxels, connectivity)
-    return merge_close_candidates(found, merge_distance_in_radii * species.radius_angstrom / voxel_size_angstrom)
+
+    merge_distance_in_radii: float = 1.0
+    connectivity: int = 26
+
+    def __post_init__(self) -> None:
+        if self.merge_distance_in_radii < 0:
+            raise ValueError(f"merge_distance_in_radii must not be negative; got {self.merge_distance_in_radii}.")
+
+    def __call__(self, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> Candidates:
+        """Return the particles of one species.
+
+        Args:
+            probability: ``(Z, Y, X)``, 0 to 1.
+            species: gives threshold, smallest blob and radius.
+            voxel_size_angstrom: of ``probability``.
+        """
+        found = find_candidates(probability, species.probability_threshold, species.min_voxels, self.connectivity)
+        return merge_close_candidates(
+            found, self.merge_distance_in_radii * species.radius_angstrom / voxel_size_angstrom
+        )

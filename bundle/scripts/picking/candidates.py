@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import DBSCAN
+
+from scripts.species import Species
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,13 @@ class Candidates:
     def only(self, wanted: NDArray[np.bool_] | NDArray[np.int64]) -> Candidates:
         """Return those of the points that a mask or a list of numbers names."""
         return Candidates(self.centres_zyx_vox[wanted], self.scores[wanted], self.sizes[wanted])
+
+
+class Finder(Protocol):
+    """What finds the particles of one species in a volume of probabilities, for example `blobs.Blobs`."""
+
+    def __call__(self, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> Candidates:
+        """Return the particles found in ``(Z, Y, X)``, by the species' threshold, smallest size and radius."""
 
 
 def merge_close_candidates(candidates: Candidates, distance_vox: float) -> Candidates:

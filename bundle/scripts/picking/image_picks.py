@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
@@ -12,10 +13,10 @@ from scripts.picking.candidates import Candidates
 from scripts.picks import Pick
 from scripts.preparation.image_facts import original_affine_of
 from scripts.preparation.region import is_inside
-from scripts.species import ParticleSet, Species
+from scripts.species import Species, SpeciesSet
 
 
-def picks_at(
+def picks_in_image(
     centres_zyx_vox: NDArray[np.float64],
     scores: NDArray[np.float64],
     species: Species,
@@ -45,15 +46,20 @@ def picks_at(
 
 
 def true_picks(
-    rows: Tensor, particles: ParticleSet, run: str, image: MetaTensor, voxel_offset: float = 0.0
+    rows: Tensor, species_set: SpeciesSet, run: str, image: MetaTensor, voxel_offset: float = 0.0
 ) -> list[Pick]:
-    """Return the true particles ``(N, 4)`` of an image as picks, see `LoadTruthd` and `picks_at`."""
+    """Return the true particles ``(N, 4)`` of an image as picks, see `LoadTruthd` and `picks_in_image`."""
     values = np.asarray(rows.cpu(), dtype=np.float64).reshape(-1, 4)
     truth: list[Pick] = []
-    for species in particles:
+    for species in species_set.picked:
         centres = values[values[:, 0] == species.label, 1:]
-        truth += picks_at(centres, np.ones(len(centres)), species, run, image, voxel_offset)
+        truth += picks_in_image(centres, np.ones(len(centres)), species, run, image, voxel_offset)
     return truth
+
+
+def probability_of(logits: Tensor) -> NDArray[np.float32]:
+    """Return the probabilities of a channel of logits, ``(Z, Y, X)``."""
+    return np.asarray(torch.sigmoid(logits.float()).cpu())
 
 
 def keep_inside(found: Candidates, region: Tensor | None) -> Candidates:

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from scripts.coordinates import voxel_size_of
 from scripts.datasets.runs import run_name
-from scripts.picking.blobs import pick_species
-from scripts.picking.image_picks import keep_inside, picks_at
+from scripts.picking.candidates import Finder
+from scripts.picking.image_picks import keep_inside, picks_in_image, probability_of
 from scripts.picks import Pick, as_records
 from scripts.preparation.image_facts import original_affine_of, source_of
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 from scripts.volumes.labels import draw_spheres
 
 
@@ -28,10 +28,10 @@ class PickParticlesd(MapTransform):
     Args:
         keys: logits ``(C, Z, Y, X)``; become the label map ``(1, Z, Y, X)`` of the tomogram as it was read, a sphere
             of the target radius around every pick.
-        particles: the species.
+        species_set: the species.
+        finder: finds the particles of a species in its probabilities.
         image_key: the tomogram, for its voxel size and run.
         result_key: where ``{"run": name, "picks": [...]}`` is put, one flat dictionary per pick, ready for JSON.
-        merge_distance_in_radii: see `postprocessing.pick_species`.
         voxel_offset: see `coordinates`.
         region_key: where to pick ``(1, Z, Y, X)``, see `region.LimitRegiond`; everywhere if there is none.
     """
@@ -39,19 +39,16 @@ class PickParticlesd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        particles: ParticleSet,
+        species_set: SpeciesSet,
+        finder: Finder,
         image_key: str = "image",
         result_key: str = "result",
-        merge_distance_in_radii: float = 1.0,
         voxel_offset: float = 0.0,
         region_key: str = "region",
     ) -> None:
         super().__init__(keys)
-        if merge_distance_in_radii < 0:
-            raise ValueError(f"merge_distance_in_radii must not be negative; got {merge_distance_in_radii}.")
-        self.particles, self.image_key, self.result_key = particles, image_key, result_key
-        self.merge_distance_in_radii, self.voxel_offset = merge_distance_in_radii, voxel_offset
-        self.region_key = region_key
+        self.species_set, self.finder, self.voxel_offset = species_set, finder, voxel_offset
+        self.image_key, self.result_key, self.region_key = image_key, result_key, region_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the label map and the picks."""
@@ -60,8 +57,10 @@ class PickParticlesd(MapTransform):
         run = sample.get("run") or run_name(source_of(image))
         for key in self.key_iterator(sample):
             logits = sample[key]
-            if logits.shape[0] != len(self.particles):
-                raise ValueError(f"{key} needs {len(self.particles)} channels, one per species; got {logits.shape[0]}.")
+            if logits.shape[0] != len(self.species_set.picked):
+                raise ValueError(
+                    f"{key} needs {len(self.species_set.picked)} channels, one per species; got {logits.shape[0]}."
+                )
             picks = self.pick(logits, image, str(run), sample.get(self.region_key))
             sample[key] = MetaTensor(self.draw(picks, image), meta=image.meta)
             sample[key].affine = original_affine_of(image)
@@ -76,12 +75,11 @@ class PickParticlesd(MapTransform):
         picks: list[Pick] = []
         if not image.any():
             return picks
-        for channel, species in zip(logits, self.particles, strict=True):
-            probability = torch.sigmoid(channel.float()).cpu().numpy()
-            found = pick_species(probability, species, voxel_size_of(image.affine), self.merge_distance_in_radii)
+        for channel, species in zip(logits, self.species_set.picked, strict=True):
+            found = self.finder(probability_of(channel), species, voxel_size_of(image.affine))
             found = keep_inside(found, region)
             found = found.only(np.argsort(-found.scores, kind="stable"))
-            picks += picks_at(found.centres_zyx_vox, found.scores, species, run, image, self.voxel_offset)
+            picks += picks_in_image(found.centres_zyx_vox, found.scores, species, run, image, self.voxel_offset)
         return picks
 
     def draw(self, picks: Sequence[Pick], image: MetaTensor) -> Tensor:
@@ -90,8 +88,8 @@ class PickParticlesd(MapTransform):
         depth, height, width = (int(size) for size in image.meta.get("spatial_shape", image.shape[1:]))
         shape = depth, height, width
         labels = np.zeros(shape, dtype=np.uint8)
-        for species in self.particles:
-            centres = [(pick.z_voxel, pick.y_voxel, pick.x_voxel) for pick in picks if pick.particle == species.name]
+        for species in self.species_set.picked:
+            centres = [(pick.z_voxel, pick.y_voxel, pick.x_voxel) for pick in picks if pick.species == species.name]
             sphere = draw_spheres(shape, centres, species.target_radius_angstrom / own, species.label)
             np.copyto(labels, sphere, where=sphere > 0)
         return torch.from_numpy(labels)[None]

@@ -86,7 +86,8 @@ def _silverman_width(places: NDArray[np.float64]) -> float:
     quarters = np.percentile(places, (25, 75))
     deviation, between_quarters = float(places.std()), float(quarters[1] - quarters[0]) / 1.349
     spread = min(deviation, between_quarters) or deviation
-    return max(0.9 * spread * len(places) ** -0.2, GRID_LOGITS)
+    answer: float = max(0.9 * spread * len(places) ** -0.2, GRID_LOGITS)
+    return answer
 
 
 def _bottom(counts: NDArray[np.int64], width: float) -> int | None:

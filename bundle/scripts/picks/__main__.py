@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.picks", description="Files of picks.")
     command = parser.add_subparsers(required=True, metavar="convert").add_parser(
-        "convert", help="from one format to another", description="Convert picks; see docs/coordinates.md."
+        "convert", help="from one format to another", description="Convert picks; see docs/reference/coordinates.md."
     )
     command.add_argument("source", metavar="IN", help="a file of picks, or a copick project")
     command.add_argument(

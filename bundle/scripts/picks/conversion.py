@@ -116,7 +116,7 @@ def _read(path: Path, reader: Format, facts: Facts) -> list[Pick]:
 def _chosen(picks: list[Pick], source: str | Path, facts: Facts, min_score: float | None) -> list[Pick]:
     for what, wanted, names in (
         ("run", facts.run, [pick.run for pick in picks]),
-        ("species", facts.species, [pick.particle for pick in picks]),
+        ("species", facts.species, [pick.species for pick in picks]),
     ):
         if picks and wanted is not None and wanted not in names:
             raise InputError(f"{source} holds no {what} '{wanted}'; it has {', '.join(sorted(set(names)))}.")
@@ -124,7 +124,7 @@ def _chosen(picks: list[Pick], source: str | Path, facts: Facts, min_score: floa
         pick
         for pick in picks
         if facts.run in (None, pick.run)
-        and facts.species in (None, pick.particle)
+        and facts.species in (None, pick.species)
         and (min_score is None or pick.score >= min_score)
     ]
 
@@ -152,7 +152,7 @@ def _parts(target: Path, writer: Format, picks: list[Pick], facts: Facts) -> lis
     groups: dict[tuple[str | None, str | None], list[Pick]] = {}
     for pick in picks:
         run = pick.run if writer.one_file_per == "run" else None
-        species = None if writer.one_file_per == "table" else pick.particle
+        species = None if writer.one_file_per == "table" else pick.species
         groups.setdefault((run, species), []).append(pick)
     if not groups:
         groups[facts.run, facts.species] = []

@@ -21,7 +21,7 @@ def write_copick_json(
     picks: Iterable[Pick],
     *,
     run: str,
-    particle: str,
+    species: str,
     voxel_size_angstrom: float | None,
     user_id: str,
     session_id: str,
@@ -32,7 +32,7 @@ def write_copick_json(
         path: copick itself expects ``<user_id>_<session_id>_<particle>.json`` in the run's folder ``Picks``.
         picks: the table.
         run: name of the run.
-        particle: name of the species.
+        species: name of the species.
         voxel_size_angstrom: of the tomogram that was picked; None when unknown.
         user_id: who picked: a person or a program.
         session_id: tells apart the tables of one user.
@@ -43,9 +43,9 @@ def write_copick_json(
     for key, value in (("user_id", user_id), ("session_id", session_id)):
         if not re.fullmatch(r"[A-Za-z0-9]+([.-][A-Za-z0-9]+)*", value):
             raise InputError(f"{key} may hold letters, digits, '-' and '.', as copick wants it; got '{value}'.")
-    mine = [pick for pick in picks if (pick.run, pick.particle) == (run, particle)]
+    mine = [pick for pick in picks if (pick.run, pick.species) == (run, species)]
     content = {
-        "pickable_object_name": particle,
+        "pickable_object_name": species,
         "user_id": user_id,
         "session_id": session_id,
         "run_name": run,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from scripts.copick_tree import PICKS, RUNS, project_roots
+from scripts.copick_tree import PICKS_FOLDER, RUNS, project_roots
 from scripts.errors import InputError
 from scripts.picks.context import Facts
 from scripts.picks.copick_json import picks_of_content, read_content
@@ -40,7 +40,7 @@ def read_copick_project(path: str | Path, facts: Facts) -> list[Pick]:
 def _files_of(path: str | Path, facts: Facts) -> Iterator[tuple[str, Path, dict[str, Any]]]:
     wanted = {"pickable_object_name": facts.species, "user_id": facts.user_id, "session_id": facts.session_id}
     for root in project_roots(path):
-        for file in sorted((root / RUNS).glob(f"*/{PICKS}/[!.]*.json")):
+        for file in sorted((root / RUNS).glob(f"*/{PICKS_FOLDER}/[!.]*.json")):
             run = file.parents[1].name
             if facts.run in (None, run):
                 content = read_content(file)

@@ -21,7 +21,7 @@ from scripts.picks.context import Facts, zyx_vox_for
 from scripts.picks.parsing import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text, rows_of_text, run_of_file
 from scripts.picks.pick import Pick, picks_at
 
-COLUMNS = 35
+DYNAMO_COLUMNS = 35
 TAG, ALIGNED, SHIFT, CC, TOMOGRAM, PLACE = 1, 2, 4, 10, 20, 24  # counted from 1, as Dynamo does
 FEWEST = PLACE + 2
 DOC = ".doc"
@@ -40,7 +40,7 @@ def write_dynamo_table(path: str | Path, picks: Sequence[Pick], facts: Facts) ->
     places = to_xyz_pixels(zyx_vox_for(path, picks, facts), "dynamo")
     with write_atomically(path) as file:
         for tag, (pick, place) in enumerate(zip(picks, places.tolist(), strict=True), start=1):
-            row = ["0"] * COLUMNS
+            row = ["0"] * DYNAMO_COLUMNS
             row[TAG - 1], row[ALIGNED - 1], row[TOMOGRAM - 1] = str(tag), "1", str(numbers[pick.run])
             row[CC - 1] = decimal(pick.score, SCORE_DIGITS)
             row[PLACE - 1 : PLACE + 2] = [decimal(value, VOXEL_DIGITS) for value in place]
@@ -71,7 +71,7 @@ def read_dynamo_table(path: str | Path, facts: Facts) -> list[Pick]:
 
 def _read_row(source: str, words: list[str]) -> list[float]:
     if len(words) < FEWEST:
-        raise InputError(f"{source} has {len(words)} columns; a row of a Dynamo table has {COLUMNS}.")
+        raise InputError(f"{source} has {len(words)} columns; a row of a Dynamo table has {DYNAMO_COLUMNS}.")
     return [number(source, f"column {count}", word) for count, word in enumerate(words[:FEWEST], start=1)]
 
 

@@ -18,7 +18,7 @@ from scripts.picks.pick import Pick
 from scripts.picks.portal_ndjson import read_ndjson, write_ndjson
 from scripts.picks.relion4_star import read_pixel_star, write_relion4_star, write_warp_star
 from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
-from scripts.picks.star import CENTERED, RUN, read_tables
+from scripts.picks.star import CENTERED, RUN_COLUMN, read_tables
 
 USER_ID, SESSION_ID = "cryoet-particle-segmentation", "0"
 TABLE = "csv"  # the format that the bundle itself goes by
@@ -66,7 +66,7 @@ def _write_copick(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
         path,
         picks,
         run=facts.needed_run(path),
-        particle=facts.needed_species(path),
+        species=facts.needed_species(path),
         voxel_size_angstrom=facts.voxel_size_angstrom,
         user_id=facts.user_id or USER_ID,
         session_id=facts.session_id or SESSION_ID,
@@ -86,7 +86,7 @@ def _write_relion5(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
 def _read_relion5(path: Path, facts: Facts) -> list[Pick]:
     return read_relion5_star(
         path,
-        particle=facts.needed_species(path),
+        species=facts.needed_species(path),
         volume_shape_zyx=facts.needed_shape(path),
         voxel_size_angstrom=facts.needed_voxel_size(path),
         voxel_offset=facts.voxel_offset,
@@ -167,7 +167,7 @@ def format_of_star(path: str | Path) -> Format:
     columns = {column for table in read_tables(path).values() for column in table}
     if CENTERED[0] in columns:
         return FORMATS["relion5"]
-    return FORMATS["relion4" if RUN in columns else "warp"]
+    return FORMATS["relion4" if RUN_COLUMN in columns else "warp"]
 
 
 def check_formats(names: Iterable[str]) -> list[Format]:
@@ -203,7 +203,7 @@ def write_run_folder(
             one.write(Path(folder) / one.file_name, picks, facts)
             continue
         for name in names:
-            own = [pick for pick in picks if pick.particle == name]
+            own = [pick for pick in picks if pick.species == name]
             one.write(path_in_folder(folder, one, name, facts), own, replace(facts, species=name))
 
 

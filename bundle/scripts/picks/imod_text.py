@@ -21,8 +21,8 @@ from scripts.picks.context import Facts, zyx_vox_for
 from scripts.picks.parsing import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, rows_of_text
 from scripts.picks.pick import Pick, picks_at
 
-COLUMNS = ("object", "contour", "x", "y", "z", "score")
-LAYOUTS = {3: COLUMNS[2:5], 4: COLUMNS[1:5], 5: COLUMNS[:5], 6: COLUMNS}  # by the number of words
+IMOD_COLUMNS = ("object", "contour", "x", "y", "z", "score")
+LAYOUTS = {3: IMOD_COLUMNS[2:5], 4: IMOD_COLUMNS[1:5], 5: IMOD_COLUMNS[:5], 6: IMOD_COLUMNS}  # by the number of words
 
 
 def write_imod_text(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:

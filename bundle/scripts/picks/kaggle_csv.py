@@ -28,7 +28,7 @@ def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:
             angstroms = [decimal(value, ANGSTROM_DIGITS) for value in pick.xyz_angstrom]
             voxels = [decimal(value, VOXEL_DIGITS) for value in (pick.x_voxel, pick.y_voxel, pick.z_voxel)]
             score, radius = decimal(pick.score, SCORE_DIGITS), decimal(pick.radius_angstrom, ANGSTROM_DIGITS)
-            writer.writerow((row, pick.run, pick.particle, *angstroms, score, radius, *voxels))
+            writer.writerow((row, pick.run, pick.species, *angstroms, score, radius, *voxels))
 
 
 def read_csv(path: str | Path) -> list[Pick]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import to_xyz_angstrom, to_zyx_vox
 from scripts.errors import InputError
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 UNKNOWN = math.nan
 
@@ -22,7 +22,7 @@ class Pick:
 
     Attributes:
         run: name of the tomogram's run ("experiment" in Kaggle's files).
-        particle: name of the species.
+        species: name of the species.
         x_angstrom: place in files' coordinates, as are ``y_angstrom`` and ``z_angstrom``.
         score: confidence of the pick; 1 for an annotation.
         radius_angstrom: radius of the species; nan when unknown.
@@ -30,7 +30,7 @@ class Pick:
     """
 
     run: str
-    particle: str
+    species: str
     x_angstrom: float
     y_angstrom: float
     z_angstrom: float
@@ -81,7 +81,7 @@ def known_zyx_vox_of(picks: Sequence[Pick]) -> NDArray[np.float64]:
 def picks_at(
     points_zyx_vox: NDArray[np.float64],
     runs: Iterable[str],
-    particle: str,
+    species: str,
     scores: Iterable[float],
     voxel_size_angstrom: float,
     voxel_offset: float = 0.0,
@@ -91,7 +91,7 @@ def picks_at(
     Args:
         points_zyx_vox: ``(N, 3)``, ``(z, y, x)``.
         runs: name of the run of each.
-        particle: name of the species.
+        species: name of the species.
         scores: of each.
         voxel_size_angstrom: of the tomogram.
         voxel_offset: for the picks' ångströms, see `coordinates`.
@@ -99,12 +99,12 @@ def picks_at(
     places = to_xyz_angstrom(points_zyx_vox, voxel_size_angstrom, voxel_offset)
     rows = zip(runs, places.tolist(), scores, points_zyx_vox.tolist(), strict=True)
     return [
-        Pick(run, particle, x, y, z, float(score), x_voxel=x_voxel, y_voxel=y_voxel, z_voxel=z_voxel)
+        Pick(run, species, x, y, z, float(score), x_voxel=x_voxel, y_voxel=y_voxel, z_voxel=z_voxel)
         for run, (x, y, z), score, (z_voxel, y_voxel, x_voxel) in rows
     ]
 
 
-def check_truth(truth: Iterable[Pick], particles: ParticleSet, source: str) -> None:
+def check_truth(truth: Iterable[Pick], species_set: SpeciesSet, source: str) -> None:
     """Refuse a truth that names an unknown species or holds a place of a run twice.
 
     Args:
@@ -117,7 +117,7 @@ def check_truth(truth: Iterable[Pick], particles: ParticleSet, source: str) -> N
     """
     first: dict[tuple[str, float, float, float], int] = {}
     for number, pick in enumerate(truth, start=1):
-        particles.named(pick.particle, f"{source}, particle {number}")
+        species_set.named(pick.species, f"{source}, particle {number}")
         place = (pick.run, *pick.xyz_angstrom)
         if place in first:
             raise InputError(

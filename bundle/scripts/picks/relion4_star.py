@@ -19,9 +19,9 @@ from scripts.picks.pick import UNKNOWN, Pick, picks_at
 from scripts.picks.star import (
     MICROGRAPH,
     PIXELS,
-    RUN,
+    RUN_COLUMN,
     SCORE,
-    Tables,
+    StarTables,
     numbers_of,
     particles_of,
     read_tables,
@@ -43,7 +43,7 @@ def write_relion4_star(path: str | Path, picks: Sequence[Pick], facts: Facts) ->
         InputError: the voxels are not known, or a run's name cannot stand in a STAR file.
     """
     table = _pixels(path, picks, facts, "relion4")
-    table.insert(3, RUN, pd.Series([pick.run for pick in picks], dtype=str))
+    table.insert(3, RUN_COLUMN, pd.Series([pick.run for pick in picks], dtype=str))
     write_table(path, "particles", table)
 
 
@@ -69,7 +69,7 @@ def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
     """
     tables = read_tables(path)
     table = particles_of(path, tables, PIXELS, "RELION 4 or Warp")
-    name_column = RUN if RUN in table else MICROGRAPH
+    name_column = RUN_COLUMN if RUN_COLUMN in table else MICROGRAPH
     particles_of(path, tables, [name_column], "RELION 4 or Warp")
     stated = _stated_pixel_size(path, tables, table)
     voxel_size = facts.voxel_size_angstrom or (stated if facts.binning is None else None)
@@ -96,7 +96,7 @@ def _pixels(path: str | Path, picks: Sequence[Pick], facts: Facts, format_name: 
     return table
 
 
-def _stated_pixel_size(path: str | Path, tables: Tables, particles: pd.DataFrame) -> float | None:
+def _stated_pixel_size(path: str | Path, tables: StarTables, particles: pd.DataFrame) -> float | None:
     """Return the size in ångströms of the pixels that the coordinates count, where the file states it."""
     optics = tables.get("optics", pd.DataFrame())
     if TILT_PIXEL in optics:
@@ -114,4 +114,4 @@ def _stated_pixel_size(path: str | Path, tables: Tables, particles: pd.DataFrame
 
 
 def _without_tomostar(table: pd.DataFrame) -> list[str]:
-    return [str(name).removesuffix(TOMOSTAR) for name in table[RUN]]
+    return [str(name).removesuffix(TOMOSTAR) for name in table[RUN_COLUMN]]

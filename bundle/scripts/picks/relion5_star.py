@@ -11,7 +11,7 @@ from scripts.coordinates import from_xyz_centered_angstrom, to_xyz_centered_angs
 from scripts.picks.pick import Pick, picks_at, zyx_vox_of
 from scripts.picks.star import (
     CENTERED,
-    RUN,
+    RUN_COLUMN,
     SCORE,
     check_name,
     numbers_of,
@@ -51,7 +51,7 @@ def write_relion5_star(
     mine = [pick for pick in picks if run is None or pick.run == run]
     points = zyx_vox_of(mine, voxel_size_angstrom, voxel_offset)
     table = pd.DataFrame(to_xyz_centered_angstrom(points, voxel_size_angstrom, volume_shape_zyx), columns=CENTERED)
-    table[RUN] = pd.Series([pick.run for pick in mine], dtype=str)
+    table[RUN_COLUMN] = pd.Series([pick.run for pick in mine], dtype=str)
     table[SCORE] = [float(pick.score) for pick in mine]
     write_table(path, "particles", table)
 
@@ -59,7 +59,7 @@ def write_relion5_star(
 def read_relion5_star(
     path: str | Path,
     *,
-    particle: str,
+    species: str,
     volume_shape_zyx: Sequence[int],
     voxel_size_angstrom: float,
     voxel_offset: float = 0.0,
@@ -69,7 +69,7 @@ def read_relion5_star(
     Raises:
         InputError: the file is missing, or it has no table with the columns of RELION 5 and numbers in them.
     """
-    table = particles_of(path, read_tables(path), (RUN, *CENTERED), "RELION 5")
+    table = particles_of(path, read_tables(path), (RUN_COLUMN, *CENTERED), "RELION 5")
     places = numbers_of(path, table, CENTERED) - shifts_angstrom_of(path, table, voxel_size_angstrom)
     points = from_xyz_centered_angstrom(places, voxel_size_angstrom, volume_shape_zyx)
-    return picks_at(points, table[RUN], particle, scores_of(path, table), voxel_size_angstrom, voxel_offset)
+    return picks_at(points, table[RUN_COLUMN], species, scores_of(path, table), voxel_size_angstrom, voxel_offset)

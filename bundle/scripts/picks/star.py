@@ -14,16 +14,16 @@ from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
 from scripts.picks.parsing import number, read_text
 
-RUN, MICROGRAPH, SCORE = "rlnTomoName", "rlnMicrographName", "rlnAutopickFigureOfMerit"
+RUN_COLUMN, MICROGRAPH, SCORE = "rlnTomoName", "rlnMicrographName", "rlnAutopickFigureOfMerit"
 CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
 PIXELS = tuple(f"rlnCoordinate{axis}" for axis in "XYZ")
 SHIFTS_ANGSTROM = tuple(f"rlnOrigin{axis}Angst" for axis in "XYZ")
 SHIFTS_PIXELS = tuple(f"rlnOrigin{axis}" for axis in "XYZ")
 TURNS = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
-Tables = dict[str, pd.DataFrame]
+StarTables = dict[str, pd.DataFrame]
 
 
-def read_tables(path: str | Path) -> Tables:
+def read_tables(path: str | Path) -> StarTables:
     """Return the tables of a STAR file by name; what is no table is left out.
 
     Raises:
@@ -31,13 +31,13 @@ def read_tables(path: str | Path) -> Tables:
     """
     read_text(path)  # says so when there is no such file
     try:
-        blocks = starfile.read(path, always_dict=True, parse_as_string=[RUN, MICROGRAPH])
+        blocks = starfile.read(path, always_dict=True, parse_as_string=[RUN_COLUMN, MICROGRAPH])
     except (TypeError, ValueError) as error:  # what the library raises on a block without a table
         raise InputError(f"{path} is not a STAR file: {error}.") from error
     return {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
 
 
-def particles_of(path: str | Path, tables: Tables, required: Sequence[str], kind: str) -> pd.DataFrame:
+def particles_of(path: str | Path, tables: StarTables, required: Sequence[str], kind: str) -> pd.DataFrame:
     """Return the table of particles of a STAR file.
 
     Args:
@@ -112,7 +112,7 @@ def write_table(path: str | Path, name: str, table: pd.DataFrame) -> None:
     Raises:
         InputError: a text has a character that a STAR file cannot hold.
     """
-    texts = {text for column in (RUN, MICROGRAPH) if column in table for text in table[column]}
+    texts = {text for column in (RUN_COLUMN, MICROGRAPH) if column in table for text in table[column]}
     for text in sorted(texts):
         check_name(text)
     printed = starfile.to_string({name: table}, quote_all_strings=any("#" in text for text in texts))

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import pickle
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -25,10 +24,13 @@ from tqdm import tqdm
 
 from scripts.atomic_files import remove_temporaries, require_writable, stamps_of, take_lock, write_folder_atomically
 from scripts.errors import InputError
+from scripts.records import canonical, record_of
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # counts up when entries of another form are written
+CACHE_FORMAT = (
+    2  # increase when the on-disk layout changes: it is part of every entry's hash, so old entries are ignored
+)
 META = "meta.json"
 KEPT_META = ("affine", "original_affine", "spatial_shape", "filename_or_obj")
 
@@ -148,15 +150,8 @@ def entry_name(item: Mapping[Hashable, Any], preparation: Callable[..., Any]) ->
         for key, value in item.items()
         if isinstance(value, str) and (os.path.exists(value) or "*" in value)
     }
-    content = pickle.dumps((FORMAT, dict(item), files, settings_of(preparation)))
-    return f"{item.get('run', 'tomogram')}-{hashlib.sha256(content).hexdigest()[:16]}"
-
-
-def settings_of(transform: Any) -> Any:
-    """Return what a transform does, without its random state: its class and its settings."""
-    if isinstance(transform, Compose):
-        return [settings_of(part) for part in transform.transforms]
-    return type(transform).__qualname__, {key: value for key, value in vars(transform).items() if key != "R"}
+    content = canonical([CACHE_FORMAT, record_of(item), files, record_of(preparation)])
+    return f"{item.get('run', 'tomogram')}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def write_entry(entry: Path, sample: Mapping[Hashable, Any]) -> None:

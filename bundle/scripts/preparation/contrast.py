@@ -30,7 +30,8 @@ def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     counts = [size // length for size, length in zip(volume.shape, sides, strict=True)]
     whole = volume[tuple(slice(count * length) for count, length in zip(counts, sides, strict=True))]
     split = [part for pair in zip(counts, sides, strict=True) for part in pair]
-    return whole.reshape(split).mean(axis=(1, 3, 5))
+    answer: NDArray[np.float32] = whole.reshape(split).mean(axis=(1, 3, 5))
+    return answer
 
 
 def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -> float | None:

@@ -31,8 +31,8 @@ from scripts.volumes.reading import read_tomogram
 
 logger = logging.getLogger(__name__)
 
-AUTO, RUN = "auto", "{run}"
-GRAIN_ANGSTROM = 40.0  # side of the blocks whose spread tells ice from vacuum
+AUTO, RUN_MARK = "auto", "{run}"
+ICE_BLOCK_ANGSTROM = 40.0  # side of the blocks whose spread tells ice from vacuum
 ICE_LEVEL = 0.25  # ice begins where the spread has risen by this share from that of the vacuum to that of the ice
 LEAST_RISE = 1.1  # a spread that rises by less tells nothing: the ice fills the volume
 ICE_MARGIN_ANGSTROM = 100.0
@@ -52,7 +52,8 @@ def sample_mask(
     for axis, size in enumerate(shape_zyx):
         place = (np.arange(size) + 0.5) * (voxel_size_angstrom / mask_voxel_size_angstrom)
         mask = mask.take(np.clip(place.astype(np.int64), 0, mask.shape[axis] - 1), axis=axis)
-    return mask != 0
+    answer: NDArray[np.bool_] = mask != 0
+    return answer
 
 
 def fit_slab(volume: NDArray[np.float32], voxel_size_angstrom: float) -> tuple[float, float] | None:
@@ -69,7 +70,7 @@ def fit_slab(volume: NDArray[np.float32], voxel_size_angstrom: float) -> tuple[f
     Returns:
         The first and the last height in voxels; None where no layer stands out, so that the ice fills the volume.
     """
-    side = max(1, round(GRAIN_ANGSTROM / voxel_size_angstrom))
+    side = max(1, round(ICE_BLOCK_ANGSTROM / voxel_size_angstrom))
     spread = block_means(volume, side).std(axis=(1, 2))
     ordered = np.sort(spread)
     vacuum, ice = ordered[: math.ceil(len(ordered) / 10)].mean(), np.median(ordered[len(ordered) // 2 :])
@@ -87,7 +88,8 @@ def is_inside(region: NDArray[Any], points_zyx_vox: ArrayLike) -> NDArray[np.boo
     shape = np.asarray(region.shape)
     there = ((voxels >= 0) & (voxels < shape)).all(axis=1)
     z, y, x = np.clip(voxels, 0, shape - 1).T
-    return there & (region[z, y, x] != 0)
+    answer: NDArray[np.bool_] = there & (region[z, y, x] != 0)
+    return answer
 
 
 class LimitRegiond(MapTransform):
@@ -130,7 +132,7 @@ class LimitRegiond(MapTransform):
             region = np.ones(image.shape[1:], dtype=bool)
             if self.mask_path is not None:
                 run = str(sample.get("run") or run_name(source_of(image)))
-                region &= read_mask(self.mask_path.replace(RUN, run), image)
+                region &= read_mask(self.mask_path.replace(RUN_MARK, run), image)
             if self.slab_z_angstrom is not None:
                 first, last = self.heights_of(image)
                 height = np.arange(len(region))

@@ -26,18 +26,18 @@ from scripts.picks import (
     xyz_angstrom_of,
 )
 from scripts.preparation.image_facts import original_affine_of, source_of
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 from scripts.volumes.labels import points_of_labels
 from scripts.volumes.reading import is_tomogram, read_tomogram
 
 
-def read_truth(path: str | Path, run: str, particles: ParticleSet) -> list[Pick]:
+def read_truth(path: str | Path, run: str, species_set: SpeciesSet) -> list[Pick]:
     """Read the true particles of one run from a Kaggle CSV, or from copick files.
 
     Args:
         path: the table, a folder of copick files, or some of them: the folder and a pattern of their names.
         run: name of the run.
-        particles: the species.
+        species_set: the species.
 
     Raises:
         InputError: a file cannot be read or names an unknown species.
@@ -45,7 +45,7 @@ def read_truth(path: str | Path, run: str, particles: ParticleSet) -> list[Pick]
     folder, pattern = (Path(path), "*.json") if Path(path).is_dir() else (Path(path).parent, Path(path).name)
     picks = read_copick_folder(folder, run, pattern) if pattern.endswith(".json") else read_csv(path)
     truth = [pick for pick in picks if pick.run == run]
-    check_truth(truth, particles, str(path))
+    check_truth(truth, species_set, str(path))
     return truth
 
 
@@ -55,7 +55,7 @@ class LoadTruthd(MapTransform):
     Args:
         keys: path of a Kaggle CSV, of a folder of copick JSON, or of a label volume; becomes ``(N, 4)`` rows of label
             and voxel index ``(label, z, y, x)``. Species with label 0 are left out.
-        particles: the species.
+        species_set: the species.
         image_key: the tomogram ``(1, Z, Y, X)``, for its shape, voxel size and run.
         volume_key: where a label volume ``(1, Z, Y, X)`` is put as well.
         voxel_offset: see `coordinates`.
@@ -67,14 +67,19 @@ class LoadTruthd(MapTransform):
     def __init__(
         self,
         keys: KeysCollection,
-        particles: ParticleSet,
+        species_set: SpeciesSet,
         image_key: str = "image",
         volume_key: str = "label_volume",
         voxel_offset: float = 0.0,
     ) -> None:
         super().__init__(keys)
-        self.particles, self.voxel_offset = particles, voxel_offset
+        self.species_set, self.voxel_offset = species_set, voxel_offset
         self.image_key, self.volume_key = image_key, volume_key
+
+    def record(self) -> dict[str, Any]:
+        """Return what the rows depend on: of the species their names and labels, not their thresholds."""
+        labels = {species.name: species.label for species in self.species_set.known}
+        return {"labels": labels, "voxel_offset": self.voxel_offset}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its truth loaded."""
@@ -84,7 +89,7 @@ class LoadTruthd(MapTransform):
             if is_tomogram(path):
                 labels = self.read_labels(path, image)
                 sample[self.volume_key] = torch.from_numpy(labels[None])
-                points = points_of_labels(labels, self.particles, str(path))
+                points = points_of_labels(labels, self.species_set, str(path))
             else:
                 points = self.read_points(path, sample.get("run") or run_name(source_of(image)), image)
             sample[key] = torch.as_tensor(np.asarray(points, dtype=np.float32).reshape(-1, 4))
@@ -100,13 +105,14 @@ class LoadTruthd(MapTransform):
         labels = np.rint(values)
         if (labels != values).any() or labels.min() < 0 or labels.max() > np.iinfo(np.uint8).max:
             raise InputError(f"{path} is no label volume: it holds other values than whole numbers from 0 to 255.")
-        return labels.astype(np.uint8)
+        answer: NDArray[np.uint8] = labels.astype(np.uint8)
+        return answer
 
     def read_points(self, path: str, run: str, image: MetaTensor) -> NDArray[np.float64]:
         """Return the true particles ``(N, 4)`` of a run in the image's voxels."""
         is_star = Path(path).suffix == ".star"
-        truth = self.read_star(path, run, image) if is_star else read_truth(path, run, self.particles)
-        labels = [self.particles.named(pick.particle, path).label for pick in truth]
+        truth = self.read_star(path, run, image) if is_star else read_truth(path, run, self.species_set)
+        labels = [self.species_set.named(pick.species, path).label for pick in truth]
         own = voxel_size_of(original_affine_of(image))
         points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / voxel_size_of(image.affine))
         check_inside(points, image.shape[1:], f"{path}, run '{run}'")
@@ -115,13 +121,13 @@ class LoadTruthd(MapTransform):
 
     def read_star(self, path: str, run: str, image: MetaTensor) -> list[Pick]:
         """Return the true particles of a run from a RELION 5 file, which does not tell species apart."""
-        known = [species.name for species in self.particles]
+        known = [species.name for species in self.species_set.picked]
         if len(known) != 1:
             names = ", ".join(known)
             raise InputError(f"{path} does not tell species apart, and there are {len(known)}: {names}. Use truth.csv.")
         picks = read_relion5_star(
             path,
-            particle=known[0],
+            species=known[0],
             volume_shape_zyx=[int(size) for size in image.meta.get("spatial_shape", image.shape[1:])],
             voxel_size_angstrom=voxel_size_of(original_affine_of(image)),
             voxel_offset=self.voxel_offset,
@@ -130,5 +136,5 @@ class LoadTruthd(MapTransform):
         if picks and not truth:
             there = ", ".join(sorted({pick.run for pick in picks}))
             raise InputError(f"{path} has no particle of '{run}'; its tomograms are called {there}.")
-        check_truth(truth, self.particles, path)
+        check_truth(truth, self.species_set, path)
         return truth

@@ -28,9 +28,8 @@ from scripts.results.run_folder import (
     FAILED,
     MISSING,
     SUMMARY,
-    Row,
-    Tables,
-    as_plain,
+    BatchTables,
+    SummaryRow,
     difference,
     forget_failure,
     format_summary,
@@ -38,11 +37,11 @@ from scripts.results.run_folder import (
     state_of,
     write_failure,
 )
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
+BATCH_LOCK = ".lock"
 WORK = ("batch", "set another output_dir")  # what a second one is told
 
 
@@ -50,7 +49,7 @@ def run_batch(
     evaluator: SupervisedEvaluator,
     dataset: Dataset,
     output_dir: str,
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     settings: Mapping[str, Any],
     resume: bool = True,
     overwrite: bool = False,
@@ -62,11 +61,11 @@ def run_batch(
     every one takes its share of the rest; they exchange nothing but files, so that the others go on when one dies.
 
     Args:
-        evaluator: picks; one of its handlers is `handlers.WritePicks`, with the same ``output_dir`` and ``settings``.
+        evaluator: picks; one of its handlers is `handlers.WritePicks`, with the same ``output_dir``.
         dataset: its ``data`` are rows of `datasets.list_runs`.
         output_dir: a folder of its own for every run, and the tables.
-        particles: the species.
-        settings: everything that the picks depend on.
+        species_set: the species.
+        settings: what the picks depend on, ready for JSON: the ``settings`` of that handler.
         resume: skip what is done; otherwise all is done anew.
         overwrite: replace folders that are there and have to be done.
         pages: write the page over all of them at the end.
@@ -78,8 +77,8 @@ def run_batch(
     folder = Path(output_dir)
     numbers = number_runs(dataset)
     tomograms = {run: state_of(dataset.data[number]["image"]) for run, number in numbers.items()}
-    tables = Tables(folder, tomograms, as_plain(settings), particles)
-    with open(folder / LOCK, "a") as lock:
+    tables = BatchTables(folder, tomograms, settings, species_set)
+    with open(folder / BATCH_LOCK, "a") as lock:
 
         def prepare() -> list[str]:
             lock_folder(lock, *WORK)
@@ -99,7 +98,7 @@ def run_batch(
             finish(tables, pages)
 
 
-def list_work(tables: Tables, resume: bool, overwrite: bool) -> list[str]:
+def list_work(tables: BatchTables, resume: bool, overwrite: bool) -> list[str]:
     """Return the runs that have to be done, in the order of the tables.
 
     Raises:
@@ -134,7 +133,7 @@ def number_runs(dataset: Dataset) -> dict[str, int]:
     return numbers
 
 
-def work_through(evaluator: SupervisedEvaluator, datasets: Mapping[str, Subset], tables: Tables) -> None:
+def work_through(evaluator: SupervisedEvaluator, datasets: Mapping[str, Subset[Any]], tables: BatchTables) -> None:
     """Evaluate one run after the other; a failure is noted and does not stop the rest.
 
     Args:
@@ -154,7 +153,7 @@ def work_through(evaluator: SupervisedEvaluator, datasets: Mapping[str, Subset],
             progress.update()
 
 
-def evaluate_one(evaluator: SupervisedEvaluator, run: str, dataset: Subset, output_dir: Path) -> None:
+def evaluate_one(evaluator: SupervisedEvaluator, run: str, dataset: Subset[Any], output_dir: Path) -> None:
     """Evaluate one run; when it fails, leave a line in the log and a note in the folder ``failures``."""
     try:
         evaluator.state.max_epochs = None  # Ignite's word for: start anew, also after a run that failed
@@ -164,7 +163,7 @@ def evaluate_one(evaluator: SupervisedEvaluator, run: str, dataset: Subset, outp
     # The one place where everything is caught: whatever happened to this tomogram (a library's own error in a damaged
     # file, memory, the GPU), the hundreds after it must have their turn. A user's stop is no Exception and passes.
     except Exception as error:
-        failure, is_expected = describe(error)
+        failure, is_expected = failure_in_words(error)
         write_failure(output_dir, run, failure, "" if is_expected else "".join(traceback.format_exception(error)))
         logger.error("%s failed: %s", run, failure)
         evaluator.state.batch = evaluator.state.output = None  # what is left of it may be large
@@ -172,7 +171,7 @@ def evaluate_one(evaluator: SupervisedEvaluator, run: str, dataset: Subset, outp
             torch.cuda.empty_cache()
 
 
-def describe(error: Exception) -> tuple[str, bool]:
+def failure_in_words(error: Exception) -> tuple[str, bool]:
     """Return an error in one line, and whether it is one of our own, which says all there is to say."""
     chain = list(chain_of(error))
     ours = next((link for link in chain if isinstance(link, InputError | InputWarning)), None)
@@ -180,24 +179,24 @@ def describe(error: Exception) -> tuple[str, bool]:
     return " ".join(text.split())[:500], ours is not None
 
 
-def finish(tables: Tables, pages: bool) -> None:
+def finish(tables: BatchTables, pages: bool) -> None:
     """Write the tables for the last time, and the page over all runs; show the summary.
 
     Raises:
         InputError: tomograms failed or are missing.
     """
     rows = tables.write()
-    print(format_summary(rows, tables.particles), flush=True)
+    print(format_summary(rows, tables.species_set), flush=True)
     if pages:
         failures = {row.run: row.failure for row in rows if row.status == FAILED}
         done = [row.run for row in rows if row.status == DONE]
-        write_batch_page(tables.output_dir, tables.particles, failures, done)
+        write_batch_page(tables.output_dir, tables.species_set, failures, done)
     line = failures_in_one_line(rows)
     if line is not None:
         raise InputError(f"{line} Summary: {tables.output_dir / SUMMARY}")
 
 
-def failures_in_one_line(rows: Sequence[Row]) -> str | None:
+def failures_in_one_line(rows: Sequence[SummaryRow]) -> str | None:
     """Say how many runs failed or are missing, with the reason where it is one; None when all are done."""
     failed = [row for row in rows if row.status == FAILED]
     missing = [row.run for row in rows if row.status == MISSING]

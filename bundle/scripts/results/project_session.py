@@ -9,13 +9,13 @@ from scripts.copick_tree import picks_folders, project_roots, run_folder_of, ses
 from scripts.datasets.runs import Folders, as_folders
 from scripts.errors import InputError
 from scripts.results.run_folder import read_record
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 
 def require_new_session(
     runs: Sequence[Mapping[str, str]],
     dataset_dir: Folders,
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     user_id: str | int,
     session_id: str | int,
     output_dir: str | Path,
@@ -28,7 +28,7 @@ def require_new_session(
     Args:
         runs: the tomograms, rows of `datasets.list_runs`.
         dataset_dir: where they were found.
-        particles: the species.
+        species_set: the species.
         user_id: who picks; a number of the command line will do, as for the session.
         session_id: the session to write.
         output_dir: where the batch keeps its runs' folders.
@@ -37,7 +37,7 @@ def require_new_session(
     Raises:
         InputError: a tomogram is in no project, copick would refuse a name, or the session is there already.
     """
-    for species in particles:
+    for species in species_set.picked:
         session_file(str(user_id), str(session_id), species.name)
     goes_on = any(read_record(Path(output_dir) / item["run"]) is not None for item in runs)
     for item in runs:

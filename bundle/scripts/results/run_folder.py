@@ -17,9 +17,10 @@ from typing import Any
 
 from scripts.atomic_files import stamps_of, write_atomically
 from scripts.picks import Pick, read_csv, write_csv
-from scripts.species import ParticleSet
+from scripts.records import first_difference
+from scripts.species import SpeciesSet
 
-RECORD, PICKS, SUMMARY, FAILURES = "run.json", "picks.csv", "summary.csv", "failures"
+RECORD_FILE, PICKS_TABLE, SUMMARY, FAILURES = "run.json", "picks.csv", "summary.csv", "failures"
 DONE, FAILED, MISSING = "done", "failed", "missing"
 
 
@@ -45,7 +46,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Row:
+class SummaryRow:
     """One line of the summary: a run that is done, failed or missing."""
 
     run: str
@@ -59,15 +60,15 @@ def make_record(
     tomogram: str | Path,
     settings: Mapping[str, Any],
     picks: Iterable[Pick],
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     seconds: Mapping[str, float],
     peak_memory_gib: float,
 ) -> Record:
     """Return the record of a run that was picked."""
-    found = Counter(pick.particle for pick in picks)
-    counts = {name: found[name] for name in particles.names}
+    found = Counter(pick.species for pick in picks)
+    counts = {name: found[name] for name in species_set.names}
     times = {stage: round(value, 3) for stage, value in seconds.items()}
-    return Record(run, state_of(tomogram), as_plain(settings), counts, times, round(peak_memory_gib, 3))
+    return Record(run, state_of(tomogram), dict(settings), counts, times, round(peak_memory_gib, 3))
 
 
 def state_of(tomogram: str | Path) -> dict[str, Any]:
@@ -86,26 +87,16 @@ def state_of(tomogram: str | Path) -> dict[str, Any]:
     return {"path": str(path), "bytes": sum(sizes), "modified_ns": max(times)}
 
 
-def as_plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings as JSON gives them back, species by their names."""
-
-    def table(value: ParticleSet) -> dict[str, Any]:
-        return {species.name: asdict(species) for species in value.known}
-
-    plain: dict[str, Any] = json.loads(json.dumps(settings, default=table))
-    return plain
-
-
 def write_record(folder: Path, record: Record) -> None:
     """Write the record that makes a folder complete."""
-    with write_atomically(folder / RECORD) as file:
+    with write_atomically(folder / RECORD_FILE) as file:
         file.write(json.dumps(asdict(record), indent=4, ensure_ascii=False) + "\n")
 
 
 def read_record(folder: Path) -> Record | None:
     """Return the record of a folder; None where there is none that can be read."""
     try:
-        return Record(**json.loads((folder / RECORD).read_text(encoding="utf-8")))
+        return Record(**json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -116,20 +107,12 @@ def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[st
     Args:
         record: of a finished folder.
         tomogram: what `state_of` gives now. Its path may change, as when data are moved.
-        settings: what `as_plain` gives now.
+        settings: what `handlers.WritePicks` has now.
     """
     if any(tomogram[key] != record.tomogram.get(key) for key in ("bytes", "modified_ns")):
         return f"was picked before {tomogram['path']} changed"
-    found = _first_difference("", record.settings, settings)
-    return found and f"was picked with other settings:{found}"
-
-
-def _first_difference(name: str, before: Any, now: Any) -> str | None:
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        keys = dict.fromkeys([*now, *before])
-        inner = (_first_difference(f"{name} {key}", before.get(key), now.get(key)) for key in keys)
-        return next((found for found in inner if found), None)
-    return None if before == now else f"{name} was {json.dumps(before)[:60]}, now it is {json.dumps(now)[:60]}"
+    found = first_difference(record.settings, settings)
+    return found and f"was picked with other settings: {found}"
 
 
 def write_failure(output_dir: Path, run: str, failure: str, details: str = "") -> None:
@@ -152,46 +135,48 @@ def read_failure(output_dir: Path, run: str) -> str | None:
 
 
 @dataclass
-class Tables:
+class BatchTables:
     """``picks.csv`` and ``summary.csv`` over the runs of a batch.
 
     Attributes:
         output_dir: where the folders of the runs stand, and the tables.
         tomograms: of every run, in the order of the tables, what `state_of` gives.
-        settings: what `as_plain` gives; folders of other settings count as missing.
-        particles: the species, one column each.
+        settings: the record that `handlers.WritePicks` writes; folders of other settings count as missing.
+        species_set: the species, one column each.
     """
 
     output_dir: Path
     tomograms: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
-    particles: ParticleSet
+    species_set: SpeciesSet
     _read: dict[str, tuple[Record, list[Pick]]] = field(default_factory=dict)
 
-    def write(self) -> list[Row]:
+    def write(self) -> list[SummaryRow]:
         """Write both tables from what stands in the folders now, and return the rows of the summary."""
         found = [self._look_at(run) for run in self.tomograms]
         rows = [row for row, _ in found]
-        write_csv(self.output_dir / PICKS, [pick for _, picks in found for pick in picks])
+        write_csv(self.output_dir / PICKS_TABLE, [pick for _, picks in found for pick in picks])
         with write_atomically(self.output_dir / SUMMARY) as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("run", "status", "picks", *self.particles.names, "seconds", "peak_memory_gib", "failure"))
-            writer.writerows(_cells(row, self.particles.names) for row in rows)
+            writer.writerow(
+                ("run", "status", "picks", *self.species_set.names, "seconds", "peak_memory_gib", "failure")
+            )
+            writer.writerows(_cells(row, self.species_set.names) for row in rows)
         return rows
 
-    def _look_at(self, run: str) -> tuple[Row, list[Pick]]:
+    def _look_at(self, run: str) -> tuple[SummaryRow, list[Pick]]:
         folder, failure = self.output_dir / run, read_failure(self.output_dir, run)
         if failure is not None:  # also where an older folder stands, which was to be replaced
-            return Row(run, FAILED, failure=failure), []
+            return SummaryRow(run, FAILED, failure=failure), []
         record = read_record(folder)
         if record is None or difference(record, self.tomograms[run], self.settings):
-            return Row(run, MISSING), []
+            return SummaryRow(run, MISSING), []
         if run not in self._read or self._read[run][0] != record:
-            self._read[run] = record, read_csv(folder / PICKS)
-        return Row(run, DONE, record), self._read[run][1]
+            self._read[run] = record, read_csv(folder / PICKS_TABLE)
+        return SummaryRow(run, DONE, record), self._read[run][1]
 
 
-def _cells(row: Row, names: Sequence[str]) -> list[Any]:
+def _cells(row: SummaryRow, names: Sequence[str]) -> list[Any]:
     if row.record is None:
         return [row.run, row.status, *[""] * (len(names) + 3), row.failure]
     counts = [row.record.picks[name] for name in names]
@@ -199,10 +184,10 @@ def _cells(row: Row, names: Sequence[str]) -> list[Any]:
     return [row.run, row.status, sum(counts), *counts, seconds, f"{row.record.peak_memory_gib:.2f}", ""]
 
 
-def format_summary(rows: Sequence[Row], particles: ParticleSet) -> str:
+def format_summary(rows: Sequence[SummaryRow], species_set: SpeciesSet) -> str:
     """Return the summary as a table for the screen."""
-    heads = ["run", "status", "picks", *particles.names, "seconds", "GiB"]
-    cells = [heads, *([str(cell) for cell in _cells(row, particles.names)] for row in rows if row.status == DONE)]
+    heads = ["run", "status", "picks", *species_set.names, "seconds", "GiB"]
+    cells = [heads, *([str(cell) for cell in _cells(row, species_set.names)] for row in rows if row.status == DONE)]
     widths = [max(map(len, column)) for column in zip(*(line[: len(heads)] for line in cells), strict=True)]
     widths[0] = max(widths[0], *(len(row.run) for row in rows))
     lines = []

@@ -5,15 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from scripts.errors import InputError
 from scripts.picks import read_csv
 from scripts.scoring.matching import MODES
 from scripts.scoring.metrics import format_table, score_picks
-from scripts.species import read_particles
-
-PARTICLE_FILE = Path(__file__).resolve().parents[2] / "configs" / "particles.json"
+from scripts.species import SPECIES_FILE, read_species
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,13 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("picks", metavar="PICKS.csv", help="picks, in the same form")
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="how picks are matched (default: %(default)s)")
-    parser.add_argument("--particles", default=PARTICLE_FILE, help="the particle file (default: the bundle's own)")
+    parser.add_argument("--species", default=SPECIES_FILE, help="the species file (default: the bundle's own)")
     options = parser.parse_args(arguments)
     try:
-        particles = read_particles(options.particles)
+        species_set = read_species(options.species)
         truth, picks = read_csv(options.truth), read_csv(options.picks)
         score = score_picks(
-            truth, picks, particles, options.mode, truth_source=options.truth, picks_source=options.picks
+            truth, picks, species_set, options.mode, truth_source=options.truth, picks_source=options.picks
         )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)

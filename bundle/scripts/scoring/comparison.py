@@ -13,7 +13,7 @@ from scripts.picks import Pick, xyz_angstrom_of
 from scripts.scoring.matching import MODES
 from scripts.scoring.metrics import Counts, count_matches, fbeta, precision, recall, score_counts
 from scripts.scoring.mistakes import CAUSES, RIGHT, Points, Verdict, confusion, judge
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,25 @@ class Comparison:
             wrong_scores=tuple(a + b for a, b in zip(self.wrong_scores, other.wrong_scores, strict=True)),
         )
 
-    def f4(self, mode: str, particles: ParticleSet) -> float:
+    def f4(self, mode: str, species_set: SpeciesSet) -> float:
         """Return the weighted mean of the species' F4."""
-        return score_counts(self.counts[mode], particles)
+        return score_counts(self.counts[mode], species_set)
 
-    def as_json(self, particles: ParticleSet, thresholds: ArrayLike, sweep_mode: str) -> dict[str, Any]:
+    def as_json(self, species_set: SpeciesSet, thresholds: ArrayLike, sweep_mode: str) -> dict[str, Any]:
         """Return all of it as JSON can hold it.
 
         Args:
-            particles: the species.
+            species_set: the species.
             thresholds: ``(T,)`` those of the sweep.
             sweep_mode: how picks were matched in the sweep.
         """
         return {
             "modes": [
-                {"mode": mode, "total": self.f4(mode, particles), "rows": [_row(counts[n]) for n in particles.names]}
+                {
+                    "mode": mode,
+                    "total": self.f4(mode, species_set),
+                    "rows": [_row(counts[n]) for n in species_set.names],
+                }
                 for mode, counts in self.counts.items()
             ],
             "causes": [RIGHT, *CAUSES],
@@ -80,7 +84,7 @@ class Comparison:
 def compare(
     truth: Sequence[Pick],
     picks: Sequence[Pick],
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     size_xyz_angstrom: ArrayLike,
     sweep: ArrayLike,
 ) -> tuple[Comparison, list[Verdict], list[Verdict]]:
@@ -89,20 +93,20 @@ def compare(
     Args:
         truth: its true particles.
         picks: its picks.
-        particles: the species.
+        species_set: the species.
         size_xyz_angstrom: sides of the tomogram.
         sweep: ``(S, T, 3)``, as `picking.SweepThresholdsd` counts.
 
     Returns:
         The comparison, and what became of every pick and of every true particle, see `mistakes.judge`.
     """
-    true_points, points = points_of(truth, particles), points_of(picks, particles)
-    radii = [species.radius_angstrom for species in particles]
+    true_points, points = points_of(truth, species_set), points_of(picks, species_set)
+    radii = [species.radius_angstrom for species in species_set.picked]
     scores = [pick.score for pick in picks]
     of_picks, of_truth = judge(true_points, points, scores, radii, size_xyz_angstrom)
-    none = dict.fromkeys(particles.names, Counts())
+    none = dict.fromkeys(species_set.names, Counts())
     comparison = Comparison(
-        counts={mode: none | count_matches(truth, picks, particles, mode) for mode in MODES},
+        counts={mode: none | count_matches(truth, picks, species_set, mode) for mode in MODES},
         of_picks=_by_cause(of_picks, points, len(radii)),
         of_truth=_by_cause(of_truth, true_points, len(radii)),
         lies_on=confusion(of_picks, points, true_points, len(radii)),
@@ -111,22 +115,22 @@ def compare(
             tuple(
                 pick.score
                 for pick, verdict in zip(picks, of_picks, strict=True)
-                if pick.particle == name and verdict.cause != RIGHT
+                if pick.species == name and verdict.cause != RIGHT
             )
-            for name in particles.names
+            for name in species_set.names
         ),
     )
     return comparison, of_picks, of_truth
 
 
-def points_of(picks: Sequence[Pick], particles: ParticleSet) -> Points:
+def points_of(picks: Sequence[Pick], species_set: SpeciesSet) -> Points:
     """Return picks as places and species' indices."""
-    index = {name: number for number, name in enumerate(particles.names)}
-    species = np.array([index[pick.particle] for pick in picks], dtype=np.int64)
+    index = {name: number for number, name in enumerate(species_set.names)}
+    species = np.array([index[pick.species] for pick in picks], dtype=np.int64)
     return Points(xyz_angstrom_of(picks), species)
 
 
-def describe(verdict: Verdict, others: Sequence[Pick]) -> str:
+def cause_in_words(verdict: Verdict, others: Sequence[Pick]) -> str:
     """Return a cause in words.
 
     Args:
@@ -135,7 +139,7 @@ def describe(verdict: Verdict, others: Sequence[Pick]) -> str:
     """
     distance = f"{verdict.distance_angstrom:.0f} Å"
     words = {
-        "wrong species": f"wrong species: {others[verdict.other].particle}" if verdict.other >= 0 else "",
+        "wrong species": f"wrong species: {others[verdict.other].species}" if verdict.other >= 0 else "",
         "near miss": f"near miss, {distance}",
         "border": f"border, {distance}",
     }

@@ -80,4 +80,5 @@ def picks_within(truth_xyz: ArrayLike, picks_xyz: ArrayLike, distance: float) ->
     truth, picks = as_points(truth_xyz, "truth_xyz"), as_points(picks_xyz, "picks_xyz")
     if len(truth) == 0 or len(picks) == 0:
         return [[] for _ in truth]
-    return KDTree(truth).query_ball_tree(KDTree(picks), distance)
+    answer: list[list[int]] = KDTree(truth).query_ball_tree(KDTree(picks), distance)
+    return answer

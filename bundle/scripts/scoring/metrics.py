@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from scripts.errors import InputError
 from scripts.picks import Pick, check_truth, xyz_angstrom_of
 from scripts.scoring.matching import HIT_FRACTION, count_hits
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Row:
+class SpeciesScore:
     """The result of one species."""
 
     name: str
@@ -67,7 +67,7 @@ class Score:
         dropped_runs: names of these runs.
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[SpeciesScore, ...]
     total: float
     mode: str
     beta: float
@@ -96,7 +96,7 @@ def fbeta(tp: int, predicted: int, truths: int, beta: float = 4.0) -> float:
 
 
 def count_matches(
-    truth: Iterable[Pick], picks: Iterable[Pick], particles: ParticleSet, mode: str = "kaggle"
+    truth: Iterable[Pick], picks: Iterable[Pick], species_set: SpeciesSet, mode: str = "kaggle"
 ) -> dict[str, Counts]:
     """Count hits, picks and truths of every species, summed over the runs of both tables.
 
@@ -109,7 +109,7 @@ def count_matches(
     counts: dict[str, Counts] = {}
     for key in truth_places | pick_places:
         name = key[0]
-        distance = HIT_FRACTION * particles.named(name, "the tables").radius_angstrom
+        distance = HIT_FRACTION * species_set.named(name, "the tables").radius_angstrom
         true, found = (xyz_angstrom_of(places.get(key, [])) for places in (truth_places, pick_places))
         one = Counts(count_hits(true, found, distance, mode), len(found), len(true))
         counts[name] = counts.get(name, Counts()) + one
@@ -118,7 +118,7 @@ def count_matches(
 
 def score_counts(
     counts_by_name: Mapping[str, Counts],
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     order: Iterable[str] | None = None,
     beta: float = 4.0,
 ) -> float:
@@ -128,28 +128,28 @@ def score_counts(
 
     Args:
         counts_by_name: counts over all tomograms.
-        particles: the species with their weights.
+        species_set: the species with their weights.
         order: names in the order of adding, which decides the last digit; None takes the order of the labels.
         beta: recall counts ``beta`` times as much as precision.
 
     Raises:
         InputError: a species is unknown, or no species has a weight.
     """
-    weights = {species.name: species.weight for species in particles.known}
+    weights = {species.name: species.weight for species in species_set.known}
     total_weight = sum(weights.values())
     if not total_weight > 0:
-        raise InputError("particles.json: all weights are 0; give one species a positive weight.")
+        raise InputError("species.json: all weights are 0; give one species a positive weight.")
     total = 0.0
     for name in weights if order is None else order:
         counts = counts_by_name.get(name, Counts())
-        total += particles.named(name, "order").weight * fbeta(counts.tp, counts.predicted, counts.truths, beta)
+        total += species_set.named(name, "order").weight * fbeta(counts.tp, counts.predicted, counts.truths, beta)
     return total / total_weight
 
 
 def score_picks(
     truth: Sequence[Pick],
     picks: Iterable[Pick],
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     mode: str = "kaggle",
     beta: float = 4.0,
     *,
@@ -161,7 +161,7 @@ def score_picks(
     Args:
         truth: the annotations of all runs.
         picks: the picks of all runs.
-        particles: the species with their radii and weights.
+        species_set: the species with their radii and weights.
         mode: "kaggle" or "one_to_one".
         beta: recall counts ``beta`` times as much as precision.
         truth_source: what to call the truth in a message: its file.
@@ -172,21 +172,21 @@ def score_picks(
     """
     if not truth:
         raise InputError(f"{truth_source} holds no particles; there is nothing to compare with.")
-    check_truth(truth, particles, truth_source)
+    check_truth(truth, species_set, truth_source)
     runs = {pick.run for pick in truth}
     kept: list[Pick] = []
     dropped: list[Pick] = []
     for number, pick in enumerate(picks, start=1):
         if pick.run in runs:
-            particles.named(pick.particle, f"{picks_source}, pick {number}")
+            species_set.named(pick.species, f"{picks_source}, pick {number}")
             kept.append(pick)
         else:
             dropped.append(pick)
-    counts = count_matches(truth, kept, particles, mode)
-    shown = [species.name for species in particles.known if species.label > 0 or species.name in counts]
+    counts = count_matches(truth, kept, species_set, mode)
+    shown = [species.name for species in species_set.known if species.label > 0 or species.name in counts]
     return Score(
         rows=tuple(_row(name, counts.get(name, Counts()), beta) for name in shown),
-        total=score_counts(counts, particles, order=dict.fromkeys(pick.particle for pick in truth), beta=beta),
+        total=score_counts(counts, species_set, order=dict.fromkeys(pick.species for pick in truth), beta=beta),
         mode=mode,
         beta=beta,
         dropped=len(dropped),
@@ -219,13 +219,13 @@ def format_table(score: Score) -> str:
 def _by_species_and_run(picks: Iterable[Pick]) -> dict[tuple[str, str], list[Pick]]:
     groups: dict[tuple[str, str], list[Pick]] = {}
     for pick in picks:
-        groups.setdefault((pick.particle, pick.run), []).append(pick)
+        groups.setdefault((pick.species, pick.run), []).append(pick)
     return groups
 
 
-def _row(name: str, counts: Counts, beta: float) -> Row:
+def _row(name: str, counts: Counts, beta: float) -> SpeciesScore:
     tp, predicted, truths = counts.tp, counts.predicted, counts.truths
-    return Row(name, counts, precision(tp, predicted), recall(tp, truths), fbeta(tp, predicted, truths, beta))
+    return SpeciesScore(name, counts, precision(tp, predicted), recall(tp, truths), fbeta(tp, predicted, truths, beta))
 
 
 def _share(value: float, of: int) -> str:

@@ -12,10 +12,10 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 
 from scripts.coordinates import voxel_size_of
-from scripts.picking.blobs import pick_species
-from scripts.picking.image_picks import keep_inside
+from scripts.picking.candidates import Finder
+from scripts.picking.image_picks import keep_inside, probability_of
 from scripts.scoring.matching import HIT_FRACTION, check_mode, count_hits
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 
 
 class SweepThresholdsd(MapTransform):
@@ -23,35 +23,35 @@ class SweepThresholdsd(MapTransform):
 
     Args:
         keys: logits ``(C, Z, Y, X)``; left as they are.
-        particles: the species.
+        species_set: the species.
+        finder: as in `PickParticlesd`.
         thresholds: probability thresholds to try.
         image_key: the tomogram, for its voxel size.
         label_key: the true particles ``(N, 4)``.
         sweep_key: where the counts are put: ``(C, T, 3)``, for every species and threshold hits, picks and truths.
         mode: how picks are matched, see `metrics`.
-        merge_distance_in_radii: see `postprocessing.pick_species`.
         region_key: as in `PickParticlesd`.
     """
 
     def __init__(
         self,
         keys: KeysCollection,
-        particles: ParticleSet,
+        species_set: SpeciesSet,
+        finder: Finder,
         thresholds: Sequence[float],
         image_key: str = "image",
         label_key: str = "label",
         sweep_key: str = "sweep",
         mode: str = "kaggle",
-        merge_distance_in_radii: float = 1.0,
         region_key: str = "region",
     ) -> None:
         super().__init__(keys)
         tried = np.asarray(thresholds, dtype=np.float64)
         if tried.size == 0 or np.any(np.diff(tried) <= 0) or not 0 <= tried[0] <= tried[-1] < 1:
             raise ValueError(f"thresholds are rising probabilities, 0 <= t < 1; got {list(thresholds)}.")
-        self.particles, self.thresholds, self.mode = particles, list(thresholds), check_mode(mode)
+        self.species_set, self.thresholds, self.mode = species_set, list(thresholds), check_mode(mode)
         self.image_key, self.label_key, self.sweep_key = image_key, label_key, sweep_key
-        self.merge_distance_in_radii, self.region_key = merge_distance_in_radii, region_key
+        self.finder, self.region_key = finder, region_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the counts."""
@@ -59,16 +59,14 @@ class SweepThresholdsd(MapTransform):
         voxel_size, region = voxel_size_of(sample[self.image_key].affine), sample.get(self.region_key)
         rows = np.asarray(sample[self.label_key].cpu(), dtype=np.float64).reshape(-1, 4)
         for key in self.key_iterator(sample):
-            counts = np.zeros((len(self.particles), len(self.thresholds), 3), dtype=np.int64)
-            for channel, species, count in zip(sample[key], self.particles, counts, strict=True):
-                probability = torch.sigmoid(channel.float()).cpu().numpy()
+            counts = np.zeros((len(self.species_set.picked), len(self.thresholds), 3), dtype=np.int64)
+            for channel, species, count in zip(sample[key], self.species_set.picked, counts, strict=True):
+                probability = probability_of(channel)
                 truth = rows[rows[:, 0] == species.label, 1:]
                 distance = HIT_FRACTION * species.radius_angstrom / voxel_size
                 for place, threshold in enumerate(self.thresholds):
                     one = replace(species, probability_threshold=threshold)
-                    found = keep_inside(
-                        pick_species(probability, one, voxel_size, self.merge_distance_in_radii), region
-                    )
+                    found = keep_inside(self.finder(probability, one, voxel_size), region)
                     hits = count_hits(truth, found.centres_zyx_vox, distance, self.mode)
                     count[place] = hits, len(found), len(truth)
             sample[self.sweep_key] = torch.from_numpy(counts)

@@ -28,14 +28,14 @@ from scripts.picks import Pick, write_copick_json
 from scripts.simulation.imaging import Imaging, beams, count_electrons, expected_counts, reconstruct
 from scripts.simulation.scene import Scene
 from scripts.simulation.specimens import Specimen, read_specimen
-from scripts.species import ParticleSet
+from scripts.species import SpeciesSet
 from scripts.volumes.mrc_writer import write_mrc
 from scripts.volumes.ome_zarr_writer import write_ome_zarr
 
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "simulation.json"  # in the project: its settings; in a run: what was drawn, written when it is complete
-USER_ID, SESSION_ID = "simulation", "0"
+SIMULATION_USER_ID, SIMULATION_SESSION_ID = "simulation", "0"
 CROWD_KEYS = {"sources", "per_square_micrometer", "companion_share", "companion_distance_angstrom"}
 SCENE_KEYS = {
     *("crowding", "count_variation", "specimen_scale", "ice_thickness_angstrom", "slab_tilt_y_degree"),
@@ -49,7 +49,7 @@ Settings = Mapping[str, Any]
 
 def simulate_dataset(
     dataset_dir: str | Path,
-    particles: ParticleSet,
+    species_set: SpeciesSet,
     settings: Settings,
     runs: int,
     seed: int = 0,
@@ -60,9 +60,9 @@ def simulate_dataset(
 
     Args:
         dataset_dir: the copick project; made if it is not there.
-        particles: the species; those with settings in ``specimens`` are simulated and written as truth.
+        species_set: the species; those with settings in ``specimens`` are simulated and written as truth.
         settings: ``shape``, ``voxel_size_angstrom``, ``specimens``, ``distractors``, ``scene``, ``imaging``,
-            ``reconstructions``, ``particles_are`` and ``write_mrc``, see `docs/configuration.md`.
+            ``reconstructions``, ``particles_are`` and ``write_mrc``, see `docs/reference/configuration.md`.
         runs: number of runs.
         seed: run ``n`` depends on it, on ``n`` and on the settings alone.
         workers: processes; None is one per core.
@@ -76,7 +76,7 @@ def simulate_dataset(
     """
     root = Path(dataset_dir)
     settings = json.loads(json.dumps({**settings, "seed": seed}))
-    check_settings(settings, particles)
+    check_settings(settings, species_set)
     names = [run_name.format(number=number) for number in range(runs)]
     if len(set(names)) != len(names):
         raise InputError(f"run_name '{run_name}' gives runs of one name: put {{number}} into it.")
@@ -85,19 +85,19 @@ def simulate_dataset(
         check_sources(settings)
     require_writable(root)
     _begin(root, settings)
-    write_project(root, particles, name="simulated", description="Simulated tomograms with known truth")
+    write_project(root, species_set, name="simulated", description="Simulated tomograms with known truth")
     if len(waiting) < runs:
         logger.info("%d of %d runs are there already", runs - len(waiting), runs)
     workers = min(workers or os.cpu_count() or 1, len(waiting))
     with tqdm(total=len(waiting), desc="simulating", unit="run", disable=not waiting) as bar:
         if workers <= 1:
             for number, name in waiting:
-                simulate_run(root, name, number, particles, settings)
+                simulate_run(root, name, number, species_set, settings)
                 bar.update()
             return names
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            futures = [pool.submit(simulate_run, root, name, number, particles, settings) for number, name in waiting]
+            futures = [pool.submit(simulate_run, root, name, number, species_set, settings) for number, name in waiting]
             try:
                 for future in as_completed(futures):
                     future.result()
@@ -108,7 +108,7 @@ def simulate_dataset(
     return names
 
 
-def check_settings(settings: Settings, particles: ParticleSet) -> None:
+def check_settings(settings: Settings, species_set: SpeciesSet) -> None:
     """Refuse settings that no run could be made of, without a look at the files that they name.
 
     Raises:
@@ -119,9 +119,9 @@ def check_settings(settings: Settings, particles: ParticleSet) -> None:
         raise InputError(f"shape is three numbers of voxels (z, y, x), 16 or more each; got {shape}.")
     if settings["particles_are"] not in ("bright", "dark"):
         raise InputError(f"particles_are is bright or dark; got '{settings['particles_are']}'.")
-    unknown = sorted(set(settings["specimens"]) - {species.name for species in particles.known})
+    unknown = sorted(set(settings["specimens"]) - {species.name for species in species_set.known})
     if unknown:
-        raise InputError(f"specimens names {', '.join(unknown)}, which particles.json does not: distractors may.")
+        raise InputError(f"specimens names {', '.join(unknown)}, which species.json does not: distractors may.")
     for group in ("specimens", "distractors"):
         for name, crowd in settings[group].items():
             if odd := sorted(set(crowd) - CROWD_KEYS) or sorted({"sources", "per_square_micrometer"} - set(crowd)):
@@ -152,7 +152,7 @@ def check_sources(settings: Settings) -> None:
                 read_specimen(name, source, settings["voxel_size_angstrom"])
 
 
-def simulate_run(root: Path, run: str, number: int, particles: ParticleSet, settings: Settings) -> None:
+def simulate_run(root: Path, run: str, number: int, species_set: SpeciesSet, settings: Settings) -> None:
     """Simulate one run and write its tomograms, its truth, and last what was drawn for it."""
     with threadpool_limits(1):  # runs are made side by side
         random = np.random.default_rng([settings["seed"], number])
@@ -165,16 +165,16 @@ def simulate_run(root: Path, run: str, number: int, particles: ParticleSet, sett
         write_ome_zarr(path, volume, voxel_size)
         if settings["write_mrc"]:
             write_mrc(path.with_suffix(".mrc"), volume, voxel_size)
-    truth = truth_of(scene, run, particles)
+    truth = placed_truth(scene, run, species_set)
     for species in settings["specimens"]:
         write_copick_json(
-            picks_path(root, run, species, USER_ID, SESSION_ID),
+            picks_path(root, run, species, SIMULATION_USER_ID, SIMULATION_SESSION_ID),
             truth,
             run=run,
-            particle=species,
+            species=species,
             voxel_size_angstrom=voxel_size,
-            user_id=USER_ID,
-            session_id=SESSION_ID,
+            user_id=SIMULATION_USER_ID,
+            session_id=SIMULATION_SESSION_ID,
         )
     counts = {
         kind: sum(one.name == kind for one in scene.placed) for kind in (*used["specimens"], *used["distractors"])
@@ -236,9 +236,9 @@ def take_tomograms(scene: Scene, used: Settings, random: np.random.Generator) ->
     return volumes
 
 
-def truth_of(scene: Scene, run: str, particles: ParticleSet) -> list[Pick]:
+def placed_truth(scene: Scene, run: str, species_set: SpeciesSet) -> list[Pick]:
     """Return the particles of a scene that have a species, in files' coordinates."""
-    radii = {species.name: species.radius_angstrom for species in particles.known}
+    radii = {species.name: species.radius_angstrom for species in species_set.known}
     placed = [one for one in scene.placed if one.name in radii]
     places = to_xyz_angstrom([one.centre_zyx_vox for one in placed], scene.voxel_size_angstrom)
     return [

@@ -137,7 +137,8 @@ def critical_dose(frequency_per_angstrom: NDArray[Any]) -> NDArray[np.float64]:
     Source: Grant and Grigorieff 2015, equation 3.
     """
     frequency = np.maximum(frequency_per_angstrom, 1e-4)
-    return 0.24499 * frequency**-1.6649 + 2.8141
+    answer: NDArray[np.float64] = 0.24499 * frequency**-1.6649 + 2.8141
+    return answer
 
 
 def dose_before(imaging: Imaging) -> NDArray[np.float64]:
@@ -178,7 +179,8 @@ def _shadow_until(place: NDArray[np.float64], angle: NDArray[np.float64]) -> NDA
     wide, narrow = np.abs(np.cos(angle)), np.maximum(np.abs(np.sin(angle)), 1e-6)
     outer, inner = (wide + narrow) / 2, (wide - narrow) / 2
     ramps = [np.maximum(place + corner, 0) ** 2 for corner in (outer, inner, -inner, -outer)]
-    return (ramps[0] - ramps[1] - ramps[2] + ramps[3]) / (2 * wide * narrow)
+    answer: NDArray[np.float64] = (ramps[0] - ramps[1] - ramps[2] + ramps[3]) / (2 * wide * narrow)
+    return answer
 
 
 def project(volume: Array, geometry: csr_matrix) -> Array:
@@ -219,7 +221,8 @@ def expected_counts(density_kda: Array, voxel_size_angstrom: float, imaging: Ima
     for tilt, image in enumerate(phase):
         kept = transfer * np.exp(-fading[tilt] / critical_dose(frequency))
         image[...] = through[tilt] * (1 + filtered(image, kept))
-    return np.maximum(phase, 0)
+    answer: Array = np.maximum(phase, 0)
+    return answer
 
 
 def count_electrons(expected: Array, imaging: Imaging, random: np.random.Generator) -> Array:
@@ -257,13 +260,15 @@ def frequencies(shape: Sequence[int], voxel_size_angstrom: float) -> NDArray[np.
     """Return the length of the frequency in 1/Å at every entry of a real Fourier transform."""
     axes = [np.fft.fftfreq(length, voxel_size_angstrom) for length in shape[:-1]]
     axes.append(np.fft.rfftfreq(shape[-1], voxel_size_angstrom))
-    return np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
+    answer: NDArray[np.float64] = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
+    return answer
 
 
 def filtered(image: Array, weight: NDArray[Any]) -> Array:
     """Return an image or a volume with its Fourier transform multiplied by ``weight``."""
     spectrum = scipy.fft.rfftn(image) * weight.astype(np.float32)
-    return scipy.fft.irfftn(spectrum, s=image.shape, overwrite_x=True)
+    answer: Array = scipy.fft.irfftn(spectrum, s=image.shape, overwrite_x=True)
+    return answer
 
 
 def _electrons_per_pixel(imaging: Imaging, voxel_size_angstrom: float) -> Array:

@@ -15,7 +15,9 @@ from scipy.spatial.transform import Rotation
 
 BEAD_SPACING_ANGSTROM = 5.0  # about one amino acid per bead
 BEAD_BLUR_ANGSTROM = 3.0
-GRAIN_ANGSTROM = 6.0  # size of the lumps inside a phantom, about that of a domain's core and the gaps between helices
+PHANTOM_GRAIN_ANGSTROM = (
+    6.0  # size of the lumps inside a phantom, about that of a domain's core and the gaps between helices
+)
 
 
 class Lobe(NamedTuple):
@@ -34,7 +36,7 @@ class Phantom:
         mass_kda: of the whole particle.
         symmetry: point group as scipy names it, main axis z; every lobe is copied by all its rotations.
         lobes: of one asymmetric unit, painted in order, a later one over the earlier ones. The densities are relative.
-        grain: relative standard deviation of the density inside, in symmetric lumps of `GRAIN_ANGSTROM`.
+        grain: relative standard deviation of the density inside, in symmetric lumps of `PHANTOM_GRAIN_ANGSTROM`.
     """
 
     mass_kda: float
@@ -219,8 +221,9 @@ def _painted(lobes: Sequence[Lobe], turns: NDArray[np.float64]) -> NDArray[np.fl
 def _grain(shape: tuple[int, ...], turns: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
     """Return lumps with mean 1 that the turns leave as they are, ``[z, y, x]``; the same at every call."""
     noise = np.random.default_rng(0).normal(size=shape)
-    lumps = ndimage.gaussian_filter(noise, GRAIN_ANGSTROM / BEAD_SPACING_ANGSTROM)
+    lumps = ndimage.gaussian_filter(noise, PHANTOM_GRAIN_ANGSTROM / BEAD_SPACING_ANGSTROM)
     middle = (np.array(shape) - 1) / 2
     turned = [ndimage.affine_transform(lumps, turn, middle - turn @ middle, order=1) for turn in turns]
     mean = np.mean(turned, axis=0)
-    return np.clip(1 + deviation * mean / mean.std(), 0.1, None)
+    answer: NDArray[np.float64] = np.clip(1 + deviation * mean / mean.std(), 0.1, None)
+    return answer

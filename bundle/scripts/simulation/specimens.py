@@ -60,13 +60,15 @@ class Specimen:
     @cached_property
     def spline_kda(self) -> NDArray[np.float32]:
         """Coefficients of the cubic spline through the density, ``[z, y, x]``."""
-        return ndimage.spline_filter(self.density_kda, order=3, output=np.float32)
+        answer: NDArray[np.float32] = ndimage.spline_filter(self.density_kda, order=3, output=np.float32)
+        return answer
 
     @cached_property
     def is_near(self) -> NDArray[np.bool_]:
         """Whether a voxel holds density or touches one that does; ``[z, y, x]`` with one voxel more on every side."""
         filled = np.pad(self.density_kda > 0, 1)
-        return ndimage.binary_dilation(filled, np.ones((3, 3, 3), bool))
+        answer: NDArray[np.bool_] = ndimage.binary_dilation(filled, np.ones((3, 3, 3), bool))
+        return answer
 
     @cached_property
     def reached_voxels(self) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
@@ -186,7 +188,8 @@ def _resampled(values: NDArray[np.float64], step: float) -> NDArray[np.float64]:
         )
         density[density < FAINT * density.max()] = 0
         centre += (np.array(ndimage.center_of_mass(density)) - half) * step
-    return density
+    answer: NDArray[np.float64] = density
+    return answer
 
 
 def model_specimen(name: str, path: str | Path, voxel_size_angstrom: float, assembly: bool | None = None) -> Specimen:
@@ -303,4 +306,5 @@ def random_rotation(random: np.random.Generator) -> NDArray[np.float64]:
     Source:
         A direction in four dimensions drawn evenly is a quaternion drawn evenly (Shoemake 1992, Graphics Gems III).
     """
-    return Rotation.from_quat(random.normal(size=4)).as_matrix()
+    answer: NDArray[np.float64] = Rotation.from_quat(random.normal(size=4)).as_matrix()
+    return answer

@@ -1,41 +1,48 @@
-"""The target of the loss: a solid sphere around every particle."""
+"""The painter of solid spheres: what the network learns to answer around every particle."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from scripts.species import Species
-from scripts.volumes.labels import draw_spheres
+from scripts.species import SpeciesSet
+from scripts.volumes.labels import draw_spheres, split_labels
 
 
-def paint_targets(
-    shape: tuple[int, int, int], labelled_points: ArrayLike, species: Iterable[Species], voxel_size_angstrom: float
-) -> NDArray[np.uint8]:
-    """Paint the targets of a window: one channel per species, 1 inside a particle's target sphere.
+class Spheres:
+    """Paint a solid sphere of the species' target radius around every particle."""
 
-    Args:
-        shape: ``(Z, Y, X)`` of the window.
-        labelled_points: ``(N, 4)``, label and voxel index ``(label, z, y, x)`` of every particle.
-        species: gives label and target radius of each channel.
-        voxel_size_angstrom: of the window.
+    def __call__(
+        self, shape: tuple[int, int, int], labelled_points: ArrayLike, species_set: SpeciesSet
+    ) -> NDArray[np.float32]:
+        """Return the target of a window: one channel per picked species, 1 inside a particle's sphere and 0 elsewhere.
 
-    Returns:
-        ``(C, Z, Y, X)``.
+        Args:
+            shape: ``(Z, Y, X)`` of the window.
+            labelled_points: ``(N, 4)``, label and voxel index ``(label, z, y, x)`` of every particle.
+            species_set: label and target radius of each channel, and the voxel size of the window.
 
-    Raises:
-        ValueError: the points are not a row of four numbers each.
-    """
-    rows = np.asarray(labelled_points, dtype=np.float64)
-    if rows.size == 0:
-        rows = rows.reshape(0, 4)
-    if rows.ndim != 2 or rows.shape[1] != 4:
-        raise ValueError(f"labelled_points needs one row of 4 numbers per point, shape (N, 4); got shape {rows.shape}.")
-    return np.stack(
-        [
-            draw_spheres(shape, rows[rows[:, 0] == one.label, 1:], one.target_radius_angstrom / voxel_size_angstrom)
-            for one in species
+        Returns:
+            ``(C, Z, Y, X)``.
+
+        Raises:
+            ValueError: the points are not a row of four numbers each.
+        """
+        rows = np.asarray(labelled_points, dtype=np.float64)
+        if rows.size == 0:
+            rows = rows.reshape(0, 4)
+        if rows.ndim != 2 or rows.shape[1] != 4:
+            raise ValueError(
+                f"labelled_points needs one row of 4 numbers per point, shape (N, 4); got shape {rows.shape}."
+            )
+        spheres = [
+            draw_spheres(
+                shape, rows[rows[:, 0] == one.label, 1:], one.target_radius_angstrom / species_set.voxel_size_angstrom
+            )
+            for one in species_set.picked
         ]
-    )
+        return np.stack(spheres).astype(np.float32)
+
+    def of_labels(self, label_volume: NDArray[np.integer], species_set: SpeciesSet) -> NDArray[np.float32]:
+        """Return the target that a ready label volume ``(Z, Y, X)`` is: ``(C, Z, Y, X)``."""
+        return split_labels(label_volume, species_set.picked).astype(np.float32)

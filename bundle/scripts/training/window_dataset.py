@@ -43,6 +43,15 @@ class WindowDataset(Randomizable, Dataset):
         super().__init__(data, Compose(window))
         self.seed = seed
 
+    def record(self) -> dict[str, Any]:
+        """Return what the windows depend on; of the files their names, so that a dataset may be moved."""
+        return {
+            "runs": [{key: Path(str(value)).name for key, value in item.items()} for item in self.data],
+            "preparation": self.tomograms.transform,
+            "window": self.transform,
+            "seed": self.seed,
+        }
+
     def __getitem__(self, number: int) -> Any:  # type: ignore[override]
         """Return window ``number``."""
         cycle, place = divmod(int(number), len(self.tomograms))
@@ -68,6 +77,10 @@ class WindowSampler(DistributedSampler[int]):
                 f"windows_per_epoch must be {num_replicas} or more, one per process; got {windows_per_epoch}."
             )
         self.share = windows_per_epoch // num_replicas
+
+    def record(self) -> dict[str, int]:
+        """Return how windows are shared out."""
+        return {"windows_per_epoch": self.share * self.num_replicas, "processes": self.num_replicas}
 
     def __iter__(self) -> Iterator[int]:
         """Yield this process's window numbers of the epoch that `set_epoch` named."""

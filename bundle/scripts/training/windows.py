@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, RandomizableTransform
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from scripts.preparation.cache import StoredVolume
-from scripts.species import ParticleSet
-from scripts.training.spheres import paint_targets
-from scripts.volumes.labels import split_labels
+from scripts.species import SpeciesSet
 
 
 class RandWindowd(RandomizableTransform):
@@ -25,7 +23,7 @@ class RandWindowd(RandomizableTransform):
     The particle's species is drawn by the species' weights, among those that the tomogram has.
 
     Args:
-        particles: the species, for their weights.
+        species_set: the species, for their weights.
         window_size: ``(z, y, x)`` in voxels, y equal to x; a smaller tomogram is padded with zeros at the far end.
         particle_share: share of the windows drawn around a particle.
         image_key: the tomogram ``(1, Z, Y, X)``.
@@ -35,7 +33,7 @@ class RandWindowd(RandomizableTransform):
 
     def __init__(
         self,
-        particles: ParticleSet,
+        species_set: SpeciesSet,
         window_size: Sequence[int],
         particle_share: float = 0.5,
         image_key: str = "image",
@@ -49,7 +47,7 @@ class RandWindowd(RandomizableTransform):
             raise ValueError(f"window_size needs y equal to x, because windows are turned in xy; got {window_size}.")
         if not 0 <= particle_share <= 1:
             raise ValueError(f"particle_share is a share, 0 to 1; got {particle_share}.")
-        self.weights = {species.label: species.weight for species in particles}
+        self.weights = {species.label: species.weight for species in species_set.picked}
         self.size, self.particle_share = np.asarray(window_size), particle_share
         self.image_key, self.label_key, self.volume_key = image_key, label_key, volume_key
 
@@ -63,7 +61,8 @@ class RandWindowd(RandomizableTransform):
         share = weights / weights.sum() if weights.sum() > 0 else np.full(len(present), 1 / len(present))
         same = points[points[:, 0] == self.R.choice(present, p=share), 1:]
         centre = same[self.R.randint(len(same))]
-        return np.clip(np.floor(centre - self.R.uniform(0, self.size)).astype(int) + 1, 0, last)
+        answer: NDArray[np.int64] = np.clip(np.floor(centre - self.R.uniform(0, self.size)).astype(int) + 1, 0, last)
+        return answer
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample cut to one window."""
@@ -86,31 +85,52 @@ class RandWindowd(RandomizableTransform):
         return torch.nn.functional.pad(window, [0, short[2], 0, short[1], 0, short[0]]).clone()
 
 
+class Painter(Protocol):
+    """What paints the target of a window, for example `spheres.Spheres`.
+
+    A painter that also has the method ``of_labels(label_volume, species_set)`` is given label volumes where there are
+    any; any other paints the points of their blobs.
+    """
+
+    def __call__(
+        self, shape: tuple[int, int, int], labelled_points: ArrayLike, species_set: SpeciesSet
+    ) -> NDArray[np.float32]:
+        """Return the target ``(C, Z, Y, X)`` of a window, from rows ``(N, 4)`` of label and voxel index."""
+
+
 class PaintTargetsd(MapTransform):
-    """Paint the true particles of a window as spheres: the target that the loss compares with.
+    """Paint the true particles of a window: the target that the loss compares with.
 
     Args:
         keys: the true particles ``(N, 4)``, rows of label and voxel index; become the target ``(C, Z, Y, X)``.
-        particles: the species: channels, target radii and voxel size.
+        species_set: the species, one channel for each that is picked.
+        painter: what is painted.
         image_key: the window ``(1, Z, Y, X)``, for its shape.
-        volume_key: a ready label volume ``(1, Z, Y, X)``; where there is one it is the target.
+        volume_key: a ready label volume ``(1, Z, Y, X)``, where there is one.
     """
 
     def __init__(
-        self, keys: KeysCollection, particles: ParticleSet, image_key: str = "image", volume_key: str = "label_volume"
+        self,
+        keys: KeysCollection,
+        species_set: SpeciesSet,
+        painter: Painter,
+        image_key: str = "image",
+        volume_key: str = "label_volume",
     ) -> None:
         super().__init__(keys)
-        self.particles, self.image_key, self.volume_key = particles, image_key, volume_key
+        self.species_set, self.painter = species_set, painter
+        self.image_key, self.volume_key = image_key, volume_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the target in place of the points."""
         sample = dict(data)
-        shape = tuple(sample[self.image_key].shape[1:])
+        depth, height, width = sample[self.image_key].shape[1:]
         labels = sample.pop(self.volume_key, None)
+        of_labels = getattr(self.painter, "of_labels", None)
         for key in self.key_iterator(sample):
-            if labels is None:
-                target = paint_targets(shape, sample[key], self.particles, self.particles.voxel_size_angstrom)
+            if labels is None or of_labels is None:
+                target = self.painter((depth, height, width), sample[key], self.species_set)
             else:
-                target = split_labels(np.asarray(labels[0]), self.particles)
-            sample[key] = torch.from_numpy(target.astype(np.float32))
+                target = of_labels(np.asarray(labels[0]), self.species_set)
+            sample[key] = torch.from_numpy(target)
         return sample

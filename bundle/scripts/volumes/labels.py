@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from scripts.coordinates import as_points
 from scripts.errors import InputError
-from scripts.species import ParticleSet, Species
+from scripts.species import Species, SpeciesSet
 
 
 def draw_spheres(
@@ -45,20 +45,22 @@ def split_labels(label_volume: NDArray[np.integer], species: Iterable[Species]) 
     return np.stack([(label_volume == one.label).astype(np.uint8) for one in species])
 
 
-def points_of_labels(label_volume: NDArray[np.integer], particles: ParticleSet, source: str) -> NDArray[np.float64]:
+def points_of_labels(label_volume: NDArray[np.integer], species_set: SpeciesSet, source: str) -> NDArray[np.float64]:
     """Return label and centre ``(label, z, y, x)`` of every connected blob of a label volume, shape ``(N, 4)``.
 
     Args:
         label_volume: ``(Z, Y, X)``, 0 for background.
-        particles: the species, for their labels.
+        species_set: the species, for their labels.
         source: the file, for the message.
 
     Raises:
         InputError: the volume holds a label that no species has.
     """
-    unknown = sorted(set(np.unique(label_volume).tolist()) - {0, *(species.label for species in particles)})
+    unknown = sorted(set(np.unique(label_volume).tolist()) - {0, *(species.label for species in species_set.picked)})
     if unknown:
-        raise InputError(f"{source}: labels {unknown[:5]} belong to no species; known are 1 to {len(particles)}.")
+        raise InputError(
+            f"{source}: labels {unknown[:5]} belong to no species; known are 1 to {len(species_set.picked)}."
+        )
     blobs = cc3d.connected_components(np.ascontiguousarray(label_volume, dtype=np.uint8), connectivity=26)
     centres = cc3d.statistics(blobs)["centroids"][1:]  # entry 0 is the background
     firsts = np.unique(blobs, return_index=True)

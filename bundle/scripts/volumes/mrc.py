@@ -16,7 +16,7 @@ from scripts.errors import InputError, InputWarning
 
 ByteOrder = Literal["<", ">"]
 Header = dict[str, Any]
-HEADER_BYTES = 1024
+MRC_HEADER_BYTES = 1024
 MAX_LENGTH = 65535  # voxels along an axis; no number up to here is one up to here when its bytes are swapped
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}  # by mode
 UNUSABLE_MODES = {3: "complex int16", 4: "complex float32", 16: "RGB colours", 101: "packed 4-bit numbers"}
@@ -45,14 +45,14 @@ HEADER_DTYPE = np.dtype(
         "names": list(HEADER),
         "formats": [kind for kind, _ in HEADER.values()],
         "offsets": [offset for _, offset in HEADER.values()],
-        "itemsize": HEADER_BYTES,
+        "itemsize": MRC_HEADER_BYTES,
     }
 )
 
 
 def is_mrc(head: bytes) -> bool:
     """Tell whether a file that begins with these 1024 bytes is an MRC file, perhaps a faulty one."""
-    if len(head) < HEADER_BYTES:
+    if len(head) < MRC_HEADER_BYTES:
         return False
     if head[208:211] == b"MAP":
         return True
@@ -74,7 +74,7 @@ def parse_mrc(content: NDArray[np.uint8], name: str) -> tuple[NDArray[Any], tupl
     Raises:
         InputError: the header contradicts itself or the file's size, or this is not a single volume of numbers.
     """
-    header, order = _read_header(content[:HEADER_BYTES].tobytes(), name)
+    header, order = _read_header(content[:MRC_HEADER_BYTES].tobytes(), name)
     shape = _file_shape(header, name)
     dtype = _dtype(header, name).newbyteorder(order)
     _refuse_images_and_stacks(header, shape, name)
@@ -169,10 +169,10 @@ def _data_block(
 ) -> NDArray[Any]:
     """Cut the voxels out of the file as ``(sections, rows, columns)``, in the file's byte order."""
     skipped = header["extended_header_bytes"]
-    if not 0 <= skipped <= content.size - HEADER_BYTES:
-        found = content.size - HEADER_BYTES
+    if not 0 <= skipped <= content.size - MRC_HEADER_BYTES:
+        found = content.size - MRC_HEADER_BYTES
         raise InputError(f"{name} is cut short: the header promises {skipped} more header bytes, the file has {found}.")
-    block = content[HEADER_BYTES + skipped :]
+    block = content[MRC_HEADER_BYTES + skipped :]
     voxels = int(np.prod(shape, dtype=np.int64))
     promised = voxels * dtype.itemsize
     if block.size != promised and block.size % voxels == 0 and block.size // voxels in TYPE_OF_SIZE:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from scripts.coordinates import SizeZYX
 from scripts.errors import InputError
 
-HEADER_BYTES = 540  # of NIfTI 2; NIfTI 1 has 348
+NIFTI_HEADER_BYTES = 540  # of NIfTI 2; NIfTI 1 has 348
 CLASSES = {b"n+1\0": nibabel.Nifti1Image, b"n+2\0": nibabel.Nifti2Image}
-FAULTS = (HeaderDataError, ImageFileError, OSError, EOFError, ValueError, OverflowError)
+NIFTI_FAULTS = (HeaderDataError, ImageFileError, OSError, EOFError, ValueError, OverflowError)
 
 
 def is_nifti(head: bytes) -> bool:
@@ -49,7 +49,7 @@ def parse_nifti(content: NDArray[np.uint8], path: str) -> tuple[NDArray[Any], Si
     Raises:
         InputError: the file is damaged, cut short or does not hold one volume of numbers.
     """
-    head = content[:HEADER_BYTES].tobytes()
+    head = content[:NIFTI_HEADER_BYTES].tobytes()
     with _faults_named(path):
         _refuse_cut(path, _header_of(head), content.size)
         with closing(open(path, "rb") if isinstance(content, np.memmap) else io.BytesIO(content.tobytes())) as stream:
@@ -86,7 +86,7 @@ def _faults_named(path: str) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except FAULTS as error:
+    except NIFTI_FAULTS as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise InputError(f"{path} is a damaged NIfTI file: {reason}.") from error
 
@@ -96,7 +96,8 @@ def _class_of(head: bytes) -> Any:
 
 
 def _header_of(head: bytes) -> nibabel.Nifti1Header:
-    return _class_of(head).header_class.from_fileobj(io.BytesIO(head))
+    answer: nibabel.Nifti1Header = _class_of(head).header_class.from_fileobj(io.BytesIO(head))
+    return answer
 
 
 def _refuse_cut(path: str, header: nibabel.Nifti1Header, file_bytes: int) -> None:

@@ -27,7 +27,7 @@ MAX_VOXELS = 2**36  # many times the largest tomogram
 ANGSTROM_PER_UNIT = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
 USUAL_AXES = ("t", "c", "z", "y", "x")
 COPY_AGAIN = "Copy it again, or give --allow_missing_chunks True if it was written without its empty chunks"
-FAULTS = (  # what the library and its codecs raise at damaged metadata and chunks
+ZARR_FAULTS = (  # what the library and its codecs raise at damaged metadata and chunks
     *(KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, NotImplementedError),
     *(RuntimeError, SystemError, OSError, EOFError, zlib.error, lzma.LZMAError),
     getattr(zarr.errors, "MetadataError", ValueError),  # zarr 2 only
@@ -135,7 +135,7 @@ def _faults_named(folder: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except FAULTS as error:
+    except ZARR_FAULTS as error:
         raise InputError(f"{folder} is a damaged Zarr folder: {_one_line(error)}.") from error
 
 
@@ -237,7 +237,7 @@ def _nearest_level(levels: Sequence[Level], wanted_angstrom: float | None) -> Le
 def _named_array(folder: Path, group: Any, name: str) -> Any:
     try:
         found = group[name]
-    except FAULTS as error:
+    except ZARR_FAULTS as error:
         there = ", ".join(_names_within(folder)) or "nothing"
         raise InputError(f"{folder}: the array '{name}' is missing or damaged; the folder holds {there}.") from error
     if not hasattr(found, "shape"):
@@ -317,7 +317,7 @@ def _chunk_layout(folder: Path) -> tuple[Sequence[int], str, str, bool]:
 def _read_all(label: str, array: Any) -> NDArray[Any]:
     try:
         return np.asarray(array[...])
-    except FAULTS as error:
+    except ZARR_FAULTS as error:
         place = _first_damage(array) or "an unknown place"
         raise InputError(f"{label} has a damaged chunk at {place}: {_one_line(error)}.") from error
 
@@ -328,7 +328,7 @@ def _first_damage(array: Any) -> str | None:
     for corner in itertools.product(*starts):
         try:
             array[tuple(slice(first, first + length) for first, length in zip(corner, array.chunks, strict=True))]
-        except FAULTS:
+        except ZARR_FAULTS:
             return f"voxel {corner}"
     return None
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import SizeZYX, affine_of
 from scripts.errors import InputError, InputWarning, without_user
-from scripts.volumes.mrc import HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_extent
+from scripts.volumes.mrc import MRC_HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_extent
 from scripts.volumes.nifti import is_nifti, is_nifti_pair, parse_nifti, parse_nifti_extent
 from scripts.volumes.ome_zarr import ZARR_MARKS, is_zarr, load_ome_zarr, ome_zarr_extent
 
@@ -124,9 +124,9 @@ def read_extent(path: PathLike, voxel_size_angstrom: float | None = None) -> tup
     """
     found = content_of(path)
     if found == MRC:
-        shape, size_zyx = parse_mrc_extent(_bytes_of(path, HEADER_BYTES).tobytes(), str(path))
+        shape, size_zyx = parse_mrc_extent(_bytes_of(path, MRC_HEADER_BYTES).tobytes(), str(path))
     elif found == NIFTI:
-        shape, size_zyx = parse_nifti_extent(_bytes_of(path, HEADER_BYTES).tobytes(), str(path))
+        shape, size_zyx = parse_nifti_extent(_bytes_of(path, MRC_HEADER_BYTES).tobytes(), str(path))
     elif found == ZARR:
         shape, size_zyx = ome_zarr_extent(Path(path), voxel_size_angstrom)
     else:
@@ -221,7 +221,7 @@ def content_of(path: PathLike) -> str:
     refuse_address(path)
     if Path(path).is_dir():
         return ZARR if is_zarr(Path(path)) else f"a folder without Zarr metadata ({', '.join(ZARR_MARKS)})"
-    head = _bytes_of(path, HEADER_BYTES).tobytes()
+    head = _bytes_of(path, MRC_HEADER_BYTES).tobytes()
     if is_nifti(head):
         return NIFTI
     if is_nifti_pair(head):
@@ -238,8 +238,8 @@ def _other_content(head: bytes) -> str:
         return "an empty file"
     if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):
         return "a text"
-    if len(head) < HEADER_BYTES:
-        return f"a file of {len(head)} bytes (the header of an MRC file alone has {HEADER_BYTES})"
+    if len(head) < MRC_HEADER_BYTES:
+        return f"a file of {len(head)} bytes (the header of an MRC file alone has {MRC_HEADER_BYTES})"
     return "something unknown"
 
 

@@ -1,0 +1,1 @@
+"""Networks that were trained for the same time, compared; the command is ``compare.py``."""

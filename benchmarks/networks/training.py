@@ -1,0 +1,204 @@
+"""One run of a comparison: find the fastest number format, train, fit thresholds, score."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from time import perf_counter
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from scripts.inference.precision import number_format
+from scripts.scoring.matching import MODES
+from torch import nn
+
+from networks.clocks import CLOCKS, TomogramTimes, TrainingBudget
+from networks.definitions import EVALUATION, FORMATS, PRIOR, Plan, format_settings
+
+PROBE_SECONDS = 3.0
+SLOW_SECONDS = 10.0  # longer than an accelerator needs to get ready
+
+# What the budget takes the place of, and what would only cost time on the clock.
+HANDLERS_LEFT_OUT = {
+    "LrScheduleHandler",
+    "ValidationHandler",
+    "TensorBoardStatsHandler",
+    "scripts.handlers.training_logs.TrainingProgress",
+    "scripts.handlers.training_logs.MetricsTable",
+    "scripts.handlers.checkpoint.TrainingCheckpoint",
+}
+FITTING = {
+    "scripts.scoring.threshold_sweep.SweepThresholdsd",
+    "scripts.handlers.thresholds.FitThresholds",
+    "scripts.handlers.pages.WritePages",
+}
+
+
+def probe(plan: Plan, name: str) -> dict[str, float]:
+    """Return the seconds of a network's forward and backward pass on one batch, in each of `FORMATS`.
+
+    Left out is bfloat16 on a device that only imitates it: slow beyond doubt.
+    """
+    native = number_format("auto", plan.parser().get_parsed_content("device")) == torch.bfloat16
+    seconds: dict[str, float] = {}
+    for chosen in FORMATS:
+        if native or not chosen.startswith("bfloat16"):
+            best = min(seconds.values(), default=math.inf)
+            seconds[chosen] = seconds_of_step(
+                plan.parser(network=name, **format_settings(chosen)), best, CLOCKS[plan.clock]
+            )
+    return seconds
+
+
+def seconds_of_step(parser: ConfigParser, best: float, now: Callable[[], float] = perf_counter) -> float:
+    """Return the best time of some steps on random windows.
+
+    The first step is slower and does not count, unless it is so slow that ``best`` is out of reach.
+    """
+    parser.get_parsed_content("initialize")  # it decides, too, which kernels an accelerator may use
+    network, loss, inferer, device = map(parser.get_parsed_content, ("network", "loss", "train#inferer", "device"))
+    shape = parser.get_parsed_content("window_size")
+    batch_size, species = parser.get_parsed_content("batch_size"), len(parser.get_parsed_content("species").names)
+    windows = torch.rand(batch_size, 1, *shape, device=device)
+    targets = (torch.rand(batch_size, species, *shape, device=device) < PRIOR).float()
+    network.train()
+    times: list[float] = []
+    while len(times) < 2 or sum(times[1:]) < PROBE_SECONDS:
+        begun = now()
+        value = loss(inferer(windows, network), targets)
+        value.backward()
+        value.item()  # waits for an accelerator
+        times.append(now() - begun)
+        if times[0] > max(2 * best, SLOW_SECONDS):
+            return times[0]
+    return min(times[1:])
+
+
+def train(plan: Plan, name: str, seed: int, chosen: str) -> tuple[nn.Module, dict[str, Any]]:
+    """Train one network until its time is used up.
+
+    Args:
+        plan: the comparison.
+        name: one of `NETWORKS`.
+        seed: decides the first weights and the windows.
+        chosen: one of `FORMATS`.
+
+    Returns:
+        The averaged weights' network, and what there is to say about the training.
+    """
+    parser = plan.parser(
+        network=name,
+        seed=seed,
+        validation_runs=list(plan.validation_runs),
+        excluded_runs=list(plan.test_runs),
+        **format_settings(chosen),
+    )
+    leave_out(parser, "train#handlers", HANDLERS_LEFT_OUT)
+    parser.get_parsed_content("initialize")
+    trainer, schedule = parser.get_parsed_content("train#trainer"), parser.get_parsed_content("lr_scheduler")
+    trainer.state.max_epochs = sys.maxsize  # the budget decides
+    budget = TrainingBudget(
+        plan.budget_seconds,
+        schedule,
+        parser.get_parsed_content("steps"),
+        f"{name}, seed {seed}, {chosen}",
+        CLOCKS[plan.clock],
+    )
+    budget.attach(trainer)
+    trainer.run()
+    steps = trainer.state.iteration
+    facts = {
+        "steps": steps,
+        "training_seconds": budget.used,
+        "seconds_per_step": budget.used / steps,
+        "last_loss": budget.loss,
+    }
+    return parser.get_parsed_content("averaged"), facts
+
+
+def leave_out(parser: ConfigParser, key: str, targets: Collection[str]) -> None:
+    """Remove the items with these `_target_` from a list of a config; an item may be a reference to another key."""
+    items = parser[key]
+    definitions = [parser[item.removeprefix("@")] if isinstance(item, str) else item for item in items]
+    parser[key] = [
+        item for item, definition in zip(items, definitions, strict=True) if definition["_target_"] not in targets
+    ]
+
+
+def fit_and_score(plan: Plan, network: nn.Module, chosen: str, folder: Path) -> dict[str, Any]:
+    """Fit thresholds on the validation runs, and score the test runs with them.
+
+    Args:
+        plan: the comparison.
+        network: already trained.
+        chosen: one of `FORMATS`.
+        folder: where ``validation`` and ``test`` are made.
+
+    Returns:
+        The thresholds, the scores by mode and species, and the seconds per tomogram.
+    """
+    names = plan.parser().get_parsed_content("species").names
+    neutral = dict.fromkeys(names, 0.5)  # stays where there is too little to fit; the shipped ones were fitted for ours
+    evaluate(plan, network, chosen, plan.validation_runs, neutral, folder / "validation", fit=True)
+    thresholds = json.loads((folder / "validation" / "thresholds.json").read_text())
+    times = evaluate(plan, network, chosen, plan.test_runs, thresholds, folder / "test", fit=False)
+    return {
+        "thresholds": thresholds,
+        "scores": read_scores(folder / "test" / "scores.csv"),
+        "seconds_per_tomogram": fmean(times),
+    }
+
+
+def evaluate(
+    plan: Plan,
+    network: nn.Module,
+    chosen: str,
+    runs: Sequence[str],
+    thresholds: Mapping[str, float],
+    folder: Path,
+    fit: bool,
+) -> list[float]:
+    """Pick and score some runs with the bundle's evaluation; return the seconds of every tomogram.
+
+    Args:
+        plan: the comparison.
+        network: already trained.
+        chosen: one of `FORMATS`.
+        runs: names.
+        thresholds: by species.
+        folder: takes ``scores.csv``, and ``thresholds.json`` where they are fitted.
+        fit: look for better thresholds, which takes time.
+    """
+    parser = replace(plan, settings=plan.common_settings).parser(
+        EVALUATION,
+        species_path=plan.parser().get_parsed_content("species_path"),  # else those of the shipped weights
+        validation_runs=list(runs),
+        probability_thresholds=dict(thresholds),
+        output_dir=str(folder),
+        **format_settings(chosen),
+    )
+    parser.globals["trained"] = network
+    parser["network_def"] = "$trained"
+    if not fit:
+        for key in ("validate#postprocessing#transforms", "validate#handlers"):
+            leave_out(parser, key, FITTING)
+    evaluator, times = parser.get_parsed_content("validate#evaluator"), TomogramTimes(CLOCKS[plan.clock])
+    times.attach(evaluator)
+    evaluator.run()
+    return times.seconds
+
+
+def read_scores(path: Path) -> dict[str, dict[str, float]]:
+    """Return the F4 of a table of scores by mode and species, with ``total`` among the species."""
+    scores: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            scores[row["mode"]][row["species"]] = float(row["f4"])
+    return scores

@@ -1,0 +1,299 @@
+"""The card ``<weights>.json`` beside every weights file ``<weights>.pt``: of which network and which species they are.
+
+A weights file alone fits any network with the same names and shapes, for example one with another normalisation, and
+answers with other picks. Its card holds the network's recipe, the species, the voxel size, the contrast, how targets
+were painted, the window, the SHA-256, and how it was trained. Inference takes network and species from the card.
+
+From the folder ``bundle``: ``python -m scripts.networks.model_card FILE`` notes the SHA-256 of a weights file, or of a
+file that was exported from it, in the card beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scripts.atomic_files import write_atomically
+from scripts.errors import InputError, InputWarning
+from scripts.networks.recipe import build_network
+from scripts.records import as_json, first_difference, record_of
+from scripts.species import SpeciesSet, parse_species, read_species, with_thresholds
+
+CARD_FORMAT = 1  # increase when the layout of the file changes
+SHA256, PREVIOUS = "weights_sha256", "previous"
+REQUIRED = ("format", "network_def", "voxel_size_angstrom", "species", "contrast", "painter", SHA256)
+IDENTITY = ("label", "radius_angstrom", "target_radius_angstrom")  # of a species; thresholds may change
+RECORD_COMMAND = "python -m scripts.networks.model_card"
+
+Card = dict[str, Any]
+
+
+def card_path(weights: str | Path) -> Path:
+    """Return where the card of a weights file stands."""
+    return Path(weights).with_suffix(".json")
+
+
+def sha256_of(path: str | Path) -> str:
+    """Return the SHA-256 of a file, as hexadecimal text."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_card(network_recipe: Mapping[str, Any], species_set: SpeciesSet, painter: Any, **facts: Any) -> Card:
+    """Return the card of weights, ready for JSON, without a SHA-256.
+
+    Args:
+        network_recipe: see `recipe.recipe_of`.
+        species_set: the species that the network picks, with their thresholds.
+        painter: what painted the targets.
+        facts: what else is known: window, runs, steps, command ...
+    """
+    rows = [asdict(one) for one in species_set.known]
+    species = {row.pop("name"): row for row in rows}
+    card: Card = as_json(
+        {
+            "format": CARD_FORMAT,
+            SHA256: {},
+            "network_def": dict(network_recipe),
+            "voxel_size_angstrom": species_set.voxel_size_angstrom,
+            "contrast": "bright",
+            "painter": record_of(painter),
+            "species": species,
+            **record_of(facts),
+        }
+    )
+    return card
+
+
+def write_card(weights: str | Path, card: Mapping[str, Any]) -> None:
+    """Write the card of a weights file."""
+    with write_atomically(card_path(weights)) as file:
+        file.write(json.dumps(card, indent=4, ensure_ascii=False) + "\n")
+
+
+def read_card(weights: str | Path) -> Card | None:
+    """Read the card of a weights file; None where there is none.
+
+    Raises:
+        InputError: the card is damaged, or of a newer version of the bundle.
+    """
+    path = card_path(weights)
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}. Copy it again.") from error
+    missing = [key for key in REQUIRED if key not in card] if isinstance(card, dict) else list(REQUIRED)
+    if missing:
+        raise InputError(f"{path} does not describe weights: the key '{missing[0]}' is missing. Copy it again.")
+    if card["format"] != CARD_FORMAT:
+        raise InputError(
+            f"{path} has the format {card.get('format')}; this version reads {CARD_FORMAT}. Update the bundle."
+        )
+    return dict(card)
+
+
+def current_card(weights: str | Path) -> Card | None:
+    """Read the card of the weights that are on the disk now; None where there is none.
+
+    While weights are replaced, the new card holds the old one, which counts where the process was killed before the
+    weights were replaced.
+
+    Raises:
+        InputError: the card is damaged.
+    """
+    card, path = read_card(weights), Path(weights)
+    if card is None or PREVIOUS not in card:
+        return card
+    before = card.pop(PREVIOUS)
+    is_old = path.is_file() and before[SHA256].get(path.name) == sha256_of(path)
+    return dict(before) if is_old else card
+
+
+def checked_card(weights: str | Path) -> Card | None:
+    """Read the card of a weights file, and refuse the file if it is not the one that the card describes.
+
+    Returns:
+        The card; None, with a warning, where there is none.
+
+    Raises:
+        InputError: the file is missing or has another SHA-256, or the card is damaged.
+    """
+    path = Path(weights)
+    if not path.is_file():
+        raise InputError(f"cannot read {path}: no such file. Set checkpoint_path.")
+    card = current_card(path)
+    if card is None:
+        message = f"{path} has no {card_path(path).name} beside it: nothing says which network and species it is of"
+        warnings.warn(f"{message}, so nothing is checked but the shapes of the weights.", InputWarning, stacklevel=3)
+        return None
+    found, wanted = sha256_of(path), card[SHA256].get(path.name)
+    if wanted is None:
+        message = (
+            f"{path} is used unchecked: {card_path(path)} does not list it. Record it with: {RECORD_COMMAND} {path}"
+        )
+        warnings.warn(message, InputWarning, stacklevel=3)
+    elif found != wanted:
+        raise InputError(
+            f"{path} is not the file that {card_path(path)} describes: SHA-256 {found[:12]}..., expected "
+            f"{wanted[:12]}.... Copy both again, or record your own weights with: {RECORD_COMMAND} {path}"
+        )
+    return card
+
+
+def record_sha256(weights: str | Path) -> str:
+    """Write the SHA-256 of a weights file, or of one exported from it, into the card beside it, and return it.
+
+    Raises:
+        InputError: there is no card.
+    """
+    card = current_card(weights)
+    if card is None:
+        raise InputError(f"{card_path(weights)} is missing: a training, or an export of this bundle, writes it.")
+    card[SHA256][Path(weights).name] = found = sha256_of(weights)
+    write_card(weights, card)
+    return found
+
+
+def network_of(checkpoint_path: str | Path) -> nn.Module:
+    """Return the network that a weights file is of, with its first weights; built from the card.
+
+    Raises:
+        InputError: there is no card, or it names a network that is not part of this bundle.
+    """
+    return build_network(needed_card(checkpoint_path, "network_def")["network_def"], str(card_path(checkpoint_path)))
+
+
+def species_of(
+    checkpoint_path: str | Path,
+    species_path: str | Path | None = None,
+    probability_thresholds: Mapping[str, float] | str | None = None,
+) -> SpeciesSet:
+    """Return the species that a weights file is of: the card's, or those of a species file.
+
+    Args:
+        checkpoint_path: the weights.
+        species_path: a species file; None takes the card's species and thresholds.
+        probability_thresholds: see `species.read_species`.
+
+    Raises:
+        InputError: there is neither a card nor a species file, or one of them is wrong.
+    """
+    if species_path is not None:
+        return read_species(species_path, probability_thresholds)
+    species_set = parse_species(needed_card(checkpoint_path, "species_path"), card_path(checkpoint_path))
+    return species_set if probability_thresholds is None else with_thresholds(species_set, probability_thresholds)
+
+
+def needed_card(checkpoint_path: str | Path, setting: str) -> Card:
+    """Return the card of a weights file, or refuse with the setting that replaces it.
+
+    Raises:
+        InputError: there is no card.
+    """
+    card = current_card(checkpoint_path)
+    if card is None:
+        if not Path(checkpoint_path).is_file():
+            raise InputError(f"cannot read {checkpoint_path}: no such file. Set checkpoint_path.")
+        raise InputError(
+            f"{checkpoint_path} has no {card_path(checkpoint_path).name} beside it that says which network and species "
+            f"it is of. Copy it too, or set {setting}."
+        )
+    return card
+
+
+def check_model(weights: str | Path, species_set: SpeciesSet | None = None, painter: Any = None) -> Card | None:
+    """Refuse a file of weights, or one exported from them, that its card does not describe, or that is of another kind.
+
+    Args:
+        weights: the file.
+        species_set: the species that are to be picked; None compares nothing.
+        painter: what painted the targets, see `training.windows`; None compares nothing.
+
+    Returns:
+        The card; None, with a warning, where there is none.
+
+    Raises:
+        InputError: the file is missing or damaged, or of other species or another painter.
+    """
+    card = checked_card(weights)
+    if card is not None and species_set is not None:
+        check_species(card, species_set, weights)
+    if card is not None and painter is not None:
+        check_painter(card, painter, weights)
+    return card
+
+
+def check_species(card: Mapping[str, Any], species_set: SpeciesSet, weights: str | Path) -> None:
+    """Refuse species that differ from those that the weights were trained on; thresholds and weights in scores may.
+
+    Raises:
+        InputError: names the first difference.
+    """
+    here = make_card({}, species_set, None)
+    remedy = "Leave species_path out to take the model's species, or train on yours."
+    names = [list(_learned(one)) for one in (card, here)]
+    if names[0] != names[1]:
+        raise InputError(
+            f"{weights} was trained on {len(names[0])} species, {', '.join(names[0])}; the species file has "
+            f"{len(names[1])}: {', '.join(names[1])}. {remedy}"
+        )
+    sizes = [one["voxel_size_angstrom"] for one in (card, here)]
+    if sizes[0] != sizes[1]:
+        raise InputError(
+            f"{weights} was trained on voxels of {sizes[0]:g} Å, the species file has {sizes[1]:g} Å. {remedy}"
+        )
+    for name in names[0]:
+        for key in IDENTITY:
+            theirs, ours = card["species"][name][key], here["species"][name][key]
+            if theirs != ours:
+                raise InputError(
+                    f"{weights} was trained with {key} {theirs:g} of '{name}', the species file has {ours:g}. {remedy}"
+                )
+
+
+def check_painter(card: Mapping[str, Any], painter: Any, weights: str | Path) -> None:
+    """Refuse a painter that is not the one that painted the targets of the weights.
+
+    Raises:
+        InputError: names the first difference.
+    """
+    found = first_difference(card["painter"], record_of(painter))
+    if found:
+        raise InputError(
+            f"{weights} was trained on other targets than the settings say: painter {found}. Give the config overlay "
+            "that it was trained with."
+        )
+
+
+def _learned(card: Mapping[str, Any]) -> list[str]:
+    rows = sorted(card["species"].items(), key=lambda row: row[1]["label"])
+    return [name for name, row in rows if row["label"] > 0]
+
+
+def record_thresholds(weights: str | Path, thresholds: Mapping[str, float], fitted_on: Sequence[str]) -> None:
+    """Write fitted thresholds, and the runs that they were fitted on, into the card of a weights file.
+
+    Raises:
+        InputError: there is no card.
+    """
+    card = needed_card(weights, "recorded_for to null")
+    for name, threshold in thresholds.items():
+        card["species"][name]["probability_threshold"] = threshold
+    write_card(weights, {**card, "thresholds_fitted_on": list(fitted_on)})
+
+
+if __name__ == "__main__":
+    try:
+        print(record_sha256(sys.argv[1]))
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,131 @@
+"""Recipes: how a network was built, so that it can be built again from the file beside its weights.
+
+A recipe has the form of a config: ``{"_target_": "package.module.Class", "argument": value, ...}``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from torch import nn
+
+from scripts.errors import InputError
+from scripts.records import as_json, record_of
+
+TARGET = "_target_"
+FOREIGN_NETWORKS = "monai.networks.nets."  # networks of other packages that may be built by their name
+OWN_NETWORKS = "scripts.networks."
+
+Network = TypeVar("Network", bound=type[nn.Module])
+
+
+def recorded(without: Sequence[str] = (), **conversions: Callable[[Any], Any]) -> Callable[[Network], Network]:
+    """Make a class of networks note in ``recipe`` the arguments that each network was built with.
+
+    Args:
+        without: arguments that matter only before the first training step, and are not noted.
+        conversions: functions of single arguments, applied before the network is built; for example from the name of a
+            preset to its numbers.
+
+    Example:
+        >>> @recorded()
+        ... class Small(nn.Module):
+        ...     def __init__(self, width: int = 4) -> None:
+        ...         super().__init__()
+        >>> Small(8).recipe["width"]
+        8
+    """
+
+    def decorate(network_class: Network) -> Network:
+        build = network_class.__init__
+        signature = inspect.signature(build)
+
+        @functools.wraps(build)
+        def build_and_record(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            for name, convert in conversions.items():
+                bound.arguments[name] = convert(bound.arguments[name])
+            build(*bound.args, **bound.kwargs)
+            settings = {name: value for name, value in list(bound.arguments.items())[1:] if name not in without}
+            target = f"{type(self).__module__}.{type(self).__qualname__}"
+            self.recipe = as_json({TARGET: target, **record_of(settings)})
+
+        network_class.__init__ = build_and_record  # type: ignore[method-assign]
+        return network_class
+
+    return decorate
+
+
+def foreign(name: str, **settings: Any) -> nn.Module:
+    """Build one of MONAI's networks, with its recipe.
+
+    Args:
+        name: for example ``monai.networks.nets.UNet``.
+        settings: arguments of the class.
+
+    Raises:
+        InputError: the name is of no network there.
+    """
+    network_class = _named(name) if name.startswith(FOREIGN_NETWORKS) else None
+    if not (inspect.isclass(network_class) and issubclass(network_class, nn.Module)):
+        raise InputError(f"'{name}' is no network of {FOREIGN_NETWORKS.rstrip('.')}.")
+    network: nn.Module = network_class(**settings)
+    network.recipe = as_json({TARGET: f"{__name__}.{foreign.__name__}", "name": name, **record_of(settings)})
+    return network
+
+
+def build_network(recipe: Mapping[str, Any], source: str) -> nn.Module:
+    """Build the network of a recipe; only classes of this bundle and MONAI's networks are built.
+
+    Args:
+        recipe: as a network notes it.
+        source: the file that the recipe is from, for messages.
+
+    Raises:
+        InputError: the recipe names something else, or the class does not take its arguments.
+    """
+    settings = dict(recipe)
+    target = settings.pop(TARGET, None)
+    builder: Any = _named(target) if isinstance(target, str) and target.startswith(OWN_NETWORKS) else None
+    is_network = inspect.isclass(builder) and issubclass(builder, nn.Module)
+    if not (is_network or builder is foreign):
+        raise InputError(
+            f"{source}: its network {target} is not part of this bundle: name it by --network_def, or give the config "
+            "overlay that it was trained with."
+        )
+    try:
+        network: nn.Module = builder(**settings)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{source}: its network cannot be built: {error}") from error
+    return network
+
+
+def recipe_of(network: nn.Module) -> dict[str, Any]:
+    """Return the recipe of a network.
+
+    Raises:
+        InputError: its class notes none.
+    """
+    recipe = getattr(network, "recipe", None)
+    if not isinstance(recipe, dict):
+        name = type(network).__qualname__
+        raise InputError(
+            f"the network {name} does not say how it was built, so its weights could not be used without its config. "
+            "Decorate its class with scripts.networks.recipe.recorded(), or name it to scripts.networks.recipe.foreign."
+        )
+    return recipe
+
+
+def _named(dotted: str) -> Any:
+    module, _, name = dotted.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except ImportError:
+        return None

@@ -1,0 +1,148 @@
+import json
+from pathlib import Path
+
+import pytest
+from dataset_files import names_of, touch, touch_picks, touch_tomogram, write_truth
+from scripts.datasets.runs import list_runs
+from scripts.datasets.splits import split_runs
+from scripts.datasets.truth import list_labelled_runs
+from scripts.errors import InputError, InputWarning
+
+
+def test_truth_is_the_table_of_the_folder_or_the_picks_beside_the_tomogram(folder):
+    (item,) = list_labelled_runs(folder, only=["D1"])
+    assert item["label"] == str(folder / "D1" / "Picks")
+    write_truth(folder, "D1", "deep", "zarr")
+    assert {item["label"] for item in list_labelled_runs(folder)} == {str(folder / "truth.csv")}
+
+
+def test_a_table_with_other_names_than_the_tomograms_is_refused(folder):
+    write_truth(folder, "TS_1", "TS_2")
+    with pytest.raises(
+        InputError, match=r"truth.csv has no particle of D1, deep, zarr; its runs are called TS_1, TS_2"
+    ):
+        list_labelled_runs(folder)
+
+
+def test_a_run_without_a_row_in_the_table_is_named_in_a_warning(folder):
+    write_truth(folder, "D1", "zarr")
+    with pytest.warns(InputWarning, match=r"truth.csv has no particle of deep: taken as empty"):
+        assert len(list_labelled_runs(folder)) == 3
+
+
+def test_a_run_without_truth_is_named(folder):
+    with pytest.raises(InputError, match=r"run 'deep' has no truth: neither .*truth.csv nor .*Picks exists"):
+        list_labelled_runs(folder)
+
+
+def test_runs_are_chosen_by_name(folder):
+    write_truth(folder, "D1", "deep", "zarr")
+    assert [item["run"] for item in list_labelled_runs(folder, without=["deep"])] == ["D1", "zarr"]
+    assert list_labelled_runs(folder, only=[]) == []
+    with pytest.raises(InputError, match="holds no run D9; it holds D1, deep, zarr"):
+        list_labelled_runs(folder, only=["D9"])
+
+
+def test_the_truth_is_chosen_by_user_and_session(tmp_path):
+    touch_tomogram(tmp_path, "A")
+    folder = touch_picks(tmp_path, "A", "ann_1_ribosome.json", part="static")
+    touch_picks(tmp_path, "A", "ann_2_ribosome.json")
+    added = touch_picks(tmp_path, "A", "net_0_ribosome.json")
+    for chosen, label in (
+        ({"truth_user_id": "ann", "truth_session_id": 1}, folder / "ann_1_*.json"),
+        ({"truth_user_id": "net"}, added / "net_*_*.json"),
+        ({"truth_session_id": 0}, added / "*_0_*.json"),
+    ):
+        assert [item["label"] for item in list_labelled_runs(tmp_path, **chosen)] == [str(label)]
+    with pytest.raises(InputError, match=r"has picks in .*Keep only its truth there, or name it by truth_user_id"):
+        list_labelled_runs(tmp_path)
+    with pytest.raises(InputError, match=r"run 'A' has picks in .*or name it by truth_user_id and truth_session_id"):
+        list_labelled_runs(tmp_path, truth_user_id="ann")
+    with pytest.raises(InputError, match=r"run 'A' has no truth bob_\*_\*.json in .*Picks"):
+        list_labelled_runs(tmp_path, truth_user_id="bob")
+    with pytest.raises(InputError, match="copick allows no space, no '_'"):
+        list_labelled_runs(tmp_path, truth_user_id="my_self")
+
+
+def test_a_star_file_is_a_truth_where_there_is_no_table(folder):
+    touch(folder / "truth.star")
+    assert {item["label"] for item in list_labelled_runs(folder)} == {str(folder / "truth.star")}
+    write_truth(folder, "D1", "deep", "zarr")
+    assert {item["label"] for item in list_labelled_runs(folder)} == {str(folder / "truth.csv")}
+
+
+@pytest.mark.parametrize("part", [".", "static", "static/ExperimentRuns", ".."])
+def test_a_project_is_read_from_any_of_its_folders(part, project):
+    runs = list_labelled_runs(project / part)
+    assert names_of(runs) == ["A", "B"]
+    labels = {run: (project / "overlay/ExperimentRuns" / run / "Picks").resolve() for run in "AB"}
+    assert {item["run"]: Path(item["label"]).resolve() for item in runs} == labels
+
+
+def test_a_project_may_have_its_runs_elsewhere(project, tmp_path_factory):
+    config = tmp_path_factory.mktemp("config") / "copick.json"
+    roots = {f"{part}_root": f"local://{project}/{part}" for part in ("static", "overlay")}
+    config.write_text(json.dumps(roots))
+    for dataset_dir in (config, config.parent):
+        runs = list_labelled_runs(dataset_dir)
+        assert names_of(runs) == ["A", "B"]
+        assert runs[0]["label"] == str(project / "overlay/ExperimentRuns/A/Picks")
+    write_truth(config.parent, "A", "B")
+    assert {item["label"] for item in list_labelled_runs(config)} == {str(config.parent / "truth.csv")}
+
+
+def test_training_takes_a_run_once_for_each_kind(project):
+    touch_tomogram(project, "A", "wbp")
+    kinds = ["denoised", "wbp"]
+    runs = list_labelled_runs(project, tomogram_kind=kinds, repeat_runs=True)
+    assert names_of(runs) == ["A", "A", "B"]
+    assert [Path(item["image"]).name for item in runs] == ["denoised.zarr", "wbp.zarr", "denoised.zarr"]
+    assert runs[0]["label"] == runs[1]["label"]
+    assert split_runs(project, [], tomogram_kind=kinds) == ["B"]
+
+
+def test_a_kind_at_two_voxel_sizes_is_named_with_its_folder(project):
+    touch_tomogram(project, "A", spacing="4.990")
+    remedy = "Set tomogram_kind to VoxelSpacing10.012/denoised or VoxelSpacing4.990/denoised"
+    for repeat_runs in (False, True):
+        with pytest.raises(InputError, match=rf"two tomograms are called 'A': .*\. {remedy}"):
+            list_labelled_runs(project, repeat_runs=repeat_runs)
+    assert names_of(list_runs(project, tomogram_kind="VoxelSpacing10.012/denoised")) == ["A", "B"]
+
+
+def test_truth_in_two_folders_of_a_project_is_refused(project):
+    touch_picks(project, "A", part="static")
+    with pytest.raises(InputError, match=r"run 'A' has picks in .*static.* and in .*overlay.*Keep only its truth"):
+        list_labelled_runs(project)
+
+
+def test_an_empty_folder_of_picks_is_a_truth_unless_there_are_picks(project):
+    (project / "static/ExperimentRuns/A/Picks").mkdir()
+    runs = list_labelled_runs(project)
+    assert runs[0]["label"] == str(project / "overlay/ExperimentRuns/A/Picks")
+    (project / "overlay/ExperimentRuns/A/Picks/ribosome.json").unlink()
+    assert Path(list_labelled_runs(project)[0]["label"]).name == "Picks"
+
+
+def test_a_run_of_a_project_without_truth_is_named(project):
+    touch_tomogram(project, "C")
+    with pytest.raises(
+        InputError, match=r"run 'C' has no truth: neither .*truth.csv nor .*static.*/Picks nor .*overlay"
+    ):
+        list_labelled_runs(project)
+
+
+def test_training_takes_several_folders_each_with_its_truth(two_folders):
+    runs = list_labelled_runs(two_folders, repeat_runs=True)
+    assert names_of(runs) == ["A", "B", "B", "C"]
+    assert [Path(item["label"]).parent for item in runs] == [Path(item["image"]).parent for item in runs]
+    assert names_of(list_labelled_runs(two_folders, without=["B"], repeat_runs=True)) == ["A", "C"]
+
+
+def test_one_name_in_two_folders_is_refused_where_names_tell_runs_apart(two_folders):
+    assert names_of(list_labelled_runs(two_folders, only=["A", "C"])) == ["A", "C"]
+    for call in (list_runs, list_labelled_runs):
+        with pytest.raises(InputError, match=r"two tomograms are called 'B': .*one/B.mrc and .*two/B.mrc. Rename one"):
+            call(two_folders)
+    with pytest.raises(InputError, match=r"one, .*two holds no run D; it holds A, B, C"):
+        list_labelled_runs(two_folders, only=["D"])

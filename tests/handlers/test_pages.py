@@ -1,0 +1,31 @@
+import json
+
+import pytest
+import torch
+from scripts.handlers.pages import WritePages
+from scripts.handlers.scores import WriteScores
+from synthetic import run_engine, sample_of
+
+
+def test_counts_on_the_pages_are_those_of_the_scores(species_set, tmp_path):
+    sample = sample_of([[1, 6, 9, 10], [1, 6, 9, 12], [2, 15, 20, 30]], [("a", 6, 9, 11), ("b", 6, 9, 11)])
+    sample["sweep"] = torch.zeros(2, 1, 3, dtype=torch.int64)
+    run_engine([sample], WriteScores(str(tmp_path), species_set), WritePages(str(tmp_path), species_set, [0.5]))
+    rows = [line.split(",") for line in (tmp_path / "scores.csv").read_text().splitlines()[1:]]
+    for page in (tmp_path / "report.html", tmp_path / "run" / "report.html"):
+        text = page.read_text().split('id="data">')[1].split("</script>")[0]
+        modes = json.loads(text)["truth"]["modes"]
+        shown = [
+            [mode["mode"], name, *(str(row[key]) for key in ("truths", "picks", "tp", "fp", "fn"))]
+            for mode in modes
+            for name, row in zip("ab", mode["rows"], strict=True)
+        ]
+        assert shown == [row[:7] for row in rows if row[1] != "total"]
+        assert [mode["total"] for mode in modes] == [float(row[-1]) for row in rows if row[1] == "total"]
+
+
+def test_no_pages_are_written_where_none_are_wanted(species_set, tmp_path):
+    run_engine([sample_of([], [])], WritePages(str(tmp_path), species_set, [0.5], page_megabytes=0))
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match=r"page_megabytes is at least 1, or 0 for no pages; got 0\.5"):
+        WritePages(str(tmp_path), species_set, [0.5], page_megabytes=0.5)

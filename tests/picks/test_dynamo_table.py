@@ -1,0 +1,37 @@
+from dataclasses import replace
+
+import pytest
+from pick_files import EXAMPLE, FACTS, write_text
+from scripts.errors import InputError
+from scripts.picks import FORMATS
+
+
+def test_shifts_of_a_dynamo_table_are_added(tmp_path):
+    row = ["0"] * 41
+    row[3:6], row[9], row[19], row[23:26] = ["1", "2", "-3"], "0.5", "7", ["10.5", "20.5", "30.5"]
+    (pick,) = FORMATS["dynamo"].read(write_text(tmp_path, " ".join(row), "a.tbl"), FACTS)
+    assert (pick.run, pick.xyz_angstrom, pick.score) == ("TS_1", (110.0, 220.0, 270.0), 0.5)
+
+
+def test_tomograms_of_a_dynamo_table_have_their_names_in_the_doc(tmp_path):
+    picks = [EXAMPLE, replace(EXAMPLE, run="TS 0"), EXAMPLE]
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", picks, replace(FACTS, run=None))
+    assert (tmp_path / "a.doc").read_text() == "1 TS 0\n2 TS_1\n"
+    write_text(tmp_path, "1 /data/TS 0.mrc\n2 /data/TS_1.rec\n", "a.doc")
+    read = FORMATS["dynamo"].read(tmp_path / "a.tbl", replace(FACTS, run=None))
+    assert [pick.run for pick in read] == ["TS_1", "TS 0", "TS_1"]
+
+
+def test_the_doc_holds_the_path_of_a_known_tomogram(tmp_path):
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", [EXAMPLE], replace(FACTS, tomogram="/data/TS_1.mrc"))
+    assert (tmp_path / "a.doc").read_text() == "1 /data/TS_1.mrc\n"
+
+
+def test_tomograms_without_names_are_refused_in_a_dynamo_table(tmp_path):
+    rows = [["1"] * 35, ["2"] * 35]
+    path = write_text(tmp_path, "\n".join(map(" ".join, rows)), "a.tbl")
+    with pytest.raises(InputError, match=r"holds tomograms \[1, 2\]; put their names into a\.doc beside it"):
+        FORMATS["dynamo"].read(path, FACTS)
+    write_text(tmp_path, "1 TS_1\n", "a.doc")
+    with pytest.raises(InputError, match=r"a\.doc does not name tomogram 2, which .*a\.tbl holds"):
+        FORMATS["dynamo"].read(path, FACTS)

@@ -1,0 +1,38 @@
+import numpy as np
+import pytest
+from pick_files import SHAPE
+from scripts.picks.__main__ import main
+
+
+def test_the_command_takes_shape_and_voxel_size_from_a_tomogram(tmp_path, table, capsys):
+    mrcfile, readers = pytest.importorskip("mrcfile"), pytest.importorskip("scripts.volumes.reading")
+    with mrcfile.new(tmp_path / "A.mrc") as file:
+        file.set_data(np.zeros(SHAPE, dtype=np.int8))
+        file.voxel_size = 10.0
+    assert readers.read_extent(tmp_path / "A.mrc") == (SHAPE, 10.0)
+    command = ["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]
+    assert main([*command, "--tomogram", str(tmp_path / "A.mrc")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'a.star'}: 2 picks\n"
+    assert "-70.000000" in (tmp_path / "a.star").read_text()
+
+
+def test_the_command_takes_shape_and_voxel_size_from_keys(tmp_path, table):
+    command = ["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]
+    assert main([*command, "--volume_shape", "20", "28", "36", "--voxel_size_angstrom", "10"]) == 0
+    assert "-70.000000" in (tmp_path / "a.star").read_text()
+
+
+def test_an_error_of_the_command_is_one_line(tmp_path, table, capsys):
+    assert main(["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]) == 1
+    captured = capsys.readouterr()
+    remedy = "give --volume_shape Z Y X, or --tomogram FILE"
+    assert captured.err == f"error: {tmp_path / 'a.star'}: the tomogram's shape is not known; {remedy}.\n"
+    assert captured.out == ""
+    assert not (tmp_path / "a.star").exists()
+
+
+def test_a_warning_of_the_command_is_one_line(tmp_path, table, capsys):
+    assert main(["convert", str(table), str(tmp_path / "out"), "--to", "coords", "--voxel_size_angstrom", "10"]) == 0
+    assert (
+        capsys.readouterr().err == f"warning: {tmp_path / 'out'}: coords has no room for scores; they are left out.\n"
+    )

@@ -1,0 +1,131 @@
+import numpy as np
+import pytest
+from scripts.coordinates import to_xyz_angstrom
+from scripts.errors import InputError, InputWarning
+from scripts.picking.image_picks import true_picks
+from scripts.picks import Pick, write_copick_json, write_csv
+from scripts.preparation.truth import LoadTruthd
+from scripts.preparation.voxel_size import CheckVoxelSized
+from scripts.training.spheres import Spheres
+from scripts.training.windows import PaintTargetsd
+from scripts.volumes.labels import draw_spheres
+from synthetic import POINTS, SHAPE, image_of, make_species, noise, write_mrc
+
+VOXEL_SIZE = 10.0
+
+
+def save_truth(path, run="run"):
+    rows = [("a", POINTS[0]), ("b", POINTS[1])]
+    write_csv(path, [Pick(run, name, *map(float, to_xyz_angstrom([point], VOXEL_SIZE)[0])) for name, point in rows])
+
+
+def test_truth_in_a_table_becomes_labelled_voxels(species_set, tmp_path):
+    save_truth(tmp_path / "truth.csv")
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
+    rows = LoadTruthd("label", species_set)(sample)["label"]
+    assert rows.tolist() == [[1, 6, 9, 11], [2, 13, 20, 30]]
+
+
+def test_truth_of_a_resampled_tomogram_lies_on_the_new_grid(species_set, tmp_path):
+    xyz = to_xyz_angstrom([[24, 36, 44]], 5.0, voxel_offset=0.5)[0]
+    write_csv(tmp_path / "truth.csv", [Pick("run", "a", *map(float, xyz))])
+    fine = image_of(noise(shape=(40, 56, 72)), 5.0)
+    image = CheckVoxelSized("image", VOXEL_SIZE, resample=True)({"image": fine})["image"]
+    sample = {"image": image, "label": str(tmp_path / "truth.csv"), "run": "run"}
+    rows = LoadTruthd("label", species_set, voxel_offset=0.5)(sample)["label"]
+    assert np.allclose(rows, [[1, 12, 18, 22]], atol=1e-3)
+    (pick,) = true_picks(rows, species_set, "run", image, voxel_offset=0.5)
+    assert np.allclose(pick.xyz_angstrom, xyz, atol=0.01)
+
+
+def test_truth_in_copick_files_becomes_labelled_voxels(species_set, tmp_path):
+    for name, point in zip("ab", POINTS, strict=True):
+        pick = Pick("run", name, *map(float, to_xyz_angstrom([point], VOXEL_SIZE)[0]))
+        write_copick_json(
+            tmp_path / f"x_0_{name}.json", [pick], run="run", species=name, voxel_size_angstrom=VOXEL_SIZE,
+            user_id="x", session_id="0",
+        )  # fmt: skip
+    sample = {"image": image_of(noise()), "label": str(tmp_path), "run": "run"}
+    assert LoadTruthd("label", species_set)(sample)["label"].tolist() == [[1, 6, 9, 11], [2, 13, 20, 30]]
+
+
+def test_truth_in_a_star_file_becomes_labelled_voxels_where_there_is_one_species(species_set, tmp_path):
+    path, one = tmp_path / "truth.star", make_species(1)
+    picks = [Pick(run, "a", *map(float, to_xyz_angstrom([point], VOXEL_SIZE)[0])) for run in "rs" for point in POINTS]
+    with open(path, "w") as file:
+        file.write("data_particles\n\nloop_\n_rlnCenteredCoordinateXAngst #1\n_rlnCenteredCoordinateYAngst #2\n")
+        file.write("_rlnCenteredCoordinateZAngst #3\n_rlnTomoName #4\n")
+        for pick in picks:
+            z, y, x = np.array(SHAPE) * VOXEL_SIZE / 2
+            file.write(f"{pick.x_angstrom - x} {pick.y_angstrom - y} {pick.z_angstrom - z} {pick.run}\n")
+    sample = {"image": image_of(noise()), "label": str(path), "run": "s"}
+    assert LoadTruthd("label", one)(sample)["label"].tolist() == [[1, 6, 9, 11], [1, 13, 20, 30]]
+    with pytest.raises(InputError, match=r"truth.star has no particle of 'other'; its tomograms are called r, s"):
+        LoadTruthd("label", one)({**sample, "run": "other"})
+    with pytest.raises(InputError, match=r"truth.star does not tell species apart, and there are 2: a, b"):
+        LoadTruthd("label", species_set)(sample)
+
+
+def test_truth_of_one_session_is_read_by_the_names_of_its_files(species_set, tmp_path):
+    for session, point in zip("01", POINTS, strict=True):
+        pick = Pick("run", "a", *map(float, to_xyz_angstrom([point], VOXEL_SIZE)[0]))
+        write_copick_json(
+            tmp_path / f"x_{session}_a.json", [pick], run="run", species="a", voxel_size_angstrom=VOXEL_SIZE,
+            user_id="x", session_id=session,
+        )  # fmt: skip
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "x_1_*.json"), "run": "run"}
+    assert LoadTruthd("label", species_set)(sample)["label"].tolist() == [[1, 13, 20, 30]]
+    with pytest.raises(InputError, match="both hold 'a'; keep one of them in the folder, or name the truth by truth_"):
+        LoadTruthd("label", species_set)({**sample, "label": str(tmp_path)})
+
+
+def test_truth_in_a_label_volume_becomes_points_and_stays_a_volume(species_set, tmp_path):
+    labels = draw_spheres(SHAPE, POINTS[:1], 3) + draw_spheres(SHAPE, POINTS[1:], 3, value=2)
+    path = write_mrc(tmp_path / "labels.mrc", labels)
+    sample = LoadTruthd("label", species_set)({"image": image_of(noise()), "label": str(path)})
+    assert sample["label"].tolist() == [[1, 6, 9, 11], [2, 13, 20, 30]]
+    assert np.array_equal(sample["label_volume"][0], labels)
+    sample["image"] = sample["image"].as_tensor()
+    target = PaintTargetsd("label", species_set, Spheres())(sample)["label"]
+    assert np.array_equal(target[0], labels == 1)
+    assert np.array_equal(target[1], labels == 2)
+
+
+def test_a_label_volume_of_another_shape_is_refused(species_set, tmp_path):
+    path = write_mrc(tmp_path / "labels.mrc", np.zeros((20, 28, 35)))
+    with pytest.raises(InputError, match=r"labels.mrc: the label volume has shape \(20, 28, 35\), its tomogram \(2"):
+        LoadTruthd("label", species_set)({"image": image_of(noise()), "label": str(path)})
+
+
+def test_a_label_volume_of_fractions_is_refused(species_set, tmp_path):
+    path = write_mrc(tmp_path / "labels.mrc", np.full(SHAPE, 0.5))
+    with pytest.raises(InputError, match="is no label volume"):
+        LoadTruthd("label", species_set)({"image": image_of(noise()), "label": str(path)})
+
+
+def test_a_run_without_particles_has_an_empty_truth(species_set, tmp_path):
+    save_truth(tmp_path / "truth.csv", run="another")
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
+    assert LoadTruthd("label", species_set)(sample)["label"].shape == (0, 4)
+
+
+def test_points_that_crowd_in_the_first_corner_are_suspicious(species_set, tmp_path):
+    write_csv(tmp_path / "truth.csv", [Pick("run", "a", 5.0 + n, 12.0 + n, 6.0 + n) for n in range(5)])
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
+    with pytest.warns(InputWarning, match=r"all points lie in the first 20% of every axis; are they voxels, not Å"):
+        LoadTruthd("label", species_set)(sample)
+
+
+def test_an_unknown_species_in_the_truth_is_named(species_set, tmp_path):
+    write_csv(tmp_path / "truth.csv", [Pick("run", "proteasome", 10, 20, 30)])
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
+    with pytest.raises(InputError, match=r"truth.csv.*proteasome"):
+        LoadTruthd("label", species_set)(sample)
+
+
+def test_truth_in_voxels_is_recognised(species_set, tmp_path):
+    inside, *outside = (Pick("run", "a", x, 100, 50) for x in (100.0, 4000.0, 4100.0))
+    write_csv(tmp_path / "truth.csv", [inside, *outside])
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
+    with pytest.raises(InputError, match=r"run 'run': 67% of the points lie outside the tomogram; are they voxels"):
+        LoadTruthd("label", species_set)(sample)

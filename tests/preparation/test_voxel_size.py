@@ -1,0 +1,48 @@
+import logging
+
+import numpy as np
+import pytest
+import torch
+from scripts.errors import InputError
+from scripts.picking.image_picks import picks_in_image
+from scripts.preparation.voxel_size import CheckVoxelSized, resample
+from synthetic import SHAPE, image_of, make_species, noise
+
+VOXEL_SIZE = 10.0
+
+
+def test_another_voxel_size_is_refused_with_the_keys_to_set():
+    image = image_of(noise(), 5.0)
+    with pytest.raises(InputError, match=r"tomogram.mrc has voxels of 5 Å.*give --resample True, or set voxel_size"):
+        CheckVoxelSized("image", VOXEL_SIZE)({"image": image})
+
+
+def test_a_voxel_size_within_the_tolerance_passes_as_it_is():
+    image = image_of(noise(), 10.1)
+    assert CheckVoxelSized("image", VOXEL_SIZE, tolerance=0.02)({"image": image})["image"] is image
+    with pytest.raises(InputError):
+        CheckVoxelSized("image", VOXEL_SIZE, tolerance=0.005)({"image": image})
+
+
+@pytest.mark.parametrize("voxel_size", [5.0, 7.84, 13.48])
+def test_resampling_keeps_a_blob_in_its_place(voxel_size, caplog):
+    shape = tuple(round(size * VOXEL_SIZE / voxel_size) for size in (40, 48, 56))
+    centre = np.array([17.0, 20.0, 31.0]) * VOXEL_SIZE / voxel_size
+    axes = np.ogrid[tuple(slice(0, size) for size in shape)]
+    squared = sum((axis - middle) ** 2 for axis, middle in zip(axes, centre, strict=True))
+    image = image_of(np.exp(-squared * (voxel_size / VOXEL_SIZE) ** 2 / 18), voxel_size)
+    caplog.set_level(logging.WARNING)
+    moved = CheckVoxelSized("image", VOXEL_SIZE, resample=True)({"image": image})["image"]
+    grid = np.stack(np.meshgrid(*(np.arange(size) for size in moved.shape[1:]), indexing="ij"), axis=-1)
+    weights = np.clip(moved[0].numpy() - 0.2, 0, None)
+    found = (grid * weights[..., None]).sum((0, 1, 2)) / weights.sum()
+    assert np.abs(found - [17, 20, 31]).max() < 0.05
+    assert "resampled from" in caplog.text
+    picks = picks_in_image(found[None], np.ones(1), make_species(1).picked[0], "run", moved, 0.0)
+    assert np.allclose(picks[0].xyz_angstrom, [310, 200, 170], atol=0.6)
+    assert np.allclose([picks[0].z_voxel, picks[0].y_voxel, picks[0].x_voxel], centre, atol=0.1)
+
+
+def test_resampling_to_the_same_grid_changes_nothing():
+    volume = torch.as_tensor(noise())[None]
+    assert torch.allclose(resample(volume, SHAPE, 1.0), volume)

@@ -1,0 +1,89 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pick_files import BASE, table
+from scripts.picks import Pick, write_csv
+from scripts.scoring.__main__ import main
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    write_csv(tmp_path / "truth.csv", table(BASE))
+    write_csv(tmp_path / "picks.csv", table(["A 0", "A 1", *BASE[1:]]))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("files")
+def test_the_command_ends_with_the_score_in_all_its_digits(capsys):
+    assert main(["truth.csv", "picks.csv"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("species ")
+    assert lines[-2].startswith("total (kaggle) ")
+    assert lines[-1] == "score 0.9920634920634921"
+
+
+@pytest.mark.usefixtures("files")
+def test_the_command_matches_in_the_mode_asked_for(capsys):
+    write_csv("truth.csv", table([*BASE, "A 40"]))
+    write_csv("picks.csv", table(["A 20", *BASE[1:]]))
+    assert main(["truth.csv", "picks.csv", "--mode", "one_to_one"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].startswith("total (one_to_one) ")
+    assert float(lines[-1].removeprefix("score ")) == pytest.approx((17 / 33 + 6) / 7)
+
+
+@pytest.mark.usefixtures("files")
+def test_the_command_takes_another_species_file(capsys):
+    content = json.loads((BUNDLE / "configs" / "species.json").read_text())
+    content["species"]["ribosome"]["weight"] = 3.0
+    Path("mine.json").write_text(json.dumps(content))
+    write_csv("picks.csv", table(["R 1000"]))
+    assert main(["truth.csv", "picks.csv", "--species", "mine.json"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"score {3 / 9!r}"
+
+
+@pytest.mark.usefixtures("files")
+def test_the_command_says_which_picks_it_left_out(capsys):
+    write_csv("picks.csv", table([*BASE, "A 0 E9", "A 5 E9"]))
+    assert main(["truth.csv", "picks.csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "left out: 2 picks of runs without truth (E9)",
+        "score 1.0",
+    ]
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.csv", "picks.csv"], "error: cannot read none.csv: No such file or directory.\n"),
+        (["truth.csv", "picks.csv", "--species", "none.json"], "error: cannot read none.json: no such file.\n"),
+        (["empty.csv", "picks.csv"], "error: empty.csv holds no particles; there is nothing to compare with.\n"),
+    ],
+)
+def test_the_command_says_in_one_line_what_is_wrong(capsys, arguments, message):
+    write_csv("empty.csv", [])
+    assert main(arguments) == 1
+    assert capsys.readouterr() == ("", message)
+
+
+@pytest.mark.usefixtures("files")
+def test_the_command_names_file_and_row_of_an_unknown_species(capsys):
+    write_csv("picks.csv", [*table(BASE), Pick("E1", "albumin", 1.0, 2.0, 3.0)])
+    assert main(["truth.csv", "picks.csv"]) == 1
+    assert capsys.readouterr().err.startswith("error: picks.csv, pick 6: unknown species 'albumin'; known are ")
+
+
+@pytest.mark.usefixtures("files")
+def test_the_command_runs_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "scripts.scoring", str(tmp_path / "truth.csv"), str(tmp_path / "none.csv")]
+    failed = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, check=False)
+    assert (failed.returncode, failed.stdout, failed.stderr.count("\n")) == (1, "", 1)
+    command[-1] = str(tmp_path / "picks.csv")
+    done = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1], done.stderr) == (0, "score 0.9920634920634921", "")

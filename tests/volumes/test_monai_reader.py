@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from monai.transforms import Compose, LoadImage, LoadImaged
+from scripts.errors import InputError, InputWarning, find_input_error
+from scripts.volumes.monai_reader import TomogramReader
+from volume_files import (
+    SHAPE,
+    TWIN_PARAMETERS,
+    VALUES,
+    VOXEL_SIZE,
+    write_mrc,
+    write_nifti,
+    write_ome_zarr,
+    write_pyramid,
+)
+
+
+@pytest.mark.parametrize("write", TWIN_PARAMETERS)
+def test_every_kind_of_file_loads_in_monai_as_the_same_float32_tensor(write, tmp_path):
+    load = LoadImaged(keys="image", reader=TomogramReader(), ensure_channel_first=True)
+    image = load({"image": write(tmp_path)})["image"]
+    image += 0  # the memory is ours to write to
+    assert image.shape == (1, *SHAPE)
+    assert image.numpy().dtype == np.float32
+    assert np.array_equal(image[0].numpy(), VALUES)
+    assert np.allclose(image.affine.numpy() @ (1, 2, 4, 1), (4 * VOXEL_SIZE, 2 * VOXEL_SIZE, VOXEL_SIZE, 1))
+    assert image.meta["voxel_size_angstrom"] == pytest.approx(VOXEL_SIZE)
+
+
+@pytest.mark.parametrize("write", TWIN_PARAMETERS)
+def test_the_reader_loads_every_format_by_its_dotted_name(write, tmp_path):
+    image = LoadImage(reader="scripts.volumes.monai_reader.TomogramReader", voxel_size_angstrom=VOXEL_SIZE)(
+        write(tmp_path)
+    )
+    assert np.array_equal(image.numpy(), VALUES)
+
+
+def test_the_one_line_message_survives_monai(tmp_path):
+    load = Compose([LoadImaged(keys="image", reader=TomogramReader())])
+    with pytest.raises(RuntimeError) as caught:
+        load({"image": str(tmp_path / "absent.mrc")})
+    assert str(find_input_error(caught.value)) == f"cannot read {tmp_path / 'absent.mrc'}: no such file."
+
+
+@pytest.mark.parametrize("write", [write_mrc, write_nifti, write_ome_zarr])
+def test_a_reader_gives_memory_of_its_own_and_what_monai_needs_to_know(write, tmp_path):
+    array, meta = TomogramReader().get_data(write(tmp_path))
+    assert array.flags.writeable
+    assert not isinstance(array, np.memmap)
+    assert np.array_equal(meta["original_affine"], meta["affine"])
+    assert meta["original_affine"] is not meta["affine"]
+    assert meta["spatial_shape"].tolist() == list(SHAPE)
+    assert meta["space"] == "RAS"
+    assert np.isnan(meta["original_channel_dim"])
+
+
+def test_reader_settings_reach_the_file(tmp_path):
+    reader = TomogramReader(wanted_voxel_size_angstrom=19.0)
+    assert reader.get_data(write_pyramid(tmp_path))[0].max() == 20
+    with pytest.warns(InputWarning, match=r"voxel_size_angstrom 7\.5 is used, not the file's 5 Å"):
+        _, meta = TomogramReader(voxel_size_angstrom=7.5).get_data(tmp_path / "pyramid.zarr")
+    assert meta["voxel_size_angstrom"] == 7.5
+    (tmp_path / "pyramid.zarr" / "1" / "0.0.0").unlink()
+    assert TomogramReader(allow_missing_chunks=True).get_data(tmp_path / "pyramid.zarr")[0].min() == 0
+
+
+@pytest.mark.parametrize("name", ["voxel_size_angstrom", "wanted_voxel_size_angstrom"])
+@pytest.mark.parametrize("size", [0, -10.0, float("nan"), float("inf"), "10"])
+def test_a_reader_with_an_impossible_voxel_size_is_not_built(name, size):
+    with pytest.raises(InputError, match=f"{name} is a positive number of ångströms; got {size!r}"):
+        TomogramReader(**{name: size})
+
+
+def test_a_reader_reads_one_file_at_a_time(tmp_path):
+    with pytest.raises(InputError, match="one tomogram at a time; got 1 more"):
+        TomogramReader().get_data([tmp_path / "a.mrc", tmp_path / "b.mrc"])
+
+
+def test_a_reader_takes_no_settings_in_read(tmp_path):
+    with pytest.raises(TypeError, match=r"TomogramReader takes its settings when built; got \['mode'\]"):
+        TomogramReader().read(tmp_path / "a.mrc", mode="r")
+
+
+def test_monai_asks_a_reader_by_the_names_of_the_files():
+    assert TomogramReader().verify_suffix(["a.mrc", "b.rec"])
+    assert not TomogramReader().verify_suffix(["a.mrc", "b.png"])
+
+
+def test_the_line_of_a_reader_survives_the_chain_of_transforms(tmp_path):
+    (tmp_path / "page.mrc").write_text("<!DOCTYPE html>" + " " * 2000)
+    load = Compose([LoadImaged("image", reader=TomogramReader(), ensure_channel_first=True)])
+    with pytest.raises(RuntimeError) as caught:
+        load({"image": str(tmp_path / "page.mrc")})
+    assert "page.mrc" in str(find_input_error(caught.value))

@@ -1,0 +1,110 @@
+import gzip
+import struct
+
+import nibabel
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scripts.errors import InputError, InputWarning
+from scripts.volumes.reading import read_nifti, read_tomogram
+from volume_files import VALUES, VOXEL_SIZE, outcome_of, write_bytes, write_nifti
+
+
+def test_scaled_nifti_values_come_out_as_their_true_numbers(tmp_path):
+    image = nibabel.Nifti1Image(VALUES.T.astype(np.int16), np.eye(4))
+    image.header.set_slope_inter(0.5, 3.0)
+    content = bytearray(image.to_bytes())
+    struct.pack_into("<2f", content, 112, 0.5, 3.0)  # scl_slope, scl_inter
+    assert np.allclose(read_nifti(write_bytes(tmp_path, content)).data, VALUES * 0.5 + 3)
+
+
+def test_a_nifti_2_file_is_read(tmp_path):
+    content = nibabel.Nifti2Image(VALUES.T, np.diag([8.0, 8, 8, 1])).to_bytes()
+    volume = read_tomogram(write_bytes(tmp_path, content))
+    assert np.array_equal(volume.data, VALUES)
+    assert volume.voxel_size_angstrom == 8
+
+
+def test_a_big_endian_nifti_file_is_read(tmp_path):
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.int16)
+    content = nibabel.Nifti1Image(VALUES.T.astype(">i2"), np.diag([8.0, 8, 8, 1]), header).to_bytes()
+    volume = read_tomogram(write_bytes(tmp_path, content))
+    assert content[:4] == b"\0\0\x01\x5c"
+    assert volume.data.dtype.isnative
+    assert np.array_equal(volume.data, VALUES)
+
+
+def test_the_nifti_affine_keeps_its_directions_and_origin(tmp_path):
+    affine = np.array([[-8.0, 0, 0, 50], [0, 0, 8, 60], [0, 8, 0, 70], [0, 0, 0, 1]])
+    volume = read_nifti(write_nifti(tmp_path, affine=affine))
+    assert np.allclose(volume.affine @ (1, 2, 4, 1), affine @ (4, 2, 1, 1))
+
+
+def test_a_nifti_affine_that_contradicts_the_spacing_takes_its_scale(tmp_path):
+    content = bytearray(write_nifti(tmp_path).read_bytes())
+    struct.pack_into("<3f", content, 80, 5.0, 5.0, 5.0)  # pixdim
+    path = write_bytes(tmp_path, content)
+    with pytest.warns(InputWarning, match=r"affine has voxels of 10\.012 Å, the spacing 5 Å; the spacing counts"):
+        volume = read_nifti(path)
+    assert volume.voxel_size_angstrom == 5
+    assert np.allclose(volume.affine @ (1, 2, 4, 1), (20, 10, 5, 1))
+
+
+@pytest.mark.parametrize(
+    "rows", [[float("nan")] * 12, [0.0] * 12, [10, 0, 0, float("nan"), 0, 10, 0, 0, 0, 0, 10, 0]], ids=str
+)
+def test_a_nifti_affine_that_is_none_is_replaced(rows, tmp_path):
+    content = bytearray(write_nifti(tmp_path).read_bytes())
+    struct.pack_into("<h", content, 254, 2)  # sform code
+    struct.pack_into("<12f", content, 280, *rows)
+    volume = read_nifti(write_bytes(tmp_path, content))
+    assert np.allclose(volume.affine @ (1, 2, 4, 1), (4 * VOXEL_SIZE, 2 * VOXEL_SIZE, VOXEL_SIZE, 1))
+
+
+@pytest.mark.parametrize(("codes", "expected"), [((0, 0), None), ((1, 0), 1.0), ((0, 1), 1.0)])
+def test_an_untouched_nifti_spacing_of_one_states_no_voxel_size(codes, expected, tmp_path):
+    path = write_nifti(tmp_path, affine=np.eye(4), codes=codes)
+    assert read_nifti(path).voxel_size_angstrom == expected
+
+
+def test_a_nifti_series_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"volume\.nii holds 9 x 7 x 5 x 2 values of type float32; a tomogram is one"):
+        read_nifti(write_nifti(tmp_path, np.stack([VALUES, VALUES])))
+
+
+def test_complex_nifti_values_are_refused(tmp_path):
+    with pytest.raises(InputError, match="holds 9 x 7 x 5 values of type complex64"):
+        read_nifti(write_nifti(tmp_path, VALUES.astype(np.complex64)))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_a_truncated_nifti_file_is_refused_with_both_sizes(pack, tmp_path):
+    content = pack(write_nifti(tmp_path).read_bytes()[:-100])
+    with pytest.raises(InputError, match="is cut short: the header promises 1260 bytes of data, the file has 1160"):
+        read_nifti(write_bytes(tmp_path, content))
+
+
+def test_impossible_nifti_lengths_are_refused(tmp_path):
+    content = bytearray(write_nifti(tmp_path).read_bytes())
+    struct.pack_into("<h", content, 42, 0)
+    with pytest.raises(InputError, match="the header states 0 x 7 x 5 voxels; each length must be at least 1"):
+        read_nifti(write_bytes(tmp_path, content))
+
+
+def test_an_unknown_nifti_type_is_refused(tmp_path):
+    content = bytearray(write_nifti(tmp_path).read_bytes())
+    struct.pack_into("<h", content, 70, 999)
+    with pytest.raises(InputError, match=r"volume\.mrc is a damaged NIfTI file: .*999"):
+        read_nifti(write_bytes(tmp_path, content))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(flips=st.lists(st.tuples(st.integers(0, 343), st.integers(0, 255)), min_size=1, max_size=6))
+def test_any_nifti_header_gives_a_volume_or_a_one_line_refusal(flips, tmp_path):
+    content = bytearray(write_nifti(tmp_path).read_bytes())
+    for place, value in flips:
+        content[place] = value
+    outcome = outcome_of(write_bytes(tmp_path, content))
+    assert outcome.nbytes <= 8 * len(content) if isinstance(outcome, np.ndarray) else "\n" not in outcome
