@@ -85,7 +85,7 @@ def seconds_of(network: torch.nn.Module, window: torch.Tensor) -> float:
 
 
 def distance_to_twin(pick: dict[str, Any], others: list[dict[str, Any]]) -> float:
-    """Return how far the nearest of the other picks of the same species is, in voxels."""
+    """Return the distance to the nearest of the other picks of the same species, in voxels."""
     place = ("x_voxel", "y_voxel", "z_voxel")
     same = [other for other in others if other["species"] == pick["species"]]
     gaps = [float(np.hypot.reduce([pick[axis] - other[axis] for axis in place])) for other in same]

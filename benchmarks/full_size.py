@@ -32,7 +32,7 @@ TWIN_VOX = 0.5
 
 
 def full_size_volume() -> np.ndarray:
-    """Return the sample, mirrored until it fills the shape, with noise that an int8 file rounds away."""
+    """Return the sample, mirrored until it fills the shape, with noise that is lost in an int8 file."""
     with mrcfile.open(ROOT / "sample" / "sample.mrc") as file:
         sample = file.data.astype(np.float32)
     volume = np.pad(sample, [(0, full - size) for full, size in zip(SHAPE, sample.shape, strict=True)], mode="reflect")
@@ -47,7 +47,7 @@ def write_mrc(path: Path, volume: np.ndarray) -> None:
 
 
 def write_swapped(path: Path, volume: np.ndarray) -> None:
-    """Write an MRC file whose columns are z, rows y and sections x."""
+    """Write an MRC file with columns along z, rows along y and sections along x."""
     with mrcfile.new(path) as file:
         file.set_data(np.ascontiguousarray(volume.transpose(2, 1, 0)))
         file.header.mapc, file.header.mapr, file.header.maps = 3, 2, 1
@@ -90,7 +90,7 @@ def pick(dataset: Path, output: Path) -> tuple[list[Pick], str]:
 
 
 def compare(picks: list[Pick], reference: list[Pick]) -> str:
-    """Say how many picks have a twin of their species in the reference, how far apart twins are, and what is left."""
+    """Return how many picks have a twin in the reference, the largest distance of twins, and how many have none."""
     gaps: list[float] = []
     for name in {pick.species for pick in picks}:
         own, other = ([(p.z_voxel, p.y_voxel, p.x_voxel) for p in table if p.species == name]

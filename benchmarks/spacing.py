@@ -1,10 +1,10 @@
-"""The same specimen at other voxel sizes: do the picks stay where they are?
+"""The same specimen at other voxel sizes: do the picks stay in place?
 
     python benchmarks/spacing.py [FOLDER]
 
-Samples the sample's tomogram (10.012 Å) at 5, 7.84 and 13.5 Å, voxel 0 staying where it is, runs the shipped inference
-config on each with `resample`, and compares the picks, in ångströms, with those of the tomogram itself: which share has
-a pick of its species within half a voxel of the model, of all picks and of those that are true.
+Resamples the shipped tomogram (10.012 Å) to 5, 7.84 and 13.5 Å with voxel 0 in place, runs the shipped inference config
+on each with ``resample``, and compares the picks, in ångströms, with those of the tomogram itself: which share of all
+picks, and of the true ones, has a pick of the same species within half a voxel of the model.
 """
 
 from __future__ import annotations

@@ -46,18 +46,18 @@ def write_dataset(folder: Path, count: int) -> None:
 
 
 def memory_mib(entry: str) -> float:
-    """Return ``VmRSS`` or ``VmHWM``, this process's memory now or at its highest."""
+    """Return ``VmRSS`` or ``VmHWM``, the present or the peak memory of this process, in MiB."""
     status = Path("/proc/self/status").read_text()
     return int(status.split(f"{entry}:")[1].split()[0]) / 1024
 
 
 def bytes_from_storage() -> int:
-    """Return what this process has made the system read from the disk."""
+    """Return the bytes that were read from disk for this process."""
     return int(Path("/proc/self/io").read_text().split("read_bytes:")[1].split()[0])
 
 
 def drop_from_page_cache(files: list[Path]) -> None:
-    """Make the next access to these files go to the disk."""
+    """Make the next access to these files read from disk."""
     for path in files:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -65,7 +65,7 @@ def drop_from_page_cache(files: list[Path]) -> None:
 
 
 def measure(dataset: Path, cache_dir: str | None) -> str:
-    """Return the row's numbers, parted by `SEPARATOR`."""
+    """Return the numbers of a row, separated by `SEPARATOR`."""
     sys.path.insert(0, str(ROOT / "bundle"))
     warnings.simplefilter("ignore")
     from monai.bundle import ConfigParser
@@ -94,7 +94,7 @@ def measure(dataset: Path, cache_dir: str | None) -> str:
 
 
 def main(folder: Path) -> None:
-    """Print a row for every number of tomograms and place to keep them."""
+    """Print a row for every number of tomograms, kept in memory and in a folder."""
     print("| kept in | tomograms | MiB before | peak | at the end | MB per step | ms cold | ms warm | of it at work |")
     for count in COUNTS:
         dataset = folder / f"{count}"

@@ -1,7 +1,7 @@
 """Check a bundle's folder before it is published: ``python publish/check_bundle.py FOLDER [--results PAGE]``.
 
-Every check prints a line; the first one that fails ends it with one line and status 1. What is only read comes first;
-MONAI, and with it the bundle's own code, runs after all of that has passed.
+Every check prints a line; the first one that fails ends the program with one line and status 1. Checks that only read
+files come first; MONAI, and with it the bundle's own code, runs only if they pass.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Check = Callable[[Path], str]
 
 
 def reading_checks(results: Path | None = None) -> dict[str, Check]:
-    """Return the checks that only read, by what they are about."""
+    """Return the checks that only read files, by subject."""
     return {
         "files": check_layout,
         "sizes": check_sizes,

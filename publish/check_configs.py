@@ -1,7 +1,7 @@
-"""What the configs of a bundle may do: every `_target_`, `$` expression and `%` macro is compared with the lists here.
+"""Check what configs do: every `_target_`, `$` expression and `%` macro must be on the lists of this module.
 
-MONAI imports whatever a `_target_` names and gives every `$` expression to `eval`. The lists hold what our own configs
-need and nothing else, so whatever a change adds is seen here first. Nothing of the bundle is imported or run.
+MONAI imports whatever a `_target_` names and passes every `$` expression to `eval`. The lists contain only what our own
+configs need, so that any addition has to be made here, too. Nothing of the bundle is imported or run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NAMES = {
     "torch.distributed.get_world_size", "torch.distributed.init_process_group", "torch.distributed.is_initialized",
     "torch.tensor",
 }  # fmt: skip
-# of what an `@` reference gives
+# attributes of the object behind an `@` reference
 ATTRIBUTES = {"parameters", "picked", "reshape", "run", "settings", "to", "type", "voxel_size_angstrom"}
 SYNTAX = (
     ast.Expression, ast.Call, ast.keyword, ast.Constant, ast.List, ast.Tuple, ast.ListComp, ast.comprehension,
@@ -45,17 +45,17 @@ SYNTAX = (
 )  # fmt: skip
 REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
 MACRO = re.compile(r"%\w+(?:(?:#|::)\w+)*")
-STAND_IN = "_reference"  # takes the place of a reference where Python has to parse the expression
+STAND_IN = "_reference"  # replaces a reference, so that Python can parse the expression
 
 
 def check_configs(bundle: Path) -> str:
-    """Refuse a config that uses anything outside of the lists.
+    """Check that the configs use nothing outside of the lists.
 
     Args:
         bundle: the bundle's folder.
 
     Returns:
-        What was looked at, in a few words.
+        A summary of what was checked.
 
     Raises:
         Refusal: names the file and the key.
@@ -76,7 +76,7 @@ def read_json(file: Path) -> Any:
     """Return what a JSON file holds.
 
     Raises:
-        Refusal: the file is not JSON, or a key stands twice in one table.
+        Refusal: the file is not JSON, or a key occurs twice in one object.
     """
 
     def as_table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def check_value(key: str, value: Any, own: set[str]) -> bool:
-    """Check one plain value; return whether it was one that makes MONAI do something.
+    """Check one plain value; return whether it is a target, an expression or a macro.
 
     Raises:
         Refusal: it is not on the lists.
@@ -127,7 +127,7 @@ def check_value(key: str, value: Any, own: set[str]) -> bool:
 
 
 def check_target(target: Any, own: set[str]) -> None:
-    """Refuse a `_target_` that is neither on the list nor a class or function of the bundle's scripts."""
+    """Check that a `_target_` is on the list, or is a class or function of the bundle's scripts."""
     if target in TARGETS or target in own:
         return
     if isinstance(target, str) and target.startswith(OWN):
@@ -136,7 +136,7 @@ def check_target(target: Any, own: set[str]) -> None:
 
 
 def check_expression(text: str) -> None:
-    """Refuse an expression that holds a name, an attribute or a form of Python that is not on the lists.
+    """Check that every name, attribute and syntax element of an expression is on the lists.
 
     Args:
         text: the expression without its ``$``.
@@ -156,11 +156,11 @@ def check_expression(text: str) -> None:
 
 
 def check_node(node: ast.AST, known: set[str]) -> None:
-    """Refuse a part of an expression, or a part of that.
+    """Check a node of an expression, and all nodes below it.
 
     Args:
-        node: the part.
-        known: names that the expression itself gives a meaning.
+        node: the node.
+        known: names that the expression itself defines.
     """
     if isinstance(node, ast.Name) and node.id in known:
         return
@@ -179,7 +179,7 @@ def check_node(node: ast.AST, known: set[str]) -> None:
 
 
 def dotted_name(node: ast.AST) -> str:
-    """Return ``a.b.c`` for a chain of attributes that starts with a name; an empty text for anything else."""
+    """Return ``a.b.c`` for a chain of attributes that starts with a name; an empty string for anything else."""
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute) and (before := dotted_name(node.value)):
@@ -188,7 +188,7 @@ def dotted_name(node: ast.AST) -> str:
 
 
 def own_names(bundle: Path) -> set[str]:
-    """Return ``scripts.module.name`` of every public class and function that the bundle's modules define or share."""
+    """Return ``scripts.module.name`` of every public class and function that a module defines or re-exports."""
     names = set()
     for file in sorted((bundle / "scripts").rglob("*.py")):
         module = ".".join(file.relative_to(bundle).with_suffix("").parts).removesuffix(".__init__")
@@ -201,7 +201,7 @@ def own_names(bundle: Path) -> set[str]:
 
 
 def check_logging(bundle: Path) -> str:
-    """Refuse a ``logging.conf`` that does more than write lines to the screen: Python evaluates what stands in it.
+    """Check that ``logging.conf`` only writes lines to the screen, because Python evaluates its content.
 
     Raises:
         Refusal: names the section.

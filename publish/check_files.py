@@ -1,4 +1,4 @@
-"""What lies in a bundle's folder: the files the format wants, of known kinds, small, and weights that are only numbers.
+"""Check the files of a bundle: the required ones, of known kinds, small, and weights that hold only numbers.
 
 Nothing of the bundle is imported or run.
 """
@@ -29,8 +29,8 @@ KINDS = {
     "models": (".json", ".pt", ".ts", ".onnx"),
 }
 LARGE_FILES = "large_files.yml"
-SMALL_BYTES = 2**20  # what a file in the model zoo's repository may have
-WEIGHTS_BYTES = 25 * 2**20  # up to here we keep weights in the folder
+SMALL_BYTES = 2**20  # size limit in the model zoo's repository
+WEIGHTS_BYTES = 25 * 2**20  # size limit of weights that we keep in the folder
 PERSONAL = re.compile(rb"(?<![\w.])/(?:home|Users|root|mnt|media|scratch|tmp|work)/[\w.-]+|[A-Za-z]:\\+Users\\+\w+")
 ARCHIVE_PARTS = re.compile(
     r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id)"
@@ -44,7 +44,7 @@ def files_in(bundle: Path) -> list[Path]:
 
 
 def check_layout(bundle: Path) -> str:
-    """Refuse a folder where a required file is missing, or one of another kind lies about.
+    """Check that no required file is missing, and that no file is of an unknown kind.
 
     Raises:
         Refusal: names the file.
@@ -63,10 +63,10 @@ def check_layout(bundle: Path) -> str:
 
 
 def listed_files(bundle: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file that ``large_files.yml`` lists, by path; empty where there is no such list.
+    """Return the SHA-256 of every file in ``large_files.yml``, by path; empty if there is no such list.
 
     Raises:
-        Refusal: an entry lacks its path, its address or its SHA-256, or the path leads out of the folder.
+        Refusal: an entry lacks its path, its URL or its SHA-256, or the path leads out of the folder.
     """
     if not (bundle / LARGE_FILES).exists():
         return {}
@@ -83,7 +83,7 @@ def listed_files(bundle: Path) -> dict[str, str]:
 
 
 def check_sizes(bundle: Path) -> str:
-    """Refuse a file of 1 MiB and more, or weights of 25 MiB and more, that ``large_files.yml`` does not list.
+    """Check that files of 1 MiB and more, and weights of 25 MiB and more, are listed in ``large_files.yml``.
 
     Raises:
         Refusal: names the file.
@@ -98,7 +98,7 @@ def check_sizes(bundle: Path) -> str:
 
 
 def check_personal_paths(bundle: Path) -> str:
-    """Refuse a folder where the path of somebody's machine stands in a file, text or not.
+    """Check that no file, text or not, contains a path of somebody's machine.
 
     Raises:
         Refusal: names the file and the path.
@@ -110,7 +110,7 @@ def check_personal_paths(bundle: Path) -> str:
 
 
 def check_weights(bundle: Path) -> str:
-    """Refuse weights that hold anything but tensors, are damaged, or are not those that the card beside them lists.
+    """Check that weights hold only tensors, are not damaged, and have the SHA-256 on the card beside them.
 
     Raises:
         Refusal: names the file.
@@ -133,7 +133,7 @@ def check_weights(bundle: Path) -> str:
 
 
 def check_only_tensors(file: Path) -> None:
-    """Refuse a file that is not a table of finite tensors in torch's own archive.
+    """Check that a file is a torch archive with a table of finite tensors.
 
     Raises:
         Refusal: names the file.
@@ -166,7 +166,7 @@ def check_only_tensors(file: Path) -> None:
 def names_in(pickled: bytes) -> list[str]:
     """Return every ``module name`` that unpickling would import, without unpickling.
 
-    Torch writes them all as GLOBAL; of the other ways to import only the way itself is named.
+    Torch imports only with the opcode GLOBAL; for any other opcode that imports, the opcode is returned.
     """
     codes = [(code.name, argument) for code, argument, _ in pickletools.genops(pickled)]
     found = [str(argument) for name, argument in codes if name == "GLOBAL"]

@@ -1,4 +1,4 @@
-"""What a bundle says about itself: complete, and in step with its species, its scripts and its measured results."""
+"""Check a bundle's metadata: complete, and consistent with its species, its scripts and its measured results."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ PINNED_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "
 PACKAGE_OF_MODULE = {
     "PIL": "pillow", "cc3d": "connected-components-3d", "ignite": "pytorch-ignite", "sklearn": "scikit-learn",
 }  # fmt: skip
-# imported only where a user asks for them
+# imported only on request
 OPTIONAL_MODULES = {"aiohttp", "copick", "gemmi", "onnxruntime", "torch_tensorrt"}
 
 
 def metadata_of(bundle: Path) -> dict[str, Any]:
-    """Return what ``configs/metadata.json`` holds."""
+    """Return the content of ``configs/metadata.json``."""
     return dict(read_json(bundle / "configs" / "metadata.json"))
 
 
 def check_schema(bundle: Path) -> str:
-    """Refuse metadata that lack a key or hold one of another form; our schema refuses whatever MONAI's does, and more.
+    """Check the metadata against our schema, which is stricter than MONAI's.
 
     Raises:
         Refusal: names the key.
@@ -44,7 +44,7 @@ def check_schema(bundle: Path) -> str:
 
 
 def check_species(bundle: Path) -> str:
-    """Refuse metadata whose channels are not the species of ``species.json``, or whose versions do not fit together.
+    """Check that the channels are the species of ``species.json``, and that the versions are consistent.
 
     Raises:
         Refusal: names the key.
@@ -69,7 +69,7 @@ def check_species(bundle: Path) -> str:
 
 
 def check_packages(bundle: Path) -> str:
-    """Refuse metadata without the version of a package that the scripts import.
+    """Check that the metadata state the version of every package that the scripts import.
 
     Raises:
         Refusal: names the package and the module.
@@ -92,7 +92,7 @@ def pins_of(bundle: Path) -> dict[str, str]:
 
 
 def imported_modules(file: Path) -> set[str]:
-    """Return the first part of everything that a file imports."""
+    """Return the top-level package of everything that a file imports."""
     nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
@@ -100,11 +100,11 @@ def imported_modules(file: Path) -> set[str]:
 
 
 def check_numbers(bundle: Path, results: Path | None = None) -> str:
-    """Refuse a page or metadata whose scores are not those that were measured.
+    """Check that the scores on the page and in the metadata are the measured ones.
 
-    The table of the bundle's page must hold the metrics of the metadata. Where the page of results is given, they must
-    be those of the first dataset in its table of the shipped weights, and every other score on the bundle's page must
-    stand in that table too.
+    The table on the bundle's page must have the metrics of the metadata. If the page of results is given, they must be
+    those of the first dataset in its table of the shipped weights, and every other score on the bundle's page must be
+    in that table, too.
 
     Raises:
         Refusal: names the number.

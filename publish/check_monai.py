@@ -1,4 +1,4 @@
-"""What MONAI itself says to a bundle. The bundle's own code runs here, so these checks come last."""
+"""Check a bundle with MONAI itself. This runs the bundle's own code, so these checks come last."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ LARGEST_DIFFERENCE = 1e-3  # of two logits
 
 
 def settings_of(bundle: Path) -> dict[str, Any]:
-    """Return the files and the folder that MONAI's commands take."""
+    """Return the files and the folder as arguments of MONAI's commands."""
     configs = bundle / "configs"
     files = {"config_file": str(configs / "inference.json"), "meta_file": str(configs / "metadata.json")}
     return {**files, "bundle_root": str(bundle)}
 
 
 def check_properties(bundle: Path) -> str:
-    """Refuse configs that lack an item which MONAI's programs look for by its name.
+    """Check that the configs have all items that MONAI's programs need by name.
 
     Raises:
         Refusal: names the config and the items.
@@ -42,10 +42,10 @@ def check_properties(bundle: Path) -> str:
 
 
 def check_in_and_out(bundle: Path) -> str:
-    """Refuse a network that does not take and give what the metadata say.
+    """Check that the network's input and output are those of the metadata.
 
     Raises:
-        Refusal: says what MONAI says.
+        Refusal: quotes MONAI.
     """
     try:
         verify_net_in_out(net_id="network_def", device="cpu", **settings_of(bundle))
@@ -55,10 +55,10 @@ def check_in_and_out(bundle: Path) -> str:
 
 
 def check_torchscript(bundle: Path) -> str:
-    """Refuse a network that TorchScript does not take, or whose script answers otherwise.
+    """Check that TorchScript compiles the network, and that the compiled network gives the same logits.
 
     Raises:
-        Refusal: says what TorchScript says, or how far the answers are apart.
+        Refusal: quotes TorchScript, or states the difference of the logits.
     """
     parser = ConfigParser()
     parser.read_config(settings_of(bundle)["config_file"])

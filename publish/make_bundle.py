@@ -1,7 +1,7 @@
 """Assemble the bundle as it is published, check it, and zip it: ``python publish/make_bundle.py``, or ``make bundle``.
 
-The zip has the same bytes whenever the files in it have: order, times and rights are fixed, and nothing is compressed,
-because compressed bytes depend on the version of zlib (and the weights would not shrink).
+The zip is reproducible, byte for byte: order, times and permissions are fixed, and nothing is compressed, because
+compressed bytes depend on the version of zlib (and weights hardly compress).
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from check_files import LARGE_FILES, WEIGHTS_BYTES, files_in, sha256_of
 from refusal import Refusal
 
 ROOT = Path(__file__).resolve().parents[1]
-NAME = "cryoet_particle_segmentation"  # MONAI Label and monai.bundle.load go by the folder's name
+NAME = "cryoet_particle_segmentation"  # MONAI Label and monai.bundle.load identify a bundle by its folder's name
 PUBLISHED = ("LICENSE", "configs", "scripts", "docs", "models/model.json", "models/model.pt")
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def assemble(target: Path, source: Path = ROOT / "bundle", weights_url: str | None = None) -> Path:
-    """Copy what is published of a bundle into a new folder; what stood there goes.
+    """Copy the published part of a bundle to a new folder; an existing folder is deleted.
 
     Args:
-        target: the folder, called as the bundle is to be called.
-        source: the bundle as it is developed.
-        weights_url: where the weights can be fetched; they are then listed with their SHA-256 and stay out of the
-            folder, as the model zoo wants it of files from 1 MiB on.
+        target: the folder, with the name of the bundle.
+        source: the bundle under development.
+        weights_url: where the weights can be downloaded; they are then left out of the folder and listed with their
+            SHA-256, as the model zoo requires for files of 1 MiB and more.
 
     Returns:
         ``target``.
 
     Raises:
-        Refusal: the weights are too large for the folder, and no address is given.
+        Refusal: the weights are too large for the folder, and no URL is given.
     """
     shutil.rmtree(target, ignore_errors=True)
     skip = shutil.ignore_patterns("__pycache__", ".*", "*.tmp")
@@ -59,7 +59,7 @@ def assemble(target: Path, source: Path = ROOT / "bundle", weights_url: str | No
 
 
 def zip_folder(folder: Path, path: Path) -> Path:
-    """Write a folder into a zip under its own name and return the zip's path; it appears there when it is whole."""
+    """Write a folder to a zip under its own name, atomically, and return the path of the zip."""
     unfinished = path.with_name(f".{path.name}.tmp")
     with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
         for file in files_in(folder):
@@ -70,14 +70,14 @@ def zip_folder(folder: Path, path: Path) -> Path:
 
 
 def main() -> int:
-    """Assemble, check in a process of its own, zip; return the exit status."""
+    """Assemble, check in a separate process, zip; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, default=ROOT / "dist", help="where the folder and the zip go")
     parser.add_argument("--weights_url", help="where the weights are, for the model zoo")
     given = parser.parse_args()
     folder, results = given.output_dir.resolve() / NAME, ROOT / "docs" / "reference" / "results.md"
     archive = folder.with_suffix(".zip")
-    archive.unlink(missing_ok=True)  # an old one must not be taken for what was just refused
+    archive.unlink(missing_ok=True)  # an old one must not be mistaken for a bundle that was refused
     try:
         assemble(folder, weights_url=given.weights_url)
     except Refusal as reason:

@@ -1,4 +1,4 @@
-"""Empty files where tomograms and picks would stand."""
+"""Empty files in place of tomograms and picks."""
 
 
 def touch(path):

@@ -1,4 +1,4 @@
-"""A pyramid of three levels, put into a store and fetched from it, and stores that fail."""
+"""A pyramid of three levels that is written to a store and fetched from it, and stores that fail."""
 
 import numpy as np
 import zarr
@@ -40,7 +40,7 @@ def write_pyramid(folder, zarr_format=2, paths=("0", "1", "2")):
 
 
 def failing(monkeypatch, ending, *errors):
-    """Let the store raise these errors, one after the other, when a file with such an ending is asked for."""
+    """Make the store raise these errors, one after the other, when a file with such an ending is requested."""
     left, get_file = list(errors), MemoryFileSystem.get_file
 
     def fail(self, path, *more, **options):

@@ -41,7 +41,7 @@ def configs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hooks(monkeypatch):
-    """Put the process's own hooks for errors and warnings back after the test."""
+    """Restore the process's own hooks for errors and warnings after the test."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     with warnings.catch_warnings():
         yield

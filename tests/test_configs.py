@@ -45,8 +45,6 @@ SMALL_TRAINING = {
     "warmup_steps": 1,
 }
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's; what the user sees is tested by subprocess
-
 
 def write_tomogram(path, centres=CENTRES, seed=0):
     volume = np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
@@ -211,6 +209,7 @@ def test_the_same_volume_gives_the_same_picks_from_every_kind_of_file(small_weig
         assert [dataclasses.replace(pick, run="float32") for pick in picks[name]] == picks["float32"], name
 
 
+@pytest.mark.filterwarnings("ignore:.*region to pick in is empty")
 def test_picks_lie_in_the_mask_of_their_run_and_in_the_slab(dataset_dir, small_weights, tmp_path):
     everywhere = run_inference(dataset_dir, tmp_path / "all", small_weights)
     for run in ("one", "two"):
@@ -354,6 +353,7 @@ def test_other_species_need_no_other_file_than_species_json(count, dataset_dir, 
     assert stars == set(names)
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_dir, small_weights, tmp_path):
     made = workflow(
         ["train.json", "evaluate.json"], "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path / "eval"),
@@ -374,6 +374,7 @@ def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_di
     assert (tmp_path / "out" / "picks.csv").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_evaluation_scores_the_region_alone(dataset_dir, small_weights, tmp_path):
     made = workflow(
         ["train.json", "evaluate.json"], "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path / "out"),

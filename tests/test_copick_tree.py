@@ -1,4 +1,4 @@
-"""Projects on disk: where things stand in the tree, and what is found there."""
+"""Copick projects on disk: where data is stored in them, and what is found."""
 
 import json
 import shutil

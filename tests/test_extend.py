@@ -24,8 +24,6 @@ CONFIGS = ROOT / "bundle" / "configs"
 PAGE = (ROOT / "docs" / "how_to" / "extend.md").read_text()
 VOXEL_SIZE = 10.012
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
-
 
 def section(title):
     return PAGE.split(f"\n## {title}\n")[1].split("\n## ")[0]
@@ -79,6 +77,7 @@ def run_configs(files, kind, data, output, **settings):
     return made
 
 
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_a_network_a_painter_and_a_finder_of_ones_own_train_and_pick_by_one_overlay(parts, data, tmp_path):
     family = parts / "family.json"
     made = run_configs(

@@ -23,7 +23,6 @@ from scripts.records import as_json, record_of
 from scripts.training.spheres import Spheres
 from synthetic import SHAPE, image_of, make_species, noise, tiny_network, write_mrc, write_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
 VOXEL_SIZE = 10.012
 SMALL = {
     "network_def#widths": [4, 8], "network_def#depths": [1, 1], "precision": "float32", "window_size": [16, 16, 16],
@@ -178,7 +177,9 @@ def train(app, labelled, **settings):
 def save_label(tmp_path, values=None):
     labels = np.zeros(SHAPE, np.float32)
     labels[5:9, 10:14, 20:24] = 3
-    path = write_mrc(tmp_path / "studies" / "labels" / "final" / "one.mrc", labels if values is None else values)
+    path = write_mrc(
+        tmp_path / "studies" / "labels" / "final" / "one.mrc", labels if values is None else values, VOXEL_SIZE
+    )
     return [{"image": str(tmp_path / "studies" / "one.mrc"), "label": str(path)}]
 
 

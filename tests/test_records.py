@@ -1,4 +1,4 @@
-"""A record is made of what was built: nothing that matters is left out, and nothing that does not is in it."""
+"""The record of an object holds all settings that matter, and no others."""
 
 import json
 from dataclasses import dataclass

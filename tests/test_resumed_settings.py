@@ -21,7 +21,6 @@ CONFIGS = ROOT / "bundle" / "configs"
 PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text()
 VOXEL_SIZE = 10.012
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's
 
 OTHER = {  # another value of each setting than that of the config, or of the base below
     "tomogram_kind": "denoised", "voxel_size_angstrom": 5.0, "voxel_offset": 0.5, "allow_missing_chunks": True,

@@ -34,19 +34,21 @@ def commands():
 
 @pytest.fixture
 def my_data(tmp_path):
-    """Two tomograms of one species, and a RELION 5 file of where the particles are."""
-    picks = []
-    for seed, run in enumerate(("TS_01", "TS_05")):
+    """The page's folders: two tomograms of one species with a RELION 5 file of where the particles are, and another."""
+    mine, others = tmp_path / "mydata", tmp_path / "tomograms"
+    mine.mkdir()
+    others.mkdir()
+    for seed, run in enumerate(("TS_01", "TS_05", "TS_06")):
         centres = [(6, 9, 11), (13, 20, 30 - seed)]
         volume = np.random.default_rng(seed).normal(size=SHAPE) + 6 * draw_spheres(SHAPE, centres, 3)
-        write_mrc(tmp_path / f"{run}.mrc", volume, VOXEL_SIZE)
+        write_mrc((others if run == "TS_06" else mine) / f"{run}.mrc", volume, VOXEL_SIZE)
         picks = [Pick(run, "mine", *(index * VOXEL_SIZE for index in (x, y, z))) for z, y, x in centres]
         write_relion5_star(
             tmp_path / f"{run}.star", picks, run=run, volume_shape_zyx=SHAPE, voxel_size_angstrom=VOXEL_SIZE
         )
     first, second = ((tmp_path / f"{run}.star").read_text() for run in ("TS_01", "TS_05"))
     rows = [line for line in second.splitlines() if "TS_05" in line]
-    (tmp_path / "truth.star").write_text("\n".join([first.rstrip(), *rows]) + "\n")
+    (mine / "truth.star").write_text("\n".join([first.rstrip(), *rows]) + "\n")
     return tmp_path
 
 
@@ -76,20 +78,21 @@ def test_the_page_leads_from_a_star_file_to_picks(my_data, monkeypatch):
     assert [("training" in line, "evaluating" in line, "inference.json" in line) for line in runs] == [
         (True, False, False), (True, True, False), (True, False, True),
     ]  # fmt: skip
-    run(copy.replace("../mydata", str(my_data)), monkeypatch)
-    edit_species(my_data / "species.json")
+    run(copy.replace("../", f"{my_data}/"), monkeypatch)
+    edit_species(my_data / "mydata" / "species.json")
     for command in runs:
         kind = next((name for name in ("evaluating", "training") if f" run {name} " in command), "picking")
         small = [f"--{key} '{value}'" for key, value in SMALL.get(kind, PICKING).items()]
-        run(" ".join([command, *small]).replace("../mydata", str(my_data)), monkeypatch)
-    with open(my_data / "evaluation" / "scores.csv") as file:
+        run(" ".join([command, *small]).replace("../", f"{my_data}/"), monkeypatch)
+    with open(my_data / "mydata" / "evaluation" / "scores.csv") as file:
         rows = {(row["mode"], row["species"]): row for row in csv.DictReader(file)}
     assert rows["kaggle", "mine"]["truths"] == "2"
-    assert set(json.loads((my_data / "evaluation" / "thresholds.json").read_text())) == {"mine"}
+    assert set(json.loads((my_data / "mydata" / "evaluation" / "thresholds.json").read_text())) == {"mine"}
     table = read_csv(my_data / "picks" / "picks.csv")
     assert all(0 <= pick.score <= 1 for pick in table)
     star = read_relion5_star(
-        my_data / "picks" / "TS_01" / "mine.star", species="mine", volume_shape_zyx=SHAPE,
+        my_data / "picks" / "TS_06" / "mine.star", species="mine", volume_shape_zyx=SHAPE,
         voxel_size_angstrom=VOXEL_SIZE,
     )  # fmt: skip
-    assert len(star) == len([pick for pick in table if pick.run == "TS_01"])
+    assert len(star) == len([pick for pick in table if pick.run == "TS_06"])
+    assert {path.name for path in (my_data / "picks").iterdir() if path.is_dir()} == {"TS_06"}

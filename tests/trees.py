@@ -1,4 +1,4 @@
-"""What stands in the tree of a copick project."""
+"""What the folders of a copick project contain."""
 
 
 def runs_in(project, voxel_size_angstrom=10.0):

@@ -1,4 +1,4 @@
-"""One volume as every kind of file that is read, whole or spoiled."""
+"""One volume in every file format that is read, intact or damaged."""
 
 import bz2
 import gzip
@@ -49,7 +49,7 @@ def write_mrc(folder, name="volume.mrc", **settings):
 
 
 def write_array(folder, values=VALUES, chunks=(3, 4, 4), zarr_format=2, separator="."):
-    """Write an uncompressed Zarr array file by file, so that no version of the library has a say in it."""
+    """Write an uncompressed Zarr array file by file, so that it does not depend on the library's version."""
     shape, chunks = list(values.shape), list(chunks)
     if zarr_format == 2:
         prefix, name = "", ".zarray"

@@ -1,10 +1,10 @@
-"""The drawing of docs/explanation/architecture.md: the way of a tomogram through the packages, and who imports whom.
+"""Draw the figure of docs/explanation/architecture.md: a tomogram's way through the packages, and their imports.
 
     python tools/draw_architecture.py            # draws docs/explanation/architecture.png
     python tools/draw_architecture.py --print    # prints what the drawing states, as JSON, and the table of packages
 
-No import is written down here. The allowed ones are the table of tests/test_layers.py; the used ones are read from the
-code by the same test. The picture carries both as text, so that a test can tell whether it is up to date.
+No import is listed here. The allowed ones are the table in tests/test_layers.py; the actual ones are read from the code
+by the same test. The picture contains both as text, so that a test can check that it is up to date.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ROOT / "tests" / "test_layers.py"
 PICTURE = ROOT / "docs" / "explanation" / "architecture.png"
-GRAPH_KEY = "Description"  # of the picture's text that holds the graph
+GRAPH_KEY = "Description"  # key of the picture's metadata with the graph
 
 WIDTH_INCHES, WAY_INCHES, MATRIX_INCHES, DPI = 10.0, 9.85, 6.5, 130
 BOX_WIDTH, BOX_HEIGHT = 2.5, 0.82
@@ -50,7 +50,7 @@ COLOURS = {"way": "#D6E8F7", "training": "#FCE5CD", "truth": "#DCEFD9", "around"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a package stands in the drawing, and what it holds.
+    """Position of a package in the drawing, and what the package is for.
 
     Attributes:
         column: a key of `COLUMNS`.
@@ -79,14 +79,14 @@ PLACES = {
     "backends": Place("right", 3, "around", "the same network from a TorchScript or ONNX file"),
     "picking": Place("middle", 4, "way", "the finder: probabilities to candidates; candidates to picks"),
     "picks": Place("middle", 5, "way", "the table of picks, and one module per file format"),
-    "scoring": Place("right", 5, "truth", "picks against truth: metric, causes of mistakes, sweep"),
+    "scoring": Place("right", 5, "truth", "picks against truth: F-beta, causes of mistakes, sweep"),
     "monai_label": Place("left", 5, "around", "what MONAI Label's server needs beyond the configs"),
     "results": Place("middle", 6, "way", "a folder per run, resumable batches, project sessions"),
     "pages": Place("right", 6, "truth", "HTML pages and pictures to look at"),
     "handlers": Place("middle", 7, "around", "Ignite handlers: they call the packages above; nothing imports them", 3),
 }
 DISK = "files on this disk"
-FLOWS: tuple[tuple[str, str, str], ...] = (  # from, to, what is handed on
+FLOWS: tuple[tuple[str, str, str], ...] = (  # from, to, what is passed on
     ("simulation", DISK, ""),
     ("fetch", DISK, ""),
     (DISK, "volumes", "one file"),
@@ -109,7 +109,7 @@ FLOWS: tuple[tuple[str, str, str], ...] = (  # from, to, what is handed on
 
 
 def graph_of_the_code() -> dict[str, Any]:
-    """Return the packages in an order in which each comes after what it may import, and what each may and does import.
+    """Return the packages, each after those it may import, with the allowed and the actual imports of each.
 
     ``ground`` names the modules that every package may import.
     """
@@ -142,12 +142,12 @@ def table_of_packages(graph: Mapping[str, Any]) -> list[str]:
 
 
 def as_text(graph: Mapping[str, Any]) -> str:
-    """Return the graph as text that is the same for the same graph."""
+    """Return the graph as text; equal graphs give equal texts."""
     return json.dumps(graph, sort_keys=True)
 
 
 def draw(graph: Mapping[str, Any]) -> Figure:
-    """Return the drawing: above the way of a tomogram, below the imports."""
+    """Return the drawing: the way of a tomogram at the top, the imports below."""
     figure = Figure(figsize=(WIDTH_INCHES, WAY_INCHES + MATRIX_INCHES), dpi=DPI, facecolor="white")
     share = MATRIX_INCHES / (WAY_INCHES + MATRIX_INCHES)
     _draw_way(figure.add_axes((0, share, 1, 1 - share)), graph["ground"])
@@ -156,7 +156,7 @@ def draw(graph: Mapping[str, Any]) -> Figure:
 
 
 def save(figure: Figure, graph: Mapping[str, Any], path: Path) -> None:
-    """Write the drawing as a PNG that carries its graph as text."""
+    """Write the drawing as a PNG, with its graph as text in the metadata."""
     FigureCanvasAgg(figure).print_png(str(path), metadata={GRAPH_KEY: as_text(graph), "Software": None})
 
 
@@ -213,7 +213,7 @@ def _draw_flow(axes: Axes, source: str, target: str, what: str) -> None:
     (x0, y0), (x1, y1) = _centre(source), _centre(target)
     aside = 0.0 if x0 == x1 else (x1 - x0) / abs(x1 - x0)
     middle = (x0 + x1) / 2, (y0 + y1) / 2
-    if y0 == y1:  # side by side: the text stands above the arrow
+    if y0 == y1:  # side by side: the text is above the arrow
         start, end = (x0 + aside * BOX_WIDTH / 2, y0), (x1 - aside * BOX_WIDTH / 2, y1)
         place, align = (middle[0], y0 + 0.13), "center"
     else:  # downwards, from corner to corner where it goes aside

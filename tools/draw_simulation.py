@@ -1,10 +1,10 @@
-"""Pictures of what the simulator makes, to look at before anything is trained on it.
+"""Draw simulated tomograms, to look at before anything is trained on them.
 
     python tools/draw_simulation.py dataset DATASET PICTURE [--run S000] [--species_path FILE]
     python tools/draw_simulation.py species PICTURE [--maps_dir MAPS]
 
-The first draws one run of a simulated dataset in every kind, with and without its truth. The second draws each species
-beside what a tomogram leaves of it; without MAPS the species are the built-in phantoms.
+The first draws one run of a simulated dataset in every kind, with and without its truth. The second draws each
+species and how it appears in tomograms; without MAPS the species are the built-in phantoms.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ Array = NDArray[np.float32]
 SPECIES_FILE = BUNDLE / "configs" / "species.json"
 AXES = "zyx"
 WIDTH_INCHES = 14.0
-GREYS = colormaps["gray"].resampled(40)  # noise in more shades makes larger files and looks the same
+GREYS = colormaps["gray"].resampled(40)  # more shades make the files larger and look the same
 BAR_COLOUR = "#FFFFFF"
 
 # of the picture of the species
 POSE = Rotation.from_euler("ZYX", (20, 30, 10), degrees=True)  # no symmetry axis lies along the beam or the tilt axis
-CELL_VOX = 72  # room of one particle in the tomogram: its tilted shadows stay clear of the next one's middle
+CELL_VOX = 72  # space per particle, so that its tilted projections do not reach the centre of the next one
 DEPTH_VOX = 96
 TILE_VOX = 42  # side of a cut-out
 TILE_SLAB_VOX = 1  # slices on either side that are averaged
@@ -63,7 +63,7 @@ HEADINGS = {
     "xy": "xy: slices across the beam, x to the right",
     "xz": "xz: slices along the beam, z upwards; the tilt axis y points into the page",
 }
-ROWS = {  # how a particle is shown: share of the noise and resolution in Å of the reconstruction; none for the density
+ROWS = {  # by title: share of the noise and resolution in Å of the reconstruction; None for the density
     "density": None,
     "tomogram,\nno noise": (0.0, 35.0),
     "denoised": (0.25, 40.0),
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def dataset_figure(dataset: Path, species_set: SpeciesSet, run: str | None = None) -> Figure:
-    """Draw slices in xy and xz through one place of a run: every kind of tomogram, bare and with the truth drawn in.
+    """Draw slices in xy and xz through one position of a run: every kind of tomogram, without and with the truth.
 
     Args:
         dataset: the copick project.
@@ -154,7 +154,7 @@ def find_run(dataset: Path, run: str | None) -> tuple[str, dict[str, Path], Path
 
 
 def with_voxels(picks: Iterable[Pick], voxel_size_angstrom: float) -> list[Pick]:
-    """Return picks with their places in voxels filled in."""
+    """Return picks with their voxel coordinates filled in."""
     picks = list(picks)
     places = to_zyx_vox([pick.xyz_angstrom for pick in picks], voxel_size_angstrom)
     return [
@@ -164,7 +164,7 @@ def with_voxels(picks: Iterable[Pick], voxel_size_angstrom: float) -> list[Pick]
 
 
 def grid_of_slices(shape: Sequence[int], kinds: int) -> tuple[Figure, NDArray[Any]]:
-    """Return a figure and its axes ``(2, 2 * kinds)``: xy above xz, two columns per kind, as high as the volume is."""
+    """Return a figure and its axes ``(2, 2 * kinds)``: xy above xz, two columns per kind, true to scale."""
     depth, height, width = shape
     side_inches = WIDTH_INCHES / (2 * kinds)
     figure = Figure(figsize=(WIDTH_INCHES, side_inches * (height + depth) / width + 1.1), layout="constrained")
@@ -193,11 +193,11 @@ def show(axis: Axes, image: Array, plane: str, percentiles: tuple[float, float] 
 def draw_truth(
     axis: Axes, truth: Iterable[Pick], species_set: SpeciesSet, plane: str, index: int, voxel_size_angstrom: float
 ) -> None:
-    """Circle every particle that a slice cuts, as large as the slice cuts the ball of its species' radius."""
+    """Circle every particle that a slice cuts, with the radius of the section of its sphere."""
     right, up, across = PLANES[plane]
     for pick in truth:
         species = species_set.named(pick.species, "the truth")
-        centre = (pick.z_voxel, pick.y_voxel, pick.x_voxel)
+        centre = pick.zyx_voxel
         radius = section_radius(species.radius_angstrom / voxel_size_angstrom, centre[across] - index)
         if radius > 0:
             axis.add_patch(
@@ -219,7 +219,7 @@ def draw_scale_bar(axis: Axes, shape: tuple[int, ...], voxel_size_angstrom: floa
 
 
 def mark_cut(axis: Axes, plane: str, cuts: Mapping[str, int]) -> None:
-    """Mark beside a slice where the other plane cuts it."""
+    """Mark at the side of a slice where the other plane cuts it."""
     other = next(name for name in PLANES if name != plane)
     axis.set_yticks([cuts[other]], [other], fontsize=9)
 
@@ -278,7 +278,7 @@ def read_specimens(maps_dir: Path | None) -> tuple[list[Specimen], float]:
 
 
 def lay_out(specimens: Sequence[Specimen], voxel_size_angstrom: float) -> tuple[Scene, list[NDArray[np.float64]]]:
-    """Return clear ice with one particle of each kind in `POSE`, in two rows, and their centres ``(z, y, x)``."""
+    """Return empty ice with one particle of each species in `POSE`, in two rows, and their centres ``(z, y, x)``."""
     columns = (len(specimens) + 1) // 2
     shape = (DEPTH_VOX, 2 * CELL_VOX, columns * CELL_VOX)
     scene = Scene(shape, voxel_size_angstrom, np.random.default_rng(0), TAKEN.ice_thickness_angstrom)
@@ -293,7 +293,7 @@ def lay_out(specimens: Sequence[Specimen], voxel_size_angstrom: float) -> tuple[
 
 
 def take_tomograms(scene: Scene) -> dict[str, Array]:
-    """Return the reconstructions ``[z, y, x]`` that `ROWS` asks for, all of one tilt series."""
+    """Return the reconstructions ``[z, y, x]`` for `ROWS`, all from one tilt series."""
     geometry = beams(scene.shape[0], scene.shape[2], TAKEN.angles_degree)
     expected = expected_counts(scene.density_kda, scene.voxel_size_angstrom, TAKEN, geometry)
     noise = count_electrons(expected, TAKEN, np.random.default_rng(0)) - expected
@@ -309,7 +309,7 @@ def take_tomograms(scene: Scene) -> dict[str, Array]:
 
 
 def tile_of(volume: Array | None, specimen: Specimen, centre: NDArray[np.float64], plane: str) -> Array:
-    """Return a slice through one particle, ``(TILE_VOX, TILE_VOX)``: of a tomogram, or without one of its density."""
+    """Return a slice ``(TILE_VOX, TILE_VOX)`` through one particle: of a tomogram, or else of its density."""
     if volume is None:
         density = rotated(specimen, POSE.as_matrix()[::-1, ::-1])
         volume = np.pad(density, TILE_VOX)

@@ -1,10 +1,9 @@
 """Lay out the JSON configs: ``python tools/format_configs.py [--check] [FILES]``, or ``make format``.
 
-An object or a list that fits in 120 columns stands on one line; everything else has one entry per line, but for the
-plain arguments of a component, of which as many stand on a line as fit. A list of several objects and three levels of
-nested objects are always broken up. The order of the keys is kept, and so is a
-blank line before a top-level key. Without FILES: all configs of the bundle and the JSON files beside its weights; with
-``--check`` the configs alone.
+An object or a list that fits in 120 columns is put on one line. Everything else has one entry per line, except for the
+plain arguments of a component, which fill the lines. A list of several objects and three levels of nested objects are
+always split. The order of the keys is kept, and so is a blank line before a top-level key. Without FILES: all configs
+of the bundle and the JSON files beside its weights; with ``--check`` only the configs.
 """
 
 from __future__ import annotations
@@ -34,10 +33,10 @@ def layout_of(text: str, name: str = "the text") -> str:
 
     Args:
         text: a JSON object.
-        name: what a message calls the text.
+        name: name of the text in messages.
 
     Raises:
-        InputError: the text is no JSON object, or a key stands twice in an object.
+        InputError: the text is no JSON object, or a key occurs twice in an object.
     """
     try:
         content = json.loads(text, object_pairs_hook=as_table)
@@ -59,7 +58,7 @@ def as_table(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Return the object with these keys and values.
 
     Raises:
-        ValueError: a key stands twice; one of its values would be lost.
+        ValueError: a key occurs twice; one of its values would be lost.
     """
     keys = [key for key, _ in pairs]
     if twice := [key for key in keys if keys.count(key) > 1]:
@@ -86,7 +85,7 @@ def keys_after_blank_line(text: str) -> set[int]:
 
 
 def end_of_space(text: str, start: int) -> int:
-    """Return the place of the first character from ``start`` on that is no white space."""
+    """Return the index of the first character from ``start`` on that is no white space."""
     found = SPACE.match(text, start)
     return found.end() if found else start
 
@@ -104,8 +103,8 @@ def laid_out_value(value: Any, indent: int, before: int) -> str:
 
     Args:
         value: anything that JSON can hold.
-        indent: columns before the line on which the value starts.
-        before: columns between those and the value: its key.
+        indent: indentation of the line on which the value starts.
+        before: columns that the value's key takes, between the indentation and the value.
     """
     line = as_line(value)
     if not isinstance(value, dict | list) or not value:
@@ -121,9 +120,9 @@ def laid_out_value(value: Any, indent: int, before: int) -> str:
 
 
 def packed(entries: Sequence[str], columns: int) -> list[str]:
-    """Return the entries of a component with its plain arguments, in their order, as many on a line as fit.
+    """Return the entries of a component in their order, with as many plain arguments on a line as fit.
 
-    What it is (``_target_``), and arguments that hold objects, have a line of their own.
+    The ``_target_`` and arguments that contain objects have a line of their own.
     """
     lines: list[str] = []
     has_room = False
@@ -143,19 +142,19 @@ def as_line(value: Any) -> str:
 
 
 def is_small(value: Any) -> bool:
-    """Tell whether a value may stand on one line, if it fits."""
+    """Return whether a value may be on one line, if it fits."""
     return not has_list_of_objects(value) and levels_of_objects(value) <= LEVELS_ON_A_LINE
 
 
 def has_list_of_objects(value: Any) -> bool:
-    """Tell whether a list of several objects stands somewhere in a value."""
+    """Return whether a value contains a list of several objects."""
     if isinstance(value, list) and len(value) > 1 and any(isinstance(part, dict) for part in value):
         return True
     return any(has_list_of_objects(part) for part in parts_of(value))
 
 
 def levels_of_objects(value: Any) -> int:
-    """Return how deeply objects are nested in a value, 0 for a value without any."""
+    """Return the depth of nested objects in a value, 0 for a value without any."""
     return isinstance(value, dict) + max(map(levels_of_objects, parts_of(value)), default=0)
 
 
@@ -167,14 +166,14 @@ def parts_of(value: Any) -> Iterable[Any]:
 
 
 def lay_out(path: Path, check: bool = False) -> bool:
-    """Lay out a config; the old file stays until the new one is whole.
+    """Lay out a config file, atomically.
 
     Args:
         path: the file.
         check: write nothing.
 
     Returns:
-        Whether the file was, or would be, changed.
+        Whether the file was changed, or would be.
 
     Raises:
         InputError: the file cannot be read or written, or is no JSON object.

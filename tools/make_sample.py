@@ -1,7 +1,7 @@
 """Make the sample and its truth: ``python tools/make_sample.py MAPS``.
 
-MAPS holds the density maps that ``bundle/configs/simulate_maps.json`` names. What the configs leave to chance stands in
-the middle of its range here, but for `CHOSEN`; where the particles are is left to chance.
+MAPS holds the density maps that ``bundle/configs/simulate_maps.json`` names. Settings that the configs draw at random
+have the middle of their range here, except for `CHOSEN`; the positions of the particles are random.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(maps_dir: str) -> None:
 
 
 def middle_of(settings: Any) -> Any:
-    """Return settings with the middle of every range ``{"from": a, "to": b}`` in its place."""
+    """Return settings with every range ``{"from": a, "to": b}`` replaced by its middle."""
     if not isinstance(settings, Mapping):
         return settings
     if set(settings) == {"from", "to"}:
@@ -61,7 +61,7 @@ def middle_of(settings: Any) -> Any:
 
 
 def as_int8(volume: NDArray[np.float32]) -> NDArray[np.int8]:
-    """Return a volume ``(Z, Y, X)`` with the values between its `PERCENTILES` spread over -127 to 127."""
+    """Return a volume ``(Z, Y, X)`` with the values between its `PERCENTILES` scaled to -127 to 127."""
     low, high = np.percentile(volume, PERCENTILES)
     return np.asarray(np.rint(np.clip((volume - low) / (high - low), 0, 1) * 254 - 127), dtype=np.int8)
 

@@ -2,10 +2,10 @@
 
     python tools/make_weights.py [--work_dir WORK] [--maps_dir MAPS] [--outside_dir DATA] [--install | --smoke]
 
-Every step is a documented command that runs on a copy of the bundle in WORK and goes on where it was stopped; delete
-WORK to start anew. Without maps the particles are phantoms. DATA holds annotated tomograms from elsewhere, if there are
-any: by name, the last two are for the score alone, the one before them for thresholds, the others are trained on beside
-the simulated ones.
+Every step is a documented command that runs on a copy of the bundle in WORK and resumes where it was stopped; delete
+WORK to start from scratch. Without maps the particles are phantoms. DATA holds annotated tomograms from another source,
+if there are any: in the order of their names, the last two are only scored, thresholds are fitted on the one before
+them, and the others are added to the simulated training data.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything."""
+    """The size of a training: data, epochs, network."""
 
     runs: int = 36
     validation_runs: int = 4
     shape: tuple[int, int, int] = (128, 320, 320)
     held_out_runs: int = 4
     held_out_shape: tuple[int, int, int] = (184, 630, 630)
-    outside_copies: int = 4  # of each tomogram from elsewhere, beside two kinds of each simulated one
-    stages: tuple[tuple[int, float], ...] = ((30, 1e-3), (14, 5e-4))  # epochs and learning rate; the second goes on
+    outside_copies: int = 4  # of each outside tomogram, per two kinds of each simulated one
+    stages: tuple[tuple[int, float], ...] = ((30, 1e-3), (14, 5e-4))  # epochs, learning rate; each continues the last
     windows_per_epoch: int = 100
     network: tuple[str, ...] = ()
 
@@ -58,7 +58,42 @@ SMOKE = Size(
 
 
 def main() -> None:
-    """Do all steps, or those that are left."""
+    """Run all steps that are not done yet."""
+    options = read_arguments()
+    size = SMOKE if options.smoke else Size(network=("--network_def#widths", options.widths))
+    default = ROOT / "output" / ("weights_smoke" if options.smoke else "weights")
+    work = (options.work_dir or default).resolve()
+    bundle = work / "bundle"
+    if not bundle.exists():
+        shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("__pycache__", "output"))
+    make_data(bundle, work, options.maps_dir, size, options.seed)
+
+    outside, names = options.outside_dir, options.outside_names
+    own = sorted({item["run"] for item in list_labelled_runs(work / "simulated", tomogram_kind=FIT)})
+    own_train, own_fit = own[: len(own) - size.validation_runs], own[len(own) - size.validation_runs :]
+    train_names, fit_names, test_names = names[:-3], names[-3:-2], names[-2:]
+
+    minutes, weights = 0.0, None
+    for number in range(len(size.stages)):
+        spent, weights = train(bundle, work, outside, own_fit, train_names, size, options.seed, number, weights)
+        minutes += spent
+    assert weights is not None
+    folders = [work / "simulated", *([outside] if outside else [])]
+    evaluate(bundle, work / "fitted", folders, FIT, [*own_fit, *fit_names], weights, fit=True)
+    scores = score_all(bundle, work, outside, test_names, weights)
+    made = {
+        "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
+        "trained_on": {"simulated": own_train, "outside": train_names}, "fitted_on": [*own_fit, *fit_names],
+        "scores": scores,
+    }  # fmt: skip
+    (work / "weights.json").write_text(json.dumps(made, indent=1) + "\n")
+    print(as_table(scores))
+    if options.install:
+        install(weights, made)
+
+
+def read_arguments() -> argparse.Namespace:
+    """Return the options of the command line, with the names of the outside tomograms as ``outside_names``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work_dir", type=Path, help="where data, weights and scores go; output/weights if not given")
     parser.add_argument("--maps_dir", type=Path, help="density maps, named as in simulate_maps.json")
@@ -70,50 +105,34 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke and options.install:
         parser.error("--smoke makes weights that are not worth installing.")
-    size = SMOKE if options.smoke else Size(network=("--network_def#widths", options.widths))
-    default = ROOT / "output" / ("weights_smoke" if options.smoke else "weights")
-    work = (options.work_dir or default).resolve()
-    bundle = work / "bundle"
-    if not bundle.exists():
-        shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("__pycache__", "output"))
-
-    outside = options.outside_dir.resolve() if options.outside_dir else None
-    names = [] if outside is None else [item["run"] for item in list_labelled_runs(outside)]
+    options.outside_dir = outside = options.outside_dir.resolve() if options.outside_dir else None
+    options.outside_names = names = [] if outside is None else [item["run"] for item in list_labelled_runs(outside)]
     if 0 < len(names) < 4:
         parser.error(
             f"{outside} holds {len(names)} annotated tomograms: four or more are needed, one of them to train on"
         )
-    simulate(bundle, work / "simulated", options.maps_dir, size.runs, size.shape, options.seed, [])
+    return options
+
+
+def make_data(bundle: Path, work: Path, maps: Path | None, size: Size, seed: int) -> None:
+    """Simulate the runs of the training, and full-size runs to score, in the folders ``simulated`` and ``held_out``."""
+    simulate(bundle, work / "simulated", maps, size.runs, size.shape, seed, [])
     real = ["--scene#crowding", "1.0", "--run_name", "H{number:03d}"]
-    held_out = work / "held_out"
-    simulate(bundle, held_out, options.maps_dir, size.held_out_runs, size.held_out_shape, options.seed + 1000, real)
+    simulate(bundle, work / "held_out", maps, size.held_out_runs, size.held_out_shape, seed + 1000, real)
 
-    own = sorted({item["run"] for item in list_labelled_runs(work / "simulated", tomogram_kind=FIT)})
-    own_fit = own[len(own) - size.validation_runs :]
-    train_names, fit_names, test_names = names[:-3], names[-3:-2], names[-2:]
 
-    minutes, weights = train(bundle, work, outside, own_fit, train_names, size, options.seed, 0, None)
-    for number in range(1, len(size.stages)):
-        spent, weights = train(bundle, work, outside, own_fit, train_names, size, options.seed, number, weights)
-        minutes += spent
-    folders = [work / "simulated", *([outside] if outside else [])]
-    evaluate(bundle, work / "fitted", folders, FIT, [*own_fit, *fit_names], weights, fit=True)
+def score_all(
+    bundle: Path, work: Path, outside: Path | None, test_names: list[str], weights: Path
+) -> dict[str, list[dict[str, str]]]:
+    """Score weights on the outside test runs and on both kinds of the held-out runs; return the rows by dataset."""
     scores = {}
     if outside is not None:
         name = f"{' and '.join(test_names)}, from another simulator"
         scores[name] = evaluate(bundle, work / "scored_outside", [outside], None, test_names, weights)
     for kind in KINDS:
         name = f"simulated, full size, real crowding, {kind}"
-        scores[name] = evaluate(bundle, work / f"scored_{kind}", [held_out], kind, None, weights)
-    made = {
-        "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
-        "trained_on": {"simulated": own[: len(own) - size.validation_runs], "outside": train_names},
-        "fitted_on": [*own_fit, *fit_names], "scores": scores,
-    }  # fmt: skip
-    (work / "weights.json").write_text(json.dumps(made, indent=1) + "\n")
-    print(as_table(scores))
-    if options.install:
-        install(weights, made)
+        scores[name] = evaluate(bundle, work / f"scored_{kind}", [work / "held_out"], kind, None, weights)
+    return scores
 
 
 def bundle_run(bundle: Path, configs: list[str], *settings: Any, task: str = "run") -> float:
@@ -130,7 +149,7 @@ def bundle_run(bundle: Path, configs: list[str], *settings: Any, task: str = "ru
 def simulate(
     bundle: Path, folder: Path, maps: Path | None, runs: int, shape: tuple[int, ...], seed: int, more: list[str]
 ) -> None:
-    """Write a simulated dataset, or what is missing of it."""
+    """Write a simulated dataset, or the missing part of it."""
     configs = ["configs/simulate.json", *(["configs/simulate_maps.json"] if maps else [])]
     where = ["--maps_dir", str(maps.resolve())] if maps else []
     settings = ["--runs", runs, "--shape", list(shape), "--seed", seed, "--workers", 2]
@@ -175,13 +194,13 @@ def evaluate(
     bundle: Path, output: Path, folders: list[Path], kind: str | None, runs: list[str] | None, weights: Path,
     fit: bool = False,
 ) -> list[dict[str, str]]:  # fmt: skip
-    """Score weights, or fit the thresholds in their card, unless that is done; return the rows of ``scores.csv``."""
+    """Score weights or fit their thresholds, unless that is done already; return the rows of ``scores.csv``."""
     settings: list[Any] = ["--dataset_dir", [str(folder) for folder in folders], "--checkpoint_path", weights]
     settings += ["--validation_runs", runs] if runs else []
     settings += ["--tomogram_kind", kind] if kind else []
     if fit:
         settings += ["--record_thresholds", True]
-    else:  # one threshold in the sweep, for it takes a minute on a full-size tomogram
+    else:  # only one threshold in the sweep: each takes a minute on a full-size tomogram
         settings += ["--sweep_thresholds", [0.5]]
     configs = ["configs/train.json", "configs/evaluate.json"]
     if not (output / "thresholds.png").exists():  # the last file that is written
@@ -207,7 +226,7 @@ def as_table(scores: dict[str, list[dict[str, str]]]) -> str:
 
 
 def install(weights: Path, made: dict[str, Any]) -> None:
-    """Put the weights, their thresholds and their scores where the bundle and the pages have them."""
+    """Put the weights, thresholds and scores into the bundle and the documentation."""
     configs, model = ROOT / "bundle" / "configs", ROOT / "bundle" / "models" / "model.pt"
     card = needed_card(weights, "--work_dir to another folder")
     save_model(model, weights.read_bytes(), card)

@@ -1,8 +1,8 @@
-"""MONAI Label's web application, with two things more.
+"""MONAI Label's web application with two additions.
 
-Where the bundle refuses something, its one line is the answer; MONAI Label itself answers "Internal Server Error" and
-leaves the reason in its log. And pages of other sites, open in a browser on this machine, are not answered, because a
-request's options can run code (see docs/how_to/monai_label.md).
+If the bundle raises an error, the response is its message; MONAI Label itself responds "Internal Server Error" and
+writes the reason only to its log. And requests from pages of other sites, open in a browser on this machine, are
+refused, because a request's options can run code (see docs/how_to/monai_label.md).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OWN_HOSTS = ("127.0.0.1", "localhost")
 
 @app.middleware("http")
 async def refuse_other_sites(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Refuse what a browser sends from a page of another site; programs name no origin."""
+    """Refuse requests that a browser sends from a page of another site; other programs send no origin."""
     origin = request.headers.get("origin")
     if origin is not None and urlsplit(origin).hostname not in OWN_HOSTS:
         return JSONResponse({"detail": f"requests from {origin} are refused."}, status_code=403)
@@ -31,7 +31,7 @@ async def refuse_other_sites(request: Request, go_on: Callable[[Request], Awaita
 
 @app.middleware("http")
 async def answer_in_one_line(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Turn the bundle's ``InputError`` into an answer with status 400."""
+    """Turn the bundle's ``InputError`` into a response with status 400."""
     try:
         return await go_on(request)
     except Exception as error:
@@ -45,7 +45,7 @@ async def answer_in_one_line(request: Request, go_on: Callable[[Request], Awaita
 def input_error(error: BaseException | None) -> str | None:
     """Return the message of the ``InputError`` that an exception was raised from, or None.
 
-    Its class is known by name only: MONAI Label loads the bundle's modules anew for every request.
+    Its class is compared by name, because MONAI Label reloads the bundle's modules for every request.
     """
     while error is not None:
         if type(error).__name__ == "InputError":

@@ -1,10 +1,10 @@
-"""Start MONAI Label with the bundle: make its app and its studies, and hand over to its server.
+"""Start MONAI Label with the bundle: make its app and its studies, and start its server.
 
     python apps/monai_label/serve.py --folder output/label
 
-Below the folder stand ``app`` (MONAI Label's own "monaibundle" app, with a copy of the bundle in ``model`` and a
-strategy of ours) and ``studies`` (the sample). What is there already is kept: saved labels, trained weights. Remove it
-to start anew.
+The folder will hold ``app`` (MONAI Label's own "monaibundle" app, with a copy of the bundle in ``model`` and our
+strategy) and ``studies`` (the sample). Whatever is there already is kept: saved labels, trained weights. Remove it to
+start from scratch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BUNDLE_NAME = "cryoet_particle_segmentation"  # MONAI Label calls the model after its folder
 STUDY_ENDINGS = ["*.nii.gz", "*.nii", "*.mrc", "*.rec", "*.st", "*.map"]
-TALKATIVE = (  # what they tell of every request is more than one wants to read; warnings still come through
+TALKATIVE = (  # loggers with too many messages per request; their warnings are shown
     "monailabel.utils.others.class_utils",
     "monailabel.interfaces.utils.transform",
     "monailabel.tasks.infer.basic_infer",
@@ -31,12 +31,12 @@ TALKATIVE = (  # what they tell of every request is more than one wants to read;
 
 
 def make_app(folder: Path, bundle: Path, weights: Path | None = None) -> Path:
-    """Make MONAI Label's app with the bundle in it, where there is none, and return its folder.
+    """Make MONAI Label's app with the bundle in it, unless it exists, and return its folder.
 
     Args:
-        folder: the app goes below it.
+        folder: the app is made in it.
         bundle: the bundle to copy.
-        weights: weights of your own, with their model.json beside them, in the place of the bundle's.
+        weights: your own weights, with their model.json beside them, to use instead of the bundle's.
     """
     app = folder / "app"
     if app.exists():
@@ -57,7 +57,7 @@ def make_app(folder: Path, bundle: Path, weights: Path | None = None) -> Path:
 
 
 def use_weights(model: Path, weights: Path) -> None:
-    """Put weights and what their model.json says into a copy of the bundle: its network and species are trained on."""
+    """Put weights into a copy of the bundle, and their network and species into its configs, also for training."""
     sys.path.insert(0, str(ROOT / "bundle"))
     from scripts.networks.model_card import needed_card
     from scripts.networks.weights import save_model
@@ -80,7 +80,7 @@ def use_weights(model: Path, weights: Path) -> None:
 
 
 def make_studies(folder: Path, sample: Path) -> Path:
-    """Make a folder of studies out of a tomogram, where there is none: as NIfTI, for 3D Slicer, and as it is."""
+    """Make a folder of studies from a tomogram, unless it exists: as NIfTI, for 3D Slicer, and in its own format."""
     studies = folder / "studies"
     if not studies.exists():
         sys.path.insert(0, str(ROOT / "bundle"))
@@ -93,13 +93,13 @@ def make_studies(folder: Path, sample: Path) -> Path:
         image = nibabel.Nifti1Image(volume.data.T, np.asarray(volume.affine)[:, [2, 1, 0, 3]])
         image.header.set_xyzt_units("mm")  # NIfTI has no ångström; one millimetre stands for one
         nibabel.save(image, studies / f"{sample.stem}.nii.gz")
-        # another name, because MONAI Label knows a study by its name without the ending
+        # another name, because MONAI Label identifies a study by its name without the ending
         shutil.copyfile(sample, studies / f"{sample.stem}_as_mrc.mrc")
     return studies
 
 
 def write_log_config(folder: Path) -> Path:
-    """Write how the server logs: one readable line per event, on the screen and in ``app/logs/app.log``."""
+    """Write the server's logging config: one readable line per event, on the screen and in ``app/logs/app.log``."""
     log = folder / "app" / "logs" / "app.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     config = {
@@ -127,7 +127,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "MONAI_LABEL_DATASTORE_FILE_EXT": json.dumps(STUDY_ENDINGS),
         "MONAI_LABEL_SESSION_PATH": str(folder / "sessions"),
-        # else every study is scored at the start, and again after each training
+        # otherwise every study is scored at the start, and again after each training
         "MONAI_LABEL_AUTO_UPDATE_SCORING": os.environ.get("MONAI_LABEL_AUTO_UPDATE_SCORING", "false"),
     }
 
@@ -137,13 +137,13 @@ def command(app: Path, studies: Path, port: int, log_config: Path) -> list[str]:
     return [
         sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies),
         "--host", "127.0.0.1", "--port", str(port), "--uvicorn_app", "label_app:app", "--log_config", str(log_config),
-        # from the folder, not from the internet; without the segment-anything models
+        # use the model in the folder, not one from the internet, and no segment-anything models
         "--conf", "models", BUNDLE_NAME, "--conf", "zoo_source", "ngc", "--conf", "sam2", "false",
     ]  # fmt: skip
 
 
 def main() -> None:
-    """Make what is missing, and become the server; Ctrl-C ends it."""
+    """Make what is missing, and replace this process by the server; Ctrl-C ends it."""
     parser = argparse.ArgumentParser(description="Start MONAI Label with the bundle.")
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "label", help="what is made stands there")
     parser.add_argument("--bundle", type=Path, default=ROOT / "bundle", help="the bundle to copy")

@@ -1,7 +1,7 @@
-"""MONAI Label's app for bundles, with one way more to choose the next tomogram: the one with the most uncertain picks.
+"""MONAI Label's app for bundles, with a strategy for the next tomogram: the one with the most uncertain picks.
 
-A bundle cannot bring a strategy, its app can: `serve.make_app` puts this in the place of the app's ``main.py``, and
-keeps that beside it as ``monaibundle.py``.
+A strategy must be part of the app, not of the bundle: `serve.make_app` makes this module the app's ``main.py``, and
+keeps the original beside it as ``monaibundle.py``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from monailabel.interfaces.tasks.strategy import Strategy
 logger = logging.getLogger(__name__)
 
 NAME = "most_uncertain_picks"
-SCORE, SCORED_WITH = "uncertain_picks", "uncertain_picks_weights"  # what is noted of a study
+SCORE, SCORED_WITH = "uncertain_picks", "uncertain_picks_weights"  # keys of a study's stored information
 
 
 class MyApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for a class with MONAILabelApp among its bases
-    """The app for bundles, with the scoring and the strategy of this module."""
+    """The app for bundles, with the scoring method and the strategy of this module."""
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """Return the app's scoring methods and ours."""
@@ -37,10 +37,10 @@ class MyApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for a class 
 
 
 def uncertainty(picks: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> float:
-    """Return how many picks are uncertain: one at its threshold counts 1, one of score 1 counts 0, evenly between.
+    """Return the number of uncertain picks: one at its threshold counts 1, one with score 1 counts 0, linear between.
 
     Args:
-        picks: as they stand in an answer, with ``particle`` and ``score``.
+        picks: as in a response, with ``species`` and ``score``.
         options: the thresholds, ``threshold_<species>``.
     """
     total = 0.0
@@ -51,7 +51,7 @@ def uncertainty(picks: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) 
 
 
 class CountUncertainPicks(ScoringMethod):
-    """Pick in every study without a label, and note how many picks are uncertain.
+    """Pick in every study without a label, and store how many picks are uncertain.
 
     Studies that were scored with the weights in use are left out.
 

@@ -1,1 +1,1 @@
-"""Networks that were trained for the same time, compared; the command is ``compare.py``."""
+"""Compare networks that were trained for the same time; the command is ``compare.py``."""

@@ -17,12 +17,12 @@ CLOCKS = {"wall": perf_counter, "processor": lambda: process_time() / torch.get_
 
 
 class TrainingBudget:
-    """Stop a training when its time is used up; until then the learning rate follows the share of it that is used.
+    """Stop a training when its time is used up; the learning rate follows the share of the time that is used.
 
     Args:
         seconds: how long the training may take.
-        schedule: the learning rate's, as for a training of ``steps`` steps.
-        steps: what is stretched over the whole budget.
+        schedule: schedule of the learning rate, for a training of ``steps`` steps.
+        steps: length of the schedule, which is stretched over the budget.
         name: shown in the progress bar.
         now: the clock.
     """
@@ -34,7 +34,7 @@ class TrainingBudget:
         self.used, self.loss = 0.0, math.nan
 
     def attach(self, engine: Engine) -> None:
-        """Join the start and every iteration; stands last, so that the clock stops after the others' work."""
+        """Attach to the start and every iteration; must be the last handler, so that the others' work is timed."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_STARTED, self.set_learning_rate)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.count)
@@ -46,14 +46,14 @@ class TrainingBudget:
         self.begun = self.now()
 
     def set_learning_rate(self, engine: Engine) -> None:
-        """Take the learning rate of this moment."""
+        """Set the learning rate of the present moment."""
         share = min((self.now() - self.begun) / self.seconds, 1.0)
         self.schedule.last_epoch = share * self.steps  # type: ignore[assignment]  # a moment between two steps
         for group, rate in zip(self.schedule.optimizer.param_groups, self.schedule.get_lr(), strict=True):
             group["lr"] = rate
 
     def count(self, engine: Engine) -> None:
-        """Note the step; end the training when the time is over."""
+        """Count the step; end the training when the time is over."""
         self.loss = loss_of(engine.state.output)  # waits until an accelerator is done with the step
         self.used = self.now() - self.begun
         self.bar.set_postfix_str(f"step {engine.state.iteration}, loss {self.loss:.4f}", refresh=False)
@@ -64,7 +64,7 @@ class TrainingBudget:
 
 
 class TomogramTimes:
-    """Note the seconds that the network and the picking take for every tomogram.
+    """Measure the seconds that the network and the picking take for every tomogram.
 
     Args:
         now: the clock.
@@ -75,7 +75,7 @@ class TomogramTimes:
         self.seconds: list[float] = []
 
     def attach(self, engine: Engine) -> None:
-        """Join every tomogram after it was read, and after it was picked."""
+        """Attach to every tomogram, after it was read and after it was picked."""
         engine.add_event_handler(Events.ITERATION_STARTED, self.start)
         engine.add_event_handler(IterationEvents.MODEL_COMPLETED, self.stop)
 
@@ -84,5 +84,5 @@ class TomogramTimes:
         self.begun = self.now()
 
     def stop(self, engine: Engine) -> None:
-        """Note the time; picking has brought the answer to the CPU, so an accelerator is done."""
+        """Store the time; the picks are on the CPU by now, so an accelerator has finished."""
         self.seconds.append(self.now() - self.begun)

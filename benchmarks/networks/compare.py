@@ -7,21 +7,21 @@ From the folder ``bundle``:
 
 Everything but the network comes from ``configs/train.json`` and ``configs/evaluate.json``: windows, targets,
 augmentation, loss, optimizer, averaging, inference and picking. A seed gives every network the same windows in the same
-order. The shape of the learning rate's schedule is the config's, stretched over the budget, so that each network sees
-all of it. The clock runs while a batch is loaded and a step is made; it stands while data is prepared and scored.
+order. The learning rate's schedule of the config is stretched over the budget, so that each network trains through all
+of it. The clock runs while a batch is loaded and a step is made; it is stopped while data is prepared and scored.
 Thresholds are fitted on the validation runs, and the test runs are scored with them.
 
-On a machine with other work to do, let the processors' time count instead of the wall clock's, and take one thread:
+On a machine that runs other programs, count processor time instead of wall-clock time, and use one thread:
 ``OMP_NUM_THREADS=1 python ... --clock processor``.
 
-Every network starts from the same prior in its last convolution, and computes in whichever number format and memory
-order gives it the fastest step on the machine. A run that ends writes ``OUT/<network>_seed<seed>.json`` and the tables
-``OUT/comparison.md`` and ``OUT/comparison.csv``; a comparison that is started again goes on with the runs that are
-missing. ``--only_table`` makes the tables of the results that are there.
+Every network starts with the same prior in its last convolution, and computes in the floating-point and memory format
+that give it the fastest step on the machine. A run that ends writes ``OUT/<network>_seed<seed>.json`` and the tables
+``OUT/comparison.md`` and ``OUT/comparison.csv``; a comparison that is started again continues with the missing runs.
+``--only_table`` makes the tables of the existing results.
 
-``--settings`` takes other values for keys of ``train.json``, for all networks, such as
-``--settings '{"tomogram_kind": "wbp"}'`` where a project has tomograms of several kinds; those of ``network_def`` are
-for our network alone. On a GPU, several processes should draw windows, and start seldom:
+``--settings`` sets keys of ``train.json`` for all networks, such as ``--settings '{"tomogram_kind": "wbp"}'`` if a
+project has tomograms of several kinds; keys of ``network_def`` are for our network alone. On a GPU, windows should be
+drawn by several processes that are seldom restarted:
 ``--settings '{"num_workers": 8, "windows_per_epoch": 4000}'``.
 """
 
@@ -51,7 +51,7 @@ from networks.training import fit_and_score, probe, train  # noqa: E402
 
 
 def run_all(plan: Plan, names: Sequence[str], seeds: Sequence[int]) -> None:
-    """Make the results that are missing, one seed after the other, and the tables after every one."""
+    """Make the missing results, one seed after the other, and the tables after each result."""
     plan.check()
     conditions, facts = json.loads(json.dumps(plan.conditions())), build_networks(plan, names)
     check_results(read_results(plan.output_dir), conditions, facts)
@@ -80,27 +80,27 @@ def run_all(plan: Plan, names: Sequence[str], seeds: Sequence[int]) -> None:
         print(f"{name}, seed {seed}, {chosen}: {result['steps']} steps, F4 {total:.4f}", flush=True)
         write_tables(plan.output_dir)
         del network
-        gc.collect()  # a trainer and its handlers hold each other, and with them the accelerator's memory
+        gc.collect()  # a trainer and its handlers refer to each other, and keep the accelerator's memory
 
 
 def result_path(plan: Plan, name: str, seed: int) -> Path:
-    """Return where the result of a run stands."""
+    """Return the path of the result of a run."""
     return plan.output_dir / f"{name}_seed{seed}.json"
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    """Return the results in a folder, in the order of `NETWORKS` and of their seeds."""
+    """Return the results in a folder, in the order of `networks.definitions.NETWORKS` and of their seeds."""
     found = [json.loads(path.read_text()) for name in NETWORKS for path in folder.glob(f"{name}_seed*.json")]
     return sorted(found, key=lambda result: (list(NETWORKS).index(result["network"]), result["seed"]))
 
 
 def check_results(results: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Refuse to put results into one table that cannot be compared.
+    """Check that results can be compared in one table.
 
     Args:
         results: of earlier runs.
         wanted: the conditions of this comparison.
-        facts: of the networks of this comparison, see `build_networks`.
+        facts: of the networks of this comparison, see `networks.definitions.build_networks`.
 
     Raises:
         InputError: a result was made under other conditions, or with other settings of its network.

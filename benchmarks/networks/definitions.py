@@ -23,12 +23,12 @@ from torch import Tensor, nn
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 CONFIGS = [BUNDLE / "configs" / name for name in ("train.json", "evaluate.json", "species.json")]
 TRAINING, EVALUATION = CONFIGS[:1], CONFIGS[:2]
-PRIOR = 1e-3  # probability that every untrained network gives to a voxel
+PRIOR = 1e-3  # probability that every untrained network predicts for a voxel
 OWN_NETWORK = "network_def#"  # settings of our network alone
-PROBE_SIDE = 32  # voxels; every network here can halve it as often as it wants
+PROBE_SIDE = 32  # voxels; divisible by the stride of every network here
 
-# The config of every network, and the number of voxels that the sides of its windows must be a multiple of. Ours stands
-# in train.json and pads by itself.
+# The config of every network, and the number of voxels that the sides of its windows must be a multiple of. Ours is in
+# train.json and pads its windows itself.
 THREE_DIMENSIONS = {"spatial_dims": 3, "in_channels": 1, "out_channels": "$len(@species.picked)"}
 NETWORKS: dict[str, tuple[dict[str, Any] | None, int]] = {
     "ours": (None, 1),
@@ -76,9 +76,9 @@ class Plan:
         validation_runs: names of the runs that thresholds are fitted on.
         test_runs: names of the runs that are scored; all others are trained on.
         budget_seconds: how long each network may train.
-        output_dir: where the results stand.
-        settings: keys of ``train.json`` that are to have another value, for every network.
-        clock: one of `clocks.CLOCKS`.
+        output_dir: where the results are written.
+        settings: other values of keys of ``train.json``, for every network.
+        clock: one of `networks.clocks.CLOCKS`.
     """
 
     dataset_dir: str
@@ -90,7 +90,7 @@ class Plan:
     clock: str = "wall"
 
     def parser(self, files: Sequence[Path] = TRAINING, network: str = "ours", **settings: Any) -> ConfigParser:
-        """Return the bundle's configs with a network and other settings put in.
+        """Return the bundle's configs with a network and other settings.
 
         Raises:
             InputError: a setting is not in the configs.
@@ -113,7 +113,7 @@ class Plan:
         return {key: value for key, value in self.settings.items() if not key.startswith(OWN_NETWORK)}
 
     def conditions(self) -> dict[str, Any]:
-        """Return what results must have in common to stand in one table, ready for JSON."""
+        """Return what results must have in common to be compared in one table, ready for JSON."""
         cuda = torch.cuda.is_available()
         return {
             "dataset_dir": str(Path(self.dataset_dir).resolve()),
@@ -128,11 +128,11 @@ class Plan:
         }
 
     def check(self) -> None:
-        """Refuse what would only show after hours.
+        """Check for errors that would otherwise show only after hours.
 
         Raises:
-            InputError: a run is not there, stands in two places, or none is left to train on; or nothing can be
-                written to ``output_dir``.
+            InputError: a run is missing or is both validated and tested on, or none is left to train on; or
+                ``output_dir`` cannot be written to.
         """
         twice = sorted(set(self.validation_runs) & set(self.test_runs))
         if twice:
@@ -149,10 +149,10 @@ class Plan:
 
 
 class PaddedNetwork(nn.Module):
-    """A network that takes windows of any size: padded with zeros at the far end, the answer cropped back.
+    """A network for windows of any size: they are padded with zeros at the far end, the output is cropped back.
 
     Args:
-        network: wants sides that are multiples of ``stride``.
+        network: needs sides that are multiples of ``stride``.
         stride: in voxels.
 
     Shape:
@@ -164,7 +164,7 @@ class PaddedNetwork(nn.Module):
         self.network, self.stride = network, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the network's answer."""
+        """Return the network's output."""
         depth, height, width = x.shape[2:]
         missing = [-size % self.stride for size in (depth, height, width)]
         if any(missing):
@@ -174,7 +174,7 @@ class PaddedNetwork(nn.Module):
 
 
 def comparable(network: nn.Module, stride: int) -> PaddedNetwork:
-    """Return a network for windows of any size, which finds every voxel improbable before it is trained."""
+    """Return a network for windows of any size, whose untrained output is the probability `PRIOR` for every voxel."""
     nn.init.constant_(head_bias(network), math.log(PRIOR / (1 - PRIOR)))
     return PaddedNetwork(network, stride)
 
@@ -182,7 +182,7 @@ def comparable(network: nn.Module, stride: int) -> PaddedNetwork:
 def head_bias(network: nn.Module) -> nn.Parameter:
     """Return the bias of the last convolution, one number per species.
 
-    It is known by what it does, whatever the network's parts are called: added to every voxel's logit as it is.
+    It is identified by its effect, whatever the names of the network's parts: it is added to every voxel's logit.
     """
     training = network.training
     logits = network.eval()(torch.zeros(1, 1, PROBE_SIDE, PROBE_SIDE, PROBE_SIDE))
@@ -199,7 +199,7 @@ def build_networks(plan: Plan, names: Sequence[str]) -> dict[str, dict[str, Any]
     """Build every network once; return its settings and its number of parameters.
 
     Raises:
-        InputError: a network needs a package that is not there, or its settings are wrong.
+        InputError: a network needs a package that is not installed, or its settings are wrong.
     """
     facts: dict[str, dict[str, Any]] = {}
     for name in names:
@@ -220,6 +220,6 @@ def build_networks(plan: Plan, names: Sequence[str]) -> dict[str, dict[str, Any]
 
 
 def format_settings(chosen: str) -> dict[str, Any]:
-    """Return the settings of ``train.json`` that one of `FORMATS` stands for."""
+    """Return the settings of ``train.json`` for one of `FORMATS`."""
     precision, order = chosen.split(", ")
     return {"precision": precision, "memory_format": MEMORY_FORMATS[order]}

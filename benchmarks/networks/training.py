@@ -1,4 +1,4 @@
-"""One run of a comparison: find the fastest number format, train, fit thresholds, score."""
+"""One run of a comparison: find the fastest format, train, fit thresholds, score."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from networks.definitions import EVALUATION, FORMATS, PRIOR, Plan, format_settin
 PROBE_SECONDS = 3.0
 SLOW_SECONDS = 10.0  # longer than an accelerator needs to get ready
 
-# What the budget takes the place of, and what would only cost time on the clock.
+# Handlers that the budget replaces, and those that would only cost time.
 HANDLERS_LEFT_OUT = {
     "LrScheduleHandler",
     "ValidationHandler",
@@ -42,9 +42,9 @@ FITTING = {
 
 
 def probe(plan: Plan, name: str) -> dict[str, float]:
-    """Return the seconds of a network's forward and backward pass on one batch, in each of `FORMATS`.
+    """Return the seconds of a forward and backward pass on one batch, in each of `networks.definitions.FORMATS`.
 
-    Left out is bfloat16 on a device that only imitates it: slow beyond doubt.
+    bfloat16 is left out on a device that only emulates it, which is always slow.
     """
     native = number_format("auto", plan.parser().get_parsed_content("device")) == torch.bfloat16
     seconds: dict[str, float] = {}
@@ -60,9 +60,9 @@ def probe(plan: Plan, name: str) -> dict[str, float]:
 def seconds_of_step(parser: ConfigParser, best: float, now: Callable[[], float] = perf_counter) -> float:
     """Return the best time of some steps on random windows.
 
-    The first step is slower and does not count, unless it is so slow that ``best`` is out of reach.
+    The first step is slower and does not count, unless it is so slow that ``best`` cannot be reached.
     """
-    parser.get_parsed_content("initialize")  # it decides, too, which kernels an accelerator may use
+    parser.get_parsed_content("initialize")  # it also determines which kernels an accelerator may use
     network, loss, inferer, device = map(parser.get_parsed_content, ("network", "loss", "train#inferer", "device"))
     shape = parser.get_parsed_content("window_size")
     batch_size, species = parser.get_parsed_content("batch_size"), len(parser.get_parsed_content("species").names)
@@ -86,12 +86,12 @@ def train(plan: Plan, name: str, seed: int, chosen: str) -> tuple[nn.Module, dic
 
     Args:
         plan: the comparison.
-        name: one of `NETWORKS`.
-        seed: decides the first weights and the windows.
-        chosen: one of `FORMATS`.
+        name: one of `networks.definitions.NETWORKS`.
+        seed: determines the initial weights and the windows.
+        chosen: one of `networks.definitions.FORMATS`.
 
     Returns:
-        The averaged weights' network, and what there is to say about the training.
+        The network with the averaged weights, and facts about the training.
     """
     parser = plan.parser(
         network=name,
@@ -103,7 +103,7 @@ def train(plan: Plan, name: str, seed: int, chosen: str) -> tuple[nn.Module, dic
     leave_out(parser, "train#handlers", HANDLERS_LEFT_OUT)
     parser.get_parsed_content("initialize")
     trainer, schedule = parser.get_parsed_content("train#trainer"), parser.get_parsed_content("lr_scheduler")
-    trainer.state.max_epochs = sys.maxsize  # the budget decides
+    trainer.state.max_epochs = sys.maxsize  # the budget ends the training
     budget = TrainingBudget(
         plan.budget_seconds,
         schedule,
@@ -138,14 +138,14 @@ def fit_and_score(plan: Plan, network: nn.Module, chosen: str, folder: Path) -> 
     Args:
         plan: the comparison.
         network: already trained.
-        chosen: one of `FORMATS`.
+        chosen: one of `networks.definitions.FORMATS`.
         folder: where ``validation`` and ``test`` are made.
 
     Returns:
         The thresholds, the scores by mode and species, and the seconds per tomogram.
     """
     names = plan.parser().get_parsed_content("species").names
-    neutral = dict.fromkeys(names, 0.5)  # stays where there is too little to fit; the shipped ones were fitted for ours
+    neutral = dict.fromkeys(names, 0.5)  # kept if there is too little to fit; the shipped ones are for our network
     evaluate(plan, network, chosen, plan.validation_runs, neutral, folder / "validation", fit=True)
     thresholds = json.loads((folder / "validation" / "thresholds.json").read_text())
     times = evaluate(plan, network, chosen, plan.test_runs, thresholds, folder / "test", fit=False)
@@ -170,15 +170,15 @@ def evaluate(
     Args:
         plan: the comparison.
         network: already trained.
-        chosen: one of `FORMATS`.
+        chosen: one of `networks.definitions.FORMATS`.
         runs: names.
         thresholds: by species.
-        folder: takes ``scores.csv``, and ``thresholds.json`` where they are fitted.
-        fit: look for better thresholds, which takes time.
+        folder: where ``scores.csv``, and ``thresholds.json`` if they are fitted, are written.
+        fit: fit thresholds, which takes time.
     """
     parser = replace(plan, settings=plan.common_settings).parser(
         EVALUATION,
-        species_path=plan.parser().get_parsed_content("species_path"),  # else those of the shipped weights
+        species_path=plan.parser().get_parsed_content("species_path"),  # otherwise those of the shipped weights
         validation_runs=list(runs),
         probability_thresholds=dict(thresholds),
         output_dir=str(folder),

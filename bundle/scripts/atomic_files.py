@@ -1,4 +1,4 @@
-"""Files that are whole or not there, that one process has for itself, that have changed since."""
+"""Atomic file and folder writes, folder locks, and stamps that tell whether files have changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEMPORARY = ".{name}.{id}.tmp"
 
 
 def require_writable(folder: str | Path) -> None:
-    """Make a folder, and refuse to start where it cannot be written to.
+    """Create a folder if needed, and check that it can be written to.
 
     Raises:
         InputError: the folder cannot be made, or no file can be made in it.
@@ -37,16 +37,16 @@ def require_writable(folder: str | Path) -> None:
 
 @contextmanager
 def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that appears under its name only when it is complete and on the disk; folders are made as needed.
+    """Open a file for writing that gets its final name only once it is complete and on the disk.
 
-    What stood under the name stays as it was when anything goes wrong.
+    Folders above it are created if needed. An existing file of that name stays unchanged if anything goes wrong.
 
     Args:
         path: the file's final name.
         mode: "w" for UTF-8 text, "wb" for bytes.
 
     Raises:
-        InputError: the place cannot be written to, or the disk is full.
+        InputError: the file cannot be written, for example because the disk is full.
     """
     target = Path(path)
     temporary = _temporary_name(target)
@@ -67,16 +67,16 @@ def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def write_folder_atomically(folder: str | Path, remedy: str = "") -> Iterator[Path]:
-    """Make a folder that appears under its name only when it is complete; yields where to write its files.
+    """Create a folder that gets its final name only once it is complete; yields the temporary folder to write to.
 
-    What stood under the name stays until the new one is complete.
+    An existing folder of that name is replaced, but only once the new one is complete.
 
     Args:
         folder: its final name.
-        remedy: what the user can do where it cannot be written, one sentence for the message.
+        remedy: one sentence for the message if it cannot be written: what the user can do.
 
     Raises:
-        InputError: the place cannot be written to, or the disk is full.
+        InputError: the folder cannot be written, for example because the disk is full.
     """
     target = Path(folder)
     temporary, old = _temporary_name(target), _temporary_name(target)
@@ -86,9 +86,9 @@ def write_folder_atomically(folder: str | Path, remedy: str = "") -> Iterator[Pa
             yield temporary
             try:
                 if target.exists():
-                    os.replace(target, old)  # a folder cannot take the place of a full one
+                    os.replace(target, old)  # os.replace does not replace a folder with content
                 os.replace(temporary, target)
-            except BaseException:  # Ctrl-C between the two, too
+            except BaseException:  # also on Ctrl-C between the two calls
                 if old.exists() and not target.exists():
                     os.replace(old, target)
                 raise
@@ -100,11 +100,11 @@ def write_folder_atomically(folder: str | Path, remedy: str = "") -> Iterator[Pa
 
 
 def remove_temporaries(folder: str | Path, name: str | None = None) -> None:
-    """Remove what killed runs of the two functions above left in a folder, as far as this user may.
+    """Remove the temporary files and folders that killed processes left behind, as far as permissions allow.
 
     Args:
-        folder: where they wrote.
-        name: the final name of what they wrote; None is any. Nobody else may be writing it now.
+        folder: the folder that they were written in.
+        name: final name of the file or folder; None means any. No other process may be writing it at the moment.
     """
     pattern = TEMPORARY.format(name="*" if name is None else glob.escape(name), id="?" * 8)
     for leftover in Path(folder).glob(pattern):
@@ -120,14 +120,14 @@ def take_lock(lock: IO[Any], shared: bool = False, wait: bool = False) -> bool:
 
     Args:
         lock: the file.
-        shared: together with other processes that share it.
-        wait: until those who have it let go.
+        shared: share the lock with other processes that ask for a shared one.
+        wait: wait until other processes release it.
 
     Returns:
-        False where another process has it and waiting is off.
+        False if another process holds the lock and ``wait`` is off.
 
     Raises:
-        OSError: the file system has no locks, as some network disks.
+        OSError: the file system does not support locks; some network file systems do not.
     """
     try:
         fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -139,16 +139,16 @@ def take_lock(lock: IO[Any], shared: bool = False, wait: bool = False) -> bool:
 def lock_folder(lock: IO[Any], work: str, remedy: str, shared: bool = False) -> None:
     """Lock the folder of an open file for this process, until the file is closed or the process dies.
 
-    Where the file system has no locks, a warning says so.
+    If the file system does not support locks, a warning is logged.
 
     Args:
         lock: the file.
-        work: what a message calls the work that is done there.
-        remedy: what the message tells to do when somebody else does it, apart from waiting.
-        shared: together with other processes that share it, which is waited for.
+        work: what is running here, for the message.
+        remedy: for the message: what to do if it is already running, apart from waiting.
+        shared: share the lock with other processes, and wait while another process holds it exclusively.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process holds the lock.
     """
     try:
         taken = take_lock(lock, shared, wait=shared)
@@ -160,10 +160,10 @@ def lock_folder(lock: IO[Any], work: str, remedy: str, shared: bool = False) -> 
 
 
 def stamps_of(path: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change (ns) of a file, of every file in a folder, or of all that a pattern fits.
+    """Return name, size and modification time (ns) of a file, of all files in a folder, or of all that match a pattern.
 
     Raises:
-        OSError: one of them cannot be looked at.
+        OSError: one of them cannot be accessed.
     """
     if path.is_file():
         files = [path]

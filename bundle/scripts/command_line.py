@@ -1,4 +1,4 @@
-"""What the bundle adds to ``python -m monai.bundle``: errors and warnings in one line, misspelt settings refused."""
+"""Additions to ``python -m monai.bundle``: errors and warnings in one line, and a check for misspelt settings."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from scripts.errors import InputError, InputWarning, find_input_error
 
 OWN = "scripts."
 SCRIPTS = Path(__file__).resolve().parent
-RENAMED = {"read_particles": "read_species", "paint_targets": "Spheres", "pick_species": "Blobs"}  # before: after
-MISREAD = {"false": "False", "null": "None"}  # on the command line words of letters, which count as true
-MONAI_LABEL_TASK = ("monailabel", "interfaces", "utils", "app.py")  # what the server starts to train
+RENAMED = {"read_particles": "read_species", "paint_targets": "Spheres", "pick_species": "Blobs"}  # old name: new name
+MISREAD = {"false": "False", "null": "None"}  # JSON words that are read as strings, which are true
+MONAI_LABEL_TASK = ("monailabel", "interfaces", "utils", "app.py")  # the script that the server starts for training
 
 
 def guard_command_line() -> None:
     """Report input errors and warnings in one line, refuse misspelt settings; only in ``python -m monai.bundle``.
 
-    First step of every config's ``initialize``. MONAI Label's training process reports in one line too; it has no
-    settings to refuse. In any other process (a test, a server) nothing is done.
+    This is the first step of every config's ``initialize``. MONAI Label's training process also reports in one line; it
+    has no settings to check. In any other process (a test, a server) this function does nothing.
 
     Raises:
         InputError: a setting on the command line is in none of the configs that the command names.
@@ -44,7 +44,7 @@ def guard_command_line() -> None:
 
 
 def report_input_errors_in_one_line() -> None:
-    """From now on end the process on an ``InputError`` with its one line in place of a traceback.
+    """Print the one line of an uncaught ``InputError`` instead of a traceback, from now on.
 
     Other exceptions keep their traceback. The exit status is 1 either way.
     """
@@ -61,7 +61,7 @@ def report_input_errors_in_one_line() -> None:
 
 
 def report_input_warnings_in_one_line() -> None:
-    """From now on show an ``InputWarning`` as one line, every time it comes up; others are shown as before."""
+    """Print every ``InputWarning`` as one line, each time it occurs; other warnings are shown as before."""
     show_others = warnings.showwarning
     warnings.simplefilter("always", InputWarning)
 
@@ -77,12 +77,12 @@ def report_input_warnings_in_one_line() -> None:
 def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     """Check the ``--key`` arguments of a ``monai.bundle`` command against the configs that it names.
 
-    MONAI takes a misspelt top-level key in silence, and the run goes on with the default; a deeper one ends in a
-    traceback from where it is used.
+    MONAI silently accepts a misspelt top-level key, and the run uses the default. A misspelt nested key ends in a
+    traceback from the place where it is used.
 
     Raises:
-        InputError: a key is neither MONAI's own nor in a named config, and no class there takes it; names the nearest.
-            Or a value is a word of JSON that would be taken for its opposite.
+        InputError: a key is neither one of MONAI's nor in a named config, and no class there accepts it; the message
+            suggests the nearest one. Or a value is a word of JSON that would be read as its opposite.
     """
     given = _settings(arguments)
     for key, value in given.items():
@@ -91,7 +91,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     settings = {**ConfigParser.load_config_file(given.get("args_file", "")), **given}
     files = _as_list(settings.get("config_file", ""))
     if not files:
-        return  # MONAI has its own word for that
+        return  # MONAI itself reports that
     known = {key for file in files for key in ConfigParser.load_config_file(file)} | {ConfigParser.meta_key}
     known |= {name for call in (run, run_workflow, ConfigWorkflow) for name in inspect.signature(call).parameters}
     for key in settings:
@@ -101,7 +101,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
             hint = f"did you mean --{near[0]}?" if near else "docs/reference/configuration.md lists all settings."
             raise InputError(f"--{key} is not a setting of {', '.join(files)}; {hint}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MONAI's, about overlays; it gives them again when it reads the configs itself
+        warnings.simplefilter("ignore")  # MONAI's, about overlays; it repeats them when it reads the configs itself
         config = ConfigParser.load_config_files(files)
     for key in settings:
         refuse_unknown_part(key, config)
@@ -109,13 +109,13 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
 
 
 def refuse_moved_targets(config: Any) -> None:
-    """Check that every class and function of the bundle that a config names is where the config says.
+    """Check that every class and function of the bundle that a config names exists.
 
     Args:
-        config: what the configs hold.
+        config: content of the configs.
 
     Raises:
-        InputError: one is not there; names where it is now.
+        InputError: one does not exist; the message says where it is now.
     """
     for target in _targets_in(config):
         if target.startswith(OWN) and target not in public_names():
@@ -148,16 +148,16 @@ def _targets_in(config: Any) -> Iterator[str]:
 
 
 def refuse_unknown_part(key: str, config: Any) -> None:
-    """Check the parts of a key such as ``optimizer#lr``, where the config says what there is.
+    """Check a nested key such as ``optimizer#lr`` against the config.
 
-    A part below a reference is left to MONAI, and so is a new one in a table that names no class.
+    Keys below a reference are left to MONAI, and so are new keys of an object without ``_target_``.
 
     Args:
         key: the key without its dashes.
-        config: what the configs hold, overlays applied.
+        config: content of the configs, overlays applied.
 
     Raises:
-        InputError: a part on the way is not there, or the class that it is for does not take it.
+        InputError: a part of the key does not exist, or the class does not accept the last one as an argument.
     """
     *parents, last = key.lstrip("+~").replace("::", "#").split("#")
     for place, part in enumerate(parents):
@@ -176,7 +176,7 @@ def refuse_unknown_part(key: str, config: Any) -> None:
 
 
 def _arguments_of(component: dict[str, Any]) -> set[str] | None:
-    """Return the names of the arguments of a component's class or function; None where it takes any."""
+    """Return the names of the arguments of a component's class or function; None if it accepts any."""
     target = locate(ConfigComponent(component).resolve_module_name())  # type: ignore[no-untyped-call]
     parameters = inspect.signature(target).parameters.values() if callable(target) else []
     if not callable(target) or any(one.kind is one.VAR_KEYWORD for one in parameters):

@@ -1,8 +1,9 @@
-"""Voxel indices, ångströms and the frames of other programs: the one place where they meet.
+"""Conversion between voxel indices, ångströms and the coordinate frames of other programs; done only here.
 
 In memory a volume is ``[z, y, x]`` and a point is a row ``(z, y, x)`` of voxel indices; the centre of voxel ``i`` is
 ``i``. In our files a point is ``(x, y, z)`` in ångströms: ``(i + voxel_offset) * voxel_size_angstrom``, counted from
-the first voxel. Other programs count pixels from elsewhere (`FIRST_VOXEL_XYZ`), or ångströms from the volume's centre.
+the first voxel. Other programs count pixels from another origin (`FIRST_VOXEL_XYZ`), or ångströms from the volume's
+centre.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 SizeZYX = tuple[float, float, float]
-FIRST_VOXEL_XYZ = {  # what a format calls the centre of a tomogram's first voxel, in voxels
+FIRST_VOXEL_XYZ = {  # coordinates that a format gives to the centre of the first voxel, in voxels
     "relion4": (0.0, 0.0, 0.0),
     "warp": (0.0, 0.0, 0.0),
-    "imod": (0.5, 0.5, 0.0),  # a pixel's corner in x and y, a section's middle in z
+    "imod": (0.5, 0.5, 0.0),  # the origin is a pixel's corner in x and y, a section's middle in z
     "dynamo": (0.5, 0.5, 0.5),
     "ndjson": (0.0, 0.0, 0.0),
     "coords": (0.0, 0.0, 0.0),
@@ -24,10 +25,10 @@ FIRST_VOXEL_XYZ = {  # what a format calls the centre of a tomogram's first voxe
 
 
 def as_points(points: ArrayLike, name: str) -> NDArray[np.float64]:
-    """Return ``points`` as an ``(N, 3)`` array; an empty list becomes ``(0, 3)``.
+    """Return ``points`` as an ``(N, 3)`` array; an empty list gives shape ``(0, 3)``.
 
     Raises:
-        ValueError: the array is not a row of three numbers per point.
+        ValueError: the array does not have one row of three numbers per point.
     """
     array = np.asarray(points, dtype=np.float64)
     if array.size == 0:
@@ -45,7 +46,7 @@ def to_xyz_angstrom(
     Args:
         points_zyx_vox: ``(N, 3)`` voxel indices.
         voxel_size_angstrom: side of a voxel.
-        voxel_offset: where voxel 0 has its centre, in voxels: 0 (as ChimeraX draws it) or 0.5 (origin at the corner).
+        voxel_offset: position of the centre of voxel 0, in voxels: 0 (as in ChimeraX) or 0.5 (origin at the corner).
     """
     return (as_points(points_zyx_vox, "points_zyx_vox")[:, ::-1] + voxel_offset) * voxel_size_angstrom
 
@@ -53,7 +54,7 @@ def to_xyz_angstrom(
 def to_zyx_vox(
     points_xyz_angstrom: ArrayLike, voxel_size_angstrom: float, voxel_offset: float = 0.0
 ) -> NDArray[np.float64]:
-    """Turn file coordinates ``(x, y, z)`` in ångströms into voxel indices ``(z, y, x)``; undoes `to_xyz_angstrom`."""
+    """Turn file coordinates ``(x, y, z)`` in ångströms into voxel indices ``(z, y, x)``: inverts `to_xyz_angstrom`."""
     return as_points(points_xyz_angstrom, "points_xyz_angstrom")[:, ::-1] / voxel_size_angstrom - voxel_offset
 
 
@@ -63,13 +64,13 @@ def to_xyz_pixels(points_zyx_vox: ArrayLike, format_name: str, binning: float = 
     Args:
         points_zyx_vox: ``(N, 3)`` voxel indices.
         format_name: a key of `FIRST_VOXEL_XYZ`.
-        binning: pixels along the side of a voxel; other than 1 where the format counts unbinned pixels.
+        binning: pixels per voxel along each axis; 1 unless the format counts unbinned pixels.
     """
     return (as_points(points_zyx_vox, "points_zyx_vox")[:, ::-1] + FIRST_VOXEL_XYZ[format_name]) * binning
 
 
 def from_xyz_pixels(points_xyz_pixels: ArrayLike, format_name: str, binning: float = 1.0) -> NDArray[np.float64]:
-    """Turn the pixels ``(x, y, z)`` of a format into voxel indices ``(z, y, x)``; undoes `to_xyz_pixels`."""
+    """Turn the pixels ``(x, y, z)`` of a format into voxel indices ``(z, y, x)``: inverts `to_xyz_pixels`."""
     points = as_points(points_xyz_pixels, "points_xyz_pixels")
     return (points / binning - FIRST_VOXEL_XYZ[format_name])[:, ::-1]
 
@@ -91,18 +92,18 @@ def to_xyz_centered_angstrom(
 def from_xyz_centered_angstrom(
     points_xyz_angstrom: ArrayLike, voxel_size_angstrom: float, volume_shape_zyx: Sequence[int]
 ) -> NDArray[np.float64]:
-    """Turn ångströms from the volume's centre into voxel indices; undoes `to_xyz_centered_angstrom`."""
+    """Turn ångströms from the volume's centre into voxel indices: inverts `to_xyz_centered_angstrom`."""
     return to_zyx_vox(points_xyz_angstrom, voxel_size_angstrom) + np.asarray(volume_shape_zyx) / 2
 
 
 def affine_of(voxel_size_angstrom: float) -> NDArray[np.float64]:
-    """Return the ``4 x 4`` matrix that takes an index ``(z, y, x, 1)`` of a volume to ``(x, y, z, 1)`` in ångströms."""
+    """Return the ``4 x 4`` matrix that maps an index ``(z, y, x, 1)`` of a volume to ``(x, y, z, 1)`` in ångströms."""
     affine = np.zeros((4, 4))
     affine[[2, 1, 0, 3], [0, 1, 2, 3]] = voxel_size_angstrom, voxel_size_angstrom, voxel_size_angstrom, 1.0
     return affine
 
 
 def voxel_size_of(affine: ArrayLike) -> float:
-    """Return the voxel size in ångströms of an affine whose three axes are equally long (the readers see to that)."""
+    """Return the voxel size in ångströms of an affine with cubic voxels; the readers make sure of that."""
     columns = np.asarray(affine, dtype=np.float64)[:3, :3]
     return float(np.linalg.norm(columns, axis=0).mean())

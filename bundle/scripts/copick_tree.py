@@ -1,4 +1,4 @@
-"""A copick project on a local disk: the challenge's tree of runs, tomograms and picks.
+"""Where runs, tomograms and picks are stored in a copick project on a local disk.
 
 ::
 
@@ -7,7 +7,7 @@
     overlay/ExperimentRuns/<run>/Picks/<user>_<session>_<species>.json
 
 A kind says how the tomogram was made from the tilt series, for example ``denoised`` or ``wbp``. The tomograms are
-OME-Zarr. ``static`` holds what was measured and ``overlay`` what was added, but copick finds both things in both.
+OME-Zarr. ``static`` holds the measured data and ``overlay`` what was added to it, but copick looks for both in both.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from scripts.species import SpeciesSet
 CONFIG, STATIC, OVERLAY = "copick.json", "static", "overlay"
 RUNS, PICKS_FOLDER = "ExperimentRuns", "Picks"
 FEATURES, SEGMENTATIONS, OBJECTS = "features", "Segmentations", "Objects"  # Zarr folders that are no tomograms
-COPICK_VERSION = "1.31.0"  # the version whose reading of the tree is followed here
+COPICK_VERSION = "1.31.0"  # the version whose rules for these folders are followed here
 SPACING_FOLDER = re.compile(r"VoxelSpacing\d+(\.\d+)?")
 LOCAL_SCHEMES = ("", "local", "file")
 REFUSED_BY_COPICK = re.compile(r"""[<>:"/\\|?*\x00-\x1f\x7f\s_]|^-|-$|^$""")
 
 
 def tomogram_path(root: str | Path, run: str, voxel_size_angstrom: float, kind: str) -> Path:
-    """Return where a tomogram stands in a project.
+    """Return the path of a tomogram in a project.
 
     Raises:
         InputError: copick would not find a tomogram of that kind.
@@ -46,21 +46,21 @@ def tomogram_path(root: str | Path, run: str, voxel_size_angstrom: float, kind: 
 
 
 def picks_path(root: str | Path, run: str, species: str, user_id: str, session_id: str) -> Path:
-    """Return where the picks of one species stand in a project, under the name that copick wants.
+    """Return the path of the picks of one species in a project, with the file name that copick expects.
 
     A file called ``<species>.json``, as in the challenge's truth, keeps copick from reading any picks of the run.
 
     Raises:
-        InputError: a name that copick would refuse, or cut in the wrong place.
+        InputError: copick would refuse one of the names, or split the file name in the wrong place.
     """
     return overlay_folder_of(root) / RUNS / run / PICKS_FOLDER / session_file(user_id, session_id, species)
 
 
 def session_file(user_id: str, session_id: str, species: str) -> str:
-    """Return the name of the file of picks of a user, a session and a species; ``*`` stands for any of them.
+    """Return the file name of the picks of a user, a session and a species; ``*`` for one of them gives a pattern.
 
     Raises:
-        InputError: a name that copick would refuse, or cut in the wrong place.
+        InputError: copick would refuse one of the names, or split the file name in the wrong place.
     """
     for what, name in (("a species", species), ("a user_id", user_id), ("a session_id", session_id)):
         if name != "*":
@@ -69,14 +69,14 @@ def session_file(user_id: str, session_id: str, species: str) -> str:
 
 
 def write_project(root: str | Path, species_set: SpeciesSet, name: str, description: str) -> Path:
-    """Write ``copick.json`` and make the folders that it names; what is in them stays.
+    """Write ``copick.json`` and create the folders that it names; existing ones keep their content.
 
-    Copick takes a relative root for one below the working directory, so the file states absolute ones: after moving
-    the project, write it again for copick's sake. Our own reading goes by the folders beside the file.
+    Copick resolves relative roots against the working directory, so the file states absolute ones: write it again after
+    moving the project. The bundle itself does not depend on them: it uses the folders beside the file.
 
     Args:
         root: the project's folder.
-        particles: become the pickable objects; those without a label get the numbers after the last one.
+        species_set: the species, which become the pickable objects; those without a label are numbered after the last.
         name: of the project.
         description: of the project, one line.
 
@@ -84,24 +84,24 @@ def write_project(root: str | Path, species_set: SpeciesSet, name: str, descript
         The path of the file, for ``copick.from_file``.
 
     Raises:
-        InputError: copick would refuse the name of a species, or the place cannot be written to.
+        InputError: copick would refuse the name of a species, or the file cannot be written.
     """
     objects = _pickable_objects(species_set)
     return write_config(root, {"name": name, "description": description, "pickable_objects": objects})
 
 
 def write_config(root: str | Path, facts: Mapping[str, Any]) -> Path:
-    """Write a ``copick.json`` whose roots are the folders beside it, which are made.
+    """Write a ``copick.json`` whose roots are the folders beside it, and create those.
 
     Args:
         root: the project's folder.
-        facts: what else stands in it, the pickable objects for example.
+        facts: the other content of the file, for example the pickable objects.
 
     Returns:
         The path of the file.
 
     Raises:
-        InputError: the place cannot be written to.
+        InputError: the file cannot be written.
     """
     root = Path(os.path.abspath(root))
     content = {
@@ -123,19 +123,20 @@ def write_config(root: str | Path, facts: Mapping[str, Any]) -> Path:
 
 
 def is_project(path: str | Path) -> bool:
-    """Tell whether a folder, or a file ``*.json``, is a copick project: there are runs in it or in the roots it names.
+    """Return whether a folder or a file ``*.json`` is a copick project: there are runs in it or in the roots it names.
 
     Raises:
-        InputError: it holds a ``copick.json`` that cannot be read.
+        InputError: its ``copick.json`` cannot be read.
     """
     return bool(project_roots(path))
 
 
 def project_roots(path: str | Path) -> list[Path]:
-    """Return the folders of a project that hold ``ExperimentRuns``: static, overlay, the project's own; none if none.
+    """Return the folders of a project that hold ``ExperimentRuns``: static, overlay, the project's folder itself.
 
-    A root on this machine that ``copick.json`` names counts where the project has no folder ``static`` or ``overlay``
-    itself, so that a moved project is read from where it is now. A relative one is taken from beside the file.
+    The folders ``static`` and ``overlay`` beside ``copick.json`` take precedence over the roots that the file names, so
+    that a moved project is read from its new place. Of the named roots only those on this machine count; relative ones
+    are relative to the file.
 
     Args:
         path: the project's folder, or its config file under any name ``*.json``.
@@ -150,10 +151,10 @@ def project_roots(path: str | Path) -> list[Path]:
 
 
 def overlay_folder_of(path: str | Path) -> Path:
-    """Return the root of a project that takes what is added, whether or not it holds anything yet.
+    """Return the root of a project that new data is written to, whether or not it exists yet.
 
-    That is the folder ``overlay`` with its runs, else the overlay that the config file names, else the project's own
-    folder where the runs stand in it directly.
+    That is the folder ``overlay`` if it holds runs, or else the overlay root that the config file names, or else the
+    project's folder if it holds runs itself, or else the folder ``overlay``.
 
     Args:
         path: as in `project_roots`.
@@ -169,18 +170,18 @@ def overlay_folder_of(path: str | Path) -> Path:
 
 
 def run_folder_of(tomogram: str | Path) -> Path | None:
-    """Return the folder of the run that a tomogram of a project belongs to; None for one outside of a project."""
+    """Return the folder of the run that a tomogram of a project belongs to; None outside of a project."""
     spacing = Path(os.path.abspath(tomogram)).parent
     return spacing.parent if SPACING_FOLDER.fullmatch(spacing.name) else None
 
 
 def is_feature_map(tomogram: str | Path) -> bool:
-    """Tell whether a volume beside the tomograms of a project is not one of them but computed from one."""
+    """Return whether a volume beside the tomograms of a project is a feature map, computed from one of them."""
     return run_folder_of(tomogram) is not None and FEATURES in Path(tomogram).name
 
 
 def holds_other_volumes(folder: str | Path) -> bool:
-    """Tell whether a folder of a project holds segmentations or maps of the species, which look like tomograms."""
+    """Return whether a folder of a project holds segmentations or density maps, which could be taken for tomograms."""
     folder = Path(os.path.abspath(folder))
     if folder.name == SEGMENTATIONS:
         return folder.parent.parent.name == RUNS
@@ -188,11 +189,14 @@ def holds_other_volumes(folder: str | Path) -> bool:
 
 
 def picks_folders(run_folder: Path, project: str | Path | None = None) -> list[Path]:
-    """Return where picks of a run may stand, whether or not they do: beside its tomograms, in static and in overlay.
+    """Return the folders that may hold picks of a run: beside its tomograms, in static and in overlay.
 
     Args:
-        run_folder: as `run_folder_of` gives it.
-        project: the project, where its folder does not hold the run.
+        run_folder: as returned by `run_folder_of`.
+        project: the project, needed if its folder does not hold the run.
+
+    Returns:
+        The folders, whether or not they exist.
     """
     runs = run_folder.parent
     roots = [] if project is None else [Path(os.path.abspath(root)) for root in project_roots(project)]
@@ -229,7 +233,7 @@ def _pickable_objects(species_set: SpeciesSet) -> list[dict[str, Any]]:
             {
                 "name": species.name,
                 "is_particle": True,
-                "label": place + 1,  # labels have no gaps, so this is the species' own where it has one
+                "label": place + 1,  # labels have no gaps, so this is the species' own label if it has one
                 "color": [*color, 255],
                 "radius": species.radius_angstrom,
             }
@@ -244,7 +248,7 @@ def _folder_and_stated_roots(path: Path) -> tuple[Path, dict[str, Path]]:
 
 
 def _stated_roots(config: Path) -> dict[str, Path]:
-    """Return the static and the overlay root that a config file names, as far as they are on this machine."""
+    """Return the static and the overlay root that a config file names, if they are on this machine."""
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,9 +1,12 @@
-"""Tell the user what to change, in one line."""
+"""Errors and warnings for the user: one line each, which says what to change."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 USER_INFO = re.compile(r"(?<=://)[^/\s]*@")
 
@@ -16,20 +19,20 @@ class InputError(ValueError):
 
 
 class InputWarning(UserWarning):
-    """Something in the user's data that the run survives but the user should know."""
+    """A problem in the user's data that does not stop the run."""
 
 
 class NoContrastWarning(InputWarning):
-    """A volume is constant: nothing can be picked in it, and nothing learned from it."""
+    """A volume is constant: it holds nothing to pick or to learn from."""
 
 
 def without_user(text: str) -> str:
-    """Return a text whose addresses name no user and no password."""
+    """Return a text without the user names and passwords in its URLs."""
     return USER_INFO.sub("", text)
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and every exception that it was raised from."""
+    """Yield an exception and, one after the other, the exceptions that caused it."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -38,6 +41,52 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
 def find_input_error(error: BaseException) -> InputError | None:
     """Return the ``InputError`` that an exception was raised from, or None.
 
-    MONAI and Ignite wrap what a transform raises; the user's line stands at the bottom of the chain.
+    MONAI and Ignite wrap the exceptions of transforms, so the ``InputError`` is often the last cause in the chain.
     """
     return next((link for link in chain_of(error) if isinstance(link, InputError)), None)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an exception says, on one line and without a full stop; its class if it says nothing."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()).rstrip(".") or type(error).__name__
+
+
+@contextmanager
+def blame(path: str | Path, kind: str, faults: tuple[type[Exception], ...]) -> Iterator[None]:
+    """Turn a library's exceptions into an ``InputError`` that names the damaged file.
+
+    Args:
+        path: the file or folder that is read.
+        kind: what it is, for example ``NIfTI file``.
+        faults: the exceptions that the library raises for damaged content.
+
+    Raises:
+        InputError: names the file and the library's reason.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except faults as error:
+        raise InputError(f"{path} is a damaged {kind}: {reason_of(error)}.") from error
+
+
+def run_tool(work: Callable[[], None], resumable: bool = False) -> int:
+    """Do the work of a command-line tool and return its exit status; an ``InputError`` takes one line.
+
+    Args:
+        work: prints its results.
+        resumable: after Ctrl-C, say that the same command goes on, and return 130.
+    """
+    try:
+        work()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        if not resumable:
+            raise
+        print("stopped: the same command goes on with what is missing", file=sys.stderr)
+        return 130
+    return 0

@@ -1,6 +1,6 @@
 """What MONAI Label needs beyond the configs, because its server runs neither ``initialize`` nor handlers.
 
-The server sends options with every request, wants label maps on the study's own grid, and trains on the studies whose
+The server sends options with every request, needs label maps on the study's own grid, and trains on the studies whose
 label was saved.
 """
 
@@ -27,14 +27,14 @@ from scripts.preparation.image_facts import original_affine_of
 from scripts.species import SpeciesSet, with_thresholds
 from scripts.volumes.reading import is_tomogram
 
-APP_DIR, STUDIES_DIR = "MONAI_LABEL_APP_DIR", "MONAI_LABEL_STUDIES"  # the server sets them, for its children too
+APP_DIR, STUDIES_DIR = "MONAI_LABEL_APP_DIR", "MONAI_LABEL_STUDIES"  # set by the server, also for its child processes
 THRESHOLD, MIN_VOXELS = "threshold_", "min_voxels_"
 SHARED_OPTIONS = ("merge_distance_in_radii", "rotations", "flips")
-XYZ = [2, 1, 0]  # places of z, y, x when the first axis is x
+XYZ = [2, 1, 0]  # indices of z, y, x when the first axis is x
 
 
 def is_served(bundle_root: str) -> bool:
-    """Tell whether a bundle stands in the app of the MONAI Label server that this process belongs to."""
+    """Return whether a bundle is in the app of the MONAI Label server that this process belongs to."""
     app = os.environ.get(APP_DIR)
     return bool(app) and Path(bundle_root).resolve().is_relative_to(Path(str(app)).resolve())
 
@@ -42,15 +42,15 @@ def is_served(bundle_root: str) -> bool:
 def client_options(
     species_set: SpeciesSet, merge_distance_in_radii: float, rotations: int, flips: Sequence[str], **chosen: float
 ) -> dict[str, Any]:
-    """Return what a client can choose for one inference, one flat table, with the values that it has now.
+    """Return the options of one inference that a client can set, as a flat table with their present values.
 
-    MONAI Label shows the table to its client, and gives the client's values back as arguments of the same names.
+    MONAI Label shows the table to its client, and passes the client's values on as arguments of the same names.
 
     Args:
         species_set: their thresholds and smallest sizes are the defaults.
-        merge_distance_in_radii: see `postprocessing.pick_species`.
-        rotations: see `inferer.TomogramInferer`.
-        flips: see `inferer.TomogramInferer`; the table has the axes as one word, such as ``zy``.
+        merge_distance_in_radii: see `picking.blobs.Blobs`.
+        rotations: see `inference.inferers.TomogramInferer`.
+        flips: see `inference.inferers.TomogramInferer`; in the table the axes are one word, such as ``zy``.
         chosen: ``threshold_<species>`` and ``min_voxels_<species>`` that replace the defaults.
 
     Raises:
@@ -76,7 +76,7 @@ def with_options(species_set: SpeciesSet, options: Mapping[str, Any]) -> Species
     """Return the species with the thresholds and smallest sizes of a table of `client_options`.
 
     Raises:
-        InputError: a value is out of its range, or an option is of no species.
+        InputError: a value is out of its range, or an option names no species.
     """
     source = "the request"
     thresholds = {key.removeprefix(THRESHOLD): value for key, value in options.items() if key.startswith(THRESHOLD)}
@@ -96,14 +96,14 @@ def with_options(species_set: SpeciesSet, options: Mapping[str, Any]) -> Species
 
 
 class CheckServedWeights(Transform):
-    """Refuse weights that the command line would refuse; MONAI Label loads them without a look.
+    """Check weights as the command line does; MONAI Label loads them without a check.
 
     Args:
-        network: takes the weights.
+        network: the network to load the weights into.
         models_dir: where the weights are stored.
         species_set: the species that are picked.
         painter: what painted the targets.
-        filename_key: where the client's choice among the files stands, a name or a list with the choice first.
+        filename_key: key of the file that the client chose: a name, or a list with the choice first.
 
     Raises:
         InputError: the file is missing, damaged, holds more than tensors or is of another network.
@@ -121,11 +121,11 @@ class CheckServedWeights(Transform):
         self.species_set, self.painter = species_set, painter
 
     def record(self) -> dict[str, Any]:
-        """Return nothing: the check changes no picks."""
+        """Return an empty record: the check changes no picks."""
         return {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the sample as it is."""
+        """Return the sample unchanged."""
         named = data[self.filename_key]
         weights = self.models_dir / (named if isinstance(named, str) else named[0])
         load_weights(self.network, weights, self.species_set, self.painter)
@@ -133,14 +133,14 @@ class CheckServedWeights(Transform):
 
 
 class ToStudyGridd(MapTransform):
-    """Turn volumes ``[z, y, x]`` to the axis order ``[x, y, z]`` of the study's file; MONAI Label writes them so.
+    """Turn volumes ``[z, y, x]`` to the axis order ``[x, y, z]`` of the study's file, for MONAI Label's writer.
 
     Args:
         keys: volumes ``(1, Z, Y, X)``; become ``(1, X, Y, Z)``.
     """
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the sample with the volumes turned, and with what their metadata say about them."""
+        """Return the sample with the volumes and their metadata turned."""
         sample = dict(data)
         for key in self.key_iterator(sample):
             volume: MetaTensor = sample[key]
@@ -152,7 +152,7 @@ class ToStudyGridd(MapTransform):
 
 
 def studies_with_points(labelled: Sequence[Mapping[str, str]], served: bool) -> list[dict[str, str]]:
-    """List the server's studies that have no saved label, but points: rows in ``truth.csv``, or ``Picks/*.json``.
+    """List the server's studies without a saved label but with points: rows in ``truth.csv``, or ``Picks/*.json``.
 
     Args:
         labelled: the studies whose label was saved, one ``{"image": path, "label": path}`` each.

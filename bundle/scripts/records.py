@@ -1,6 +1,7 @@
-"""Records of how objects were built, as canonical JSON: what a resumed training, a resumed batch or a cache must share.
+"""Records of how objects were built, as canonical JSON.
 
-A record is derived from the objects themselves, never listed by hand, so that no setting can be forgotten.
+They are compared before a training run or a batch is resumed, and before cached data is reused. A record is derived
+from the objects themselves, not from a list kept by hand, so that no setting can be forgotten.
 """
 
 from __future__ import annotations
@@ -13,27 +14,23 @@ from pathlib import Path
 from typing import Any
 
 CLASS = "class"
-CHANGING = (
-    "R",
-    "_do_transform",
-    "_tracing",
-    "roi_weight_map",
-    "training",
-)  # attributes that change while an object is used
-DEFAULT_READERS = "monai.data.image_reader"  # MONAI adds to ours those that the environment has
-UNRECORDED = {  # settings of MONAI's and torch's classes that do not change what comes out
+# attributes that change while an object is used
+CHANGING = ("R", "_do_transform", "_tracing", "roi_weight_map", "training")
+DEFAULT_READERS = "monai.data.image_reader"  # LoadImage adds these to ours; which ones depends on the environment
+UNRECORDED = {  # settings of MONAI's and torch's classes that do not change the result
     "SlidingWindowInferer": ("progress", "device", "sw_device", "sw_batch_size", "buffer_steps", "cpu_thresh"),
-    "WarmupCosineSchedule": ("t_total",),  # the length of a training may grow
+    "WarmupCosineSchedule": ("t_total",),  # a resumed training run may be longer
     "Transform": ("lazy", "_lazy", "tracing", "allow_missing_keys"),
 }
 
 
 def record_of(value: Any) -> Any:
-    """Return how a value was built, ready for JSON.
+    """Return a description of how a value was built, ready for JSON.
 
-    Plain values stay as they are; mappings and sequences are taken item by item, arrays and tensors as lists. An object
-    becomes its class and its settings: what its method ``record()`` returns; else its ``recipe``; else its attributes,
-    without those that change while it is used and those that its class attribute ``unrecorded`` names.
+    Plain values stay as they are. Mappings and sequences are converted item by item, arrays and tensors to lists. An
+    object becomes its class and its settings. Its settings are what its method ``record()`` returns, or else its
+    ``recipe``, or else its attributes, except those that change while it is used and those that are listed in its class
+    attribute ``unrecorded``.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -47,16 +44,16 @@ def record_of(value: Any) -> Any:
         return sorted((record_of(item) for item in value), key=canonical)
     if inspect.isclass(value) or inspect.isroutine(value):
         return f"{value.__module__}.{value.__qualname__}"
-    if hasattr(type(value), "tolist"):  # of NumPy or torch
+    if hasattr(type(value), "tolist"):  # NumPy or torch
         return value.tolist()
     if not (hasattr(value, "__dict__") or is_dataclass(value)):
-        return str(value)  # torch's number formats and devices, for example
+        return str(value)  # for example torch's data types and devices
     return {CLASS: f"{type(value).__module__}.{type(value).__qualname__}", **settings_of(value)}
 
 
 def settings_of(value: Any) -> dict[str, Any]:
     """Return the settings of an object, ready for JSON, see `record_of`."""
-    kind = type(value)  # some classes, such as Ignite's metrics, answer to every attribute of an object
+    kind = type(value)  # the class is asked, as instances of some (Ignite's metrics) seem to have every attribute
     if hasattr(kind, "record"):
         return dict(record_of(value.record()))
     if is_dataclass(value):
@@ -69,10 +66,10 @@ def settings_of(value: Any) -> dict[str, Any]:
     left_out = {*CHANGING, *getattr(kind, "unrecorded", ())}
     for base in kind.__mro__:
         left_out.update(UNRECORDED.get(base.__name__, ()))
-    if "last_epoch" in own:  # a schedule of the learning rate: its arguments, not its state
+    if "last_epoch" in own:  # a learning rate schedule: its arguments, not its state
         own = {name: own[name] for name in inspect.signature(kind).parameters if name in own}
         left_out |= {"optimizer", "last_epoch", "verbose"}
-    elif hasattr(kind, "named_buffers"):  # a torch module: what it holds, not torch's bookkeeping
+    elif hasattr(kind, "named_buffers"):  # a torch module: its content, not torch's bookkeeping
         own = {key: item for key, item in own.items() if not key.startswith("_")}
         own |= dict(value.named_buffers()) | dict(value.named_children())
     return {
@@ -83,19 +80,19 @@ def settings_of(value: Any) -> dict[str, Any]:
 
 
 def canonical(record: Any) -> str:
-    """Return a record as JSON with one form only: the same record gives the same text."""
+    """Return a record as canonical JSON: equal records give the same text."""
     return json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def as_json(record: Any) -> Any:
-    """Return a record as it comes back from a JSON file."""
+    """Return a record as it would be read back from a JSON file."""
     return json.loads(json.dumps(record))
 
 
 def first_difference(before: Any, now: Any) -> str | None:
-    """Say in words where two records first differ; None where they do not.
+    """Return a description of the first difference between two records; None if they are equal.
 
-    The setting is named by its own name and the class that it belongs to, or by its path in the record.
+    It names the setting and the class that the setting belongs to, or else its path in the record.
     """
     return _difference((), before, now)
 

@@ -1,4 +1,4 @@
-"""The particle species that the bundle knows, read from the one file that names them."""
+"""The particle species and their settings, read from the species file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from scripts.errors import InputError
 
 SPECIES_FILE = Path(__file__).resolve().parents[1] / "configs" / "species.json"  # the bundle's own
-MAX_LABELS = 255  # a label map has one byte per voxel
+MAX_LABELS = 255  # a label volume has one byte per voxel
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Species:
     """One particle species.
 
     Attributes:
-        name: as it stands in the files of picks and truths.
-        label: value in a label map, and place among the network's outputs, counted from 1. A species with label 0 may
-            stand in a truth file but is not learned, picked or scored.
-        radius_angstrom: radius of the particle; picks within half of it count as found.
-        target_radius_angstrom: radius of the sphere that the network learns to paint.
-        weight: weight in the score.
-        positive_weight: how much more a voxel inside a target counts in the loss than one outside.
-        probability_threshold: voxels above it belong to a particle.
+        name: as in files of picks and truth.
+        label: value in a label volume, and number of the network's output channel, counted from 1. A species with label
+            0 may occur in truth files but is not learned, picked or scored.
+        radius_angstrom: radius of the particle; a pick within half of it of a particle's centre is a hit.
+        target_radius_angstrom: radius of the sphere that is painted as training target.
+        weight: weight of the species in the score.
+        positive_weight: weight in the loss of a voxel inside a target, relative to one outside.
+        probability_threshold: voxels with a higher probability belong to a particle.
         min_voxels: smaller blobs are dropped as noise.
     """
 
@@ -44,7 +44,7 @@ class Species:
 
 @dataclass(frozen=True)
 class SpeciesSet:
-    """All species of one species file, in the order of their labels, and the voxel size that they are learned at.
+    """All species of a species file, sorted by label, and the voxel size that the network works at.
 
     Attributes:
         voxel_size_angstrom: side of a voxel.
@@ -83,9 +83,9 @@ def read_species(path: str | Path, probability_thresholds: Mapping[str, float] |
     """Read and check the species file.
 
     Args:
-        path: JSON with ``voxel_size_angstrom`` and ``species``, one object of `Species` values per name.
-        probability_thresholds: thresholds that replace the file's, by name, or the path of a JSON file that holds them
-            (as threshold fitting writes it); None keeps the file's.
+        path: JSON file with ``voxel_size_angstrom`` and ``species``: one object of `Species` values per name.
+        probability_thresholds: thresholds that replace those of the file, by name, or the path of a JSON file that
+            holds them (as written by threshold fitting); None keeps those of the file.
 
     Raises:
         InputError: the file, a key or a value is missing or wrong.
@@ -98,8 +98,8 @@ def parse_species(content: Mapping[str, Any], path: str | Path) -> SpeciesSet:
     """Check the content of a species file.
 
     Args:
-        content: as `read_species` takes it.
-        path: what messages call it.
+        content: the parsed JSON, see `read_species`.
+        path: its name in messages.
 
     Raises:
         InputError: a key or a value is missing or wrong.
@@ -128,7 +128,7 @@ def with_thresholds(
 ) -> SpeciesSet:
     """Return the species with other probability thresholds, given by name or as the path of a JSON file of them.
 
-    ``source`` is what a message calls thresholds given by name.
+    Messages call thresholds that are given by name ``source``.
 
     Raises:
         InputError: a name is unknown, or a threshold is not a probability.

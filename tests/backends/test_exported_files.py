@@ -13,8 +13,6 @@ from scripts.networks.model_card import read_card, record_sha256, sha256_of, wri
 from scripts.training.spheres import Spheres
 from synthetic import make_species, tiny_network, write_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # torch's own, about TorchScript and ONNX
-
 WINDOWS = torch.rand(2, 1, 17, 20, 31, generator=torch.Generator().manual_seed(0))
 
 
@@ -73,6 +71,7 @@ def test_a_missing_file_is_refused_with_the_command_that_makes_it(load, command,
         load(tmp_path / "none")
 
 
+@pytest.mark.filterwarnings("ignore:.*beside it")
 @pytest.mark.parametrize("load", [load_torchscript, OnnxNetwork])
 def test_a_file_of_another_kind_is_refused(load, tmp_path):
     (tmp_path / "model").write_bytes(b"no network")
@@ -80,6 +79,7 @@ def test_a_file_of_another_kind_is_refused(load, tmp_path):
         load(tmp_path / "model")
 
 
+@pytest.mark.filterwarnings("ignore:.*beside it")
 def test_a_flipped_byte_in_a_torchscript_file_is_seen(exports, tmp_path):
     content = bytearray((exports / "model.ts").read_bytes())
     place = content.index(b"/data/0") + 200  # inside of the first tensor

@@ -14,8 +14,6 @@ from monai.data import MetaTensor, load_net_with_metadata
 
 ROOT = Path(__file__).resolve().parents[2]
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's, Ignite's and torch's
-
 
 @pytest.fixture(scope="module")
 def torchscript(published):
@@ -95,6 +93,7 @@ def test_the_bundle_has_every_file_of_monais_template(published, tmp_path):
     assert {path for path in wanted if not (published / path).is_file()} == set()
 
 
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_a_compiled_network_gives_the_same_picks(published, dataset_dir, tmp_path):
     if shutil.which("c++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
@@ -118,6 +117,7 @@ def test_a_compiled_network_gives_the_same_picks(published, dataset_dir, tmp_pat
     assert np.allclose(picks[True], picks[False], atol=0.01)
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_mlflow_tracks_a_training(published, dataset_dir, tmp_path, monkeypatch):
     pytest.importorskip("mlflow", reason="make test-clients installs MLflow")
     monkeypatch.chdir(tmp_path)

@@ -17,7 +17,7 @@ def store():
 
 @pytest.fixture
 def asked(store, monkeypatch):
-    """Paths below the pyramid that are asked for, in their order."""
+    """Paths below the pyramid that are requested, in order."""
     paths, get_file = [], MemoryFileSystem.get_file
 
     def note(self, path, *more, **options):
@@ -30,7 +30,7 @@ def asked(store, monkeypatch):
 
 @pytest.fixture
 def remote(store, tmp_path):
-    """Put the pyramid at `URL`."""
+    """Write the pyramid to `URL`."""
     store.put(str(write_pyramid(tmp_path / "source.zarr")), "/data/TS_1.zarr", recursive=True)
     return store
 

@@ -1,4 +1,4 @@
-"""Projects, as copick shows them."""
+"""Copying projects that copick opens."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from trees import runs_in
 
 
 class Pick(SimpleNamespace):
-    """What copick offers of a file of picks."""
+    """A substitute for copick's object for a file of picks."""
 
     def load(self):
         content = {"pickable_object_name": self.pickable_object_name, "user_id": self.user_id, "run_name": None}
@@ -36,7 +36,7 @@ def make_run(store, name, tomograms=((10.0, "wbp", "TS_1"),), users=("me",)):
 
 @pytest.fixture
 def open_runs(tmp_path, monkeypatch):
-    """Let copick find these runs behind the config that is returned."""
+    """Make copick find these runs, and return the path of their config."""
 
     def prepare(*runs, **facts):
         monkeypatch.setattr(copick_copy, "_open_project", lambda config: SimpleNamespace(runs=runs))

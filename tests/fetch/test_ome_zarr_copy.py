@@ -1,4 +1,4 @@
-"""Tomograms that are elsewhere: brought here complete and checked, or not at all."""
+"""Remote tomograms are copied completely and checked, or not at all."""
 
 import json
 
@@ -24,7 +24,7 @@ def test_the_level_nearest_to_the_wanted_voxel_size_comes_alone(zarr_format, sto
     chunks = {f"1/{prefix}{separator.join(place)}" for place in ("000", "001", "010", "011")}
     marks = {"zarr.json", ".zarray", ".zgroup", ".zattrs"}
     assert {path for path in asked if path.removeprefix("1/") not in marks} == chunks
-    assert len(asked) == len(set(asked)) + (4 if zarr_format == 2 else 1)  # the group's metadata, asked for twice
+    assert len(asked) == len(set(asked)) + (4 if zarr_format == 2 else 1)  # the group's metadata, requested twice
 
 
 @pytest.mark.filterwarnings("ignore:Consolidated metadata")
@@ -67,7 +67,7 @@ def test_a_plain_array_comes_whole(zarr_format, tmp_path):
     assert size is None
 
 
-# Again
+# Repeated fetches
 
 
 def test_what_is_there_is_not_fetched_again(remote, asked, tmp_path, capsys):
@@ -115,7 +115,7 @@ def test_a_missing_chunk_is_refused_or_allowed(remote, tmp_path, capsys):
     assert np.array_equal(volume, expected)
 
 
-# Stores that lie
+# Stores with wrong content
 
 
 @pytest.mark.parametrize(

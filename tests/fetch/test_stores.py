@@ -90,7 +90,7 @@ def test_no_credentials_are_shown(remote, tmp_path, monkeypatch, capsys):
     assert secret not in capsys.readouterr().err
 
 
-# Stores that lie
+# Stores with wrong content
 
 
 @pytest.mark.parametrize("name", [".zattrs", "1/.zarray", "1/0.0.0"])

@@ -1,6 +1,7 @@
 """A weights file is used with the network and the species that its card names, or not at all."""
 
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -100,9 +101,18 @@ def test_a_card_builds_nothing_but_networks_of_the_bundle(recipe, model):
         network_of(model)
 
 
-def test_a_foreign_network_is_one_of_monais(model):
-    edit(model, network_def={"_target_": "scripts.networks.recipe.foreign", "name": "os.system", "command": "true"})
-    with pytest.raises(InputError, match=r"'os\.system' is no network of monai\.networks\.nets"):
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "os.system", "command": "true"}, r"'os\.system' is not one of monai\.networks\.nets: Att"),
+        ({"name": "monai.networks.nets.HoVerNet", "pretrained_url": "http://host/x"}, "is not one of monai"),
+        ({"name": "monai.networks.nets.unet.UNet"}, "is not one of monai"),
+        ({"name": "monai.networks.nets.FlexibleUNet", "pretrained": True}, "pretrained would download weights: leave"),
+    ],
+)
+def test_a_foreign_network_is_one_of_monais_and_downloads_nothing(settings, message, model):
+    edit(model, network_def={"_target_": "scripts.networks.recipe.foreign", **settings})
+    with pytest.raises(InputError, match=message):
         network_of(model)
 
 
@@ -224,15 +234,18 @@ def test_a_file_that_differs_in_one_bit_is_refused(model, place):
 def test_other_weights_are_taken_after_the_command_has_recorded_them(model, bundle_dir, monkeypatch, capsys):
     save_tensors(tiny_network(seed=2).state_dict(), model)
     monkeypatch.setattr(sys, "argv", ["model_card.py", str(model)])
-    runpy.run_path(str(bundle_dir / "scripts" / "networks" / "model_card.py"), run_name="__main__")
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(bundle_dir / "scripts" / "networks" / "model_card.py"), run_name="__main__")
     assert capsys.readouterr().out == sha256_of(model) + "\n"
     assert torch.equal(load_weights(tiny_network(), model).head.weight, tiny_network(seed=2).head.weight)
 
 
-def test_the_command_refuses_weights_without_a_card_in_one_line(tmp_path, bundle_dir, monkeypatch):
+def test_the_command_refuses_weights_without_a_card_in_one_line(tmp_path, bundle_dir, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["model_card.py", str(tmp_path / "model.pt")])
-    with pytest.raises(SystemExit, match=r"^error: .*model\.json is missing: a training, or an export .* writes it\.$"):
+    with pytest.raises(SystemExit) as end:
         runpy.run_path(str(bundle_dir / "scripts" / "networks" / "model_card.py"), run_name="__main__")
+    assert end.value.code == 1
+    assert re.fullmatch(r"error: .*model\.json is missing: a training, .* writes it\.\n", capsys.readouterr().err)
 
 
 def test_a_file_that_the_card_does_not_list_is_used_with_a_warning(model):

@@ -6,7 +6,7 @@ import pytest
 from page_data import data_of
 from scripts.errors import InputError
 from scripts.pages.html import check_megabytes
-from scripts.pages.run_page import MAX_TILES, Tomogram, Truth, write_run_page
+from scripts.pages.run_page import MAX_TILES, Tomogram, Truth, compare_run, write_run_page
 from scripts.picks import Pick
 from synthetic import SHAPE, make_species, noise
 
@@ -28,7 +28,7 @@ def page(tmp_path):
 
 def test_a_page_holds_slices_picks_and_species(page):
     picks = [pick("a", 6, 9, 11, 0.75), pick("b", 13, 20, 30)]
-    assert write_run_page(page, tomogram(), picks, make_species(2), 20) is None
+    write_run_page(page, tomogram(), picks, make_species(2), 20)
     data = data_of(page)
     assert data["shape"] == [*SHAPE]
     assert len(data["slices"]) == 20
@@ -99,7 +99,8 @@ def test_truth_names_the_cause_of_every_mistake(page):
     truth = [pick("a", 6, 9, 11), pick("b", 13, 20, 30), pick("a", 10, 20, 8)]
     picks = [pick("a", 6, 9, 11), pick("a", 13, 20, 31), pick("a", 10, 20, 11)]
     sweep = np.ones((2, 1, 3), dtype=int)
-    comparison = write_run_page(page, tomogram(), picks, make_species(2), 20, Truth(truth, sweep, [0.5], "kaggle"))
+    compared = compare_run(tomogram(), picks, make_species(2), Truth(truth, sweep, [0.5], "kaggle"))
+    write_run_page(page, tomogram(), picks, make_species(2), 20, compared)
     data = data_of(page)
     assert [(item["cause"], item["right"]) for item in data["items"]] == [
         ("right", True), ("wrong species: b", False), ("near miss, 30 Å", False),
@@ -107,7 +108,7 @@ def test_truth_names_the_cause_of_every_mistake(page):
     ]  # fmt: skip
     assert [item.get("truth", False) for item in data["items"]] == [False] * 3 + [True] * 3
     assert ["tile" in item for item in data["items"]] == [True] * 3 + [False, True, True]
-    assert data["truth"] == json.loads(json.dumps(comparison.as_json(make_species(2), [0.5], "kaggle")))
+    assert data["truth"] == json.loads(json.dumps(compared.comparison.as_json(make_species(2), [0.5], "kaggle")))
 
 
 def test_a_valley_stands_beside_its_species(page):

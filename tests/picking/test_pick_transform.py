@@ -4,6 +4,7 @@ import torch
 from scripts.picking.blobs import Blobs
 from scripts.picking.image_picks import true_picks
 from scripts.picking.pick_transform import PickParticlesd
+from scripts.preparation.image_facts import facts_of_image
 from scripts.scoring.threshold_sweep import SweepThresholdsd
 from scripts.volumes.labels import draw_spheres
 from synthetic import POINTS, SHAPE, image_of, logits_of, make_species, noise
@@ -23,7 +24,8 @@ def test_painting_and_picking_are_inverse(species_set):
         ("a", pytest.approx(110), pytest.approx(90), pytest.approx(60)),
         ("b", pytest.approx(300), pytest.approx(200), pytest.approx(130)),
     ]  # fmt: skip
-    rows = true_picks(torch.tensor([[1.0, 6, 9, 11], [2, 13, 20, 30]]), species_set, "r", sample["image"])
+    facts = facts_of_image(sample["image"], "r")
+    rows = true_picks(torch.tensor([[1.0, 6, 9, 11], [2, 13, 20, 30]]), species_set, facts)
     found = [(pick["x_voxel"], pick["y_voxel"], pick["z_voxel"]) for pick in sample["result"]["picks"]]
     assert np.allclose(found, [(pick.x_voxel, pick.y_voxel, pick.z_voxel) for pick in rows])
 

@@ -1,4 +1,4 @@
-"""From any format to any other: files, folders and projects, and the check of places."""
+"""Conversion from any format to any other: files, folders and projects, and the check of positions."""
 
 import json
 from dataclasses import replace
@@ -129,7 +129,7 @@ def test_voxels_of_another_grid_are_refused(tmp_path, table):
         convert(table, tmp_path / "out.csv", facts=replace(FACTS, voxel_size_angstrom=5.0))
 
 
-# Where the points lie
+# Positions of the points
 
 
 def test_conversion_checks_the_places(tmp_path):
@@ -172,3 +172,11 @@ def test_a_runs_folder_has_a_file_per_species_in_every_format(tmp_path):
     ids = {"user_id": "cryoet-particle-segmentation", "session_id": "0"}
     wanted = {one.file_name.format(species=name, **ids) for one in FORMATS.values() for name in names}
     assert found == wanted | {f"{name}.doc" for name in names}
+
+
+def test_an_empty_table_is_written_where_a_full_one_would_be(tmp_path):
+    (tmp_path / "none.csv").write_text("experiment,particle_type,x,y,z\n")
+    facts = replace(FACTS, run="A", species="ribosome")
+    for name, file in (("relion5", "ribosome.star"), ("imod", "A/ribosome.imod.txt"), ("csv", "picks.csv")):
+        written = convert(tmp_path / "none.csv", tmp_path / name, facts=facts, to_format=name)
+        assert written == {tmp_path / name / file: 0}

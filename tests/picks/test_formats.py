@@ -1,4 +1,4 @@
-"""Every format of picks: the example of the page on coordinates, there and back, and what is wrong in a file."""
+"""Every format of picks: the example of the page on coordinates, round trips, and wrong files."""
 
 import re
 from dataclasses import replace
@@ -24,7 +24,7 @@ tables = st.lists(st.tuples(voxels, voxels, voxels, st.floats(0, 1)), max_size=5
 
 
 def half_digit_angstrom(name, voxel_size):
-    """How far off a place may be after its digits were cut."""
+    """Return how far a position may be off after its digits were rounded."""
     if name in ("relion4", "warp"):
         return 5e-7 * voxel_size
     return HALF_DIGIT_ANGSTROM.get(name, 0.00005 * voxel_size)
@@ -78,7 +78,7 @@ def test_the_line_of_the_page_is_read_as_the_place_it_was_computed_from(tmp_path
         assert (read.z_voxel, read.y_voxel, read.x_voxel) == pytest.approx((6.0, 9.0, 11.25), abs=1e-9)
 
 
-# There and back
+# Round trips
 
 
 @settings(max_examples=10, deadline=None)
@@ -120,7 +120,7 @@ def test_the_offset_moves_angstroms_and_no_voxels(tmp_path, name):
     assert same == (name not in ("csv", "copick"))
 
 
-# What is wrong
+# Wrong files
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from scripts.coordinates import to_xyz_angstrom
 from scripts.errors import InputError, InputWarning
 from scripts.picking.image_picks import true_picks
 from scripts.picks import Pick, write_copick_json, write_csv
+from scripts.preparation.image_facts import facts_of_image
 from scripts.preparation.truth import LoadTruthd
 from scripts.preparation.voxel_size import CheckVoxelSized
 from scripts.training.spheres import Spheres
@@ -34,7 +35,7 @@ def test_truth_of_a_resampled_tomogram_lies_on_the_new_grid(species_set, tmp_pat
     sample = {"image": image, "label": str(tmp_path / "truth.csv"), "run": "run"}
     rows = LoadTruthd("label", species_set, voxel_offset=0.5)(sample)["label"]
     assert np.allclose(rows, [[1, 12, 18, 22]], atol=1e-3)
-    (pick,) = true_picks(rows, species_set, "run", image, voxel_offset=0.5)
+    (pick,) = true_picks(rows, species_set, facts_of_image(image, "run"), voxel_offset=0.5)
     assert np.allclose(pick.xyz_angstrom, xyz, atol=0.01)
 
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scripts.errors import InputError
 from scripts.picking.image_picks import picks_in_image
+from scripts.preparation.image_facts import facts_of_image
 from scripts.preparation.voxel_size import CheckVoxelSized, resample
 from synthetic import SHAPE, image_of, make_species, noise
 
@@ -38,7 +39,7 @@ def test_resampling_keeps_a_blob_in_its_place(voxel_size, caplog):
     found = (grid * weights[..., None]).sum((0, 1, 2)) / weights.sum()
     assert np.abs(found - [17, 20, 31]).max() < 0.05
     assert "resampled from" in caplog.text
-    picks = picks_in_image(found[None], np.ones(1), make_species(1).picked[0], "run", moved, 0.0)
+    picks = picks_in_image(found[None], np.ones(1), make_species(1).picked[0], facts_of_image(moved, "run"), 0.0)
     assert np.allclose(picks[0].xyz_angstrom, [310, 200, 170], atol=0.6)
     assert np.allclose([picks[0].z_voxel, picks[0].y_voxel, picks[0].x_voxel], centre, atol=0.1)
 

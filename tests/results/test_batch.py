@@ -32,8 +32,6 @@ VOXEL_SIZE = 10.012
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["monai.bundle", "monai.engines", "matplotlib.figure", "sklearn.cluster", "starfile"])
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # MONAI's and Ignite's
-
 
 def write_tomograms(folder, count):
     for number in range(count):

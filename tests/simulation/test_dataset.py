@@ -1,4 +1,4 @@
-"""A simulated dataset is a copick project whose truth is true, whatever interrupts it."""
+"""A simulated dataset is a copick project with a correct truth, even after an interruption."""
 
 import hashlib
 import json
@@ -178,7 +178,7 @@ def test_impossible_settings_leave_nothing_behind(change, word, simulation_setti
 
 @pytest.mark.skipif(not REAL_PICKS.is_dir(), reason="the real annotations are not here")
 def test_particles_crowd_as_the_real_ones_do(simulation_settings, shipped_species):
-    """Median distance to the next of the same species, in Å, simulated against annotated."""
+    """Median distance to the nearest neighbour of the same species in Å, simulated against annotated."""
     real, found = {}, {}
     for run in REAL_PICKS.iterdir():
         for pick in read_copick_folder(run / "Picks", run.name):

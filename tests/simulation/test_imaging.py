@@ -46,7 +46,7 @@ def test_contrast_transfer_is_zero_where_the_phase_says():
     transfer = contrast_transfer(frequency, imaging)
     found = frequency[1:][np.diff(np.sign(transfer)) != 0]
 
-    def turns(k, number):  # chi(k) + asin(w) = number * pi, written out anew
+    def turns(k, number):  # chi(k) + asin(w) = number * pi, written out independently
         wavelength, aberration = 0.0196875, 2.7e7
         chi = np.pi * wavelength * 30000.0 * k**2 - np.pi / 2 * aberration * wavelength**3 * k**4
         return chi + np.arcsin(0.07) - number * np.pi
@@ -174,7 +174,7 @@ def test_dose_symmetric_series_spend_their_first_electrons_at_low_tilt():
 
 def test_damage_takes_fine_detail_first():
     assert critical_dose(np.array([1 / 50.0])) > 3 * critical_dose(np.array([1 / 20.0]))
-    # at 3 Å intensity has fallen by e after 4.3 electrons per Å^2: 0.24499 * 3^1.6649 + 2.8141
+    # at 3 Å the intensity has fallen to 1/e after 4.3 electrons per Å^2: 0.24499 * 3^1.6649 + 2.8141
     assert critical_dose(np.array([1 / 3.0]))[0] == pytest.approx(4.340, abs=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""Drawn particles have the mass, size, symmetry and density of what they stand for."""
+"""Phantoms have the mass, size, symmetry and density of the particles that they represent."""
 
 from pathlib import Path
 

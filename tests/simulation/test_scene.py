@@ -1,4 +1,4 @@
-"""What is put into the ice lies where it is said to lie, and nothing lies in anything else."""
+"""Objects in the ice are at their stated positions and do not overlap."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Whatever a density comes from, it has its mass, its size and its centre, and keeps them when it turns."""
+"""Densities from every source have the right mass, size and centre, and keep them when they are rotated."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from synthetic import gyration_radius_angstrom, write_mrc
 
 
 def bumps(shape=(26, 30, 34), voxel_size_angstrom=10.0):
-    """Return an uneven blob off the middle of a volume, with values between -1 and 50."""
+    """Return an uneven, off-centre blob in a volume, with values between -1 and 50."""
     z, y, x = np.indices(shape)
     balls = [(11.3, 14.2, 15.1, 30), (13.0, 17.5, 18.4, 20), (9.0, 12.0, 20.0, 12)]
     return sum(value * np.exp(-((z - a) ** 2 + (y - b) ** 2 + (x - c) ** 2) / 4.0) for a, b, c, value in balls) - 1e-9
@@ -132,7 +132,7 @@ def test_a_map_keeps_the_order_of_its_axes(tmp_path):
 
 def test_fine_detail_does_not_alias_into_a_coarse_map(tmp_path):
     values = np.zeros((40, 40, 40))
-    values[8:32:2, 8:32, 8:32] = 1  # sheets two voxels apart, finer than the voxels to come can show
+    values[8:32:2, 8:32, 8:32] = 1  # sheets two voxels apart, too fine for the resampled voxels
     path = write_mrc(tmp_path / "sheets.mrc", values, voxel_size_angstrom=2.0)
     middle = map_specimen("sheets", path, 5.0).density_kda
     half = middle.shape[0] // 2

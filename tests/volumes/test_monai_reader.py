@@ -19,7 +19,7 @@ from volume_files import (
 def test_every_kind_of_file_loads_in_monai_as_the_same_float32_tensor(write, tmp_path):
     load = LoadImaged(keys="image", reader=TomogramReader(), ensure_channel_first=True)
     image = load({"image": write(tmp_path)})["image"]
-    image += 0  # the memory is ours to write to
+    image += 0  # the array is writable
     assert image.shape == (1, *SHAPE)
     assert image.numpy().dtype == np.float32
     assert np.array_equal(image[0].numpy(), VALUES)

@@ -27,7 +27,7 @@ def test_every_level_holds_the_means_of_the_one_before(tmp_path):
     volume = read_ome_zarr(tmp_path / "a.zarr", wanted_voxel_size_angstrom=20)
     assert (volume.data.shape, volume.voxel_size_angstrom) == ((3, 4, 5), 20)
     assert volume.data[1, 2, 3] == VALUES[2:4, 4:6, 6:8].mean()
-    assert volume.data[2, 3, 4] == VALUES[4, 6, 8]  # the odd rest of all three axes
+    assert volume.data[2, 3, 4] == VALUES[4, 6, 8]  # the last voxel, where all three lengths are odd
     assert volume.data[0, 3, 1] == VALUES[0:2, 6, 2:4].mean()
 
 
@@ -65,7 +65,7 @@ def test_arrays_are_stored_as_the_challenges_are(tmp_path):
 
 
 def test_the_same_volume_is_written_as_the_same_bytes(tmp_path):
-    values = np.random.default_rng(1).normal(size=(64, 128, 130)).astype(np.float32)  # several blocks to a chunk
+    values = np.random.default_rng(1).normal(size=(64, 128, 130)).astype(np.float32)  # several blocks per chunk
     for name in "ab":
         write_levels(tmp_path / name, values, VOXEL_SIZE, chunk_side=128)
     written = bytes_below(tmp_path / "a")

@@ -1,4 +1,4 @@
-"""The same volume must come out of every kind of file, and no untrustworthy file may get through."""
+"""Every kind of file gives the same volume, and inconsistent files are refused."""
 
 import gzip
 

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from scripts.pages.batch_page import write_batch_page, write_summary_page
-from scripts.pages.run_page import Tomogram, Truth, write_run_page
+from scripts.pages.run_page import Tomogram, Truth, compare_run, write_run_page
 from scripts.picks import Pick, write_csv
 from scripts.scoring.metrics import count_matches
 
@@ -51,7 +51,9 @@ def pages(tmp_path_factory, shipped_species):
             species_set.names]  # fmt: skip
     truth = Truth(TRUTH, np.array(rows), THRESHOLDS, "kaggle")
     path = folder / "evaluation" / RUN / "report.html"
-    comparisons = {RUN: write_run_page(path, tomogram, picks, species_set, 20, truth)}
+    compared = compare_run(tomogram, picks, species_set, truth)
+    write_run_page(path, tomogram, picks, species_set, 20, compared)
+    comparisons = {RUN: compared.comparison}
     sweep = (THRESHOLDS, "kaggle")
     write_summary_page(folder / "evaluation" / "report.html", {RUN: picks}, species_set, None, comparisons, sweep)
     write_batch_page(folder / "batch", species_set, failures={"TS_7": "the file ends early"})

@@ -1,10 +1,10 @@
-"""Lets torchvision be imported beside a torch without CUDA; put this folder on PYTHONPATH.
+"""Make torchvision importable with a torch without CUDA; put this folder on PYTHONPATH.
 
 MONAI Label imports torchvision (for a function that this bundle never calls). The wheels on PyPI are built for CUDA:
-beside a CPU torch their compiled part does not load, and then ``import torchvision`` itself fails, because it describes
-two operators that nobody has defined ("operator torchvision::nms does not exist"). Here the two get their names and
-types, no more, and only where the compiled part really does not load. Nothing happens before somebody imports
-torchvision.
+with a CPU torch their compiled part cannot be loaded, and ``import torchvision`` itself fails, because it refers to two
+operators that are not defined ("operator torchvision::nms does not exist"). This module defines names and types of
+these two operators, without an implementation, and only if the compiled part cannot be loaded. It does nothing until
+torchvision is imported.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 class DefineOperators(MetaPathFinder):
-    """Define the operators in the moment before torchvision is loaded."""
+    """Define the operators just before torchvision is loaded."""
 
-    library: Any = None  # torch forgets the operators when this goes away
+    library: Any = None  # torch removes the operators when this object is deleted
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find nothing; the search goes on with the usual finders."""
+        """Return None, so that the search continues with the usual finders."""
         if fullname == "torchvision":
             sys.meta_path.remove(self)
             spec = PathFinder.find_spec("torchvision")
@@ -42,7 +42,7 @@ class DefineOperators(MetaPathFinder):
 
 
 def loads(folder: Path) -> bool:
-    """Tell whether torchvision's compiled part can be used with this torch."""
+    """Return whether torchvision's compiled part can be loaded with this torch."""
     import torch
 
     try:

@@ -1,1 +1,1 @@
-"""The same network in another program's file."""
+"""The network in other programs' file formats: exported, and loaded from them."""

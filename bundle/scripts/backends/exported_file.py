@@ -1,4 +1,4 @@
-"""What all exported files have in common: they stand beside a card, and only an export makes them."""
+"""What all exported files share: a card beside the file, and a message that names the export if it is missing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scripts.networks.model_card import SHA256, Card, card_path, current_card, w
 
 
 def require_exported(path: str | Path, command: str) -> None:
-    """Refuse an exported file that is missing, and name the command that makes it.
+    """Check that an exported file exists; the error names the command that makes it.
 
     Raises:
         InputError: there is no such file.
@@ -24,12 +24,12 @@ def require_exported(path: str | Path, command: str) -> None:
 
 
 def write_exported(path: str | Path, content: bytes, card: Card | None) -> None:
-    """Write an exported network with the card of the weights that it was made of.
+    """Write an exported network, and the card of its weights beside it.
 
     Args:
         path: the file.
         content: its bytes.
-        card: of the weights; None writes no card.
+        card: the card of the weights; None writes no card.
 
     Raises:
         InputError: the card beside the file is of another model.

@@ -1,4 +1,4 @@
-"""The network as an ONNX file: written, and in the place of the one that the configs describe."""
+"""ONNX: export the network, and run an ONNX file in place of the network of the configs."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def export_onnx(network: nn.Module, checkpoint_path: str | Path, path: str | Pat
 
 
 class OnnxNetwork(nn.Module):
-    """A network out of an ONNX file, run by onnxruntime on the CPU; for inference only.
+    """A network from an ONNX file, run by onnxruntime on the CPU; for inference only.
 
     Args:
-        path: the file, as ``onnx_export`` writes it.
-        species_set: see `model_card.check_model`, as for the painter.
+        path: the file, written by `export_onnx` or by MONAI's ``onnx_export``.
+        species_set: the species to pick, see `networks.model_card.check_model`.
         painter: what painted the targets.
 
     Shape:
@@ -91,7 +91,7 @@ class OnnxNetwork(nn.Module):
 
 
 def fits(shape: torch.Size, wanted: Shape) -> bool:
-    """Tell whether a shape is the wanted one; an axis that is wanted by a name may have any length."""
+    """Return whether a shape matches the wanted one; an axis with a name instead of a length may have any length."""
     pairs = zip(shape, wanted, strict=False)
     return len(shape) == len(wanted) and all(isinstance(want, str) or have == want for have, want in pairs)
 

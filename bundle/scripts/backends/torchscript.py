@@ -1,4 +1,4 @@
-"""The network as a TorchScript file: written, and in the place of the one that the configs describe."""
+"""TorchScript: export the network, and load a TorchScript file in place of the network of the configs."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def load_torchscript(
     painter: Any = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Return a network out of a TorchScript file, as `export_torchscript`, ``ckpt_export`` and ``trt_export`` write it.
+    """Load a network from a TorchScript file of `export_torchscript` or of MONAI's ``ckpt_export``, ``trt_export``.
 
     Args:
         path: the file.
-        species_set: see `model_card.check_model`, as for the painter.
+        species_set: the species to pick, see `networks.model_card.check_model`.
         painter: what painted the targets.
-        device: where the network is to be.
+        device: device to load the network to.
 
     Raises:
         InputError: the file is missing, damaged or no TorchScript, or of other species or another painter.

@@ -1,1 +1,1 @@
-"""What a folder holds: tomograms by run, where their truth is, which runs validate."""
+"""Tomograms in a folder by run, where their truth is, and which runs are for validation."""

@@ -1,10 +1,11 @@
-"""Which tomograms a folder holds, and what their runs are called."""
+"""Finding the tomograms in a folder, and the names of their runs."""
 
 from __future__ import annotations
 
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.copick_tree import (
@@ -23,34 +24,63 @@ Folders = str | Path | Sequence[str | Path]
 Kinds = str | Sequence[str] | None
 
 
+@dataclass(frozen=True)
+class TomogramFile:
+    """A tomogram that was found in a folder.
+
+    Attributes:
+        path: its file or Zarr folder.
+        run: name of its run.
+        kinds: short and full name of its kind, for example ``denoised`` and ``VoxelSpacing10.012/denoised``; empty
+            outside of copick projects.
+    """
+
+    path: Path
+    run: str
+    kinds: tuple[str, ...]
+
+    @staticmethod
+    def at(path: Path) -> TomogramFile:
+        """Return the tomogram at a path; run and kinds are taken from the path alone."""
+        stem = stem_of(path)
+        kinds = () if run_folder_of(path) is None else (stem, f"{path.parent.name}/{stem}")
+        return TomogramFile(path, run_name(path), kinds)
+
+    @property
+    def row(self) -> dict[str, str]:
+        """The tomogram as a row of `list_runs`: ``{"image": path, "run": name}``."""
+        return {"image": str(self.path), "run": self.run}
+
+
 def list_runs(dataset_dir: Folders, tomogram_kind: Kinds = None) -> list[dict[str, str]]:
     """List the tomograms in a folder and below, one for each run, sorted by path.
 
-    In a copick project a run is called after its folder. Elsewhere it is called after the tomogram's file, or after the
-    file's folder where the file is called ``tomogram.*``.
+    In a copick project a run is named after its folder. Otherwise it is named after the tomogram's file, or after the
+    file's folder if the file is called ``tomogram.*``.
 
     Args:
         dataset_dir: a folder, a copick project, one tomogram, or several of them.
-        tomogram_kind: which tomogram of a project's run to take, for example ``denoised``; of several kinds the first
-            that the run has; None takes the only kind that there is.
+        tomogram_kind: kind of tomogram to take of each run of a project, for example ``denoised``; of several kinds the
+            first that the run has. None takes the only kind that exists.
 
     Returns:
-        One ``{"image": path, "run": name}`` per tomogram; none where nothing is there, so that a config can be read
-        without data (`require_runs` refuses that when the work starts).
+        One ``{"image": path, "run": name}`` per tomogram. The list is empty if there are none, so that a config can be
+        read without data; `require_runs` raises an error when the work starts.
 
     Raises:
-        InputError: two tomograms have one name, or ``tomogram_kind`` does not say which one of a run is meant.
+        InputError: two tomograms have the same name, or ``tomogram_kind`` does not select one tomogram per run.
     """
-    runs = [item for found in find_runs(dataset_dir, tomogram_kind).values() for item in found]
-    refuse_repeats(runs)
-    return runs
+    found = find_runs(dataset_dir, tomogram_kind)
+    tomograms = [tomogram for tomograms in found.values() for tomogram in tomograms]
+    refuse_repeats(tomograms)
+    return [tomogram.row for tomogram in tomograms]
 
 
 def require_runs(runs: Sequence[Mapping[str, str]], dataset_dir: Folders) -> None:
     """Refuse to start without a tomogram.
 
     Raises:
-        InputError: ``runs``, the list that was made of ``dataset_dir``, is empty, or one of several folders is missing.
+        InputError: ``runs``, the tomograms found in ``dataset_dir``, is empty, or one of several folders is missing.
     """
     folders = as_folders(dataset_dir)
     missing = [str(folder) for folder in folders if not folder.exists()]
@@ -62,7 +92,7 @@ def require_runs(runs: Sequence[Mapping[str, str]], dataset_dir: Folders) -> Non
 
 
 def run_name(path: str | Path) -> str:
-    """Return the name of the run that a tomogram's path stands for."""
+    """Return the name of a tomogram's run, which follows from its path."""
     path = Path(path)
     run_folder, stem = run_folder_of(path), stem_of(path)
     if run_folder is not None:
@@ -71,15 +101,15 @@ def run_name(path: str | Path) -> str:
 
 
 def as_names(names: str | int | Sequence[str | int]) -> list[str]:
-    """Return names of runs as a list; the command line makes one name a string, and a number of a name like 12."""
+    """Return names of runs as a list; the command line gives one name as a string, and a name like 12 as a number."""
     return [str(name) for name in ([names] if isinstance(names, str | int) else names)]
 
 
 def as_folders(dataset_dir: Folders) -> list[Path]:
-    """Return one folder or several as a list, each once.
+    """Return one folder or several as a list without duplicates.
 
     Raises:
-        InputError: one is not on this disk.
+        InputError: one is a URL.
     """
     folders = [dataset_dir] if isinstance(dataset_dir, str | Path) else dataset_dir
     for folder in folders:
@@ -88,69 +118,86 @@ def as_folders(dataset_dir: Folders) -> list[Path]:
 
 
 def paths_in_words(folders: Iterable[Path]) -> str:
-    """Return paths as one text, for messages."""
+    """Return paths as text for messages."""
     return ", ".join(map(str, folders))
 
 
-def find_runs(dataset_dir: Folders, tomogram_kind: Kinds, every_kind: bool = False) -> dict[Path, list[dict[str, str]]]:
-    """List the tomograms of every folder: one for each run, or one for each named kind of each run."""
+def find_runs(dataset_dir: Folders, tomogram_kind: Kinds, every_kind: bool = False) -> dict[Path, list[TomogramFile]]:
+    """List the tomograms of every folder: one per run, or with ``every_kind`` one per run and named kind.
+
+    Raises:
+        InputError: as in `list_runs`, but two folders may hold runs of the same name.
+    """
     found = {folder: _tomograms_in(folder) for folder in as_folders(dataset_dir)}
     kinds = None if tomogram_kind is None else as_names(tomogram_kind)
-    known = {kind for paths in found.values() for path in paths for kind in _kinds_of(path)}
-    unknown = [kind for kind in kinds or () if kind not in known]
+    _check_kinds(found, kinds or ())
+    return {folder: _choose_kinds(folder, tomograms, kinds, every_kind) for folder, tomograms in found.items()}
+
+
+def refuse_repeats(tomograms: Iterable[TomogramFile]) -> None:
+    """Refuse two tomograms of the same run.
+
+    Raises:
+        InputError: names both, and says what to change.
+    """
+    first: dict[str, TomogramFile] = {}
+    for tomogram in tomograms:
+        other = first.get(tomogram.run)
+        if other is not None:
+            kinds = [*other.kinds[1:], *tomogram.kinds[1:]]
+            remedy = f"Set tomogram_kind to {' or '.join(kinds)}" if len(set(kinds)) > 1 else "Rename one"
+            raise InputError(f"two tomograms are called '{tomogram.run}': {other.path} and {tomogram.path}. {remedy}.")
+        first[tomogram.run] = tomogram
+
+
+def _check_kinds(found: Mapping[Path, Sequence[TomogramFile]], kinds: Iterable[str]) -> None:
+    """Refuse kinds that no tomogram has, unless there is no tomogram at all."""
+    known = {kind for tomograms in found.values() for tomogram in tomograms for kind in tomogram.kinds}
+    unknown = [kind for kind in kinds if kind not in known]
     if unknown and any(found.values()):
         there = f"it holds {', '.join(sorted(known))}" if known else "it is no copick project"
         raise InputError(f"{paths_in_words(found)} holds no tomogram_kind {', '.join(unknown)}; {there}.")
-    return {folder: _choose_kinds(folder, paths, kinds, every_kind) for folder, paths in found.items()}
 
 
 def _choose_kinds(
-    folder: Path, paths: Sequence[Path], kinds: Sequence[str] | None, every_kind: bool
-) -> list[dict[str, str]]:
-    there = _short_kinds(paths)
+    folder: Path, tomograms: Sequence[TomogramFile], kinds: Sequence[str] | None, every_kind: bool
+) -> list[TomogramFile]:
+    """Return the tomogram of each run: of the first of the ``kinds`` that it has, or one of each of them."""
+    there = _short_kinds(tomograms)
     if kinds is None and len(there) > 1:
         raise InputError(f"{folder} holds tomograms of several kinds: {', '.join(there)}. Set tomogram_kind to one.")
-    of_run: dict[str, list[Path]] = {}
-    for path in paths:
-        of_run.setdefault(run_name(path), []).append(path)
-    runs = []
-    for run, mine in of_run.items():
-        wanted = [mine]
-        if kinds is not None and any(map(_kinds_of, mine)):
-            wanted = [found for kind in kinds if (found := [path for path in mine if kind in _kinds_of(path)])]
-        if not wanted:
-            held = ", ".join(_short_kinds(mine))
+    by_run: dict[str, list[TomogramFile]] = {}
+    for tomogram in tomograms:
+        by_run.setdefault(tomogram.run, []).append(tomogram)
+    chosen: list[TomogramFile] = []
+    for run, of_run in by_run.items():
+        groups = _groups_of_kinds(of_run, kinds)
+        if not groups:
+            held = ", ".join(_short_kinds(of_run))
             raise InputError(f"{folder}: run '{run}' has no tomogram_kind {', '.join(kinds or ())}; it has {held}.")
-        for same in wanted if every_kind else wanted[:1]:
-            runs += [{"image": str(path), "run": run} for path in same]
-            refuse_repeats(runs[-len(same) :])
-    return runs
+        for same_kind in groups if every_kind else groups[:1]:
+            refuse_repeats(same_kind)
+            chosen += same_kind
+    return chosen
 
 
-def _kinds_of(path: Path) -> tuple[str, ...]:
-    """Return what the kind of a project's tomogram may be called, in short and in full; nothing outside of projects."""
-    if run_folder_of(path) is None:
-        return ()
-    return stem_of(path), f"{path.parent.name}/{stem_of(path)}"
+def _groups_of_kinds(of_run: list[TomogramFile], kinds: Sequence[str] | None) -> list[list[TomogramFile]]:
+    """Group the tomograms of one run by ``kinds``, in that order; kinds that the run lacks are left out.
+
+    All are in one group if ``kinds`` is None, and outside of copick projects, where tomograms have no kinds.
+    """
+    if kinds is None or not any(tomogram.kinds for tomogram in of_run):
+        return [of_run]
+    groups = [[tomogram for tomogram in of_run if kind in tomogram.kinds] for kind in kinds]
+    return [group for group in groups if group]
 
 
-def _short_kinds(paths: Iterable[Path]) -> list[str]:
-    return sorted({kind for path in paths for kind in _kinds_of(path)[:1]})
+def _short_kinds(tomograms: Iterable[TomogramFile]) -> list[str]:
+    return sorted({kind for tomogram in tomograms for kind in tomogram.kinds[:1]})
 
 
-def refuse_repeats(runs: Sequence[Mapping[str, str]]) -> None:
-    """Refuse two tomograms of one name."""
-    first: dict[str, Path] = {}
-    for item in runs:
-        path, other = Path(item["image"]), first.get(item["run"])
-        if other is not None:
-            kinds = [kind for one in (other, path) for kind in _kinds_of(one)[1:]]
-            remedy = f"Set tomogram_kind to {' or '.join(kinds)}" if len(set(kinds)) > 1 else "Rename one"
-            raise InputError(f"two tomograms are called '{item['run']}': {other} and {path}. {remedy}.")
-        first[item["run"]] = path
-
-
-def _tomograms_in(folder: Path) -> list[Path]:
+def _tomograms_in(folder: Path) -> list[TomogramFile]:
+    """List the tomograms in a folder and below, and in the other roots that its ``copick.json`` names."""
     roots = [Path(os.path.abspath(root)) for root in project_roots(folder)]
     tops = [root / RUNS for root in roots if not root.is_relative_to(os.path.abspath(folder))]
     if folder.is_dir() or not roots:
@@ -158,13 +205,13 @@ def _tomograms_in(folder: Path) -> list[Path]:
     paths: list[Path] = []
     for top in tops:
         paths += sorted(_tomograms_below(top)) if top.is_dir() and not is_tomogram(top) else [top]
-    return [path for path in paths if path.exists()]
+    return [TomogramFile.at(path) for path in paths if path.exists()]
 
 
 def _tomograms_below(folder: Path) -> Iterator[Path]:
     seen: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
-        if os.path.realpath(here) in seen or holds_other_volumes(here):  # seen: a link to a folder above or beside
+        if os.path.realpath(here) in seen or holds_other_volumes(here):  # seen: reached again through a link
             folders.clear()
             continue
         seen.add(os.path.realpath(here))

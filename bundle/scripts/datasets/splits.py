@@ -1,4 +1,4 @@
-"""Which runs a training validates on."""
+"""Choice of the validation runs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ logger = logging.getLogger(__name__)
 def split_runs(
     dataset_dir: Folders, validation_runs: Sequence[str], without: Sequence[str] = (), tomogram_kind: Kinds = None
 ) -> list[str]:
-    """Return the names of the runs to validate on: those given, else every fifth run by name, the last one first.
+    """Return the names of the runs to validate on: those given, or else every fifth run, from the last one by name.
 
-    Runs in ``without`` are left out, and those whose name stands in several folders are not chosen. A single run is not
-    split: there is nothing to validate on, and a warning says so.
+    Runs in ``without`` are left out, and runs whose name occurs in several folders are not chosen. A single run is not
+    split: the list is empty, and a warning says that there is nothing to validate on.
     """
     if validation_runs:
         return [name for name in as_names(validation_runs) if name not in as_names(without)]
     found = find_runs(dataset_dir, tomogram_kind)
-    names = [item["run"] for runs in found.values() for item in runs if item["run"] not in as_names(without)]
+    runs = [tomogram.run for tomograms in found.values() for tomogram in tomograms]
+    names = [run for run in runs if run not in as_names(without)]
     if len(names) == 1:
         logger.warning(
             "%s holds one run only: it is trained on, and nothing is left to validate on", paths_in_words(found)

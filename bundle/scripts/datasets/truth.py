@@ -1,9 +1,10 @@
-"""Where the truth of a run stands."""
+"""Finding the truth of runs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.copick_tree import (
@@ -12,7 +13,7 @@ from scripts.copick_tree import (
     run_folder_of,
     session_file,
 )
-from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, paths_in_words, refuse_repeats
+from scripts.datasets.runs import Folders, Kinds, TomogramFile, as_names, find_runs, paths_in_words, refuse_repeats
 from scripts.errors import InputError, InputWarning
 from scripts.picks import read_csv
 
@@ -28,48 +29,117 @@ def list_labelled_runs(
     truth_user_id: str | int | None = None,
     truth_session_id: str | int | None = None,
 ) -> list[dict[str, str]]:
-    """List the tomograms that have a truth: a row of `list_runs` with ``label``, the truth's path, added.
+    """List the tomograms that have a truth: rows of `list_runs` with the path of the truth added as ``label``.
 
-    The truth is ``truth.csv`` or ``truth.star`` (RELION 5, one species) in the folder, or ``Picks/*.json`` (copick):
-    beside the tomogram, or with its run in the project.
+    The truth is ``truth.csv`` or ``truth.star`` (RELION 5, one species) in the folder, or else ``Picks/*.json``
+    (copick) beside the tomogram or in its run's folder in the project.
 
     Args:
         dataset_dir: a folder with tomograms and truth, or several.
         only: names of the runs to list; None means all.
         without: names of runs to leave out.
         tomogram_kind: as in `list_runs`.
-        repeat_runs: list a run once for each of the kinds that are named, and runs of one name from several folders.
-            For training; where picks are told apart by the run's name, it must come once.
-        truth_user_id: whose picks in copick files are the truth; None takes those of the only user.
-        truth_session_id: of which session; None takes those of the only session.
+        repeat_runs: list a run once per named kind, and allow runs of the same name in several folders. For training
+            only: otherwise the run's name identifies its picks, so it must be unique.
+        truth_user_id: user whose picks in copick files are the truth; None if there is only one.
+        truth_session_id: session whose picks are the truth; None if there is only one.
 
     Raises:
         InputError: a name in ``only`` or ``without`` is not in the folders, a run has no truth, a table has no particle
-            of any of its runs, or as in `list_runs`.
+            of any of its runs, or a case of `list_runs`.
     """
     only, without = None if only is None else as_names(only), as_names(without)
     found = find_runs(dataset_dir, tomogram_kind, repeat_runs)
-    names = sorted({item["run"] for runs in found.values() for item in runs})
-    missing = sorted({*(only or ()), *without} - set(names))
+    _check_runs(found, {*(only or ()), *without})
+    pattern = _session_pattern(truth_user_id, truth_session_id)
+    listed: list[TomogramFile] = []
+    rows: list[dict[str, str]] = []
+    for folder, tomograms in found.items():
+        chosen = [one for one in tomograms if (only is None or one.run in only) and one.run not in without]
+        source = TruthSource(folder, pattern)
+        here = [{**one.row, "label": str(source.path_for(one))} for one in chosen]
+        table = source.tables[0]
+        _check_table(table, [row["run"] for row in here if row["label"] == str(table)])
+        listed += chosen
+        rows += here
+    if not repeat_runs:
+        refuse_repeats(listed)
+    return rows
+
+
+@dataclass(frozen=True)
+class TruthSource:
+    """Where to look for the truth of the runs in a folder.
+
+    Attributes:
+        folder: the dataset folder, or the config file of a copick project.
+        pattern: names of the copick files that are the truth, for example ``user_*_*.json``; tables are then ignored.
+            None takes the table of the folder, or else all copick files of the run.
+    """
+
+    folder: Path
+    pattern: str | None = None
+
+    @property
+    def tables(self) -> tuple[Path, Path]:
+        """Paths that a table of the folder may have, whether or not it exists; the first one takes precedence."""
+        place = self.folder.parent if self.folder.suffix == ".json" else self.folder
+        return place / TRUTH_TABLE, place / TRUTH_STAR
+
+    def path_for(self, tomogram: TomogramFile) -> Path:
+        """Return the path of a tomogram's truth: a table, a folder of copick files, or a pattern for files in one.
+
+        Raises:
+            InputError: there is none, or the run has picks in two folders of its project.
+        """
+        if self.pattern is None:
+            for table in self.tables:
+                if table.exists():
+                    return table
+        places = self._picks_folders(tomogram)
+        there = [place for place in places if place.exists()]
+        filled = [place for place in there if any(place.glob(self.pattern or "[!.]*.json"))]
+        if len(filled) > 1:
+            raise InputError(
+                f"run '{tomogram.run}' has picks in {filled[0]} and in {filled[1]}. Keep only its truth there, or name "
+                "it by truth_user_id and truth_session_id."
+            )
+        if self.pattern is not None:
+            if not filled:
+                raise InputError(f"run '{tomogram.run}' has no truth {self.pattern} in {paths_in_words(places)}.")
+            return filled[0] / self.pattern
+        if not there:
+            missing = " nor ".join(str(place) for place in (self.tables[0], *places))
+            raise InputError(f"run '{tomogram.run}' has no truth: neither {missing} exists.")
+        return (filled or there)[0]
+
+    def _picks_folders(self, tomogram: TomogramFile) -> list[Path]:
+        """Return the folders that may hold copick files of a tomogram's run, whether or not they exist."""
+        run_folder = run_folder_of(tomogram.path)
+        if run_folder is None:
+            return [tomogram.path.parent / PICKS_FOLDER]
+        return picks_folders(run_folder, self.folder)
+
+
+def _session_pattern(user_id: str | int | None, session_id: str | int | None) -> str | None:
+    """Return the pattern of the copick files of a user and a session; None if neither is given."""
+    if user_id is None and session_id is None:
+        return None
+    user, session = ("*" if name is None else str(name) for name in (user_id, session_id))
+    return session_file(user, session, "*")
+
+
+def _check_runs(found: Mapping[Path, Sequence[TomogramFile]], wanted: Collection[str]) -> None:
+    """Refuse names of runs that no folder holds, unless there are no runs at all."""
+    names = sorted({one.run for tomograms in found.values() for one in tomograms})
+    missing = sorted(set(wanted) - set(names))
     if missing and names:
         raise InputError(f"{paths_in_words(found)} holds no run {', '.join(missing)}; it holds {', '.join(names)}.")
-    labelled: list[dict[str, str]] = []
-    pattern = None
-    if truth_user_id is not None or truth_session_id is not None:
-        user_id, session_id = ("*" if name is None else str(name) for name in (truth_user_id, truth_session_id))
-        pattern = session_file(user_id, session_id, "*")
-    for folder, runs in found.items():
-        chosen = [item for item in runs if (only is None or item["run"] in only) and item["run"] not in without]
-        here = [{**item, "label": str(truth_path(folder, item, pattern))} for item in chosen]
-        _check_names(here, _tables_of(folder)[0])
-        labelled += here
-    if not repeat_runs:
-        refuse_repeats(labelled)
-    return labelled
 
 
-def _check_names(runs: Sequence[Mapping[str, str]], table: Path) -> None:
-    names = list(dict.fromkeys(item["run"] for item in runs if item["label"] == str(table)))
+def _check_table(table: Path, runs: Iterable[str]) -> None:
+    """Refuse a table that has no particle of any of the runs; warn if it lacks only some of them."""
+    names = list(dict.fromkeys(runs))
     if not names:
         return
     known = sorted({pick.run for pick in read_csv(table)})
@@ -79,42 +149,3 @@ def _check_names(runs: Sequence[Mapping[str, str]], table: Path) -> None:
     if absent:
         message = f"{table} has no particle of {', '.join(absent)}: taken as empty of particles."
         warnings.warn(message, InputWarning, stacklevel=3)
-
-
-def truth_path(dataset_dir: str | Path, item: Mapping[str, str], pattern: str | None = None) -> Path:
-    """Return where the truth of a run stands: a table, a folder of copick files, or files in it by a pattern.
-
-    Args:
-        dataset_dir: the one folder that the run was found in.
-        item: a row of `list_runs`.
-        pattern: names of the copick files that are the truth, where not all of them are; tables then do not count.
-
-    Raises:
-        InputError: there is none, or picks of the run stand in two folders of its project.
-    """
-    tables, run_folder = _tables_of(Path(dataset_dir)), run_folder_of(item["image"])
-    if pattern is None and any(table.exists() for table in tables):
-        return next(table for table in tables if table.exists())
-    places = (
-        [Path(item["image"]).parent / PICKS_FOLDER] if run_folder is None else picks_folders(run_folder, dataset_dir)
-    )
-    folders = [folder for folder in places if folder.exists()]
-    full = [folder for folder in folders if any(folder.glob(pattern or "[!.]*.json"))]
-    if len(full) > 1:
-        raise InputError(
-            f"run '{item['run']}' has picks in {full[0]} and in {full[1]}. Keep only its truth there, or name it by "
-            "truth_user_id and truth_session_id."
-        )
-    if pattern is not None:
-        if not full:
-            raise InputError(f"run '{item['run']}' has no truth {pattern} in {paths_in_words(places)}.")
-        return full[0] / pattern
-    if not folders:
-        missing = " nor ".join(str(place) for place in (tables[0], *places))
-        raise InputError(f"run '{item['run']}' has no truth: neither {missing} exists.")
-    return (full or folders)[0]
-
-
-def _tables_of(folder: Path) -> list[Path]:
-    place = folder.parent if folder.suffix == ".json" else folder  # .json: a project's config file
-    return [place / TRUTH_TABLE, place / TRUTH_STAR]

@@ -1,1 +1,1 @@
-"""Remote data, copied to this disk by one command."""
+"""One command that copies remote data to this disk."""

@@ -1,7 +1,7 @@
-"""The command ``python -m scripts.fetch``: brings tomograms and picks from elsewhere to this disk.
+"""The command ``python -m scripts.fetch``: copies remote tomograms and picks to this disk.
 
-An OME-Zarr becomes a Zarr folder, a copick project a project with the same runs. What is complete is not fetched again,
-and nothing is replaced.
+An OME-Zarr becomes a Zarr folder, a copick project a project with the same runs. Complete data is not fetched again,
+and nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from scripts.atomic_files import lock_folder, require_writable
-from scripts.errors import InputError
+from scripts.errors import InputError, run_tool
 from scripts.fetch.copick_copy import NO_FILE_NAME, Choice, fetch_project, in_words, size_of
 from scripts.fetch.ome_zarr_copy import choose_level, fetch_level
 from scripts.fetch.stores import open_source
@@ -28,27 +28,23 @@ FETCH_LOCK = ".fetch.lock"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = make_parser().parse_args(arguments)
-    try:
+
+    def work() -> None:
         size = options.wanted_voxel_size_angstrom or read_species(SPECIES_FILE).voxel_size_angstrom
         choice = Choice(size, options.kind, options.runs, options.picks, options.allow_missing_chunks)
         fetch(options.source, options.folder, choice, options.storage_options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on with what is missing", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_tool(work, resumable=True)
 
 
 def fetch(source: str, folder: Path, choice: Choice, storage_options: Mapping[str, Any] | None = None) -> None:
-    """Bring an OME-Zarr or a copick project to this disk, and say in a line per tomogram or run what was done.
+    """Copy an OME-Zarr or a copick project to this disk, and print one line per tomogram or run.
 
     Args:
-        source: the address of an OME-Zarr, or the path of a copick config.
-        folder: where to; made as needed.
-        choice: what is wanted.
-        storage_options: what fsspec's store takes, for an address.
+        source: the URL of an OME-Zarr, or the path of a copick config.
+        folder: where to copy it; created if needed.
+        choice: what to fetch.
+        storage_options: options of fsspec's store, for a URL.
 
     Raises:
         InputError: nothing can be fetched, or, after the last run of a project, some runs failed.
@@ -70,10 +66,10 @@ def fetch(source: str, folder: Path, choice: Choice, storage_options: Mapping[st
 
 
 def fetch_address(url: str, folder: Path, choice: Choice, storage_options: Mapping[str, Any]) -> None:
-    """Bring the OME-Zarr at an address to ``folder/<name>.zarr``.
+    """Copy the OME-Zarr at a URL to ``folder/<name>.zarr``.
 
     Raises:
-        InputError: it cannot be read, or something else stands there.
+        InputError: it cannot be read, or something else has that name.
     """
     source = open_source(url, storage_options)
     name = unquote(source.url.rpartition("/")[2])

@@ -1,4 +1,4 @@
-"""The runs of a copick project elsewhere, brought to a project on this disk; copick itself opens and lists it."""
+"""Copying the runs of a remote copick project to this disk; copick itself opens and lists the remote project."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from scripts.volumes.ome_zarr import Level
 
 NO_FILE_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.|^$")
 KEPT_FACTS = ("name", "description", "pickable_objects", "user_id", "session_id")  # the rest may hold credentials
-ROUNDED = 0.01  # a project's folder may state a voxel size that differs by so much from the tomogram's
+ROUNDED = 0.01  # relative; the voxel size in a folder's name may differ this much from the tomogram's
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What of a source is wanted.
+    """What to fetch from a source.
 
     Attributes:
-        voxel_size_angstrom: the level nearest to it is fetched, of tomograms and of pyramids.
-        kinds: of tomograms in a project; None means all.
-        runs: of a project; None means all.
-        picks: ``user/session`` of the picks, ``*`` stands for any; none means no picks.
-        allow_missing_chunks: chunks that a store has not got are full of the fill value.
+        voxel_size_angstrom: of the tomograms of a kind, and of their levels, the one nearest to it is fetched.
+        kinds: kinds of tomograms in a project; None means all.
+        runs: runs of a project; None means all.
+        picks: ``user/session`` of the picks, where ``*`` matches any; an empty list means no picks.
+        allow_missing_chunks: treat chunks that a store does not have as full of the fill value.
     """
 
     voxel_size_angstrom: float
@@ -44,10 +44,10 @@ class Choice:
 
 
 def fetch_project(config: Path, folder: Path, choice: Choice) -> None:
-    """Bring the runs of a copick project to a project on this disk; one that fails does not stop the others.
+    """Copy the runs of a copick project to a project on this disk; if one fails, the others are still copied.
 
     Raises:
-        InputError: copick cannot open it, the folder holds another project, or, at the end, runs failed.
+        InputError: copick cannot open it, the folder holds another project, or, at the end, some runs failed.
     """
     facts = _read_config(config)
     secrets = secrets_in({part: facts.get(part) for part in ("static_fs_args", "overlay_fs_args")})
@@ -82,19 +82,19 @@ def fetch_project(config: Path, folder: Path, choice: Choice) -> None:
 
 
 def fetch_run(run: Any, folder: Path, choice: Choice, secrets: tuple[str, ...] = ()) -> list[str]:
-    """Bring the picks and the tomograms of a run to a project on this disk.
+    """Copy the picks and the tomograms of a run to a project on this disk.
 
     Args:
-        run: of copick.
-        folder: of the project.
-        choice: what is wanted.
-        secrets: texts that no message may show.
+        run: copick's run.
+        folder: the project's folder.
+        choice: what to fetch.
+        secrets: texts that must not appear in messages.
 
     Returns:
         What was done, in words.
 
     Raises:
-        InputError: a name is none for a file, no tomogram of the kinds is there, or one cannot be fetched.
+        InputError: a name is not valid for a file, the run has no tomogram of the kinds, or one cannot be fetched.
     """
     if NO_FILE_NAME.search(run.name):
         raise InputError(f"{run.name!r} cannot be the name of a folder.")
@@ -110,10 +110,10 @@ def fetch_run(run: Any, folder: Path, choice: Choice, secrets: tuple[str, ...] =
 
 
 def _fetch_picks(run: Any, folder: Path, patterns: Sequence[str], secrets: tuple[str, ...]) -> tuple[int, int]:
-    """Write the picks of a run that match; returns how many files are new, and how many were there."""
+    """Write the picks of a run that match; return how many files are new, and how many existed already."""
     if not patterns:
-        return 0, 0  # also where copick could not read them
-    files = {  # where static and overlay both have a file, overlay's counts, which comes last
+        return 0, 0  # even if copick cannot read them
+    files = {  # if static and overlay both have a file, overlay's is taken, which comes last
         picks_path(folder, run.name, picks.pickable_object_name, picks.user_id, str(picks.session_id)): picks
         for picks in run.picks
         if any(fnmatchcase(f"{picks.user_id}/{picks.session_id}", pattern) for pattern in patterns)
@@ -156,14 +156,14 @@ def size_of(level: Level) -> float | None:
 
 
 def in_words(size_angstrom: float | None, is_new: bool) -> str:
-    """Say what was fetched, or was there."""
+    """Describe what was fetched, or existed already."""
     size = f"{size_angstrom:g} Å" if size_angstrom else "voxel size not stated"
     return size if is_new else f"{size} (is there already)"
 
 
 @contextmanager
 def _said(what: str, secrets: tuple[str, ...]) -> Iterator[None]:
-    """Turn whatever copick and its stores raise into one line; the runs after this one must have their turn."""
+    """Turn any exception of copick and its stores into an ``InputError``, so that the next runs are still fetched."""
     try:
         yield
     except InputError:
@@ -174,7 +174,7 @@ def _said(what: str, secrets: tuple[str, ...]) -> Iterator[None]:
 
 def _open_project(config: Path) -> Any:
     try:
-        import copick  # here, because it lives in an environment of its own
+        import copick  # imported here because it needs an environment of its own
     except ImportError as error:
         remedy = "run this with the Python of an environment made of requirements/copick.lock (make .venv-copick/ready)"
         raise InputError(f"{config} is opened by copick, which is not installed here: {remedy}.") from error
@@ -192,7 +192,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 def _start_project(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the config of the project on this disk; one that is there must be of the same project, and stays."""
+    """Write the config of the project on this disk; an existing one must be of the same project and is kept."""
     path = folder / CONFIG
     if not path.exists():
         write_config(folder, facts)

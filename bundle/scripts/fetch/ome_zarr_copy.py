@@ -1,7 +1,7 @@
-"""One level of an OME-Zarr on a server, brought to this disk file by file.
+"""Copying one level of a remote OME-Zarr to this disk, file by file.
 
-No folder is listed, as plain web servers list none: the metadata say which files there are. Local names are made of
-numbers alone, so that nothing a server says leads out of the new folder.
+Folders are not listed, because plain web servers cannot do that: the metadata determine which files there are. Names of
+local files are built from numbers alone, so that a server cannot make us write outside of the new folder.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ MAX_METADATA_BYTES = 2**22
 MAX_CHUNKS = 2**18
 THREADS = 8
 LEVEL_PATH = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*", re.ASCII)
-ONLY_LEVEL = "0"  # where copick looks for the finest one
-ORIGIN = "fetched_from"  # attribute of a copy
+ONLY_LEVEL = "0"  # where copick looks for the finest level
+ORIGIN = "fetched_from"  # attribute in the metadata of a copy
 
 
 def choose_level(source: Source, wanted_voxel_size_angstrom: float | None = None) -> Level:
-    """Return the level that the reader would take, the one nearest to a voxel size; only metadata are fetched.
+    """Return the level that the reader would take, the one nearest to a voxel size; only metadata is fetched.
 
     Raises:
-        InputError: there is no OME-Zarr, or its metadata are damaged or not to be trusted.
+        InputError: there is no OME-Zarr, or its metadata is damaged or not safe.
     """
     with TemporaryDirectory() as folder, _called(source, Path(folder)):
         _fetch_metadata(source, "", Path(folder))
@@ -46,21 +46,22 @@ def choose_level(source: Source, wanted_voxel_size_angstrom: float | None = None
 
 
 def fetch_level(source: Source, level: Level, target: Path, allow_missing_chunks: bool = False) -> bool:
-    """Bring one level to this disk as a pyramid of that level alone, complete and checked, or not at all.
+    """Copy one level to this disk as a pyramid with only that level.
 
-    Only one process at a time may do so in the folder of ``target``.
+    The copy gets its name only once it is complete and checked. Only one process at a time may write to the folder of
+    ``target``.
 
     Args:
         source: the pyramid.
-        level: as `choose_level` gives it.
+        level: as returned by `choose_level`.
         target: the new Zarr folder.
-        allow_missing_chunks: chunks that the store has not got are full of the fill value.
+        allow_missing_chunks: treat chunks that the store does not have as full of the fill value.
 
     Returns:
-        Whether it was fetched; False where the same level of the same source is there already.
+        Whether it was fetched; False if ``target`` already is a copy of the same level of the same source.
 
     Raises:
-        InputError: something else is there, or it cannot be read, is incomplete or damaged, or cannot be written.
+        InputError: ``target`` is something else, or the level is incomplete, damaged, or cannot be read or written.
     """
     origin = f"{source.url}/{level.path}".rstrip("/")
     if target.exists():
@@ -91,7 +92,7 @@ def fetch_level(source: Source, level: Level, target: Path, allow_missing_chunks
 
 @contextmanager
 def _called(source: Source, folder: Path, level_path: str = ONLY_LEVEL) -> Iterator[None]:
-    """Let messages about a copy in the making name its source."""
+    """Make messages about an unfinished copy name its source."""
     try:
         yield
     except InputError as error:
@@ -104,7 +105,7 @@ def _fetch_metadata(source: Source, below: str, folder: Path) -> None:
     for name in (*ZARR_MARKS, ".zattrs"):
         try:
             found = fetch_file(source, f"{below}{name}", folder / name, MAX_METADATA_BYTES) is not None
-        except AccessRefused as error:  # also the word of some stores for what is not there
+        except AccessRefused as error:  # some stores also answer this way for files that do not exist
             refusal = refusal or error
             continue
         if found and name == "zarr.json":
@@ -116,13 +117,13 @@ def _fetch_metadata(source: Source, below: str, folder: Path) -> None:
 
 
 def _keep_one_level(folder: Path, level: Level, origin: str) -> None:
-    """Let the metadata of a copy speak of its one level, and of where it is from."""
+    """Rewrite the metadata of a copy: describe its only level, and record its source."""
     is_3 = (folder / "zarr.json").is_file()
     path = folder / ("zarr.json" if is_3 else ".zattrs")
     content = json.loads(path.read_text()) if path.is_file() else {}
     attributes = content
     if is_3:
-        content.pop("consolidated_metadata", None)  # it would speak of the other levels
+        content.pop("consolidated_metadata", None)  # it describes the other levels too
         attributes = content["attributes"] = content.get("attributes") or {}
     attributes[ORIGIN] = origin
     if level.path:
@@ -145,7 +146,7 @@ def _origin_of(folder: Path) -> Any:
 
 
 def _fetch_all(source: Source, files: Mapping[str, Path], most_bytes: int, allow_missing: bool) -> Generator[int]:
-    """Fetch files several at a time; yields the bytes of each as it is there, 0 for one that the store has not got."""
+    """Fetch several files at a time; yield the size of each in bytes once it is here, 0 if the store lacks it."""
     stop = Event()
     with ThreadPoolExecutor(THREADS) as threads:
         try:
@@ -157,4 +158,4 @@ def _fetch_all(source: Source, files: Mapping[str, Path], most_bytes: int, allow
                 yield job.result() or 0
         finally:
             stop.set()
-            threads.shutdown(wait=False, cancel_futures=True)  # the end of the block waits for those at work
+            threads.shutdown(wait=False, cancel_futures=True)  # leaving the block waits for the running ones

@@ -1,4 +1,4 @@
-"""Files on a server, of any store that fsspec knows: what may pass is tried again, what fails is said in one line."""
+"""Files on servers, in any store of fsspec: temporary failures are retried, others reported in one line."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fsspec.callbacks import Callback
 
 from scripts.errors import InputError, without_user
 
-WAITS = (1.0, 4.0, 10.0)  # seconds before each further try
-SILENCE = {"total": None, "sock_connect": 30.0, "sock_read": 60.0}  # seconds that a web server may say nothing
+WAITS = (1.0, 4.0, 10.0)  # seconds before each retry
+SILENCE = {"total": None, "sock_connect": 30.0, "sock_read": 60.0}  # timeouts for web servers, seconds
 OWN_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
 PASSING = {errno.EIO, errno.EBUSY, errno.EAGAIN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETRESET}
-PASSING_STATUS = {408, 425, 429}  # and from 500 on
+PASSING_STATUS = {408, 425, 429}  # and 500 or higher
 PASSING_NAMES = {"ClientConnectionError", "ClientPayloadError", "IncompleteReadError", "ConnectionLost"}
-FINAL_NAMES = {"ClientSSLError"}  # names, because aiohttp and asyncssh may not be installed
+FINAL_NAMES = {"ClientSSLError"}  # by name, because aiohttp and asyncssh may not be installed
 Result = TypeVar("Result")
 
 
 class AccessRefused(InputError):
-    """A store knows us too little, or hides what it has not got."""
+    """The store denied access. Some stores also answer this way for files that do not exist."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Source:
 
     Attributes:
         fs: its store.
-        path: where it stands in the store.
-        url: what messages and copies call it; holds no user and no password.
-        secrets: texts that no message may show.
+        path: its path in the store.
+        url: its name in messages and copies, without user and password.
+        secrets: texts that must not appear in messages.
     """
 
     fs: Any
@@ -47,14 +47,14 @@ class Source:
 
 
 def open_source(url: str, storage_options: Mapping[str, Any]) -> Source:
-    """Return the folder at an address; nothing of it is read yet.
+    """Return the folder at a URL; nothing is read yet.
 
     Args:
         url: for example ``s3://bucket/x.zarr`` or ``https://host/x.zarr``.
-        storage_options: what fsspec's store takes, credentials for example.
+        storage_options: options of fsspec's store, for example credentials.
 
     Raises:
-        InputError: there is no store for such an address, or it cannot be reached.
+        InputError: fsspec has no store for such a URL, or it cannot be reached.
     """
     url, secrets = url.rstrip("/"), secrets_in(storage_options)
     shown = without_user(url)
@@ -67,14 +67,16 @@ def open_source(url: str, storage_options: Mapping[str, Any]) -> Source:
 def source_in(fs: Any, path: str, secrets: tuple[str, ...] = ()) -> Source:
     """Return the folder at a path of a store."""
     if "http" in fs.protocol:
-        import aiohttp  # here, because only web servers need it
+        import aiohttp  # imported here because only web servers need it
 
-        fs.kwargs.setdefault("timeout", aiohttp.ClientTimeout(**SILENCE))  # its own ends large files after 5 minutes
+        fs.kwargs.setdefault(
+            "timeout", aiohttp.ClientTimeout(**SILENCE)
+        )  # its default stops large files after 5 minutes
     return Source(fs, path.rstrip("/"), without_user(fs.unstrip_protocol(path)).rstrip("/"), secrets)
 
 
 def secrets_in(options: Any) -> tuple[str, ...]:
-    """Return every text in a store's options; which of them are secret, only the store knows."""
+    """Return all texts in a store's options: only the store knows which of them are secret."""
     if isinstance(options, Mapping | list | tuple):
         values = options.values() if isinstance(options, Mapping) else options
         return tuple(secret for value in values for secret in secrets_in(value))
@@ -82,21 +84,21 @@ def secrets_in(options: Any) -> tuple[str, ...]:
 
 
 def fetch_file(source: Source, key: str, local: Path, most_bytes: int, stop: Event | None = None) -> int | None:
-    """Bring one file to this disk.
+    """Copy one file to this disk.
 
     Args:
         source: the folder that it is in.
         key: its path below the folder.
-        local: its new path; folders are made as needed.
-        most_bytes: a larger one is refused, if the store says its size before much of it is here.
-        stop: when set, there is no further try.
+        local: its new path; folders are created if needed.
+        most_bytes: a larger file is refused as soon as its size is known.
+        stop: when set, there is no further retry.
 
     Returns:
-        Its bytes, None where the store has not got it.
+        Its size in bytes; None if the store does not have it.
 
     Raises:
         InputError: it cannot be read, or is too large.
-        OSError: our own disk is full, or may not be written to.
+        OSError: the local disk is full or not writable.
     """
     what = f"{source.url}/{key}"
 
@@ -104,7 +106,7 @@ def fetch_file(source: Source, key: str, local: Path, most_bytes: int, stop: Eve
         limit = _Limit(f"{what} is larger than {most_bytes} bytes, which cannot be right.", most_bytes)
         source.fs.get_file(f"{source.path}/{key}", str(local), callback=limit)
         if local.is_file():
-            limit.set_size(local.stat().st_size)  # of stores that do not say it beforehand
+            limit.set_size(local.stat().st_size)  # for stores that do not state it beforehand
 
     local.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -121,18 +123,18 @@ def fetch_file(source: Source, key: str, local: Path, most_bytes: int, stop: Eve
 def persist(
     action: Callable[[], Result], what: str, secrets: tuple[str, ...] = (), stop: Event | None = None
 ) -> Result:
-    """Do something with a store, and a few times more where it fails for a reason that may pass.
+    """Call a function that accesses a store, and retry it a few times after temporary failures.
 
     Args:
-        action: what to do.
-        what: what a message calls that which is read.
-        secrets: texts that no message may show.
-        stop: when set, there is no further try.
+        action: the function.
+        what: name in messages of what is read.
+        secrets: texts that must not appear in messages.
+        stop: when set, there is no further retry.
 
     Raises:
         FileNotFoundError: the store has no such file.
-        InputError: it does not work, in one line.
-        OSError: our own disk is full, or may not be written to.
+        InputError: access failed.
+        OSError: the local disk is full or not writable.
     """
     tries = 0
     while True:
@@ -140,7 +142,7 @@ def persist(
             return action()
         except (FileNotFoundError, InputError):
             raise
-        # All others, because each store has errors of its own, which share no class.
+        # All others, because every store has its own errors, without a common base class.
         except Exception as error:
             if getattr(error, "errno", None) in OWN_DISK:
                 raise
@@ -151,7 +153,7 @@ def persist(
 
 
 def fact_of(error: BaseException, secrets: tuple[str, ...] = ()) -> str:
-    """Return what an error says, in one line and without secrets."""
+    """Return the message of an error in one line and without secrets."""
     status, strerror = getattr(error, "status", None), getattr(error, "strerror", None)
     said = f"{status} {getattr(error, 'message', '')}" if isinstance(status, int) else strerror or str(error)
     line = without_user(" ".join(str(said).split()).rstrip(".")) or type(error).__name__
@@ -181,7 +183,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 class _Limit(Callback):  # type: ignore[misc]
-    """Refuses a file that is larger than it may be, as soon as that is known."""
+    """Refuses a file that is too large as soon as its size is known."""
 
     def __init__(self, refusal: str, most_bytes: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""The work of the other packages, joined to the events of MONAI's engines."""
+"""Ignite handlers, which attach the other packages to the events of MONAI's engines."""

@@ -1,4 +1,4 @@
-"""Save a training after every epoch, resume it, install its weights."""
+"""Save a training run after every epoch, resume it, install its weights."""
 
 from __future__ import annotations
 
@@ -27,29 +27,31 @@ logger = logging.getLogger(__name__)
 
 
 class TrainingCheckpoint:
-    """Save the training after every epoch, and resume it when it is started again.
+    """Save the training run after every epoch, and resume it when it is started again.
 
-    Writes ``training.pt`` (all that is needed to resume), ``model_last.pt`` (the averaged weights of the last epoch)
-    and ``model.pt`` (those of the best validation; of the last epoch where nothing is validated). Both models get a
-    card, see `networks.model_card`.
+    At the start every process loads ``training.pt``, if there is one. At the end of every epoch the main process writes
+    ``training.pt`` (everything needed to resume), ``model_last.pt`` (the averaged weights) and, if the validation was
+    the best so far or there is none, ``model.pt`` (the same weights). Both models get a card, see
+    `networks.model_card`. At the end of the training the main process logs where the weights are.
 
     Args:
         output_dir: where the files are stored.
         model: the averaged network.
-        objects: what has a state beside the trainer: network, optimizer, averaged weights.
-        schedule: the learning rate's; the number of steps done is its whole state.
-        built: the objects that decide what the training learns, by name; a resumed training must share their records.
+        objects: objects with a state, besides the trainer: network, optimizer, averaged weights.
+        schedule: of the learning rate; its only state is the number of steps.
+        built: the objects that determine what is learned, by name; their records must be the same when a run is
+            resumed.
         species_set: the species, for the card.
         painter: what paints the targets, for the card.
         window_size: ``(z, y, x)`` of a training window in voxels, for the card.
         windows: the dataset of windows, for the card.
-        evaluator: the validation engine; its key metric decides which model is the best.
-        started_from: the weights that the training started from, for the card; None: the first weights.
-        resume: go on from ``training.pt`` where there is one.
+        evaluator: the validation engine; its key metric determines which model is the best.
+        started_from: the weights that the training started from, for the card; None for initialised weights.
+        resume: continue from ``training.pt`` if there is one.
 
     Raises:
-        InputError: ``training.pt`` is of a training that is complete, of other settings, or of another network; or the
-            network does not say how it was built.
+        InputError: ``training.pt`` is of a run that is complete, or that has other settings or another network; or the
+            network has no recipe.
     """
 
     def __init__(
@@ -80,18 +82,15 @@ class TrainingCheckpoint:
         self.card = make_card(recipe_of(model), species_set, painter, **facts)
 
     def attach(self, engine: Engine) -> None:
-        """Join the start and the end of every epoch."""
         engine.add_event_handler(Events.STARTED, self.load)
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
             engine.add_event_handler(Events.COMPLETED, self.tell)
 
     def tell(self, engine: Engine) -> None:
-        """Say where the weights are."""
         logger.info("weights: %s (best validation) and model_last.pt", self.folder / "model.pt")
 
     def load(self, engine: Engine) -> None:
-        """Resume from the checkpoint."""
         path = self.folder / "training.pt"
         if not self.resume or not path.exists():
             return
@@ -120,7 +119,6 @@ class TrainingCheckpoint:
         logger.info("resuming after epoch %d of %s", state["epoch"], path)
 
     def save(self, engine: Engine) -> None:
-        """Write the files."""
         weights = as_bytes({name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()})
         validation: Any = self.evaluator.state
         validated = validation.epoch == engine.state.epoch and bool(validation.metrics)
@@ -141,12 +139,13 @@ class TrainingCheckpoint:
 
 
 class InstallWeights:
-    """Put the weights of a complete training in the place of the bundle's own, see `weights.install_weights`.
+    """Replace the bundle's weights by those of a complete training, see `networks.weights.install_weights`.
 
-    A training that fails, or is stopped, leaves the bundle as it was.
+    At the start of the training the main process checks that the file to replace is intact; at its end it replaces it.
+    A training that fails or is stopped does not change the bundle.
 
     Args:
-        weights: file with the weights to put to use, as `TrainingCheckpoint` wrote it.
+        weights: file with the new weights, written by `TrainingCheckpoint`.
         path: the file to replace.
 
     Raises:
@@ -157,17 +156,14 @@ class InstallWeights:
         self.weights, self.path = weights, path
 
     def attach(self, engine: Engine) -> None:
-        """Join the start and the end of the training, on the main process."""
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.STARTED, self.check)
             engine.add_event_handler(Events.COMPLETED, self)
 
     def check(self, engine: Engine) -> None:
-        """Refuse to begin with damaged weights."""
         if Path(self.path).exists():
             checked_card(self.path)
 
     def __call__(self, engine: Engine) -> None:
-        """Install."""
         kept = install_weights(self.weights, self.path)
         logger.info("%s holds the new weights now; the bundle's own are in %s", self.path, kept)

@@ -1,4 +1,4 @@
-"""What a tomogram's sample holds once the postprocessing is done: its truth, its picture, what its page shows."""
+"""What handlers read from a postprocessed sample: its truth, its picture, what its page shows."""
 
 from __future__ import annotations
 
@@ -8,46 +8,49 @@ from typing import Any
 
 from ignite.engine import Engine
 from matplotlib.figure import Figure
-from monai.data import MetaTensor
 
-from scripts.coordinates import voxel_size_of
 from scripts.pages.figures import overlay_figure
 from scripts.pages.run_page import Tomogram
 from scripts.picking.image_picks import true_picks
 from scripts.picking.pick_transform import picks_of
 from scripts.picks import Pick
-from scripts.preparation.image_facts import original_affine_of
+from scripts.preparation.image_facts import ImageFacts, facts_of_image
 from scripts.species import SpeciesSet
 
 
 def samples_of(engine: Engine) -> list[dict[str, Any]]:
-    """Return the samples of a batch as the postprocessing left them."""
+    """Return the postprocessed samples of a batch."""
     output: Any = engine.state.output
     return list(output)
 
 
+def image_facts_of(sample: Mapping[str, Any]) -> ImageFacts:
+    """Return run, file and grid of a sample's tomogram."""
+    return facts_of_image(sample["image"], sample["result"]["run"])
+
+
 def true_picks_of(sample: Mapping[str, Any], species_set: SpeciesSet, voxel_offset: float = 0.0) -> list[Pick]:
     """Return the true particles of a sample, from its ``label`` ``(N, 4)``."""
-    return true_picks(sample["label"], species_set, sample["result"]["run"], sample["image"], voxel_offset)
+    return true_picks(sample["label"], species_set, image_facts_of(sample), voxel_offset)
 
 
 def picture_of(sample: Mapping[str, Any], species_set: SpeciesSet, truth: Sequence[Pick] | None = None) -> Figure:
-    """Return the picture of a sample's tomogram, as the network saw it, with its picks."""
-    image: MetaTensor = sample["image"]
-    here, own = voxel_size_of(image.affine), voxel_size_of(original_affine_of(image))
+    """Return a picture of a sample's tomogram, as the network's input, with its picks."""
+    facts = image_facts_of(sample)
+    here, own = facts.voxel_size_angstrom, facts.own_voxel_size_angstrom
 
-    def drawn(pick: Pick) -> Pick:  # where the volume was resampled, its voxels are not the tomogram's
+    def drawn(pick: Pick) -> Pick:  # in voxels of the volume that is drawn, which may have been resampled
         x, y, z = (value * own / here for value in (pick.x_voxel, pick.y_voxel, pick.z_voxel))
         return replace(pick, x_voxel=x, y_voxel=y, z_voxel=z)
 
     picks = [drawn(pick) for pick in picks_of(sample)]
     truths = None if truth is None else [drawn(pick) for pick in truth]
-    title = f"{sample['result']['run']}: {len(picks)} picks"
-    return overlay_figure(image[0].cpu().numpy(), picks, species_set, here, title, truths)
+    title = f"{facts.run}: {len(picks)} picks"
+    return overlay_figure(sample["image"][0].cpu().numpy(), picks, species_set, here, title, truths)
 
 
 def tomogram_of(sample: Mapping[str, Any]) -> Tomogram:
-    """Return a sample's tomogram, as the network saw it."""
-    image: MetaTensor = sample["image"]
-    own = voxel_size_of(original_affine_of(image))
-    return Tomogram(sample["result"]["run"], image[0].cpu().numpy(), voxel_size_of(image.affine), own)
+    """Return a sample's tomogram, as the network's input."""
+    facts = image_facts_of(sample)
+    volume = sample["image"][0].cpu().numpy()
+    return Tomogram(facts.run, volume, facts.voxel_size_angstrom, facts.own_voxel_size_angstrom)

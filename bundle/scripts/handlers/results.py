@@ -1,4 +1,4 @@
-"""Write the picks of every tomogram: into a folder of its own, and into its copick project."""
+"""Write the picks of every tomogram: to a folder of its own, and to its copick project."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from scripts.atomic_files import write_folder_atomically
-from scripts.coordinates import voxel_size_of
 from scripts.copick_tree import PICKS_FOLDER, RUNS, overlay_folder_of, session_file
 from scripts.datasets.runs import Folders
-from scripts.handlers.finished_sample import picture_of, samples_of, tomogram_of
+from scripts.handlers.finished_sample import image_facts_of, picture_of, samples_of, tomogram_of
 from scripts.handlers.times import peak_memory_gib
 from scripts.pages.figures import save_figure
 from scripts.pages.html import PAGE_NAME, check_megabytes
 from scripts.pages.run_page import write_run_page
 from scripts.picking.pick_transform import picks_of
 from scripts.picks import Facts, Pick, check_formats, write_copick_json, write_run_folder
-from scripts.preparation.image_facts import original_affine_of, source_of
 from scripts.records import as_json, record_of
 from scripts.results.project_session import project_of, run_folder_in_project
 from scripts.results.run_folder import make_record, write_record
@@ -31,11 +29,10 @@ logger = logging.getLogger(__name__)
 
 
 class WriteToProject:
-    """Write the picks of every tomogram into its copick project.
+    """Write the picks of every tomogram to its copick project, after its iteration.
 
-    Stands before `handlers.WritePicks`, whose folder tells that a run is complete.
-
-    Each species becomes a file, also without picks, in the overlay of the project.
+    Each species becomes a file in the overlay of the project, even without picks. Comes before `WritePicks`, whose
+    folder marks a run as complete.
 
     Args:
         dataset_dir: where the tomograms were found.
@@ -51,20 +48,17 @@ class WriteToProject:
         self.user_id, self.session_id = str(user_id), str(session_id)
 
     def attach(self, engine: Engine) -> None:
-        """Join every tomogram."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the picks of a batch."""
-        output: Any = engine.state.output
-        for sample in output:
+        for sample in samples_of(engine):
             self.write_run(sample)
 
     def write_run(self, sample: Mapping[str, Any]) -> None:
         """Write the picks of one tomogram."""
-        tomogram = source_of(sample["image"])
-        run = run_folder_in_project(tomogram).name
-        folder = overlay_folder_of(project_of(tomogram, self.dataset_dir)) / RUNS / run / PICKS_FOLDER
+        facts = image_facts_of(sample)
+        run = run_folder_in_project(facts.source).name
+        folder = overlay_folder_of(project_of(facts.source, self.dataset_dir)) / RUNS / run / PICKS_FOLDER
         picks = picks_of(sample)
         for species in self.species_set.picked:
             write_copick_json(
@@ -72,7 +66,7 @@ class WriteToProject:
                 picks,
                 run=run,
                 species=species.name,
-                voxel_size_angstrom=voxel_size_of(original_affine_of(sample["image"])),
+                voxel_size_angstrom=facts.own_voxel_size_angstrom,
                 user_id=self.user_id,
                 session_id=self.session_id,
             )
@@ -80,21 +74,21 @@ class WriteToProject:
 
 
 class WritePicks:
-    """Write every tomogram's picks into a folder of its own, which is complete or not there.
+    """Write the picks of every tomogram to a folder of its own, atomically, after its iteration.
 
-    A run's folder holds ``picks.csv``, ``overlay.png``, ``report.html`` and the record ``run.json``, see `run_folders`,
-    and for the other formats what `picks.formats` names.
+    The folder of a run has ``picks.csv``, ``overlay.png``, ``report.html``, the record ``run.json``, see
+    `results.run_folder`, and the files of the other formats, see `picks.formats`.
 
     Args:
-        output_dir: where the folders stand.
+        output_dir: where the folders are written.
         species_set: the species.
         user_id: who picked, for copick.
         session_id: which session, for copick.
         voxel_offset: see `coordinates`.
         formats: names of the formats to write, see `picks.formats`.
-        binning: how often the tilt series' pixels go into the side of a voxel, for formats that count them.
-        built: the objects that the picks depend on, by name; their records go into ``run.json``.
-        page_megabytes: largest size of a run's page; 0 writes no pages.
+        binning: pixels of the tilt series along the side of a voxel, for formats that count in these pixels.
+        built: the objects that the picks depend on, by name; their records are stored in ``run.json``.
+        page_megabytes: size limit of a run's page; 0 writes no pages.
 
     Raises:
         InputError: there is no such format.
@@ -119,7 +113,7 @@ class WritePicks:
         self.settings = as_json(record_of({**(built or {}), "files": self}))
 
     def record(self) -> dict[str, Any]:
-        """Return what the files depend on, beside the picks."""
+        """Return the settings that the files depend on, besides the picks."""
         return {
             "formats": self.formats,
             "binning": self.binning,
@@ -129,27 +123,27 @@ class WritePicks:
         }
 
     def attach(self, engine: Engine) -> None:
-        """Join every tomogram."""
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Write the folders of a batch."""
         started = perf_counter()
         for sample in samples_of(engine):
-            run, picks, tomogram = sample["result"]["run"], picks_of(sample), source_of(sample["image"])
+            image, picks = image_facts_of(sample), picks_of(sample)
+            run, tomogram = image.run, image.source
             with write_folder_atomically(self.folder / run) as folder:
-                self.write_files(folder, run, picks, sample)
+                self.write_files(folder, picks, sample)
                 seconds = {**getattr(engine.state, "seconds", {}), "write": perf_counter() - started}
                 memory = peak_memory_gib()
                 record = make_record(run, tomogram, self.settings, picks, self.species_set, seconds, memory)
                 write_record(folder, record)
             logger.info("%s: %d picks in %s", run, len(picks), self.folder / run)
 
-    def write_files(self, folder: Path, run: str, picks: Sequence[Pick], sample: Mapping[str, Any]) -> None:
+    def write_files(self, folder: Path, picks: Sequence[Pick], sample: Mapping[str, Any]) -> None:
         """Write one run's picks in every format, and their picture."""
+        image = image_facts_of(sample)
         facts = Facts(
-            run=run,
-            voxel_size_angstrom=voxel_size_of(original_affine_of(sample["image"])),
+            run=image.run,
+            voxel_size_angstrom=image.own_voxel_size_angstrom,
             volume_shape=tuple(sample["pred"].shape[1:]),
             voxel_offset=self.voxel_offset,
             binning=self.binning,

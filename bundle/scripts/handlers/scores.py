@@ -35,10 +35,12 @@ logger = logging.getLogger(__name__)
 
 
 class WriteScores:
-    """Compare all picks with the truth, in both modes: a table for the screen, and ``scores.csv``.
+    """Collect the picks and the truth of all tomograms; at the end score them, print a table, write ``scores.csv``.
+
+    Both modes of `scoring.metrics` are scored.
 
     Args:
-        output_dir: where the file stands.
+        output_dir: where the file is written.
         species_set: the species.
         voxel_offset: see `coordinates`.
     """
@@ -49,23 +51,19 @@ class WriteScores:
         self.truth: list[Pick] = []
 
     def attach(self, engine: Engine) -> None:
-        """Join the start, every tomogram and the end."""
         engine.add_event_handler(Events.STARTED, self.reset)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def reset(self, engine: Engine) -> None:
-        """Start anew."""
         self.picks, self.truth = [], []
 
     def __call__(self, engine: Engine) -> None:
-        """Note the picks and the truth of a batch."""
         for sample in samples_of(engine):
             self.picks += picks_of(sample)
             self.truth += true_picks_of(sample, self.species_set, self.voxel_offset)
 
     def write(self, engine: Engine) -> None:
-        """Score, show and write."""
         rows: list[list[Any]] = []
         for mode in MODES:
             score = score_picks(self.truth, self.picks, self.species_set, mode)
@@ -86,11 +84,11 @@ class PickScore(Metric):
     """Score of the picks against the truth, summed over tomograms and processes; the key metric of validation.
 
     Reads from every sample ``result`` (the picks), ``label`` (true particles ``(N, 4)``) and ``image`` (voxel size).
-    Beside the score under its own name, F4, precision and recall of every species become metrics of the engine.
+    Besides the score, F4, precision and recall of every species become metrics of the engine.
 
     Args:
         species_set: the species.
-        mode: how picks are matched, see `metrics`.
+        mode: how picks are matched, see `scoring.metrics`.
         voxel_offset: see `coordinates`.
     """
 
@@ -101,17 +99,15 @@ class PickScore(Metric):
         super().__init__()
 
     def record(self) -> dict[str, Any]:
-        """Return what the score depends on."""
+        """Return the settings that the score depends on."""
         return {"species": self.species_set, "mode": self.mode, "voxel_offset": self.voxel_offset}
 
     @reinit__is_reduced
     def reset(self) -> None:
-        """Start anew."""
         self._counts = torch.zeros(len(self.species_set.picked), 3, dtype=torch.int64, device=idist.device())
 
     @reinit__is_reduced
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
-        """Add the samples of one batch."""
         for sample in output:
             found = count_matches(
                 true_picks_of(sample, self.species_set, self.voxel_offset),
@@ -131,7 +127,7 @@ class PickScore(Metric):
         return score_counts(self.counts, self.species_set)
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Put the score and the numbers of every species into the engine's metrics."""
+        """Add the score and the numbers of every species to the engine's metrics."""
         super().completed(engine, name)
         for species, counts in self.counts.items():
             tp, predicted, truths = counts.tp, counts.predicted, counts.truths

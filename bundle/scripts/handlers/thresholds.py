@@ -22,15 +22,17 @@ logger = logging.getLogger(__name__)
 
 
 class FitThresholds:
-    """Find the best threshold of every species from the counts that `picking.SweepThresholdsd` left in the samples.
+    """Find the best threshold of every species from the counts of `scoring.threshold_sweep.SweepThresholdsd`.
 
-    Writes ``thresholds.json``, which inference takes as ``probability_thresholds``, and ``thresholds.png``, the curves.
+    The counts are summed over all tomograms. At the end the thresholds are chosen and written to ``thresholds.json``,
+    which inference takes as ``probability_thresholds``, and the curves to ``thresholds.png``.
 
     Args:
-        output_dir: where the files stand.
+        output_dir: where the files are written.
         species_set: the species.
         thresholds: those that were tried.
-        recorded_for: weights whose card takes the thresholds, so that inference uses them; None: no card does.
+        recorded_for: weights file in whose card the thresholds are stored, so that inference uses them; None for no
+            card.
     """
 
     def __init__(
@@ -44,24 +46,20 @@ class FitThresholds:
         self.recorded_for = recorded_for
 
     def attach(self, engine: Engine) -> None:
-        """Join the start, every tomogram and the end."""
         engine.add_event_handler(Events.STARTED, self.reset)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def reset(self, engine: Engine) -> None:
-        """Start anew."""
         self.counts = np.zeros((len(self.species_set.picked), len(self.thresholds), 3), dtype=np.int64)
         self.runs: list[str] = []
 
     def __call__(self, engine: Engine) -> None:
-        """Add the counts of a batch."""
         for sample in samples_of(engine):
             self.counts += np.asarray(sample["sweep"].cpu())
             self.runs.append(sample["result"]["run"])
 
     def write(self, engine: Engine) -> None:
-        """Choose and write."""
         curves, chosen = {}, {}
         for species, counts in zip(self.species_set.picked, self.counts, strict=True):
             curve = np.array([fbeta(*map(int, row)) for row in counts])

@@ -1,4 +1,4 @@
-"""How long each stage takes, and how much memory."""
+"""Time of each stage, and memory."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 class StageTimes:
-    """Log how long each stage of every tomogram took, and the largest memory so far; stands last among the handlers.
+    """After every tomogram, log the time of each stage and the peak memory so far; must be the last handler.
 
-    While a tomogram is worked on, the engine's ``state.seconds`` holds the time of the stages that are over.
+    Meanwhile, the engine's ``state.seconds`` holds the time of the stages that are complete.
     """
 
     def attach(self, engine: Engine) -> None:
-        """Join the end of every stage."""
         engine.add_event_handler(Events.GET_BATCH_STARTED, self.start)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self.mark, "read and scale")
         engine.add_event_handler(IterationEvents.FORWARD_COMPLETED, self.mark, "network")
@@ -30,18 +29,16 @@ class StageTimes:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.report)
 
     def start(self, engine: Engine) -> None:
-        """Start the clock."""
         self.last = perf_counter()
         self.stages: dict[str, float] = {}
         engine.state.seconds = self.stages  # type: ignore[attr-defined]
 
     def mark(self, engine: Engine, stage: str) -> None:
-        """Note the time since the last mark."""
+        """Store the time since the last mark."""
         now = perf_counter()
         self.stages[stage], self.last = now - self.last, now
 
     def report(self, engine: Engine) -> None:
-        """Write the line."""
         self.mark(engine, "write")
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
         run = samples_of(engine)[0]["result"]["run"]
@@ -49,6 +46,6 @@ class StageTimes:
 
 
 def peak_memory_gib() -> float:
-    """Return the largest memory that this process has had."""
+    """Return the peak memory of this process."""
     unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes there, KiB elsewhere
     return getrusage(RUSAGE_SELF).ru_maxrss / unit

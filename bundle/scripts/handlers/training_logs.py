@@ -1,4 +1,4 @@
-"""What a training reports: progress, loss, a table of metrics."""
+"""What a training run reports: progress, loss, a table of metrics."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ def loss_of(output: Any) -> float:
 
 
 class TrainingProgress(ProgressBar):
-    """Show a progress bar over the steps of every epoch, with the loss."""
+    """Show a progress bar over the steps of every epoch, with the loss, on the main process."""
 
     def attach(self, engine: Engine) -> None:  # type: ignore[override]
-        """Join the end of every iteration, on the main process."""
         if idist.get_rank() == 0:
             super().attach(engine, output_transform=lambda output: {"loss": loss_of(output)})
 
 
 class MetricsTable:
-    """Write one row per epoch to a CSV: loss, learning rate, and the validation's metrics where there was one.
+    """Write one row per epoch to a CSV: mean loss, learning rate, and the metrics of the validation if there was one.
+
+    The row is written at the end of the epoch, on the main process.
 
     Args:
         path: the CSV.
@@ -43,17 +44,15 @@ class MetricsTable:
         self.losses: list[float] = []
 
     def attach(self, engine: Engine) -> None:
-        """Join the end of every iteration and epoch, on the main process."""
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.ITERATION_COMPLETED, self)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
     def __call__(self, engine: Engine) -> None:
-        """Note the loss."""
         self.losses.append(loss_of(engine.state.output))
 
     def write(self, engine: Engine) -> None:
-        """Add the epoch's row, after the rows of earlier epochs."""
+        """Add the epoch's row; rows of the same or later epochs, left by an interrupted run, are removed."""
         row: dict[str, Any] = {
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,

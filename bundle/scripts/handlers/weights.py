@@ -1,4 +1,4 @@
-"""What happens to the weights in every step: clipped gradients, moving average."""
+"""What happens in every training step: gradients are clipped, weights are averaged."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import nn
 
 
 class GradientClipHandler:
-    """Limit the norm of the gradient of every step.
+    """Limit the norm of the gradient, after each backward pass and before the optimizer's step.
 
     Args:
-        network: whose gradient.
-        max_norm: longer gradients are shortened to this.
+        network: the network that is trained.
+        max_norm: largest norm; a larger gradient is scaled down to it.
     """
 
     unrecorded = ("network",)
@@ -24,23 +24,22 @@ class GradientClipHandler:
         self.network, self.max_norm = network, max_norm
 
     def attach(self, engine: Engine) -> None:
-        """Join the event between the gradient and the step."""
         engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        """Clip."""
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.max_norm)
 
 
 class AverageWeights:
     """Keep an exponential moving average of a network's weights in a second network, which is validated and saved.
 
-    The first steps count more, so that the untrained weights are soon forgotten.
+    At the start of the training the average is set to the network's weights, which may have been loaded from a file. It
+    is updated after every step; early steps count more, so that the untrained weights are soon forgotten.
 
     Args:
         network: the network that is trained.
-        averaged: a copy of it; takes the average.
-        momentum: share of the new weights in every step, once the training is some hundred steps old.
+        averaged: a copy of it, for the average.
+        momentum: share of the new weights in every step, after some hundred steps.
     """
 
     unrecorded = ("network", "averaged")
@@ -51,17 +50,14 @@ class AverageWeights:
         self.network, self.averaged, self.momentum = network, averaged.eval(), momentum
 
     def attach(self, engine: Engine) -> None:
-        """Join the end of every iteration, and the start, where weights that others loaded are taken over."""
         engine.add_event_handler(Events.STARTED, self.take_over)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def take_over(self, engine: Engine) -> None:
-        """Start from the network's weights."""
         self.averaged.load_state_dict(self.network.state_dict())
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
-        """Move the average towards the weights of this step."""
         share = max(self.momentum, 10 / (10 + engine.state.iteration))
         for average, value in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
             average.lerp_(value, share)

@@ -1,1 +1,1 @@
-"""How a volume goes through a network."""
+"""Sliding-window inference of a volume."""

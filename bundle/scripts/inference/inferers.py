@@ -1,4 +1,4 @@
-"""MONAI inferers: how a volume goes through the network, in windows and views."""
+"""MONAI inferers: training windows, and tomograms by sliding window and test-time augmentation."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from monai.utils import ensure_tuple_rep
 from torch import Tensor, nn
 
 from scripts.inference.precision import autocast, check_precision
-from scripts.inference.window_cover import BACKGROUND, part_to_cover, skip_windows_outside
+from scripts.inference.window_cover import BACKGROUND, SkipWindowsOutside, part_to_cover
 
 SPATIAL_AXES = {"z": -3, "y": -2, "x": -1}
 
 
 class WindowInferer(SimpleInferer):
-    """Send a batch of training windows through the network; the logits come back in float32.
+    """Run the network on a batch of training windows; the logits are returned in float32.
 
     Args:
-        precision: see `number_format`; not float16, whose gradients would vanish.
+        precision: see `precision.number_format`; not float16, in which gradients underflow.
     """
 
     def __init__(self, precision: str = "auto") -> None:
@@ -38,22 +38,22 @@ class WindowInferer(SimpleInferer):
 
 
 class TomogramInferer(SlidingWindowInferer):
-    """Slide a window over a tomogram, in every view asked for, and average the logits of the views.
+    """Slide a window over a tomogram in every view (rotated, mirrored), and average the logits of the views.
 
-    Where a region is given, the windows cover the box around it, grown by half of what two windows share, so that a
-    voxel at the region's rim is seen with as much around it as one between two windows. Of these windows, those that
-    hold no voxel of the region do not go through the network, and neither does what lies outside the box: the logits
-    are `BACKGROUND` there. (The first window does: it tells how many species the network knows.)
+    With a region, the windows cover only its bounding box, extended by half of the overlap of two windows, so that a
+    voxel at the region's edge has as much context as one between two windows. Windows without a voxel of the region
+    skip the network, except for the first one, whose output gives the number of channels. Skipped windows and
+    everything outside the box get the logit `window_cover.BACKGROUND`.
 
     Args:
         roi_size: window ``(z, y, x)`` in voxels.
-        sw_batch_size: windows that go through the network together.
-        overlap: share of a window that the next one covers again, one number or one per axis ``(z, y, x)``.
-        rotations: quarter turns in the xy plane, from 1 (none) to 4.
+        sw_batch_size: number of windows per forward pass.
+        overlap: share of a window that the next one overlaps, one number or one per axis ``(z, y, x)``.
+        rotations: number of orientations in the xy plane, a quarter turn apart: 1 (as it is) to 4.
         flips: axes to mirror along, out of ``z``, ``y`` and ``x``; every combination is one view.
-        precision: see `number_format`.
+        precision: see `precision.number_format`.
         progress: show a progress bar over the windows.
-        memory_format: the network is brought to it, for programs that load the network themselves; None leaves it.
+        memory_format: memory format to convert the network to, for programs that load it themselves; None keeps it.
 
     Source:
         Views and the averaging of logits: the CZII CryoET challenge's top solutions.
@@ -87,7 +87,7 @@ class TomogramInferer(SlidingWindowInferer):
         self.memory_format = memory_format
 
     def views(self) -> Iterator[tuple[int, list[int]]]:
-        """Yield every view as its quarter turns in xy and the axes that it mirrors."""
+        """Yield each view: its number of quarter turns in xy, and the axes that it mirrors."""
         for turns, mirrored in product(range(self.rotations), product((False, True), repeat=len(self.flips))):
             yield turns, [SPATIAL_AXES[axis] for axis, mirror in zip(self.flips, mirrored, strict=True) if mirror]
 
@@ -103,12 +103,12 @@ class TomogramInferer(SlidingWindowInferer):
 
         Args:
             inputs: the tomograms.
-            network: answers windows with logits.
-            args: handed on to the network, as are ``kwargs``.
-            region: where to look, of the shape of ``inputs``, 0 outside; None looks everywhere.
+            network: maps windows to logits.
+            args: passed on to the network, like ``kwargs``.
+            region: mask of the shape of ``inputs``, 0 outside; None for the whole volume.
 
         Raises:
-            FloatingPointError: the network answered with NaN or infinity.
+            FloatingPointError: the logits contain NaN or infinity.
         """
         volume = plain(inputs)
         if self.memory_format is not None and isinstance(network, nn.Module):
@@ -117,7 +117,7 @@ class TomogramInferer(SlidingWindowInferer):
         def answer_of(windows: Tensor) -> Tensor:
             with autocast(self.precision, windows.device):
                 answer = network(windows, *args, **kwargs)
-            return answer.to(torch.float32, copy=True)  # MONAI multiplies in place what it gets
+            return answer.to(torch.float32, copy=True)  # MONAI multiplies the result in place
 
         if region is None:
             mean = self.mean_of_views(volume, answer_of)
@@ -136,10 +136,10 @@ class TomogramInferer(SlidingWindowInferer):
     def mean_of_views(
         self, volume: Tensor, answer_of: Callable[[Tensor], Tensor], region: Tensor | None = None
     ) -> Tensor:
-        """Return the mean of the network's answers over the views; windows without the region are not answered."""
+        """Return the logits averaged over the views; windows without a voxel of the region skip the network."""
         total: Tensor | None = None
         views = list(self.views())
-        logits_of = answer_of if region is None else skip_windows_outside(answer_of)
+        logits_of = answer_of if region is None else SkipWindowsOutside(answer_of)
         for turns, axes in views:
             kept = {} if region is None else {"condition": torch.rot90(region, turns, (-2, -1)).flip(axes)}
             view = torch.rot90(volume, turns, (-2, -1)).flip(axes)
@@ -151,7 +151,7 @@ class TomogramInferer(SlidingWindowInferer):
         return total if len(views) == 1 else total.div_(len(views))
 
     def box_around(self, region: Tensor) -> tuple[slice, ...]:
-        """Return the box ``z, y, x`` that the windows have to cover to see a region ``(B, 1, Z, Y, X)``."""
+        """Return the box ``(z, y, x)`` that the windows have to cover for a region ``(B, 1, Z, Y, X)``."""
         places = region.flatten(0, 1).any(dim=0)
         layers = places.any(dim=2).any(dim=1), places.any(dim=2).any(dim=0), places.any(dim=1).any(dim=0)
         windows, shares = ensure_tuple_rep(self.roi_size, 3), ensure_tuple_rep(self.overlap, 3)
@@ -162,5 +162,5 @@ class TomogramInferer(SlidingWindowInferer):
 
 
 def plain(volume: Tensor) -> Tensor:
-    """Return the tensor without MONAI's record of transforms."""
+    """Return a plain tensor, without MONAI's metadata."""
     return volume.as_tensor() if isinstance(volume, MetaTensor) else volume

@@ -1,4 +1,4 @@
-"""The number format that a network computes in."""
+"""The floating-point format that a network computes in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": t
 
 
 def check_precision(precision: str) -> str:
-    """Return ``precision`` if it is ``auto`` or the name of a number format.
+    """Return ``precision`` if it is ``auto`` or the name of a floating-point format.
 
     Raises:
         ValueError: it is neither.
@@ -22,10 +22,10 @@ def check_precision(precision: str) -> str:
 
 
 def number_format(precision: str, device: torch.device) -> torch.dtype:
-    """Return the number format to compute in.
+    """Return the floating-point format to compute in.
 
     Args:
-        precision: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 where the device computes in it,
+        precision: ``float32``, ``bfloat16``, ``float16``, or ``auto``: bfloat16 where the device supports it natively,
             else float32.
         device: where the network runs.
     """

@@ -1,4 +1,4 @@
-"""Which part of a volume has to be covered by windows."""
+"""Which part of a volume the windows cover, and which windows skip the network."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-BACKGROUND = -20.0  # logit of what is not looked at: a probability of 2e-9
+BACKGROUND = -20.0  # logit outside the region: a probability of 2e-9
 
 
 def part_to_cover(inside: Tensor, window: int, margin: int) -> slice:
-    """Return the part of an axis that holds all that is inside and a margin, and a whole window if the axis is so long.
+    """Return the range of an axis that covers the region and a margin, at least a window long where the axis is.
 
     Args:
-        inside: ``(N,)``, true where something is to be seen; nothing counts as the first voxel.
-        window: voxels of a window.
+        inside: ``(N,)``, true where the region has voxels; an empty region counts as the first voxel.
+        window: length of a window in voxels.
         margin: voxels to add at both ends.
     """
     size, found = len(inside), inside.nonzero().flatten().tolist() or [0]
@@ -25,18 +25,32 @@ def part_to_cover(inside: Tensor, window: int, margin: int) -> slice:
     return slice(first, first + length)
 
 
-def skip_windows_outside(answer_of: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
-    """Return the same function of windows, which answers `BACKGROUND` for those without a voxel of their region."""
-    channels = 0
+class SkipWindowsOutside:
+    """Wrap ``answer_of`` so that windows without a voxel of the region skip the network; their logits are `BACKGROUND`.
 
-    def answer_inside(windows: Tensor, condition: Tensor) -> Tensor:
-        nonlocal channels
+    The first window always goes through the network, because its output gives the number of channels.
+
+    Args:
+        answer_of: maps windows ``(B, 1, Z, Y, X)`` to logits ``(B, C, Z, Y, X)``.
+    """
+
+    def __init__(self, answer_of: Callable[[Tensor], Tensor]) -> None:
+        self.answer_of = answer_of
+        self.channels = 0  # unknown until the first window is answered
+
+    def __call__(self, windows: Tensor, condition: Tensor) -> Tensor:
+        """Return float32 logits of the windows; ``condition`` is their part of the region, ``(B, 1, Z, Y, X)``."""
         wanted = condition.flatten(1).any(dim=1)
-        wanted[0] |= channels == 0
-        answers = answer_of(windows[wanted]) if wanted.any() else windows.new_empty((0, channels, *windows.shape[2:]))
-        channels = answers.shape[1]
-        logits = answers.new_full((len(windows), channels, *windows.shape[2:]), BACKGROUND, dtype=torch.float32)
+        if self.channels == 0:
+            wanted[0] = True
+        if not wanted.any():
+            return self._background(windows)
+        answers = self.answer_of(windows[wanted])
+        self.channels = answers.shape[1]
+        logits = self._background(windows)
         logits[wanted] = answers.float()
         return logits
 
-    return answer_inside
+    def _background(self, windows: Tensor) -> Tensor:
+        shape = (len(windows), self.channels, *windows.shape[2:])
+        return windows.new_full(shape, BACKGROUND, dtype=torch.float32)

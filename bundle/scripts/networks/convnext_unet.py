@@ -16,11 +16,11 @@ from scripts.networks.recipe import recorded
 
 PRESETS = {"full": (64, 128, 256, 512), "compact": (32, 64, 128, 256)}
 NORMS = ("group", "instance", "batch", "layer")
-MIDDLE_GREY = 0.5  # of a volume scaled to [0, 1], as the network gets it
+MIDDLE_GREY = 0.5  # middle of the range [0, 1] that the network's input is scaled to
 
 
 class LayerNorm3d(nn.Module):
-    """Normalise the channels of every voxel on their own.
+    """Layer normalisation over the channels of each voxel.
 
     Shape:
         ``(B, channels, Z, Y, X)`` -> the same.
@@ -40,9 +40,9 @@ def make_norm(norm: str, channels: int) -> nn.Module:
     """Return a normalisation layer.
 
     Args:
-        norm: ``group`` (one group: statistics over all channels and voxels of a window), ``instance`` (over the voxels
-            of a window, every channel on its own), ``batch`` or ``layer``.
-        channels: channels going in and coming out.
+        norm: ``group`` (one group: statistics over all channels and voxels of a window), ``instance`` (statistics per
+            channel, over the voxels of a window), ``batch`` or ``layer``.
+        channels: number of input and output channels.
     """
     if norm == "group":
         return nn.GroupNorm(1, channels)
@@ -56,14 +56,14 @@ def make_norm(norm: str, channels: int) -> nn.Module:
 
 
 class EncoderBlock(nn.Module):
-    """Residual ConvNeXt block: a depthwise convolution looks around, two pointwise ones mix the channels.
+    """Residual ConvNeXt block: a depthwise convolution, then two pointwise convolutions that mix the channels.
 
     Shape:
         ``(B, channels, Z, Y, X)`` -> the same.
 
     Source:
-        Liu et al. 2022, "A ConvNet for the 2020s", section 2.6. Differs: three spatial axes, kernel side 3 for 7, one
-        normalisation group over the window for a norm at every voxel, no bias and no layer scale.
+        Liu et al. 2022, "A ConvNet for the 2020s", section 2.6. Differences: three spatial axes; kernel size 3 instead
+        of 7; by default group normalisation with one group instead of layer normalisation; no bias and no layer scale.
     """
 
     def __init__(self, channels: int, kernel_size: int, norm: str) -> None:
@@ -80,10 +80,10 @@ class EncoderBlock(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """The same idea going up: look around, mix the channels down to ``out_channels``; no residual.
+    """ConvNeXt block of the decoder: reduces the channels to ``out_channels`` and has no residual connection.
 
     Shape:
-        ``(B, in_channels, Z, Y, X)`` -> ``(B, out_channels, Z, Y, X)``, or what a head makes of it.
+        ``(B, in_channels, Z, Y, X)`` -> ``(B, out_channels, Z, Y, X)``; with a head, its number of channels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, norm: str) -> None:
@@ -94,16 +94,18 @@ class DecoderBlock(nn.Module):
         self.narrow = nn.Conv3d(3 * in_channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor, head: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Return the block's answer, or that of a pointwise convolution ``head`` with ``bias`` behind it."""
+        """Return the block's output; with ``head`` and ``bias``, the output of that pointwise convolution after it."""
         seen = self.norm(self.look_around(x))
         narrow = self.narrow.weight
-        if head is not None:  # one matrix for both: the block's answer is as large as the head's, and stays unwritten
+        if head is not None:
+            # Fuse `narrow` with the head into one matrix, so that the full-resolution features between them are never
+            # materialised.
             narrow = (head.flatten(1) @ narrow.flatten(1))[:, :, None, None, None]
         return mix(seen, self.widen.weight, narrow, bias, training=self.training)
 
 
 def widths_of(widths: Sequence[int] | str) -> list[int]:
-    """Return the widths of a preset, see `PRESETS`; numbers of channels are returned as they are.
+    """Return the channels of each stage: those of a preset in `PRESETS`, or the given numbers.
 
     Raises:
         ValueError: there is no such preset.
@@ -117,26 +119,26 @@ def widths_of(widths: Sequence[int] | str) -> list[int]:
 class ConvNeXtUNet(nn.Module):
     """3D ConvNeXt encoder, trilinear U-Net decoder and a pointwise head.
 
-    Any window size goes in: it is padded with zeros at the far end to the next multiple of the network's stride, and
-    the answer is cropped back, so voxel ``i`` of the output belongs to voxel ``i`` of the input.
+    Windows may have any size: each axis is padded with zeros at its far end to a multiple of the network's stride, and
+    the output is cropped back, so output voxel ``i`` corresponds to input voxel ``i``.
 
     Args:
         in_channels: channels of the volume; 1 for a tomogram.
         out_channels: one logit per species.
-        widths: channels of the stages of the encoder, from fine to coarse, two stages or more; or the name of a preset:
+        widths: channels of each encoder stage, from fine to coarse, at least two stages; or the name of a preset:
             ``full`` (64, 128, 256, 512) or ``compact`` (32, 64, 128, 256), for CPUs.
-        depths: blocks of each stage.
-        kernel_size: side of every depthwise kernel in voxels; odd, so that a volume keeps its shape.
+        depths: number of blocks in each stage.
+        kernel_size: side of every depthwise kernel in voxels; odd, so that the shape is kept.
         stem_stride: side and stride of the first convolution in voxels.
         norm: ``group``, ``instance``, ``batch`` or ``layer``, see `make_norm`.
-        prior: probability that the untrained network gives to every voxel; sets the head's bias.
+        prior: probability that the untrained network predicts for every voxel; sets the head's bias.
 
     Shape:
         ``(B, in_channels, Z, Y, X)`` -> ``(B, out_channels, Z, Y, X)``, logits.
 
     Source:
-        The ninth-placed solution of the CZII CryoET Object Identification challenge, as far as it is published.
-        The prior of the head's bias: Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1.
+        The ninth-placed solution of the CZII CryoET Object Identification challenge, as far as it is published. The
+        prior of the head's bias: Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1.
     """
 
     def __init__(
@@ -178,10 +180,11 @@ class ConvNeXtUNet(nn.Module):
 
     @torch.no_grad()
     def _set_first_weights(self, prior: float) -> None:
-        """Let what varies through every layer as large as it came, and nothing that is the same everywhere.
+        """Initialise the weights so that every layer preserves the signal's variance and cancels constant offsets.
 
-        Torch's own first weights shrink the variance to a third in every convolution, while the grey of an empty volume
-        and the mean of a GELU pass, and a normalisation over all channels scales the signal by those constants.
+        With torch's default initialisation, every convolution reduces the variance to a third, while constant offsets
+        (the grey value of an empty volume, the mean of a GELU) are passed on; a normalisation over all channels then
+        divides the signal by these offsets.
         """
         for part in self.modules():
             if isinstance(part, nn.Conv3d):
@@ -217,7 +220,7 @@ class ConvNeXtUNet(nn.Module):
 
 
 def upsample(x: Tensor, factor: int) -> Tensor:
-    """Return ``x`` enlarged by trilinear interpolation between the centres of its corner voxels."""
+    """Upsample ``x`` by trilinear interpolation; the centres of the corner voxels stay in place."""
     if factor == 1:
         return x
     size = [x.shape[2] * factor, x.shape[3] * factor, x.shape[4] * factor]
@@ -225,7 +228,7 @@ def upsample(x: Tensor, factor: int) -> Tensor:
 
 
 def decoder_widths(widths: Sequence[int]) -> list[int]:
-    """Return the channels after each decoder block: 64, 128, 256, 512 going down give 128, 64, 32, 32 going up."""
+    """Return the output channels of each decoder block; encoder widths 64, 128, 256, 512 give 128, 64, 32, 32."""
     finest = max(widths[0] // 2, 1)
     return [*reversed(widths[:-2]), finest, finest]
 

@@ -1,4 +1,4 @@
-"""Layers that compute what torch's do, and whose gradients are several times faster on CPUs."""
+"""Layers with the same results as torch's, whose gradients are several times faster on CPUs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
-SUMMED_PLANES = 8  # of a volume in one go: one float32 sum over all of them loses three digits
-HIDDEN_BLOCK = 2**18  # numbers of a hidden tensor that stay in the cache of a core
-HIDDEN_LARGE = 2**24  # numbers of a hidden tensor from which memory costs more than to compute it twice
+# Planes per partial sum; summing the whole volume in one float32 accumulator would lose about three digits.
+SUMMED_PLANES = 8
+HIDDEN_BLOCK = 2**18  # elements of a hidden tensor that fit in the cache of a core
+HIDDEN_LARGE = 2**24  # elements from which computing a hidden tensor twice is faster than storing it
 
 
 class DepthwiseOnCpu(torch.autograd.Function):
-    """Depthwise convolution that stays fast on its way back.
+    """Depthwise convolution with a fast backward pass.
 
-    oneDNN has a kernel of its own for 3D depthwise convolutions going forward, not for their two gradients: those take
-    eight to twelve times as long. Both can be had from fast kernels: the gradient of the volume is the convolution with
-    the mirrored kernel; that of the kernel falls apart into 2D convolutions, one per plane of the kernel.
+    oneDNN has a dedicated kernel for the forward pass of 3D depthwise convolutions, but not for their two gradients,
+    which take eight to twelve times as long. Both can be computed with fast kernels: the gradient of the volume is a
+    convolution with the mirrored kernel; the gradient of the kernel splits into 2D convolutions, one per plane of the
+    kernel.
 
     Shape:
         ``(B, channels, Z, Y, X)`` and ``(channels, 1, K, K, K)``, K odd -> ``(B, channels, Z, Y, X)``.
@@ -52,24 +54,24 @@ def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, side: int) -> Tensor
     channels, depth = x.shape[1], x.shape[2]
     total = x.new_zeros(side, channels, 1, side, side)
     for kernel_plane, shift in enumerate(range(-(side // 2), side // 2 + 1)):
-        planes = depth - abs(shift)  # of the volume that meet this plane of the kernel
+        planes = depth - abs(shift)  # of the volume that overlap with this plane of the kernel
         if planes <= 0:
             continue
-        for volume, answer in zip(x, gradient, strict=True):  # one by one: slices of a batch would have to be copied
-            seen = volume.narrow(1, max(shift, 0), planes).transpose(0, 1)
-            told = answer.narrow(1, max(-shift, 0), planes).transpose(0, 1)
-            for some_seen, some_told in zip(seen.split(SUMMED_PLANES), told.split(SUMMED_PLANES), strict=True):
+        for volume, answer in zip(x, gradient, strict=True):  # one by one, because slices of a batch would be copied
+            inputs = volume.narrow(1, max(shift, 0), planes).transpose(0, 1).split(SUMMED_PLANES)
+            gradients = answer.narrow(1, max(-shift, 0), planes).transpose(0, 1).split(SUMMED_PLANES)
+            for some, of_some in zip(inputs, gradients, strict=True):
                 total[kernel_plane] += conv2d_weight(
-                    some_seen, (channels, 1, side, side), some_told, padding=side // 2, groups=channels
+                    some, (channels, 1, side, side), of_some, padding=side // 2, groups=channels
                 )
     return total.movedim(0, 2)
 
 
 class DepthwiseConv3d(nn.Conv3d):
-    """Convolve every channel with its own kernel; the shape stays.
+    """Depthwise convolution: each channel has its own kernel, and the shape is kept.
 
-    While it trains on a CPU it computes in float32 also where autocast says bfloat16: the gradient of a depthwise
-    kernel takes up to five times longer in bfloat16 there.
+    During training on a CPU it computes in float32 even under bfloat16 autocast, because the gradient of a depthwise
+    kernel takes up to five times longer in bfloat16.
 
     Shape:
         ``(B, channels, Z, Y, X)`` -> the same.
@@ -89,14 +91,15 @@ class DepthwiseConv3d(nn.Conv3d):
 
 
 class MixOnCpu(torch.autograd.Function):
-    """Two matrices at every voxel with a GELU between them, one block of voxels after the other.
+    """Two pointwise layers with a GELU between them, computed for one block of voxels at a time.
 
-    The hidden channels between the matrices are the network's largest tensors. Block by block they stay in the cache;
-    they are forgotten and computed again on the way back, which is faster than to write and read them in memory.
+    The hidden channels between the layers are the network's largest tensors. Computed block by block, they stay in the
+    cache. They are discarded and computed again in the backward pass, which is faster than writing them to memory and
+    reading them back.
 
     Shape:
         ``(B, channels, Z, Y, X)``, ``(hidden, channels)``, ``(out_channels, hidden)``, ``(out_channels)`` or None ->
-        ``(B, out_channels, Z, Y, X)`` in the number format of autocast.
+        ``(B, out_channels, Z, Y, X)`` in autocast's dtype.
     """
 
     @staticmethod
@@ -118,7 +121,7 @@ class MixOnCpu(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Return the gradients of the voxels, of both matrices and of the bias."""
         x, *matrices = ctx.saved_tensors
-        exact = torch.promote_types(ctx.dtype, torch.float32)  # a sum over many blocks would drown in bfloat16
+        exact = torch.promote_types(ctx.dtype, torch.float32)  # bfloat16 is too coarse for a sum over many blocks
         of_widen, of_narrow = (torch.zeros_like(matrix, dtype=exact) for matrix in matrices)
         widen, narrow = (matrix.to(ctx.dtype) for matrix in matrices)
         voxels, gradient = _rows(x), _rows(gradient)
@@ -153,7 +156,7 @@ def _block_length(widen: Tensor) -> int:
 def mix(x: Tensor, widen: Tensor, narrow: Tensor, bias: Tensor | None = None, training: bool = False) -> Tensor:
     """Mix the channels of every voxel: ``narrow @ gelu(widen @ channels) + bias``.
 
-    Large tensors take the path of `MixOnCpu` while they train on a CPU.
+    During training on a CPU, large tensors are computed by `MixOnCpu`.
 
     Shape:
         ``(B, channels, Z, Y, X)``, ``(hidden, channels, 1, 1, 1)``, ``(out_channels, hidden, 1, 1, 1)`` and

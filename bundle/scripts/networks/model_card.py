@@ -1,11 +1,12 @@
-"""The card ``<weights>.json`` beside every weights file ``<weights>.pt``: of which network and which species they are.
+"""The card ``<weights>.json`` beside a weights file ``<weights>.pt``: its network, its species, its training.
 
-A weights file alone fits any network with the same names and shapes, for example one with another normalisation, and
-answers with other picks. Its card holds the network's recipe, the species, the voxel size, the contrast, how targets
-were painted, the window, the SHA-256, and how it was trained. Inference takes network and species from the card.
+A weights file alone can be loaded into any network with the same parameter names and shapes, for example one with
+another normalisation, which then gives other picks. The card holds the network's recipe, the species, the voxel size,
+the contrast, how targets were painted, the window, the SHA-256, and how it was trained. Inference takes network and
+species from the card.
 
-From the folder ``bundle``: ``python -m scripts.networks.model_card FILE`` notes the SHA-256 of a weights file, or of a
-file that was exported from it, in the card beside it.
+From the folder ``bundle``: ``python -m scripts.networks.model_card FILE`` records the SHA-256 of a weights file, or of
+a file exported from it, in the card beside it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from torch import nn
 
 from scripts.atomic_files import write_atomically
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputError, InputWarning, run_tool
 from scripts.networks.recipe import build_network
 from scripts.records import as_json, first_difference, record_of
 from scripts.species import SpeciesSet, parse_species, read_species, with_thresholds
@@ -30,31 +31,31 @@ from scripts.species import SpeciesSet, parse_species, read_species, with_thresh
 CARD_FORMAT = 1  # increase when the layout of the file changes
 SHA256, PREVIOUS = "weights_sha256", "previous"
 REQUIRED = ("format", "network_def", "voxel_size_angstrom", "species", "contrast", "painter", SHA256)
-IDENTITY = ("label", "radius_angstrom", "target_radius_angstrom")  # of a species; thresholds may change
+IDENTITY = ("label", "radius_angstrom", "target_radius_angstrom")  # what identifies a species; its threshold may change
 RECORD_COMMAND = "python -m scripts.networks.model_card"
 
 Card = dict[str, Any]
 
 
 def card_path(weights: str | Path) -> Path:
-    """Return where the card of a weights file stands."""
+    """Return the path of a weights file's card."""
     return Path(weights).with_suffix(".json")
 
 
 def sha256_of(path: str | Path) -> str:
-    """Return the SHA-256 of a file, as hexadecimal text."""
+    """Return the SHA-256 of a file as hexadecimal text."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_card(network_recipe: Mapping[str, Any], species_set: SpeciesSet, painter: Any, **facts: Any) -> Card:
-    """Return the card of weights, ready for JSON, without a SHA-256.
+    """Return the card of a weights file, ready for JSON, without a SHA-256.
 
     Args:
         network_recipe: see `recipe.recipe_of`.
         species_set: the species that the network picks, with their thresholds.
         painter: what painted the targets.
-        facts: what else is known: window, runs, steps, command ...
+        facts: further entries: window, runs, steps, command ...
     """
     rows = [asdict(one) for one in species_set.known]
     species = {row.pop("name"): row for row in rows}
@@ -103,10 +104,10 @@ def read_card(weights: str | Path) -> Card | None:
 
 
 def current_card(weights: str | Path) -> Card | None:
-    """Read the card of the weights that are on the disk now; None where there is none.
+    """Read the card that belongs to a weights file as it is on disk now; None where there is none.
 
-    While weights are replaced, the new card holds the old one, which counts where the process was killed before the
-    weights were replaced.
+    While weights are being replaced, the new card contains the old one. If the process was killed before the weights
+    file was replaced, the old card is the valid one.
 
     Raises:
         InputError: the card is damaged.
@@ -120,7 +121,7 @@ def current_card(weights: str | Path) -> Card | None:
 
 
 def checked_card(weights: str | Path) -> Card | None:
-    """Read the card of a weights file, and refuse the file if it is not the one that the card describes.
+    """Read the card of a weights file, and check that the file is the one that the card describes.
 
     Returns:
         The card; None, with a warning, where there is none.
@@ -165,7 +166,7 @@ def record_sha256(weights: str | Path) -> str:
 
 
 def network_of(checkpoint_path: str | Path) -> nn.Module:
-    """Return the network that a weights file is of, with its first weights; built from the card.
+    """Build the network of a weights file from its card; the weights are not loaded.
 
     Raises:
         InputError: there is no card, or it names a network that is not part of this bundle.
@@ -178,7 +179,7 @@ def species_of(
     species_path: str | Path | None = None,
     probability_thresholds: Mapping[str, float] | str | None = None,
 ) -> SpeciesSet:
-    """Return the species that a weights file is of: the card's, or those of a species file.
+    """Return the species that a model picks: those of its card, or of a species file.
 
     Args:
         checkpoint_path: the weights.
@@ -195,7 +196,7 @@ def species_of(
 
 
 def needed_card(checkpoint_path: str | Path, setting: str) -> Card:
-    """Return the card of a weights file, or refuse with the setting that replaces it.
+    """Return the card of a weights file; the error for a missing card names the setting to use instead.
 
     Raises:
         InputError: there is no card.
@@ -212,12 +213,12 @@ def needed_card(checkpoint_path: str | Path, setting: str) -> Card:
 
 
 def check_model(weights: str | Path, species_set: SpeciesSet | None = None, painter: Any = None) -> Card | None:
-    """Refuse a file of weights, or one exported from them, that its card does not describe, or that is of another kind.
+    """Check a weights file, or a file exported from it, against its card, the species and the painter.
 
     Args:
         weights: the file.
-        species_set: the species that are to be picked; None compares nothing.
-        painter: what painted the targets, see `training.windows`; None compares nothing.
+        species_set: the species to pick; None skips this check.
+        painter: what painted the targets, see `training.windows`; None skips this check.
 
     Returns:
         The card; None, with a warning, where there is none.
@@ -234,7 +235,7 @@ def check_model(weights: str | Path, species_set: SpeciesSet | None = None, pain
 
 
 def check_species(card: Mapping[str, Any], species_set: SpeciesSet, weights: str | Path) -> None:
-    """Refuse species that differ from those that the weights were trained on; thresholds and weights in scores may.
+    """Check that the species are those of the training; their thresholds and weights in scores may differ.
 
     Raises:
         InputError: names the first difference.
@@ -262,7 +263,7 @@ def check_species(card: Mapping[str, Any], species_set: SpeciesSet, weights: str
 
 
 def check_painter(card: Mapping[str, Any], painter: Any, weights: str | Path) -> None:
-    """Refuse a painter that is not the one that painted the targets of the weights.
+    """Check that the painter is the one that painted the targets of the training.
 
     Raises:
         InputError: names the first difference.
@@ -293,7 +294,4 @@ def record_thresholds(weights: str | Path, thresholds: Mapping[str, float], fitt
 
 
 if __name__ == "__main__":
-    try:
-        print(record_sha256(sys.argv[1]))
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    sys.exit(run_tool(lambda: print(record_sha256(sys.argv[1]))))

@@ -1,4 +1,4 @@
-"""Recipes: how a network was built, so that it can be built again from the file beside its weights.
+"""Recipes: how a network was built, so that it can be built again from the card beside its weights.
 
 A recipe has the form of a config: ``{"_target_": "package.module.Class", "argument": value, ...}``.
 """
@@ -17,18 +17,22 @@ from scripts.errors import InputError
 from scripts.records import as_json, record_of
 
 TARGET = "_target_"
-FOREIGN_NETWORKS = "monai.networks.nets."  # networks of other packages that may be built by their name
+FOREIGN_MODULE = "monai.networks.nets"
+FOREIGN_NETWORKS = (  # segment volumes, and download nothing
+    *("AttentionUnet", "BasicUNet", "BasicUNetPlusPlus", "DynUNet", "FlexibleUNet", "HighResNet", "SegResNet"),
+    *("SegResNetDS", "SwinUNETR", "UNETR", "UNet", "VNet"),
+)
 OWN_NETWORKS = "scripts.networks."
 
 Network = TypeVar("Network", bound=type[nn.Module])
 
 
 def recorded(without: Sequence[str] = (), **conversions: Callable[[Any], Any]) -> Callable[[Network], Network]:
-    """Make a class of networks note in ``recipe`` the arguments that each network was built with.
+    """Class decorator: each network stores the arguments it was built with in its attribute ``recipe``.
 
     Args:
-        without: arguments that matter only before the first training step, and are not noted.
-        conversions: functions of single arguments, applied before the network is built; for example from the name of a
+        without: arguments that are not stored, because they matter only before the first training step.
+        conversions: functions that convert single arguments before the network is built, for example the name of a
             preset to its numbers.
 
     Example:
@@ -69,12 +73,15 @@ def foreign(name: str, **settings: Any) -> nn.Module:
         settings: arguments of the class.
 
     Raises:
-        InputError: the name is of no network there.
+        InputError: MONAI has no network of that name.
     """
-    network_class = _named(name) if name.startswith(FOREIGN_NETWORKS) else None
-    if not (inspect.isclass(network_class) and issubclass(network_class, nn.Module)):
-        raise InputError(f"'{name}' is no network of {FOREIGN_NETWORKS.rstrip('.')}.")
-    network: nn.Module = network_class(**settings)
+    module, _, class_name = name.rpartition(".")
+    if module != FOREIGN_MODULE or class_name not in FOREIGN_NETWORKS:
+        raise InputError(f"'{name}' is not one of {FOREIGN_MODULE}: {', '.join(FOREIGN_NETWORKS)}.")
+    for key, value in settings.items():
+        if key.startswith("pretrained") and value:
+            raise InputError(f"{name}: {key} would download weights: leave it out and set checkpoint_path.")
+    network: nn.Module = _named(name)(**settings)
     network.recipe = as_json({TARGET: f"{__name__}.{foreign.__name__}", "name": name, **record_of(settings)})
     return network
 
@@ -83,7 +90,7 @@ def build_network(recipe: Mapping[str, Any], source: str) -> nn.Module:
     """Build the network of a recipe; only classes of this bundle and MONAI's networks are built.
 
     Args:
-        recipe: as a network notes it.
+        recipe: as a network stores it.
         source: the file that the recipe is from, for messages.
 
     Raises:
@@ -111,7 +118,7 @@ def recipe_of(network: nn.Module) -> dict[str, Any]:
     """Return the recipe of a network.
 
     Raises:
-        InputError: its class notes none.
+        InputError: the network has none.
     """
     recipe = getattr(network, "recipe", None)
     if not isinstance(recipe, dict):

@@ -1,4 +1,4 @@
-"""Weights on disk: written whole, read without running code, checked against their card before use."""
+"""Weights files: written atomically, read without running code, checked against their card before use."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, z
 
 
 def save_tensors(content: Mapping[str, Any], path: str | Path) -> None:
-    """Write what `torch.save` can hold; the old file stays until the new one is whole."""
+    """Write tensors and plain values with `torch.save`, atomically."""
     with write_atomically(path, "wb") as file:
         torch.save(dict(content), file)
 
@@ -65,13 +65,13 @@ def load_weights(
     painter: Any = None,
     device: torch.device | str = "cpu",
 ) -> nn.Module:
-    """Load a bare state_dict into a network, if its card says that it is of this network, species and painter.
+    """Load a state_dict into a network, after a check of network, species and painter against its card.
 
     Args:
-        network: takes the weights.
-        path: the weights; without a card beside them a warning is given, and only names and shapes are compared.
-        species_set: the species that are picked; None compares nothing.
-        painter: what the network is to have learned, see `training.windows`; None compares nothing.
+        network: the network to load the weights into.
+        path: the weights file; without a card beside it a warning is given, and only names and shapes are compared.
+        species_set: the species to pick; None skips this check.
+        painter: what painted the targets, see `training.windows`; None skips this check.
         device: where the network is.
 
     Returns:
@@ -90,7 +90,7 @@ def load_weights(
 
 
 def check_network(card: Mapping[str, Any], network: nn.Module, weights: str | Path) -> None:
-    """Refuse a network that was built otherwise than the one the weights are of; without a recipe nothing is known.
+    """Check that a network was built like the one on the card; a network without a recipe is not checked.
 
     Raises:
         InputError: names the first difference.
@@ -105,15 +105,15 @@ def check_network(card: Mapping[str, Any], network: nn.Module, weights: str | Pa
 
 
 def save_model(path: str | Path, content: bytes, card: Mapping[str, Any]) -> None:
-    """Write a weights file and its card, in the place of older ones.
+    """Write a weights file and its card, replacing older ones.
 
-    Whenever the process is killed, the weights are whole, old or new, and the card describes them: while they are
-    replaced, the new card holds the old one.
+    If the process is killed at any moment, the weights file is complete, old or new, and the card describes it: the new
+    card contains the old one until the weights are replaced.
 
     Args:
         path: the weights file.
         content: its bytes.
-        card: the new card; its SHA-256 is put in.
+        card: the new card; its SHA-256 is filled in.
     """
     path = Path(path)
     new = {**card, SHA256: {path.name: hashlib.sha256(content).hexdigest()}}
@@ -133,14 +133,14 @@ def as_bytes(weights: Mapping[str, Tensor]) -> bytes:
 
 
 def install_weights(source: str | Path, path: str | Path) -> Path | None:
-    """Put new weights and their card in the place of a bundle's own, which stay beside them as ``<name>_shipped.pt``.
+    """Replace a bundle's weights and card by new ones; the shipped ones are kept as ``<name>_shipped.pt``.
 
     Args:
         source: the new weights, with their card.
         path: the file to replace.
 
     Returns:
-        Where the bundle's own weights are kept; None where there were none.
+        The path of the shipped weights; None where there were none.
 
     Raises:
         InputError: the new weights are damaged or not finite, or they have no card.
@@ -160,7 +160,7 @@ def install_weights(source: str | Path, path: str | Path) -> Path | None:
 
 
 def check_whole(path: str | Path) -> None:
-    """Raise `zipfile.BadZipFile` where a checksum in one of torch's archives is wrong; torch does not compare them."""
+    """Raise `zipfile.BadZipFile` for a wrong checksum in a torch archive; torch itself does not check them."""
     with zipfile.ZipFile(path) as archive:
         if archive.testzip() is not None:
             raise zipfile.BadZipFile(f"{path}: a checksum is wrong.")

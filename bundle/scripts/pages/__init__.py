@@ -1,1 +1,1 @@
-"""Things to look at: figures and HTML pages."""
+"""Figures and HTML pages."""

@@ -1,4 +1,4 @@
-"""The command ``python -m scripts.pages OUTPUT_DIR``: write the page over all runs anew."""
+"""The command ``python -m scripts.pages OUTPUT_DIR``: rewrite the page over all runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.errors import InputError
+from scripts.errors import InputError, run_tool
 from scripts.pages.batch_page import write_batch_page
 from scripts.species import SPECIES_FILE, read_species
 
@@ -19,16 +19,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--species", default=SPECIES_FILE, help="the species file (default: the bundle's own)")
     parser.add_argument("--thresholds", default=None, help="JSON file of the thresholds that were in use")
     options = parser.parse_args(arguments)
-    try:
-        if not Path(options.output_dir).is_dir():
-            raise InputError(f"cannot read {options.output_dir}: no such folder.")
-        species_set = read_species(options.species, options.thresholds)
-        path = write_batch_page(options.output_dir, species_set)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(path)
-    return 0
+    return run_tool(lambda: print_page(options))
+
+
+def print_page(options: argparse.Namespace) -> None:
+    """Write the page and print its path.
+
+    Raises:
+        InputError: there is no such folder, or its tables do not fit the species.
+    """
+    if not Path(options.output_dir).is_dir():
+        raise InputError(f"cannot read {options.output_dir}: no such folder.")
+    print(write_batch_page(options.output_dir, read_species(options.species, options.thresholds)))
 
 
 if __name__ == "__main__":

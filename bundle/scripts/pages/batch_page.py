@@ -1,6 +1,6 @@
 """The page over all runs of a batch or an evaluation: counts, outliers, score histograms, links; no images.
 
-From the folder ``bundle``: ``python -m scripts.batch_page OUTPUT_DIR`` writes it anew.
+From the folder ``bundle``: ``python -m scripts.pages OUTPUT_DIR`` rewrites it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 
 from scripts.pages.html import PAGE_NAME, species_data, valleys_of, write_page
-from scripts.picks import Pick, read_csv
+from scripts.picks import Pick, by_species, read_csv
 from scripts.scoring.comparison import Comparison
 from scripts.species import SpeciesSet
 
@@ -32,8 +32,8 @@ def write_batch_page(
     Args:
         output_dir: holds one folder per run.
         species_set: the species, with the thresholds that were in use.
-        failures: what went wrong, by name, with runs that have no picks.
-        runs: only these; None takes all, but for hidden folders, which are unfinished.
+        failures: why runs failed, by run.
+        runs: only these; None for all, except hidden folders, which are unfinished.
 
     Returns:
         The page.
@@ -63,10 +63,10 @@ def write_summary_page(
     """Write the page over runs.
 
     Args:
-        path: of the page; the runs' own pages are linked where they stand in folders beside it.
+        path: of the page; it links the runs' own pages, if they are in folders beside it.
         picks: by run.
         species_set: the species.
-        failures: what went wrong, by run.
+        failures: why runs failed, by run.
         comparisons: with the truth, by run; their sum is shown too.
         sweep: thresholds of the comparisons' sweep, and how picks were matched in it.
     """
@@ -89,7 +89,7 @@ def write_summary_page(
 
 
 def sum_of(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """Return the sum of comparisons; None for none."""
+    """Return the sum of comparisons; None if there are none."""
     if not comparisons:
         return None
     total = comparisons[0]
@@ -99,7 +99,8 @@ def sum_of(comparisons: Sequence[Comparison]) -> Comparison | None:
 
 
 def _run_data(folder: Path, run: str, picks: Sequence[Pick], species_set: SpeciesSet) -> dict[str, Any]:
-    scores = [sorted(round(pick.score, 5) for pick in picks if pick.species == name) for name in species_set.names]
+    own = by_species(picks)
+    scores = [sorted(round(pick.score, 5) for pick in own[name]) for name in species_set.names]
     has_page = (folder / run / PAGE_NAME).is_file()
     return {"name": run, "page": f"{quote(run)}/{PAGE_NAME}" if has_page else None, "picks": scores}
 

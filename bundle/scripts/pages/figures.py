@@ -14,13 +14,13 @@ from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
 from scripts.atomic_files import write_atomically
-from scripts.picks import Pick
+from scripts.picks import Pick, by_species
 from scripts.species import SpeciesSet
 
 # Okabe and Ito's palette, readable with every kind of colour vision
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0072B2")
-PLANES = {"xy": (2, 1, 0), "xz": (2, 0, 1)}  # axes of (z, y, x) drawn to the right, upwards, and cut across
-SLAB_VOX = 2  # slices on either side that are averaged, against the noise
+PLANES = {"xy": (2, 1, 0), "xz": (2, 0, 1)}  # index in (z, y, x) of the axis to the right, upwards, and across
+SLAB_VOX = 2  # slices on either side that are averaged to reduce noise
 WIDTH_INCHES = 12.0
 
 
@@ -39,15 +39,15 @@ def overlay_figure(
 ) -> Figure:
     """Draw one slice in xy and one in xz with the picks that cross it.
 
-    A circle is the section of a particle's sphere with the slice, so it is smaller the farther the centre is away.
-    Truth, where given, is drawn dashed.
+    A circle is the section of a particle's sphere with the slice: the farther away the centre, the smaller the circle.
+    True particles, if given, are drawn dashed.
 
     Args:
         volume: ``(Z, Y, X)``, any scale.
         picks: with their voxel coordinates.
         species_set: the species.
         voxel_size_angstrom: of the volume.
-        title: stands above.
+        title: shown at the top.
         truth: true particles, with their voxel coordinates.
     """
     depth, height, width = volume.shape
@@ -57,10 +57,10 @@ def overlay_figure(
     axes = figure.subplots(2, 1, height_ratios=(height, max(depth, 0.1 * height)))
     for axis, plane in zip(axes, PLANES, strict=True):
         draw_slice(axis, volume, picks, species_set, voxel_size_angstrom, plane, truth or ())
-    counts = {name: sum(pick.species == name for pick in picks) for name in species_set.names}
+    own = by_species(picks)
     handles = [
         Line2D([], [], marker="o", linestyle="", fillstyle="none", markeredgewidth=2, markersize=10,
-               color=colour_of(species.label), label=f"{species.name} ({counts[species.name]})")
+               color=colour_of(species.label), label=f"{species.name} ({len(own[species.name])})")
         for species in species_set.picked
     ]  # fmt: skip
     if truth is not None:
@@ -79,7 +79,7 @@ def draw_slice(
     plane: str,
     truth: Sequence[Pick] = (),
 ) -> None:
-    """Draw the slice of a plane (``xy`` or ``xz``) through the place where most picks are, with its circles."""
+    """Draw the slice of a plane (``xy`` or ``xz``) that cuts the most picks, with their circles."""
     right, up, across = PLANES[plane]
     index = busiest_slice(picks or truth, across, volume.shape[across], species_set, voxel_size_angstrom)
     low, high = max(index - SLAB_VOX, 0), min(index + SLAB_VOX + 1, volume.shape[across])
@@ -89,7 +89,7 @@ def draw_slice(
     for group, style in ((picks, "-"), (truth, "--")):
         for pick in group:
             species = next((one for one in species_set.picked if one.name == pick.species), None)
-            centre = (pick.z_voxel, pick.y_voxel, pick.x_voxel)
+            centre = pick.zyx_voxel
             radius = (
                 section_radius(species.radius_angstrom / voxel_size_angstrom, centre[across] - index) if species else 0
             )
@@ -105,18 +105,18 @@ def draw_slice(
 
 
 def section_radius(radius: float, distance: float) -> float:
-    """Return the radius of the circle that a plane at some distance from its centre cuts from a sphere; 0 for none."""
+    """Return the radius of the circle in which a plane at a distance from its centre cuts a sphere; 0 for no cut."""
     return float(np.sqrt(max(radius**2 - distance**2, 0.0)))
 
 
 def busiest_slice(
     picks: Sequence[Pick], axis: int, size: int, species_set: SpeciesSet, voxel_size_angstrom: float
 ) -> int:
-    """Return the index along an axis of ``(z, y, x)`` where the most particles are cut; the middle without picks."""
+    """Return the index along an axis of ``(z, y, x)`` that cuts the most particles; the middle without picks."""
     radius = {species.name: species.radius_angstrom / voxel_size_angstrom / 2 for species in species_set.picked}
     cut: NDArray[np.int64] = np.zeros(size, dtype=np.int64)
     for pick in picks:
-        centre = (pick.z_voxel, pick.y_voxel, pick.x_voxel)[axis]
+        centre = pick.zyx_voxel[axis]
         reach = radius.get(pick.species, 0.0)
         cut[max(int(np.ceil(centre - reach)), 0) : max(int(centre + reach) + 1, 0)] += 1
     return int(cut.argmax()) if cut.any() else size // 2
@@ -142,6 +142,6 @@ def sweep_figure(thresholds: NDArray[np.float64], fbeta: Mapping[str, NDArray[np
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG; the old file stays until the new one is whole."""
+    """Write a figure as PNG, atomically."""
     with write_atomically(path, "wb") as file:
         figure.savefig(file, format="png", dpi=100)

@@ -1,4 +1,4 @@
-"""HTML pages with everything inside, made of the templates."""
+"""Self-contained HTML pages, made from templates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
 from scripts.pages.figures import colour_of
 from scripts.picking.score_valley import HIGHEST, Valley, suggest_threshold
-from scripts.picks import Pick
+from scripts.picks import Pick, by_species
 from scripts.species import SpeciesSet
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -22,7 +22,7 @@ PAGE_NAME = "report.html"
 
 
 def check_megabytes(page_megabytes: float) -> float:
-    """Return the largest size of a page if it is one: 0 (no pages) or at least 1.
+    """Return the size limit of a page if it is valid: 0 (no pages) or at least 1.
 
     Raises:
         InputError: it is not.
@@ -34,13 +34,12 @@ def check_megabytes(page_megabytes: float) -> float:
 
 def valleys_of(picks: Sequence[Pick], species_set: SpeciesSet) -> dict[str, Valley]:
     """Return the valley of every species' scores."""
-    return {
-        name: suggest_threshold([pick.score for pick in picks if pick.species == name]) for name in species_set.names
-    }
+    own = by_species(picks)
+    return {name: suggest_threshold([pick.score for pick in own[name]]) for name in species_set.names}
 
 
 def species_data(species_set: SpeciesSet, valleys: Mapping[str, Valley]) -> dict[str, Any]:
-    """Return what the pages need of the species."""
+    """Return what the pages show of the species."""
     species = [
         {
             "name": one.name,
@@ -55,7 +54,7 @@ def species_data(species_set: SpeciesSet, valleys: Mapping[str, Valley]) -> dict
 
 
 def write_page(path: str | Path, template: str, title: str, scripts: Sequence[str], data: Mapping[str, Any]) -> None:
-    """Write one of the templates as a page with its style, its scripts and its data inside."""
+    """Write a page from a template, with style, scripts and data embedded."""
     fillings = {
         "title": html.escape(title),
         "style": read_template("page.css"),
@@ -68,7 +67,7 @@ def write_page(path: str | Path, template: str, title: str, scripts: Sequence[st
 
 
 def as_script_json(value: Any) -> str:
-    """Return JSON that may stand inside an HTML script element: no text in it can end the element."""
+    """Return JSON for the inside of an HTML script element: no text in it can end the element."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 

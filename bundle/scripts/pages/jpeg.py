@@ -1,4 +1,4 @@
-"""A tomogram as small JPEG pictures: a stack of slices, and sheets of cut-out particles."""
+"""A tomogram as small JPEG images: a stack of slices, and sheets of cut-out particles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 TILE_PIXELS = 64
 SHEET_COLUMNS = 20
 TILE_RADII = 4.0  # width of a tile in radii of its particle
-TILE_SLICES = 2  # on either side that are averaged, against the noise
+TILE_SLICES = 2  # slices on either side that are averaged to reduce noise
 SHEET_QUALITY = 60
 STACK_SETTINGS = (  # slices averaged in z, pixels averaged in y and x, JPEG quality; the first that fits is taken
     (1, 1, 60), (2, 1, 60), (2, 1, 45), (3, 1, 45), (2, 2, 60), (4, 2, 45), (4, 4, 60), (8, 8, 60), (16, 16, 45),
@@ -41,7 +41,7 @@ def encode_stack(volume: NDArray[np.float32], max_bytes: int) -> Stack:
 
     Args:
         volume: ``(Z, Y, X)``, any scale.
-        max_bytes: for all slices together; the poorest quality is taken where none fits.
+        max_bytes: for all slices together; if no quality fits, the lowest is taken.
     """
     levels = grey_levels(volume)
     stack = Stack([], (0, 0, 0), 1, 1)
@@ -63,7 +63,7 @@ def encode_stack(volume: NDArray[np.float32], max_bytes: int) -> Stack:
 def sprite_sheet(volume: NDArray[np.float32], centres_zyx_vox: ArrayLike, radius_vox: float) -> bytes:
     """Return one JPEG with a tile for every particle: its central slice, y upwards, `SHEET_COLUMNS` tiles in a row.
 
-    Outside the volume a tile is grey. Grey levels are those of the whole volume, so tiles compare.
+    A tile is grey outside the volume. All tiles have the grey levels of the whole volume, so they can be compared.
 
     Args:
         volume: ``(Z, Y, X)``, any scale.
@@ -84,7 +84,7 @@ def sprite_sheet(volume: NDArray[np.float32], centres_zyx_vox: ArrayLike, radius
 
 
 def grey_levels(volume: NDArray[np.float32]) -> tuple[float, float]:
-    """Return the values that become black and white, which few voxels are beyond."""
+    """Return the values that become black and white, two percentiles close to the extremes."""
     steps = tuple(slice(None, None, max(size // 64, 1)) for size in volume.shape)
     low, high = np.percentile(volume[steps], (0.3, 99.7))
     return float(low), max(float(high), float(low) + 1e-6)

@@ -1,6 +1,6 @@
-"""The page of a run: slices with picks, score histograms, a gallery, and the truth where there is one.
+"""The page of a run: slices with picks, score histograms, a gallery, and the truth if there is one.
 
-One HTML file with everything inside; it opens without a network. The templates stand in the folder ``page_files``.
+It is one self-contained HTML file that opens without a network. Its templates are in the folder ``templates``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from scripts.pages.html import TEMPLATES, as_script_json, species_data, valleys_
 from scripts.pages.jpeg import SHEET_COLUMNS, TILE_PIXELS, TILE_RADII, Stack, encode_stack, sprite_sheet
 from scripts.picks import Pick
 from scripts.scoring.comparison import Comparison, cause_in_words, compare
-from scripts.scoring.mistakes import RIGHT
+from scripts.scoring.mistakes import RIGHT, Verdict
 from scripts.species import Species, SpeciesSet
 
 MAX_TILES = 400  # of one species in the gallery
@@ -27,14 +27,14 @@ BYTES_PER_MEGABYTE = 1_000_000
 
 @dataclass(frozen=True)
 class Tomogram:
-    """What a page shows a run's picks on.
+    """The volume on which a page shows a run's picks.
 
     Attributes:
         run: name of the run.
         volume: ``(Z, Y, X)``, any scale.
         voxel_size_angstrom: of the volume.
-        own_voxel_size_angstrom: of the tomogram as it was read, which the picks' voxels count; the two differ where it
-            was resampled.
+        own_voxel_size_angstrom: of the tomogram as it was read, in whose voxels the picks are; the two differ if it was
+            resampled.
     """
 
     run: str
@@ -43,13 +43,13 @@ class Tomogram:
     own_voxel_size_angstrom: float
 
     def places_of(self, picks: Sequence[Pick]) -> NDArray[np.float64]:
-        """Return where picks lie in the volume: ``(N, 3)`` voxels ``(z, y, x)``."""
-        voxels = np.array([(pick.z_voxel, pick.y_voxel, pick.x_voxel) for pick in picks], dtype=np.float64)
+        """Return the positions of picks in the volume: ``(N, 3)`` voxels ``(z, y, x)``."""
+        voxels = np.array([pick.zyx_voxel for pick in picks], dtype=np.float64)
         return voxels.reshape(-1, 3) * (self.own_voxel_size_angstrom / self.voxel_size_angstrom)
 
     @property
     def size_xyz_angstrom(self) -> NDArray[np.float64]:
-        """Sides of the tomogram."""
+        """Size of the tomogram ``(x, y, z)``."""
         return np.array(self.volume.shape[::-1]) * self.voxel_size_angstrom
 
 
@@ -59,15 +59,44 @@ class Truth:
 
     Attributes:
         particles: the true particles.
-        sweep: ``(S, T, 3)``, as `picking.SweepThresholdsd` counts.
-        thresholds: ``(T,)`` those of the sweep.
+        sweep: ``(S, T, 3)``, the counts of `scoring.threshold_sweep.SweepThresholdsd`.
+        thresholds: ``(T,)`` thresholds of the sweep.
         mode: how picks were matched in the sweep.
     """
 
-    species_set: Sequence[Pick]
+    particles: Sequence[Pick]
     sweep: NDArray[np.int64]
     thresholds: Sequence[float]
     mode: str
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """The picks of a run, compared with its truth.
+
+    Attributes:
+        truth: the truth.
+        comparison: the counts, which may be added over runs.
+        of_picks: a verdict on every pick.
+        of_truth: a verdict on every true particle.
+    """
+
+    truth: Truth
+    comparison: Comparison
+    of_picks: Sequence[Verdict]
+    of_truth: Sequence[Verdict]
+
+
+def compare_run(tomogram: Tomogram, picks: Sequence[Pick], species_set: SpeciesSet, truth: Truth) -> ComparedRun:
+    """Compare the picks of one run with its truth.
+
+    Args:
+        tomogram: what was picked.
+        picks: all picks of the run.
+        species_set: the species.
+        truth: what to compare with.
+    """
+    return ComparedRun(truth, *compare(truth.particles, picks, species_set, tomogram.size_xyz_angstrom, truth.sweep))
 
 
 def write_run_page(
@@ -76,30 +105,23 @@ def write_run_page(
     picks: Sequence[Pick],
     species_set: SpeciesSet,
     page_megabytes: float,
-    truth: Truth | None = None,
-) -> Comparison | None:
-    """Write the page of one run; return what the comparison with the truth gave, where there is truth.
+    compared: ComparedRun | None = None,
+) -> None:
+    """Write the page of one run.
 
     Args:
         path: of the page.
         tomogram: what was picked.
         picks: all picks of the run, with their voxels.
         species_set: the species.
-        page_megabytes: largest size; 0 writes no page.
-        truth: what to compare with.
+        page_megabytes: size limit; 0 writes no page.
+        compared: the comparison of the picks with the truth, as `compare_run` returns it; None where there is no truth.
     """
-    comparison, items = None, _pick_items(picks, tomogram, species_set)
-    if truth is not None:
-        size = tomogram.size_xyz_angstrom
-        comparison, of_picks, of_truth = compare(truth.species_set, picks, species_set, size, truth.sweep)
-        for item, verdict in zip(items, of_picks, strict=True):
-            item |= {"right": verdict.cause == RIGHT, "cause": cause_in_words(verdict, truth.species_set)}
-        true_items = _pick_items(truth.species_set, tomogram, species_set)
-        for item, verdict in zip(true_items, of_truth, strict=True):
-            item |= {"truth": True, "right": verdict.cause == RIGHT, "cause": cause_in_words(verdict, picks)}
-        items += true_items
     if page_megabytes == 0:
-        return comparison
+        return
+    items = _pick_items(picks, tomogram, species_set)
+    if compared is not None:
+        items = _judged_items(items, picks, compared, tomogram, species_set)
     data = {
         "run": tomogram.run,
         "volumeShape": tomogram.volume.shape,
@@ -109,19 +131,16 @@ def write_run_page(
         **species_data(species_set, valleys_of(picks, species_set)),
         "sheets": _add_tiles(items, tomogram, species_set),
         "items": items,
-        "truth": None
-        if truth is None or comparison is None
-        else comparison.as_json(species_set, truth.thresholds, truth.mode),
+        "truth": None if compared is None else _truth_data(compared, species_set),
     }
     taken = len(as_script_json(data)) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
     stack = encode_stack(tomogram.volume, int((page_megabytes * BYTES_PER_MEGABYTE - taken) * 0.74))  # base64: 4 for 3
-    scripts = ["common.js", "truth.js", "run.js"] if truth else ["common.js", "run.js"]
+    scripts = ["common.js", "truth.js", "run.js"] if compared else ["common.js", "run.js"]
     write_page(path, "run.html", f"{tomogram.run}: picks", scripts, data | _stack_data(stack))
-    return comparison
 
 
 def _pick_items(picks: Sequence[Pick], tomogram: Tomogram, species_set: SpeciesSet) -> list[dict[str, Any]]:
-    """Return picks as the page takes them; places are voxels ``(z, y, x)`` of the shown volume."""
+    """Return picks in the form of the page's data; a place is a voxel ``(z, y, x)`` of the shown volume."""
     species = {name: number for number, name in enumerate(species_set.names)}
     return [
         {
@@ -131,6 +150,32 @@ def _pick_items(picks: Sequence[Pick], tomogram: Tomogram, species_set: SpeciesS
         }
         for pick, place in zip(picks, tomogram.places_of(picks).tolist(), strict=True)
     ]
+
+
+def _judged_items(
+    items: Sequence[dict[str, Any]],
+    picks: Sequence[Pick],
+    compared: ComparedRun,
+    tomogram: Tomogram,
+    species_set: SpeciesSet,
+) -> list[dict[str, Any]]:
+    """Return the items of the picks and, after them, those of the true particles, each with its verdict."""
+    particles = compared.truth.particles
+    judged = [item | _verdict_data(verdict, particles) for item, verdict in zip(items, compared.of_picks, strict=True)]
+    true_items = _pick_items(particles, tomogram, species_set)
+    judged += [
+        item | {"truth": True} | _verdict_data(verdict, picks)
+        for item, verdict in zip(true_items, compared.of_truth, strict=True)
+    ]
+    return judged
+
+
+def _verdict_data(verdict: Verdict, others: Sequence[Pick]) -> dict[str, Any]:
+    return {"right": verdict.cause == RIGHT, "cause": cause_in_words(verdict, others)}
+
+
+def _truth_data(compared: ComparedRun, species_set: SpeciesSet) -> dict[str, Any]:
+    return compared.comparison.as_json(species_set, compared.truth.thresholds, compared.truth.mode)
 
 
 def _add_tiles(items: Sequence[dict[str, Any]], tomogram: Tomogram, species_set: SpeciesSet) -> list[str]:
@@ -154,7 +199,7 @@ def _sheet(items: Sequence[Mapping[str, Any]], tomogram: Tomogram, species: Spec
 
 
 def _evenly(items: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """Return at most ``most`` of the items, the surest first, spread evenly over the ranks."""
+    """Return at most ``most`` of the items by falling score, spread evenly over the ranks."""
     ranked = sorted(items, key=lambda item: -item["score"])
     if len(ranked) <= most:
         return ranked

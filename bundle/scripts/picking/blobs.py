@@ -15,7 +15,7 @@ from scripts.species import Species
 def find_candidates(
     probability: NDArray[np.float32], threshold: float, min_voxels: int = 1, connectivity: int = 26
 ) -> Candidates:
-    """Find every connected blob above a threshold and its centre.
+    """Find the connected blobs above a threshold and their centres.
 
     Args:
         probability: ``(Z, Y, X)``, 0 to 1.
@@ -24,7 +24,7 @@ def find_candidates(
         connectivity: 6 (faces), 18 (and edges) or 26 (and corners).
 
     Returns:
-        The blobs' centres of mass, weighted by the probability above the threshold. Nothing found: N is 0.
+        The blobs' centres of mass, weighted by the probability above the threshold; empty if there is no blob.
 
     Raises:
         ValueError: ``probability`` does not have three axes.
@@ -51,7 +51,7 @@ def find_candidates(
 
 @dataclass(frozen=True)
 class Blobs:
-    """Finder of particles as connected blobs above the species' threshold, merged where they are close.
+    """Find particles as connected blobs above the species' threshold; blobs close to each other are merged.
 
     Attributes:
         merge_distance_in_radii: blobs nearer than this times the particle's radius are one particle; 0 merges nothing.

@@ -30,12 +30,12 @@ class Candidates:
         return len(self.scores)
 
     def only(self, wanted: NDArray[np.bool_] | NDArray[np.int64]) -> Candidates:
-        """Return those of the points that a mask or a list of numbers names."""
+        """Return the points that a mask or an array of indices selects."""
         return Candidates(self.centres_zyx_vox[wanted], self.scores[wanted], self.sizes[wanted])
 
 
 class Finder(Protocol):
-    """What finds the particles of one species in a volume of probabilities, for example `blobs.Blobs`."""
+    """Finds the particles of one species in a volume of probabilities; for example `picking.blobs.Blobs`."""
 
     def __call__(self, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> Candidates:
         """Return the particles found in ``(Z, Y, X)``, by the species' threshold, smallest size and radius."""
@@ -51,7 +51,7 @@ def merge_close_candidates(candidates: Candidates, distance_vox: float) -> Candi
     if len(candidates) == 0 or distance_vox == 0:
         return candidates
     points = candidates.centres_zyx_vox
-    group = DBSCAN(eps=distance_vox, min_samples=1).fit_predict(points)  # min_samples=1: a lone point stays
+    group = DBSCAN(eps=distance_vox, min_samples=1).fit_predict(points)  # min_samples=1: an isolated point is kept
     sizes = np.bincount(group, candidates.sizes)
     centres = np.stack([np.bincount(group, candidates.sizes * axis) / sizes for axis in points.T], axis=1)
     scores = np.zeros(len(sizes))

@@ -1,4 +1,4 @@
-"""From logits to picks: the last step, which MONAI Label needs too."""
+"""From logits to picks, as a transform, because MONAI Label runs transforms but no handlers."""
 
 from __future__ import annotations
 
@@ -12,28 +12,27 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from scripts.coordinates import voxel_size_of
-from scripts.datasets.runs import run_name
 from scripts.picking.candidates import Finder
 from scripts.picking.image_picks import keep_inside, picks_in_image, probability_of
-from scripts.picks import Pick, as_records
-from scripts.preparation.image_facts import original_affine_of, source_of
+from scripts.picks import Pick, as_records, by_species
+from scripts.preparation.image_facts import ImageFacts, facts_of_image, original_affine_of
 from scripts.species import SpeciesSet
 from scripts.volumes.labels import draw_spheres
 
 
 class PickParticlesd(MapTransform):
-    """Turn the network's logits into picks and a label map: the last step that MONAI Label needs too.
+    """Turn the network's logits into picks and a label map.
 
     Args:
-        keys: logits ``(C, Z, Y, X)``; become the label map ``(1, Z, Y, X)`` of the tomogram as it was read, a sphere
-            of the target radius around every pick.
+        keys: logits ``(C, Z, Y, X)``; replaced by the label map ``(1, Z, Y, X)`` on the grid of the tomogram as it was
+            read, with a sphere of the target radius around every pick.
         species_set: the species.
         finder: finds the particles of a species in its probabilities.
-        image_key: the tomogram, for its voxel size and run.
-        result_key: where ``{"run": name, "picks": [...]}`` is put, one flat dictionary per pick, ready for JSON.
+        image_key: the tomogram, for its voxel sizes and run.
+        result_key: key for ``{"run": name, "picks": [...]}``, one flat dictionary per pick, ready for JSON.
         voxel_offset: see `coordinates`.
-        region_key: where to pick ``(1, Z, Y, X)``, see `region.LimitRegiond`; everywhere if there is none.
+        region_key: region to pick in ``(1, Z, Y, X)``, see `preparation.region.LimitRegiond`; without one, the whole
+            volume.
     """
 
     def __init__(
@@ -54,43 +53,42 @@ class PickParticlesd(MapTransform):
         """Return the sample with the label map and the picks."""
         sample = dict(data)
         image: MetaTensor = sample[self.image_key]
-        run = sample.get("run") or run_name(source_of(image))
+        facts = facts_of_image(image, sample.get("run"))
         for key in self.key_iterator(sample):
             logits = sample[key]
             if logits.shape[0] != len(self.species_set.picked):
                 raise ValueError(
                     f"{key} needs {len(self.species_set.picked)} channels, one per species; got {logits.shape[0]}."
                 )
-            picks = self.pick(logits, image, str(run), sample.get(self.region_key))
-            sample[key] = MetaTensor(self.draw(picks, image), meta=image.meta)
+            picks = self.pick(logits, image, facts, sample.get(self.region_key))
+            sample[key] = MetaTensor(self.draw(picks, facts), meta=image.meta)
             sample[key].affine = original_affine_of(image)
-            sample[self.result_key] = {"run": str(run), "picks": as_records(picks)}
+            sample[self.result_key] = {"run": facts.run, "picks": as_records(picks)}
         return sample
 
-    def pick(self, logits: Tensor, image: MetaTensor, run: str, region: Tensor | None = None) -> list[Pick]:
-        """Return the picks of all species, the surest first, in the voxels of the tomogram as it was read.
+    def pick(self, logits: Tensor, image: MetaTensor, facts: ImageFacts, region: Tensor | None = None) -> list[Pick]:
+        """Return the picks of all species, each species by falling score, in voxels of the tomogram as it was read.
 
-        A volume without contrast, which the scaling turned to 0, has none.
+        A volume without contrast, which the scaling set to 0, has no picks.
         """
         picks: list[Pick] = []
         if not image.any():
             return picks
         for channel, species in zip(logits, self.species_set.picked, strict=True):
-            found = self.finder(probability_of(channel), species, voxel_size_of(image.affine))
+            found = self.finder(probability_of(channel), species, facts.voxel_size_angstrom)
             found = keep_inside(found, region)
             found = found.only(np.argsort(-found.scores, kind="stable"))
-            picks += picks_in_image(found.centres_zyx_vox, found.scores, species, run, image, self.voxel_offset)
+            picks += picks_in_image(found.centres_zyx_vox, found.scores, species, facts, self.voxel_offset)
         return picks
 
-    def draw(self, picks: Sequence[Pick], image: MetaTensor) -> Tensor:
+    def draw(self, picks: Sequence[Pick], facts: ImageFacts) -> Tensor:
         """Return the label map ``(1, Z, Y, X)`` of the picks, on the grid of the tomogram as it was read."""
-        own = voxel_size_of(original_affine_of(image))
-        depth, height, width = (int(size) for size in image.meta.get("spatial_shape", image.shape[1:]))
-        shape = depth, height, width
+        shape, found = facts.own_shape_zyx, by_species(picks)
         labels = np.zeros(shape, dtype=np.uint8)
         for species in self.species_set.picked:
-            centres = [(pick.z_voxel, pick.y_voxel, pick.x_voxel) for pick in picks if pick.species == species.name]
-            sphere = draw_spheres(shape, centres, species.target_radius_angstrom / own, species.label)
+            centres = [pick.zyx_voxel for pick in found[species.name]]
+            radius_vox = species.target_radius_angstrom / facts.own_voxel_size_angstrom
+            sphere = draw_spheres(shape, centres, radius_vox, species.label)
             np.copyto(labels, sphere, where=sphere > 0)
         return torch.from_numpy(labels)[None]
 

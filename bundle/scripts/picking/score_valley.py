@@ -1,4 +1,4 @@
-"""A threshold without truth: the valley in the histogram of scores."""
+"""Suggest a threshold without truth: the valley in the histogram of scores."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.special import expit, logit
 
-LOWEST, HIGHEST = 0.0001, 0.99999  # probabilities beyond these are told apart no more
-SATURATED_LOGITS = 3.0  # picks above HIGHEST are taken as spread evenly over this much
+LOWEST, HIGHEST = 0.0001, 0.99999  # scores are clipped to this range
+SATURATED_LOGITS = 3.0  # range over which scores above HIGHEST are spread evenly
 GRID_LOGITS = 0.05
 MIN_PICKS = 20
-MIN_SHARE, MIN_SIDE = 0.05, 3  # of the picks, and picks, on either side of a valley
-MAX_DEPTH = 0.7  # density in the valley, compared with the lower of its two hills
-RESAMPLES = 200  # how often the picks are drawn anew from themselves (bootstrap)
-MIN_AGREEMENT = 0.9  # of the resamples have to show a valley
+MIN_SHARE, MIN_SIDE = 0.05, 3  # smallest share and number of picks on either side of a valley
+MAX_DEPTH = 0.7  # largest density in the valley, relative to the lower of its two hills
+RESAMPLES = 200  # number of bootstrap resamples of the picks
+MIN_AGREEMENT = 0.9  # smallest share of the resamples with a valley
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Valley:
 
     Attributes:
         threshold: probability at the bottom of the valley; None: there is no clear one.
-        low: 5th percentile of the bottoms over the resamples; nan without a valley.
+        low: 5th percentile of the threshold over the bootstrap resamples; NaN without a valley.
         high: 95th percentile.
         agreement: share of the resamples that show a valley.
     """
@@ -42,11 +42,11 @@ class Valley:
 
 
 def suggest_threshold(scores: ArrayLike) -> Valley:
-    """Find the valley between two hills of a score histogram, and how sure its place is.
+    """Find the valley between two hills of a score histogram, and the uncertainty of its position.
 
-    The density of the log-odds is smoothed by Silverman's rule. A valley is clear when each side holds at least
-    `MIN_SHARE` of the picks and `MIN_SIDE` of them, its bottom is below `MAX_DEPTH` times the lower hill, and
-    `MIN_AGREEMENT` of the resamples have one too.
+    The density of the log-odds is smoothed by Silverman's rule. A valley is clear if each side has at least the share
+    `MIN_SHARE` of the picks and at least `MIN_SIDE` picks, its density is below `MAX_DEPTH` times that of the lower
+    hill, and at least the share `MIN_AGREEMENT` of the bootstrap resamples have a valley too.
 
     Args:
         scores: ``(N,)`` probabilities.
@@ -91,7 +91,7 @@ def _silverman_width(places: NDArray[np.float64]) -> float:
 
 
 def _bottom(counts: NDArray[np.int64], width: float) -> int | None:
-    """Return the bin of the deepest clear valley, None for none."""
+    """Return the bin of the deepest clear valley; None if there is none."""
     density = gaussian_filter1d(counts.astype(np.float64), width, mode="reflect")
     hills = np.minimum(np.maximum.accumulate(density), np.maximum.accumulate(density[::-1])[::-1])
     below, total = np.cumsum(counts), counts.sum()

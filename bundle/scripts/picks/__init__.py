@@ -1,9 +1,9 @@
-"""Picks: the table in memory, and the files of many programs that it is read from and written to.
+"""Picks: the table in memory, and the file formats of many programs that it is read from and written to.
 
-``table`` holds the table, ``formats`` the list of formats, the modules it imports one format each; ``conversion`` goes
-from any to any, on the command line as ``python -m scripts.picks convert``. How frames and units of the formats differ
-stands in `scripts.coordinates` alone. Every file is written under a temporary name first, so a full disk or a stopped
-run never leaves half a file under the final name.
+``pick`` defines the table, ``formats`` lists the formats, which have one module each, and ``conversion`` converts from
+any format to any other (on the command line: ``python -m scripts.picks convert``). Only `scripts.coordinates` knows how
+the frames and units of the formats differ. Every file is written under a temporary name first, so that a full disk or a
+stopped run never leaves an incomplete file under the final name.
 """
 
 from scripts.picks.bounds import check_inside
@@ -12,7 +12,7 @@ from scripts.picks.conversion import convert
 from scripts.picks.copick_json import read_copick_folder, read_copick_json, write_copick_json
 from scripts.picks.formats import FORMATS, check_formats, write_run_folder
 from scripts.picks.kaggle_csv import read_csv, write_csv
-from scripts.picks.pick import Pick, as_records, check_truth, xyz_angstrom_of
+from scripts.picks.pick import Pick, as_records, by_species, check_truth, xyz_angstrom_of
 from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Facts",
     "Pick",
     "as_records",
+    "by_species",
     "check_formats",
     "check_inside",
     "check_truth",

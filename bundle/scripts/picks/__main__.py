@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputWarning, run_tool
 from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
 from scripts.picks.formats import FORMATS
@@ -17,36 +17,40 @@ from scripts.picks.formats import FORMATS
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = make_parser().parse_args(arguments)
+    return run_tool(lambda: print_conversion(options))
+
+
+def print_conversion(options: argparse.Namespace) -> None:
+    """Convert picks and print what was written.
+
+    Raises:
+        InputError: see `convert`.
+    """
     facts = Facts(**{name: getattr(options, name) for name in Facts.__dataclass_fields__})
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("always", InputWarning)
-            warnings.showwarning = lambda message, *place, **more: print(f"warning: {message}", file=sys.stderr)
-            if options.volume_shape is not None:
-                facts = replace(facts, volume_shape=tuple(options.volume_shape))
-            written = convert(
-                options.source,
-                options.target,
-                facts=_with_tomogram(facts),
-                from_format=options.from_format,
-                to_format=options.to_format,
-                min_score=options.min_score,
-                allow_outside=options.allow_outside,
-                overwrite=options.overwrite,
-            )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = lambda message, *place, **more: print(f"warning: {message}", file=sys.stderr)
+        if options.volume_shape is not None:
+            facts = replace(facts, volume_shape=tuple(options.volume_shape))
+        written = convert(
+            options.source,
+            options.target,
+            facts=_with_tomogram(facts),
+            from_format=options.from_format,
+            to_format=options.to_format,
+            min_score=options.min_score,
+            allow_outside=options.allow_outside,
+            overwrite=options.overwrite,
+        )
     for path, count in written.items():
         print(f"{path}: {count} picks")
-    return 0
 
 
 def _with_tomogram(facts: Facts) -> Facts:
-    """Take shape and voxel size out of the tomogram's header; what the user states counts more."""
+    """Take shape and voxel size from the tomogram's header, except where the user states them."""
     if facts.tomogram is None:
         return facts
-    from scripts.volumes.reading import read_extent  # here, because it takes seconds
+    from scripts.volumes.reading import read_extent  # imported here because it takes seconds
 
     shape, voxel_size = read_extent(facts.tomogram, facts.voxel_size_angstrom)
     return replace(facts, volume_shape=facts.volume_shape or shape, voxel_size_angstrom=voxel_size)

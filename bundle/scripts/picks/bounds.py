@@ -1,4 +1,4 @@
-"""Do points lie in their tomogram? Where they do not, a unit or a frame was mistaken."""
+"""Check that points lie in their tomogram; if they do not, a unit or a coordinate frame is probably wrong."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from scripts.errors import InputError, InputWarning
 
-MOST = 0.5  # more of the points than this outside is a mistake
-CORNER, MIN_POINTS = 5, 5  # so many points in so small a share of every axis are suspicious
+MOST = 0.5  # a larger fraction of points outside is an error
+CORNER, MIN_POINTS = 5, 5  # MIN_POINTS or more points that all lie in the first 1 / CORNER of every axis are suspicious
 QUESTIONS = {"angstrom": "are they voxels, not Å?", "voxel": "are they Å, not voxels, or is the binning another?"}
 
 
@@ -23,17 +23,17 @@ def check_inside(
     unit: Literal["angstrom", "voxel"] = "angstrom",
     allow_outside: bool = False,
 ) -> None:
-    """Warn of points outside of a tomogram and of points crowded into its first corner; refuse most of them outside.
+    """Warn if points lie outside of their tomogram, or all of them in its first corner; refuse if most lie outside.
 
     Args:
         points_zyx_vox: ``(N, 3)`` voxel indices.
         shape_zyx: ``(Z, Y, X)`` of the tomogram.
-        source: what to call the points in a message: their file.
-        unit: what they were read as.
-        allow_outside: warn of any number outside.
+        source: name of the points in messages: their file.
+        unit: the unit that they were read in.
+        allow_outside: only warn, however many points lie outside.
 
     Raises:
-        InputError: more than half of the points lie outside.
+        InputError: more than half of the points lie outside, and ``allow_outside`` is off.
     """
     if len(points_zyx_vox) == 0:
         return

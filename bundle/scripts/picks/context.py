@@ -1,4 +1,4 @@
-"""What a file of picks does not say about itself."""
+"""Facts about picks that their file does not state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Fact = TypeVar("Fact")
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts that the user states, each under the key of its name; None is not stated.
+    """Facts that the user states; None means not stated.
 
     Attributes:
         run: name of the tomogram's run.
@@ -26,7 +26,7 @@ class Facts:
         voxel_size_angstrom: of the tomogram that was picked.
         volume_shape: ``(Z, Y, X)`` of that tomogram.
         voxel_offset: of the ångströms in our files, see `coordinates`.
-        binning: how often the tilt series' pixels go into the side of a voxel.
+        binning: pixels of the tilt series per voxel along each axis.
         tomogram: path of the tomogram.
         user_id: who picked, for copick.
         session_id: which session, for copick.
@@ -43,34 +43,34 @@ class Facts:
     session_id: str | None = None
 
     def needed_run(self, path: str | Path) -> str:
-        """Return the run's name, or refuse to go on without it."""
+        """Return the run's name; raise an ``InputError`` if it is not stated."""
         return _needed(self.run, path, "no run is named", "--run NAME")
 
     def needed_species(self, path: str | Path) -> str:
-        """Return the name of the species, or refuse to go on without it."""
+        """Return the name of the species; raise an ``InputError`` if it is not stated."""
         return _needed(self.species, path, "no species is named", "--species NAME")
 
     def needed_voxel_size(self, path: str | Path) -> float:
-        """Return the voxel size in ångströms, or refuse to go on without it."""
+        """Return the voxel size in ångströms; raise an ``InputError`` if it is not stated."""
         remedy = "--voxel_size_angstrom SIZE, or --tomogram FILE"
         return _needed(self.voxel_size_angstrom, path, "the tomogram's voxel size is not known", remedy)
 
     def needed_shape(self, path: str | Path) -> tuple[int, int, int]:
-        """Return the tomogram's shape ``(Z, Y, X)``, or refuse to go on without it."""
+        """Return the tomogram's shape ``(Z, Y, X)``; raise an ``InputError`` if it is not stated."""
         remedy = "--volume_shape Z Y X, or --tomogram FILE"
         return _needed(self.volume_shape, path, "the tomogram's shape is not known", remedy)
 
 
 def zyx_vox_for(path: str | Path, picks: Sequence[Pick], facts: Facts) -> NDArray[np.float64]:
-    """Return the places of the picks in voxels, ``(N, 3)``, ``(z, y, x)``.
+    """Return the positions of the picks in voxels, ``(N, 3)``, ``(z, y, x)``.
 
     Args:
-        path: the file that they are for, for the message.
+        path: the file that they are written to, for the message.
         picks: the table.
-        facts: the voxel size, where the table does not hold all voxels.
+        facts: state the voxel size, which is needed if the table does not hold all positions in voxels.
 
     Raises:
-        InputError: neither the table nor the facts say enough.
+        InputError: the voxel size is needed and not stated.
     """
     known = known_zyx_vox_of(picks)
     if not np.isnan(known).any():

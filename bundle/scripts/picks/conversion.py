@@ -1,36 +1,24 @@
-"""From any format of picks to any other."""
+"""Conversion of picks from any format to any other."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from scripts.coordinates import to_zyx_vox
-from scripts.copick_tree import is_project, picks_path
+from scripts.copick_tree import is_project
 from scripts.errors import InputError, InputWarning
 from scripts.picks.bounds import check_inside
 from scripts.picks.context import Facts
 from scripts.picks.copick_json import read_copick_folder
 from scripts.picks.copick_project import read_copick_project
-from scripts.picks.formats import (
-    BY_SUFFIX,
-    FORMATS,
-    SESSION_ID,
-    USER_ID,
-    Format,
-    format_named,
-    format_of_star,
-    guess_format,
-    path_in_folder,
-)
+from scripts.picks.formats import FORMATS, Format, format_named, format_of_star, guess_format
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
 
-VOXEL_TOLERANCE = 0.01  # voxels in a table may differ by so much from what its ångströms say
-FILE_SUFFIXES = {*BY_SUFFIX, ".txt"}
+VOXEL_TOLERANCE = 0.01  # voxels; a larger difference between voxels and ångströms of one pick is an error
 
 
 def convert(
@@ -47,20 +35,20 @@ def convert(
     """Convert a file of picks, or the picks of a copick project.
 
     Args:
-        source: a file, a copick project or a folder of copick's files.
+        source: a file, a copick project or a folder of copick files.
         target: a file, a copick project, or a folder for one file per run and species.
-        facts: what the source does not say. ``run`` and ``species`` choose where it does.
-        from_format: a name in `FORMATS`; None goes by the file's name and content.
-        to_format: the same for the target; None goes by its name.
+        facts: what the source does not state. If it states them, ``run`` and ``species`` select from its picks.
+        from_format: a name in `FORMATS`; None recognises the format by the file's name and content.
+        to_format: the same for the target; None recognises the format by its name.
         min_score: picks with a lower score are left out.
-        allow_outside: go on where most of the points lie outside of the tomogram.
+        allow_outside: continue if most of the points lie outside of the tomogram.
         overwrite: replace files.
 
     Returns:
         The files that were written, with their numbers of picks.
 
     Raises:
-        InputError: a file or a fact is wrong or missing, or a file is there already.
+        InputError: a file or a fact is wrong or missing, or a file exists already.
     """
     reader = _source_format(source, from_format)
     writer = _target_format(target, to_format)
@@ -70,7 +58,7 @@ def convert(
     _check_places(picks, reader, source, facts, allow_outside)
     if not writer.has_scores and any(pick.score != 1 for pick in picks):
         warnings.warn(f"{target}: {writer.name} has no room for scores; they are left out.", InputWarning, stacklevel=2)
-    parts = _parts(Path(target), writer, picks, facts)
+    parts = writer.paths_for(Path(target), picks, facts)
     there = [file for path, _, _ in parts for file in writer.files_at(path) if file.exists()]
     if there and not overwrite:
         raise InputError(f"{there[0]} is there already; choose another name, or give --overwrite.")
@@ -145,39 +133,3 @@ def _check_places(picks: Sequence[Pick], reader: Format, source: str | Path, fac
     if facts.volume_shape is not None:
         points = zyx_vox_of(picks, facts.voxel_size_angstrom, facts.voxel_offset)
         check_inside(points, facts.volume_shape, str(source), reader.unit, allow_outside)
-
-
-def _parts(target: Path, writer: Format, picks: list[Pick], facts: Facts) -> list[tuple[Path, list[Pick], Facts]]:
-    """Return the files to be written, each with its picks and facts."""
-    groups: dict[tuple[str | None, str | None], list[Pick]] = {}
-    for pick in picks:
-        run = pick.run if writer.one_file_per == "run" else None
-        species = None if writer.one_file_per == "table" else pick.species
-        groups.setdefault((run, species), []).append(pick)
-    if not groups:
-        groups[facts.run, facts.species] = []
-    project = writer.name == "copick" and (is_project(target) or target.suffix not in FILE_SUFFIXES)
-    if not project and target.suffix in FILE_SUFFIXES and len(groups) > 1:
-        held = ", ".join("/".join(filter(None, key)) for key in list(groups)[:3])
-        raise InputError(
-            f"{target}: {writer.name} needs a file for each of {held} ...; give a folder, or --species and --run."
-        )
-    parts = []
-    for (run, species), own in groups.items():
-        own_facts = replace(facts, run=run or facts.run, species=species or facts.species)
-        if project:
-            path = _path_in_project(target, own_facts)
-        elif target.suffix in FILE_SUFFIXES:
-            path = target
-        elif writer.one_file_per == "table":
-            path = target / writer.file_name
-        else:
-            folder = target / run if run else target
-            path = path_in_folder(folder, writer, own_facts.needed_species(target), own_facts)
-        parts.append((path, own, own_facts))
-    return parts
-
-
-def _path_in_project(target: Path, facts: Facts) -> Path:
-    run, species = facts.needed_run(target), facts.needed_species(target)
-    return picks_path(target, run, species, facts.user_id or USER_ID, facts.session_id or SESSION_ID)

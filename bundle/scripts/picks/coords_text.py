@@ -1,6 +1,6 @@
 """``.coords``: ``x y z`` per line in voxels, the first voxel at 0, as ArtiaX draws them.
 
-The format has no room for a score; further columns are not read.
+The format does not store scores; further columns are ignored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scripts.picks.pick import Pick, picks_at
 
 
 def write_coords(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:
-    """Write the places of picks of one run and species.
+    """Write the positions of picks of one run and species.
 
     Raises:
         InputError: the voxels are not known.
@@ -31,7 +31,7 @@ def write_coords(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:
 
 
 def read_coords(path: str | Path, facts: Facts) -> list[Pick]:
-    """Read places of one run and species; every score is 1.
+    """Read positions of one run and species; every score is 1.
 
     Raises:
         InputError: a fact is missing, or a line is wrong.

@@ -1,4 +1,4 @@
-"""copick's JSON files of picks, one per run and species. How they stand in a project, see `copick_project`."""
+"""copick's JSON files of picks, one per run and species; `copick_project` finds them in a project."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def write_copick_json(
     user_id: str,
     session_id: str,
 ) -> None:
-    """Write the picks of one run and one species in copick's form; picks of others are left out.
+    """Write the picks of one run and one species in copick's format; other picks are left out.
 
     Args:
-        path: copick itself expects ``<user_id>_<session_id>_<particle>.json`` in the run's folder ``Picks``.
+        path: copick itself expects ``<user_id>_<session_id>_<species>.json`` in the run's folder ``Picks``.
         picks: the table.
         run: name of the run.
         species: name of the species.
         voxel_size_angstrom: of the tomogram that was picked; None when unknown.
         user_id: who picked: a person or a program.
-        session_id: tells apart the tables of one user.
+        session_id: distinguishes the tables of one user.
 
     Raises:
-        InputError: copick would refuse an id, or cut the file's name in the wrong place.
+        InputError: copick would refuse an id, or split the file name in the wrong place.
     """
     for key, value in (("user_id", user_id), ("session_id", session_id)):
         if not re.fullmatch(r"[A-Za-z0-9]+([.-][A-Za-z0-9]+)*", value):
@@ -51,7 +51,7 @@ def write_copick_json(
         "run_name": run,
         "voxel_spacing": voxel_size_angstrom,
         "unit": "angstrom",
-        "trust_orientation": False,  # the matrices below say nothing
+        "trust_orientation": False,  # the matrices below are placeholders
         "points": [
             {
                 "location": {
@@ -70,22 +70,23 @@ def write_copick_json(
 
 
 def read_copick_json(path: str | Path, run: str | None = None) -> list[Pick]:
-    """Read one copick file of picks; the species stands in the file.
+    """Read one copick file of picks; the species is stored in the file.
 
-    As copick has it, a particle lies at its ``location`` plus the shift in the last column of its ``transformation_``.
+    As in copick, the position of a particle is its ``location`` plus the shift in the last column of its
+    ``transformation_``.
 
     Args:
         path: the JSON file.
-        run: name of the run; None takes the one that stands in the file.
+        run: name of the run; None takes the one that is stored in the file.
 
     Raises:
-        InputError: the file is not in copick's form, or nothing says which run it belongs to.
+        InputError: the file is not in copick's format, or its run is not known.
     """
     return picks_of_content(path, read_content(path), run)
 
 
 def read_copick_folder(folder: str | Path, run: str, pattern: str = "*.json") -> list[Pick]:
-    """Read every ``*.json`` of the folder ``Picks`` of a run, in the order of the names; an empty folder has no picks.
+    """Read every ``*.json`` of the folder ``Picks`` of a run, in the order of the names; the folder may be empty.
 
     Args:
         folder: the folder.
@@ -93,7 +94,7 @@ def read_copick_folder(folder: str | Path, run: str, pattern: str = "*.json") ->
         pattern: names of the files to read, for example ``user_session_*.json``; hidden ones are left out.
 
     Raises:
-        InputError: there is no such folder, a file is not in copick's form, or two files hold the same species.
+        InputError: there is no such folder, a file is not in copick's format, or two files hold the same species.
     """
     if not Path(folder).is_dir():
         raise InputError(f"cannot read the picks of run '{run}': there is no folder {folder}.")
@@ -113,10 +114,10 @@ def read_copick_folder(folder: str | Path, run: str, pattern: str = "*.json") ->
 
 
 def read_content(path: str | Path) -> dict[str, Any]:
-    """Return what stands in a copick file of picks; its points are not looked at yet.
+    """Return the content of a copick file of picks; its points are not checked yet.
 
     Raises:
-        InputError: the file is not in copick's form, or not in ångströms.
+        InputError: the file is not in copick's format, or not in ångströms.
     """
     text = read_text(path)
     if not text.strip():
@@ -135,10 +136,10 @@ def read_content(path: str | Path) -> dict[str, Any]:
 
 
 def picks_of_content(path: str | Path, content: Mapping[str, Any], run: str | None) -> list[Pick]:
-    """Return the picks of a file that `read_content` read; ``run`` takes the place of the name that stands there.
+    """Return the picks of a file that `read_content` read; ``run`` overrides the name that is stored in it.
 
     Raises:
-        InputError: nothing says which run it belongs to, or a point is wrong.
+        InputError: the run is not known, or a point is wrong.
     """
     name = run or content.get("run_name")
     if not name:

@@ -14,11 +14,11 @@ from scripts.picks.pick import Pick
 
 
 def read_copick_project(path: str | Path, facts: Facts) -> list[Pick]:
-    """Read the picks of all runs and species of a project, or of those that the facts name.
+    """Read the picks of all runs and species of a project, or of those in the facts.
 
     Args:
         path: the project's folder, or its config file.
-        facts: ``run``, ``species``, ``user_id`` and ``session_id`` choose.
+        facts: ``run``, ``species``, ``user_id`` and ``session_id`` select picks; None takes all.
 
     Raises:
         InputError: a file is wrong, or several of one run hold the same species.

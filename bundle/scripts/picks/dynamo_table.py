@@ -1,8 +1,8 @@
-"""Dynamo's tables ``.tbl``, and the ``.doc`` beside a table that says which tomogram has which number.
+"""Dynamo's tables ``.tbl``, and the ``.doc`` beside a table that lists the tomograms by number.
 
-A row has 35 numbers. Of them count here: the tag (column 1), the shift (4 to 6), the cross-correlation (10), the
-tomogram's number (20) and the place (24 to 26). Places count from the volume's corner: the middle of the first voxel is
-0.5. A line of the ``.doc`` is the number and the path of a tomogram.
+A row has 35 numbers. Used here are the tag (column 1), the shift (4 to 6), the cross-correlation (10), the tomogram's
+number (20) and the position (24 to 26). Positions count from the volume's corner: the centre of the first voxel is 0.5.
+A line of the ``.doc`` is the number and the path of a tomogram.
 
 Source: Dynamo's wiki, pages "Table convention" and "Volume center".
 """
@@ -30,7 +30,7 @@ DOC = ".doc"
 def write_dynamo_table(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:
     """Write picks of one species, and the ``.doc`` beside them; runs are numbered in the order of their names.
 
-    The ``.doc`` holds the path of the tomogram where it is known, and else the names of the runs: put the paths there.
+    The ``.doc`` holds the path of the tomogram if it is known, or else the names of the runs, to be replaced by paths.
 
     Raises:
         InputError: the voxels are not known.

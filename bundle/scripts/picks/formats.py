@@ -1,4 +1,4 @@
-"""The formats of picks by name: who reads them, what their files are called, how they are read and written."""
+"""The formats of picks by name: their file names, and how they are read and written."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from scripts.copick_tree import is_project, picks_path
 from scripts.errors import InputError
 from scripts.picks.context import Facts
 from scripts.picks.coords_text import read_coords, write_coords
@@ -14,14 +15,14 @@ from scripts.picks.copick_json import read_copick_json, write_copick_json
 from scripts.picks.dynamo_table import DOC, read_dynamo_table, write_dynamo_table
 from scripts.picks.imod_text import read_imod_text, write_imod_text
 from scripts.picks.kaggle_csv import read_csv, write_csv
-from scripts.picks.pick import Pick
+from scripts.picks.pick import Pick, by_species
 from scripts.picks.portal_ndjson import read_ndjson, write_ndjson
 from scripts.picks.relion4_star import read_pixel_star, write_relion4_star, write_warp_star
 from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
 from scripts.picks.star import CENTERED, RUN_COLUMN, read_tables
 
 USER_ID, SESSION_ID = "cryoet-particle-segmentation", "0"
-TABLE = "csv"  # the format that the bundle itself goes by
+TABLE = "csv"  # the format that the bundle itself uses
 AUTOMATIC_STAR = "star"
 
 
@@ -31,14 +32,14 @@ class Format:
 
     Attributes:
         name: as users write it.
-        file_name: of a file in a run's folder; ``{species}``, ``{user_id}`` and ``{session_id}`` are put in.
-        one_file_per: "table" where the file says run and species, "species" where it says the run, else "run".
+        file_name: of a file in a run's folder; ``{species}``, ``{user_id}`` and ``{session_id}`` are replaced.
+        one_file_per: "table" if the file states run and species, "species" if it states only the run, else "run".
         unit: of the numbers in the file.
-        read: the picks of a file.
-        write: a file of the picks, all of one species (and run) unless the format holds more.
-        has_scores: the file has room for scores.
-        has_binning: the file may count other pixels than the tomogram's.
-        side_suffix: of a second file that stands beside each.
+        read: reads the picks of a file.
+        write: writes a file of picks, which are of one species (and run) unless the file states more.
+        has_scores: the file stores scores.
+        has_binning: the file may count pixels of another size than the tomogram's voxels.
+        side_suffix: of a second file that is written beside each.
     """
 
     name: str
@@ -52,13 +53,69 @@ class Format:
     side_suffix: str | None = None
 
     def files_at(self, path: Path) -> list[Path]:
-        """Return all files that writing to a path makes."""
+        """Return all files that are created by writing to a path."""
         return [path] if self.side_suffix is None else [path, path.with_suffix(self.side_suffix)]
 
     @property
     def ending(self) -> str:
-        """What the names of the files end with."""
+        """The ending of the file names."""
         return self.file_name.rpartition("}")[2] if "{" in self.file_name else Path(self.file_name).suffix
+
+    def paths_for(self, target: Path, picks: Iterable[Pick], facts: Facts) -> list[tuple[Path, list[Pick], Facts]]:
+        """Return the files that a table of picks is written to, each with its picks and its facts.
+
+        Args:
+            target: a file, a copick project, or a folder for one file per run and species.
+            picks: the table; without picks there is one empty file, for the run and species of the facts.
+            facts: what is known of all picks.
+
+        Raises:
+            InputError: the target is one file and the picks need several, or the run or the species is not known.
+        """
+        groups = self._by_file(picks) or {self._file_of(facts.run, facts.species): []}
+        layout = self._layout_at(target)
+        if layout == "file" and len(groups) > 1:
+            held = ", ".join("/".join(filter(None, key)) for key in list(groups)[:3])
+            raise InputError(
+                f"{target}: {self.name} needs a file for each of {held} ...; give a folder, or --species and --run."
+            )
+        parts = []
+        for (run, species), own in groups.items():
+            own_facts = replace(facts, run=run or facts.run, species=species or facts.species)
+            if layout == "project":
+                path = _path_in_project(target, own_facts)
+            elif layout == "file":
+                path = target
+            elif self.one_file_per == "table":
+                path = target / self.file_name
+            else:
+                folder = target / run if run else target
+                path = path_in_folder(folder, self, own_facts.needed_species(target), own_facts)
+            parts.append((path, own, own_facts))
+        return parts
+
+    def _by_file(self, picks: Iterable[Pick]) -> dict[tuple[str | None, str | None], list[Pick]]:
+        """Group picks by the run and the species of their file; None if a file holds all runs or species."""
+        groups: dict[tuple[str | None, str | None], list[Pick]] = {}
+        for pick in picks:
+            groups.setdefault(self._file_of(pick.run, pick.species), []).append(pick)
+        return groups
+
+    def _file_of(self, run: str | None, species: str | None) -> tuple[str | None, str | None]:
+        """Return the run and the species that decide about a pick's file; None for one that does not."""
+        return run if self.one_file_per == "run" else None, None if self.one_file_per == "table" else species
+
+    def _layout_at(self, target: Path) -> Literal["project", "file", "folder"]:
+        """Return what is written at a path: files in a copick project, one file, or files in a folder."""
+        is_file = target.suffix in FILE_SUFFIXES
+        if self.name == "copick" and (is_project(target) or not is_file):
+            return "project"
+        return "file" if is_file else "folder"
+
+
+def _path_in_project(target: Path, facts: Facts) -> Path:
+    run, species = facts.needed_run(target), facts.needed_species(target)
+    return picks_path(target, run, species, facts.user_id or USER_ID, facts.session_id or SESSION_ID)
 
 
 def _write_copick(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
@@ -137,10 +194,11 @@ BY_SUFFIX = {
     ".ndjson": "ndjson",
     ".coords": "coords",
 }
+FILE_SUFFIXES = {*BY_SUFFIX, ".txt"}
 
 
 def format_named(name: str) -> Format:
-    """Return the format of a name.
+    """Return the format of that name.
 
     Raises:
         InputError: there is no such format.
@@ -151,7 +209,7 @@ def format_named(name: str) -> Format:
 
 
 def guess_format(path: str | Path) -> str | None:
-    """Return the name of the format that a file's name tells; None where it tells none or several."""
+    """Return the name of the format that a file name implies; None if it implies none or several."""
     name = Path(path).name
     longest = [one.name for one in FORMATS.values() if "." in one.ending[1:] and name.endswith(one.ending)]
     guess = longest[0] if longest else BY_SUFFIX.get(Path(path).suffix)
@@ -171,7 +229,7 @@ def format_of_star(path: str | Path) -> Format:
 
 
 def check_formats(names: Iterable[str]) -> list[Format]:
-    """Return the formats that inference is to write.
+    """Return the formats that inference writes, by their names.
 
     Raises:
         InputError: a name is unknown, or the table is not among them.
@@ -185,29 +243,28 @@ def check_formats(names: Iterable[str]) -> list[Format]:
 def write_run_folder(
     folder: str | Path, picks: Sequence[Pick], species: Iterable[str], formats: Iterable[Format], facts: Facts
 ) -> None:
-    """Write the picks of one run in several formats, a species without picks too.
+    """Write the picks of one run in several formats, with files also for species without picks.
 
     Args:
         folder: of the run.
         picks: of the run.
         species: names of all species.
-        formats: as `check_formats` gives them.
+        formats: as returned by `check_formats`.
         facts: of the run.
 
     Raises:
         InputError: a file cannot be written.
     """
-    names = list(species)
+    names, own = list(species), by_species(picks)
     for one in formats:
         if one.one_file_per == "table":
             one.write(Path(folder) / one.file_name, picks, facts)
             continue
         for name in names:
-            own = [pick for pick in picks if pick.species == name]
-            one.write(path_in_folder(folder, one, name, facts), own, replace(facts, species=name))
+            one.write(path_in_folder(folder, one, name, facts), own[name], replace(facts, species=name))
 
 
 def path_in_folder(folder: str | Path, one: Format, species: str, facts: Facts) -> Path:
-    """Return where the file of one species stands in a run's folder."""
+    """Return the path of the file of one species in a run's folder."""
     ids = {"user_id": facts.user_id or USER_ID, "session_id": facts.session_id or SESSION_ID}
     return Path(folder) / one.file_name.format(species=species, **ids)

@@ -1,8 +1,8 @@
 """IMOD's points as text, for ``point2model`` and from ``model2point``.
 
-A line is ``object contour x y z score``; ``x y z``, ``contour x y z`` and ``object contour x y z`` are read too, which
-is how ``point2model`` tells them apart. In IMOD the middle of the first pixel is 0.5 in x and y, and the middle of the
-first section is 0 in z (without ``-zcoord``, which would make it 0.5).
+A line is ``object contour x y z score``. ``x y z``, ``contour x y z`` and ``object contour x y z`` are read too; as in
+``point2model``, the number of columns decides. In IMOD the centre of the first pixel is 0.5 in x and y, and the centre
+of the first section is 0 in z (without ``-zcoord``, which would make it 0.5).
 
 Source: options and code of point2model and model2point.
 """
@@ -26,7 +26,7 @@ LAYOUTS = {3: IMOD_COLUMNS[2:5], 4: IMOD_COLUMNS[1:5], 5: IMOD_COLUMNS[:5], 6: I
 
 
 def write_imod_text(path: str | Path, picks: Sequence[Pick], facts: Facts) -> None:
-    """Write picks of one run and species: object 1, contour 1, places, scores, for ``point2model -values 1``.
+    """Write picks of one run and species: object 1, contour 1, positions, scores, for ``point2model -values 1``.
 
     Raises:
         InputError: the voxels are not known.
@@ -39,7 +39,7 @@ def write_imod_text(path: str | Path, picks: Sequence[Pick], facts: Facts) -> No
 
 
 def read_imod_text(path: str | Path, facts: Facts) -> list[Pick]:
-    """Read picks of one run and species; object and contour do not count.
+    """Read picks of one run and species; object and contour are ignored.
 
     Raises:
         InputError: a fact is missing, or a line is wrong.

@@ -1,4 +1,4 @@
-"""Kaggle's CSV, with our further columns after its six: the form in which the bundle keeps a whole table."""
+"""Kaggle's CSV format with additional columns after its six; the bundle stores whole tables in it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ OPTIONAL_COLUMNS = ("score", "radius_angstrom", "x_voxel", "y_voxel", "z_voxel")
 
 
 def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:
-    """Write the table with Kaggle's six columns first, then score, radius and voxels; no picks give a header alone.
+    """Write the table with Kaggle's six columns first, then score, radius and voxels; without picks only the header.
 
-    Ångströms have 3 decimals, voxels 4, scores 6; what is unknown stays empty.
+    Ångströms have 3 decimals, voxels 4, scores 6; unknown values are empty.
     """
     with write_atomically(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -32,7 +32,7 @@ def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:
 
 
 def read_csv(path: str | Path) -> list[Pick]:
-    """Read a table in Kaggle's form, with or without our further columns; other columns are left alone.
+    """Read a table in Kaggle's format, with or without the additional columns; other columns are ignored.
 
     Rows are counted as a spreadsheet does: the header is row 1.
 

@@ -1,4 +1,4 @@
-"""Numbers and lines of text files: read with a word on what is wrong and where, written with fixed digits."""
+"""Reading numbers and lines of text files, with messages that name the place, and writing numbers as text."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from scripts.errors import InputError
 
-ANGSTROM_DIGITS, VOXEL_DIGITS, SCORE_DIGITS = 3, 4, 6  # decimals of what we write
+ANGSTROM_DIGITS, VOXEL_DIGITS, SCORE_DIGITS = 3, 4, 6  # decimals in written files
 IMAGE_ENDING = re.compile(r"(\.tomostar|\.(mrcs?|rec|st|map)(:mrcs?)?)$", re.IGNORECASE)
 
 
 def run_of_file(name: str) -> str:
-    """Return the run that the name of a tomogram's or a tilt series' file tells: without folder and ending."""
+    """Return the name of the run from the file name of a tomogram or tilt series: without folder and ending."""
     return IMAGE_ENDING.sub("", PurePosixPath(name).name)
 
 
@@ -34,7 +34,7 @@ def read_text(path: str | Path) -> str:
 
 
 def rows_of_text(path: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield the words of every line and what to call the line in a message; empty lines and ``#`` remarks are left out.
+    """Yield every line as its name in messages and its words; empty lines and ``#`` comments are skipped.
 
     Raises:
         InputError: the file cannot be read.
@@ -46,10 +46,10 @@ def rows_of_text(path: str | Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def number(source: str, name: str, text: Any) -> float:
-    """Return the finite number that a text holds.
+    """Return a text as a finite number.
 
     Raises:
-        InputError: it holds none; the message begins with ``source`` and ``name``.
+        InputError: it is none; the message begins with ``source`` and ``name``.
     """
     try:
         value = float(text)
@@ -62,5 +62,5 @@ def number(source: str, name: str, text: Any) -> float:
 
 
 def decimal(value: float, digits: int) -> str:
-    """Return a number with so many decimals; empty when it is unknown."""
+    """Return a number as text with a fixed number of decimals; empty if it is unknown (nan)."""
     return "" if math.isnan(value) else f"{value:z.{digits}f}"  # z: no minus sign before a rounded zero

@@ -1,8 +1,9 @@
-"""One table of picks: a list of `Pick`."""
+"""The table of picks: a list of `Pick`."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
@@ -23,10 +24,10 @@ class Pick:
     Attributes:
         run: name of the tomogram's run ("experiment" in Kaggle's files).
         species: name of the species.
-        x_angstrom: place in files' coordinates, as are ``y_angstrom`` and ``z_angstrom``.
+        x_angstrom: position in file coordinates, with ``y_angstrom`` and ``z_angstrom``.
         score: confidence of the pick; 1 for an annotation.
         radius_angstrom: radius of the species; nan when unknown.
-        x_voxel: place in the tomogram's own voxels, as are ``y_voxel`` and ``z_voxel``; nan when unknown.
+        x_voxel: position in the tomogram's own voxels, with ``y_voxel`` and ``z_voxel``; nan when unknown.
     """
 
     run: str
@@ -46,23 +47,36 @@ class Pick:
 
     @property
     def xyz_angstrom(self) -> tuple[float, float, float]:
-        """The place ``(x, y, z)`` in ångströms."""
+        """The position ``(x, y, z)`` in ångströms."""
         return self.x_angstrom, self.y_angstrom, self.z_angstrom
+
+    @property
+    def zyx_voxel(self) -> tuple[float, float, float]:
+        """The position ``(z, y, x)`` in the tomogram's own voxels; nan where unknown."""
+        return self.z_voxel, self.y_voxel, self.x_voxel
+
+
+def by_species(picks: Iterable[Pick]) -> dict[str, list[Pick]]:
+    """Return the picks of every species that has some, in their order; any other name gives an empty list."""
+    groups: defaultdict[str, list[Pick]] = defaultdict(list)
+    for pick in picks:
+        groups[pick.species].append(pick)
+    return groups
 
 
 def as_records(picks: Iterable[Pick]) -> list[dict[str, str | float | None]]:
-    """Return the table as plain dictionaries that JSON can hold; what is unknown becomes None."""
+    """Return the table as plain dictionaries for JSON; unknown values become None."""
     names = [field.name for field in fields(Pick)]
     return [{name: _plain(getattr(pick, name)) for name in names} for pick in picks]
 
 
 def xyz_angstrom_of(picks: Sequence[Pick]) -> NDArray[np.float64]:
-    """Return the places of the picks, ``(N, 3)``, ``(x, y, z)`` in ångströms."""
+    """Return the positions of the picks, ``(N, 3)``, ``(x, y, z)`` in ångströms."""
     return np.array([pick.xyz_angstrom for pick in picks], dtype=np.float64).reshape(-1, 3)
 
 
 def zyx_vox_of(picks: Sequence[Pick], voxel_size_angstrom: float, voxel_offset: float = 0.0) -> NDArray[np.float64]:
-    """Return the places of the picks in voxels, ``(N, 3)``, ``(z, y, x)``: those in the table, else from ångströms.
+    """Return the positions of the picks in voxels, ``(N, 3)``, ``(z, y, x)``: from the table, else from ångströms.
 
     Args:
         picks: the table.
@@ -74,8 +88,8 @@ def zyx_vox_of(picks: Sequence[Pick], voxel_size_angstrom: float, voxel_offset: 
 
 
 def known_zyx_vox_of(picks: Sequence[Pick]) -> NDArray[np.float64]:
-    """Return the voxels that stand in the table, ``(N, 3)``, ``(z, y, x)``; nan where none do."""
-    return np.array([(pick.z_voxel, pick.y_voxel, pick.x_voxel) for pick in picks], dtype=np.float64).reshape(-1, 3)
+    """Return the positions in voxels that the table holds, ``(N, 3)``, ``(z, y, x)``; nan where it holds none."""
+    return np.array([pick.zyx_voxel for pick in picks], dtype=np.float64).reshape(-1, 3)
 
 
 def picks_at(
@@ -86,13 +100,13 @@ def picks_at(
     voxel_size_angstrom: float,
     voxel_offset: float = 0.0,
 ) -> list[Pick]:
-    """Return a table of one species out of places in voxels.
+    """Return a table of one species from positions in voxels.
 
     Args:
         points_zyx_vox: ``(N, 3)``, ``(z, y, x)``.
-        runs: name of the run of each.
+        runs: name of the run of each point.
         species: name of the species.
-        scores: of each.
+        scores: score of each point.
         voxel_size_angstrom: of the tomogram.
         voxel_offset: for the picks' ångströms, see `coordinates`.
     """
@@ -105,15 +119,15 @@ def picks_at(
 
 
 def check_truth(truth: Iterable[Pick], species_set: SpeciesSet, source: str) -> None:
-    """Refuse a truth that names an unknown species or holds a place of a run twice.
+    """Refuse a truth with an unknown species, or with two particles at the same position of a run.
 
     Args:
         truth: the annotations.
-        particles: the known species.
-        source: what to call the truth in a message: its file.
+        species_set: the known species.
+        source: name of the truth in messages: its file.
 
     Raises:
-        InputError: with the number of the particle, counted from 1 (a header does not count).
+        InputError: gives the number of the particle, counted from 1 (a header does not count).
     """
     first: dict[tuple[str, float, float, float], int] = {}
     for number, pick in enumerate(truth, start=1):

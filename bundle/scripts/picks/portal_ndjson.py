@@ -1,6 +1,6 @@
-"""The CryoET Data Portal's points: one JSON object per line, voxels, the first voxel at 0.
+"""Points of the CryoET Data Portal: one JSON object per line, in voxels, the first voxel at 0.
 
-The portal's own files have no score; ours stands under ``score``, which other programs pass over.
+The portal's own files have no scores; ours are stored as ``score``, which other programs ignore.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from scripts.picks.star import (
 
 TOMOSTAR = ".tomostar"  # Warp's file of a tilt series
 TILT_PIXEL, DETECTOR_PIXEL, MAGNIFICATION = "rlnTomoTiltSeriesPixelSize", "rlnDetectorPixelSize", "rlnMagnification"
-USUAL_MAGNIFICATION = 10000.0  # with which a detector's micrometres are the pixel's ångströms
+USUAL_MAGNIFICATION = 10000.0  # pixels have as many ångströms as those of the detector have micrometres
 PIXEL_TOLERANCE = 0.001
 
 
@@ -40,7 +40,7 @@ def write_relion4_star(path: str | Path, picks: Sequence[Pick], facts: Facts) ->
     """Write picks as RELION 4 reads them: ``binning`` pixels per voxel, the first voxel at 0.
 
     Raises:
-        InputError: the voxels are not known, or a run's name cannot stand in a STAR file.
+        InputError: the voxels are not known, or a STAR file cannot hold a run's name.
     """
     table = _pixels(path, picks, facts, "relion4")
     table.insert(3, RUN_COLUMN, pd.Series([pick.run for pick in picks], dtype=str))
@@ -51,7 +51,7 @@ def write_warp_star(path: str | Path, picks: Sequence[Pick], facts: Facts) -> No
     """Write picks as Warp and M read them: as `write_relion4_star`, the run as ``<run>.tomostar``.
 
     Raises:
-        InputError: the voxels are not known, or a run's name cannot stand in a STAR file.
+        InputError: the voxels are not known, or a STAR file cannot hold a run's name.
     """
     table = _pixels(path, picks, facts, "warp")
     table.insert(3, MICROGRAPH, pd.Series([pick.run + TOMOSTAR for pick in picks], dtype=str))
@@ -59,9 +59,9 @@ def write_warp_star(path: str | Path, picks: Sequence[Pick], facts: Facts) -> No
 
 
 def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
-    """Read picks of one species in pixels, of RELION 3 and 4, Warp and M, and take in a refinement's shifts.
+    """Read picks of one species in pixels from RELION 3 or 4, Warp or M, and apply the shifts of a refinement.
 
-    A pixel's size comes from voxel size and binning, or else from the file (``rlnTomoTiltSeriesPixelSize``,
+    The pixel size is the voxel size over the binning, or else is read from the file (``rlnTomoTiltSeriesPixelSize``,
     ``rlnDetectorPixelSize``). Without a voxel size the picks have ångströms only.
 
     Raises:
@@ -97,7 +97,7 @@ def _pixels(path: str | Path, picks: Sequence[Pick], facts: Facts, format_name: 
 
 
 def _stated_pixel_size(path: str | Path, tables: StarTables, particles: pd.DataFrame) -> float | None:
-    """Return the size in ångströms of the pixels that the coordinates count, where the file states it."""
+    """Return the size in ångströms of the pixels that the coordinates count, if the file states it."""
     optics = tables.get("optics", pd.DataFrame())
     if TILT_PIXEL in optics:
         sizes = numbers_of(f"{path}, optics", optics, [TILT_PIXEL])[:, 0]

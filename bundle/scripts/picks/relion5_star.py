@@ -32,9 +32,10 @@ def write_relion5_star(
     voxel_size_angstrom: float,
     voxel_offset: float = 0.0,
 ) -> None:
-    """Write picks as RELION 5 reads them: ångströms from the volume's centre; no picks, no rows.
+    """Write picks as RELION 5 reads them: in ångströms from the volume's centre; the table may be empty.
 
-    The centre is ``shape / 2`` voxels, with voxel ``i`` at ``i``. Species are not told apart: write one file for each.
+    The centre is ``shape / 2`` voxels, with voxel ``i`` at ``i``. The file does not state the species: write one file
+    per species.
 
     Args:
         path: the STAR file.
@@ -42,7 +43,7 @@ def write_relion5_star(
         run: picks of other runs are left out; None takes all.
         volume_shape_zyx: shape ``(Z, Y, X)`` of the tomogram.
         voxel_size_angstrom: of the tomogram.
-        voxel_offset: that the picks' ångströms were written with; only needed where their voxels are unknown.
+        voxel_offset: that the picks' ångströms were written with; only used if their voxels are unknown.
 
     Raises:
         InputError: the run's name has a character that a STAR file cannot hold.
@@ -64,7 +65,7 @@ def read_relion5_star(
     voxel_size_angstrom: float,
     voxel_offset: float = 0.0,
 ) -> list[Pick]:
-    """Read picks of one species from a RELION 5 file; undoes `write_relion5_star`, and takes in a refinement's shifts.
+    """Read picks of one species from a RELION 5 file: inverts `write_relion5_star`, and applies a refinement's shifts.
 
     Raises:
         InputError: the file is missing, or it has no table with the columns of RELION 5 and numbers in them.

@@ -1,4 +1,4 @@
-"""STAR tables of particles: what all dialects share. The library `starfile` parses and prints them."""
+"""STAR tables of particles: what all dialects share. The library ``starfile`` parses and formats them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ StarTables = dict[str, pd.DataFrame]
 
 
 def read_tables(path: str | Path) -> StarTables:
-    """Return the tables of a STAR file by name; what is no table is left out.
+    """Return the tables of a STAR file by name; other blocks are left out.
 
     Raises:
         InputError: the file cannot be read.
     """
-    read_text(path)  # says so when there is no such file
+    read_text(path)  # raises if there is no such file
     try:
         blocks = starfile.read(path, always_dict=True, parse_as_string=[RUN_COLUMN, MICROGRAPH])
-    except (TypeError, ValueError) as error:  # what the library raises on a block without a table
+    except (TypeError, ValueError) as error:  # raised by the library for a block without a table
         raise InputError(f"{path} is not a STAR file: {error}.") from error
     return {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
 
@@ -42,9 +42,9 @@ def particles_of(path: str | Path, tables: StarTables, required: Sequence[str], 
 
     Args:
         path: the file, for the message.
-        tables: as `read_tables` gives them.
+        tables: as returned by `read_tables`.
         required: the columns that the table must have.
-        kind: what to call the file's dialect in a message.
+        kind: name of the file's dialect in messages.
 
     Raises:
         InputError: a column is missing.
@@ -60,7 +60,7 @@ def numbers_of(path: str | Path, table: pd.DataFrame, columns: Sequence[str]) ->
     """Return columns of a table as an array, ``(N, len(columns))``.
 
     Raises:
-        InputError: a value is no number; the message counts the particle from 1.
+        InputError: a value is not a number; the message counts the particles from 1.
     """
     rows = zip(*(table[name] for name in columns), strict=True)
     values = [
@@ -74,7 +74,7 @@ def scores_of(path: str | Path, table: pd.DataFrame) -> list[float]:
     """Return the score of every particle; 1 where the file has no column for it.
 
     Raises:
-        InputError: a score is no number.
+        InputError: a score is not a number.
     """
     if SCORE not in table:
         return [1.0] * len(table)
@@ -82,10 +82,10 @@ def scores_of(path: str | Path, table: pd.DataFrame) -> list[float]:
 
 
 def shifts_angstrom_of(path: str | Path, table: pd.DataFrame, pixel_size_angstrom: float) -> NDArray[np.float64]:
-    """Return what a refinement found the particles to lie off their coordinates, ``(N, 3)``, to be subtracted.
+    """Return the shifts that a refinement found, ``(N, 3)`` in ångströms, to be subtracted from the coordinates.
 
     Raises:
-        InputError: the shifts are along the axes of subtomograms that were cut out at an angle.
+        InputError: the shifts are along the axes of subtomograms that were extracted with a rotation.
     """
     if all(name in table for name in SHIFTS_ANGSTROM):
         shifts = numbers_of(path, table, SHIFTS_ANGSTROM)
@@ -117,11 +117,11 @@ def write_table(path: str | Path, name: str, table: pd.DataFrame) -> None:
         check_name(text)
     printed = starfile.to_string({name: table}, quote_all_strings=any("#" in text for text in texts))
     with write_atomically(path) as file:
-        file.write(printed.split("\n", 1)[1])  # without the first line, which holds the time
+        file.write(printed.split("\n", 1)[1])  # without the first line, which states the time
 
 
 def check_name(run: str) -> None:
-    """Refuse a run's name that would break a STAR file.
+    """Refuse a run's name that a STAR file cannot hold.
 
     Raises:
         InputError: it holds a quote or a control character.

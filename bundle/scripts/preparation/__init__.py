@@ -1,1 +1,1 @@
-"""From a file to what the network sees."""
+"""From a file to the network's input."""

@@ -1,7 +1,7 @@
-"""Prepared tomograms on the disk: a training window costs the rows that it touches, not the tomogram.
+"""Prepared tomograms on disk, of which a training window reads only its own rows.
 
-Whatever the format, a tomogram is read, checked and scaled once. What comes out stands in a folder as plain ``.npy``
-files, of which every access reads what it needs, so that memory does not grow with the number of tomograms.
+Each tomogram is read, checked and scaled once. The result is stored in a folder as plain ``.npy`` files, and every
+access reads only the part it needs, so memory does not grow with the number of tomograms.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from scripts.records import canonical, record_of
 
 logger = logging.getLogger(__name__)
 
-CACHE_FORMAT = (
-    2  # increase when the on-disk layout changes: it is part of every entry's hash, so old entries are ignored
-)
+# Increase when the on-disk layout changes: it is part of every entry's hash, so old entries are ignored.
+CACHE_FORMAT = 2
 META = "meta.json"
 KEPT_META = ("affine", "original_affine", "spatial_shape", "filename_or_obj")
 
 
 class StoredVolume:
-    """A volume in a ``.npy`` file: has a shape, and reads what is asked for.
+    """A volume in a ``.npy`` file: it knows its shape, and an index reads that part of the file.
 
-    Not a memory map: the system reads ahead of one, five times as much for a window of a full-size tomogram.
+    Not a memory map, because the operating system would read ahead: five times as much for a window of a full-size
+    tomogram.
 
     Args:
         path: the file; its array has the axes ``(C, Z, Y, X)``.
@@ -53,7 +53,7 @@ class StoredVolume:
         self.shape = torch.Size(shape)
 
     def __getitem__(self, box: tuple[slice, ...]) -> Tensor:
-        """Return the part of the volume in a box of four slices without steps; reads the rows that it touches."""
+        """Return the box of four slices without steps; only the rows that it touches are read."""
         channels, layers, rows, columns = (
             range(*part.indices(size)) for part, size in zip(box, self.shape, strict=True)
         )
@@ -69,16 +69,16 @@ class StoredVolume:
 
 
 class StoredDataset(Dataset):
-    """Tomograms that are prepared once, kept in a folder and read from there at every access.
+    """Tomograms that are prepared once, stored in a folder and read from there at every access.
 
-    An entry belongs to its files, by size and time of change, and to the settings of the preparation; where any of
-    these changes, a new one is made. Several processes may share a folder: they share the work too.
+    An entry is identified by the size and modification time of its files and by the settings of the preparation; when
+    any of these changes, a new entry is made. Several processes may share a folder; they also share the work.
 
     Args:
         data: the tomograms, one dictionary of paths and names each.
-        preparation: transforms of a whole tomogram; what they make is tensors.
+        preparation: transforms of a whole tomogram; the tensors in their result are stored.
         cache_dir: the folder; may be deleted when no training uses it.
-        in_parts: give volumes as `StoredVolume`; otherwise as the preparation made them, whole.
+        in_parts: return volumes as `StoredVolume`; otherwise as whole tensors.
 
     Raises:
         InputError: the folder cannot be written to, or a tomogram cannot be read.
@@ -99,13 +99,13 @@ class StoredDataset(Dataset):
         waiting = [place for place, entry in enumerate(self.entries) if not entry.exists()]
         for place in tqdm(waiting, desc="preparing tomograms", disable=len(waiting) < 2):
             self.prepare(place, wait=False)
-        for place in waiting:  # those that another process had begun
+        for place in waiting:  # those that another process was making
             self.prepare(place, wait=True)
         if waiting:
             logger.info("%d prepared tomograms in %s", len(waiting), cache_dir)
 
     def prepare(self, place: int, wait: bool) -> None:
-        """Make an entry where there is none; one that another process is making is left to it, or waited for."""
+        """Make a missing entry; one that another process is making is skipped, or waited for."""
         entry = self.entries[place]
         with open(entry.with_name(f"{entry.name}.lock"), "wb") as lock:
             if entry.exists():
@@ -130,7 +130,7 @@ def prepared_dataset(
     cache_dir: str | Path | None = None,
     in_parts: bool = False,
 ) -> Dataset:
-    """Return tomograms that are prepared once and kept in a folder, see `StoredDataset`; without one in memory.
+    """Return tomograms that are prepared once and kept in a folder, see `StoredDataset`, or in memory.
 
     Args:
         data: the tomograms, one dictionary each.
@@ -144,7 +144,7 @@ def prepared_dataset(
 
 
 def entry_name(item: Mapping[Hashable, Any], preparation: Callable[..., Any]) -> str:
-    """Return the name of an entry: the run's, and a number that changes with the files and with the settings."""
+    """Return the name of an entry: that of the run, and a hash of the files and the settings."""
     files = {
         key: stamps_of(Path(value))
         for key, value in item.items()
@@ -155,12 +155,12 @@ def entry_name(item: Mapping[Hashable, Any], preparation: Callable[..., Any]) ->
 
 
 def write_entry(entry: Path, sample: Mapping[Hashable, Any]) -> None:
-    """Write the tensors of a prepared tomogram to a folder that appears under its name when it is complete.
+    """Write the tensors of a prepared tomogram to a folder, atomically.
 
     Raises:
-        InputError: the place cannot be written to, or the disk is full.
+        InputError: the folder cannot be written to, or the disk is full.
     """
-    remove_temporaries(entry.parent, entry.name)  # of a process that was killed: whoever writes has the lock
+    remove_temporaries(entry.parent, entry.name)  # left by a killed process: only the holder of the lock writes
     with write_folder_atomically(entry, remedy="Set cache_dir to another folder.") as folder:
         tensors = {str(key): value for key, value in sample.items() if isinstance(value, Tensor)}
         for key, value in tensors.items():
@@ -170,7 +170,7 @@ def write_entry(entry: Path, sample: Mapping[Hashable, Any]) -> None:
 
 
 def meta_of(tensor: Tensor) -> dict[str, Any] | None:
-    """Return what is kept of a volume's record, ready for JSON; None for a tensor without one."""
+    """Return the stored part of a volume's metadata, ready for JSON; None for a tensor without metadata."""
     if not isinstance(tensor, MetaTensor):
         return None
     kept = {key: tensor.meta[key] for key in KEPT_META if key in tensor.meta}
@@ -178,7 +178,7 @@ def meta_of(tensor: Tensor) -> dict[str, Any] | None:
 
 
 def read_entry(entry: Path, in_parts: bool) -> dict[str, Tensor | StoredVolume]:
-    """Return the tensors of a prepared tomogram; in parts, volumes ``(C, Z, Y, X)`` are left in their files."""
+    """Return the tensors of an entry; with ``in_parts``, volumes ``(C, Z, Y, X)`` stay in their files."""
     sample: dict[str, Tensor | StoredVolume] = {}
     for key, meta in json.loads((entry / META).read_text()).items():
         stored = StoredVolume(entry / f"{key}.npy")

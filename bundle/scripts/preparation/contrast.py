@@ -1,4 +1,4 @@
-"""Whether the particles of a volume are bright."""
+"""Check that the particles of a volume are bright."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from scripts.coordinates import voxel_size_of
 from scripts.errors import InputWarning
 from scripts.preparation.image_facts import source_of
 
-SMOOTHED_ANGSTROM = 60.0  # side of the blocks whose means tell bright particles from dark ones
+SMOOTHED_ANGSTROM = 60.0  # side of the blocks whose means distinguish bright from dark particles
 INVERTED_SKEWNESS = -0.3
-MIN_BLOCKS = 1000  # the skewness of so many blocks of noise is 0 ± 0.08
+MIN_BLOCKS = 1000  # with this many blocks, the skewness of pure noise is 0 ± 0.08
 
 
 def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return the means of cubes of ``side`` voxels; what does not fill a cube at the far ends is left out.
+    """Return the means of cubes of ``side`` voxels; incomplete cubes at the far ends are left out.
 
-    An axis shorter than that is one block.
+    An axis shorter than ``side`` is one block.
     """
     sides = [min(side, size) for size in volume.shape]
     counts = [size // length for size, length in zip(volume.shape, sides, strict=True)]
@@ -35,16 +35,16 @@ def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
 
 
 def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -> float | None:
-    """Return the skewness of the means of 60 Å blocks: above 0 with bright particles, below 0 with dark ones.
+    """Return the skewness of the means of 60 Å blocks: positive for bright particles, negative for dark ones.
 
-    Particles are few and stand out to one side; the noise, which is even, is averaged away.
+    Particles fill little of the volume and deviate to one side; the noise is symmetric and averages out.
 
     Args:
         volume: ``(Z, Y, X)``.
         voxel_size_angstrom: of the volume.
 
     Returns:
-        None where there are too few blocks, or all are alike.
+        None where there are too few blocks, or their means are all equal.
     """
     means = block_means(volume, max(1, round(SMOOTHED_ANGSTROM / voxel_size_angstrom))).astype(np.float64)
     spread = means.std()
@@ -54,11 +54,11 @@ def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -
 
 
 class CheckContrastd(MapTransform):
-    """Warn of a volume that looks as if its particles were dark, by `smoothed_skewness`; the volume stays as it is.
+    """Warn if the particles of a volume look dark, see `smoothed_skewness`; the volume is not changed.
 
     Args:
         keys: volumes ``(1, Z, Y, X)``, scaled.
-        inverted: whether they were inverted on request, for the remedy in the message.
+        inverted: whether the volumes were inverted on request; decides the advice in the message.
     """
 
     def __init__(self, keys: KeysCollection, inverted: bool = False) -> None:
@@ -66,7 +66,7 @@ class CheckContrastd(MapTransform):
         self.inverted = inverted
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the sample as it is."""
+        """Return the sample unchanged."""
         for key in self.key_iterator(dict(data)):
             volume: MetaTensor = data[key]
             skewness = smoothed_skewness(np.asarray(volume[0].cpu()), voxel_size_of(volume.affine))

@@ -1,7 +1,6 @@
-"""Where particles are looked for: inside a mask, between two heights, or in the ice itself.
+"""Limit picking to a region: a mask, a z range, or the ice itself.
 
-A region is a volume on the grid of the tomogram that the network sees, 0 outside. A particle belongs to it when the
-voxel that holds its centre does.
+A region is a volume on the grid of the network's input, 0 outside. A particle is inside if the voxel at its centre is.
 """
 
 from __future__ import annotations
@@ -22,32 +21,31 @@ from monai.engines import default_prepare_batch
 from monai.transforms import MapTransform
 from numpy.typing import ArrayLike, NDArray
 
-from scripts.coordinates import as_points, voxel_size_of
-from scripts.datasets.runs import run_name
+from scripts.coordinates import as_points
 from scripts.errors import InputError, InputWarning
 from scripts.preparation.contrast import block_means
-from scripts.preparation.image_facts import original_affine_of, source_of
+from scripts.preparation.image_facts import ImageFacts, facts_of_image
 from scripts.volumes.reading import read_tomogram
 
 logger = logging.getLogger(__name__)
 
 AUTO, RUN_MARK = "auto", "{run}"
-ICE_BLOCK_ANGSTROM = 40.0  # side of the blocks whose spread tells ice from vacuum
-ICE_LEVEL = 0.25  # ice begins where the spread has risen by this share from that of the vacuum to that of the ice
-LEAST_RISE = 1.1  # a spread that rises by less tells nothing: the ice fills the volume
+ICE_BLOCK_ANGSTROM = 40.0  # side of the blocks whose spread distinguishes ice from vacuum
+ICE_LEVEL = 0.25  # where the ice begins: share of the rise in spread from vacuum to ice
+LEAST_RISE = 1.1  # spread of ice over vacuum; below it no boundary is visible: the ice fills the volume
 ICE_MARGIN_ANGSTROM = 100.0
 
 
 def sample_mask(
     mask: NDArray[Any], mask_voxel_size_angstrom: float, shape_zyx: Sequence[int], voxel_size_angstrom: float
 ) -> NDArray[np.bool_]:
-    """Sample a mask on another grid that covers the same box: each voxel takes the value of the mask's where it lies.
+    """Resample a mask to another grid over the same box: each voxel takes the value of the mask voxel it lies in.
 
     Args:
-        mask: ``(Z, Y, X)``, anything but 0 is inside.
+        mask: ``(Z, Y, X)``, inside where it is not 0.
         mask_voxel_size_angstrom: of the mask.
-        shape_zyx: ``(Z, Y, X)`` of the answer.
-        voxel_size_angstrom: of the answer.
+        shape_zyx: ``(Z, Y, X)`` of the result.
+        voxel_size_angstrom: of the result.
     """
     for axis, size in enumerate(shape_zyx):
         place = (np.arange(size) + 0.5) * (voxel_size_angstrom / mask_voxel_size_angstrom)
@@ -57,18 +55,19 @@ def sample_mask(
 
 
 def fit_slab(volume: NDArray[np.float32], voxel_size_angstrom: float) -> tuple[float, float] | None:
-    """Find the heights between which the ice lies, from how much the grey values differ in each layer.
+    """Find the z range of the ice from the spread of the grey values in each layer.
 
-    Layers of blocks of 40 Å are compared by the standard deviation of the blocks' means. The vacuum's is the mean of
-    the lowest tenth, the ice's the median of the upper half; ice reaches from the first layer to the last that rises
-    by a quarter of the difference, and 100 Å further. A tilted slab is covered whole.
+    The volume is divided into blocks of 40 Å. The spread of a layer of blocks is the standard deviation of the blocks'
+    means. The spread of the vacuum is the mean of the lowest tenth of the layers, that of the ice the median of the
+    upper half. The ice reaches from the first to the last layer whose spread exceeds that of the vacuum by a quarter of
+    the difference, and 100 Å further on both sides. A tilted slab is covered completely.
 
     Args:
         volume: ``(Z, Y, X)``.
         voxel_size_angstrom: of the volume.
 
     Returns:
-        The first and the last height in voxels; None where no layer stands out, so that the ice fills the volume.
+        The first and the last z in voxels; None where no boundary is visible because the ice fills the volume.
     """
     side = max(1, round(ICE_BLOCK_ANGSTROM / voxel_size_angstrom))
     spread = block_means(volume, side).std(axis=(1, 2))
@@ -83,7 +82,7 @@ def fit_slab(volume: NDArray[np.float32], voxel_size_angstrom: float) -> tuple[f
 
 
 def is_inside(region: NDArray[Any], points_zyx_vox: ArrayLike) -> NDArray[np.bool_]:
-    """Tell which points ``(N, 3)`` lie in a region ``(Z, Y, X)``, 0 outside; those outside the volume do not."""
+    """Return which points ``(N, 3)`` lie in a region ``(Z, Y, X)``, 0 outside; points outside the volume do not."""
     voxels = np.rint(as_points(points_zyx_vox, "points_zyx_vox")).astype(np.int64)
     shape = np.asarray(region.shape)
     there = ((voxels >= 0) & (voxels < shape)).all(axis=1)
@@ -93,15 +92,15 @@ def is_inside(region: NDArray[Any], points_zyx_vox: ArrayLike) -> NDArray[np.boo
 
 
 class LimitRegiond(MapTransform):
-    """Say where particles are looked for; without a mask and a slab a sample stays as it is.
+    """Add the region to pick in; without mask and slab the sample is not changed.
 
     Args:
-        keys: volumes ``(1, Z, Y, X)`` as the network sees them; they stay as they are.
-        mask_path: the mask of a run, with ``{run}`` in the place of its name: a volume of any format that
-            `readers` reads, 0 outside. On the tomogram's own grid, or with a voxel size of its own over the same box.
-        slab_z_angstrom: the first and the last height, in the tomogram's coordinates, or ``auto``, see `fit_slab`.
-        region_key: where the region ``(1, Z, Y, X)`` is put, uint8.
-        label_key: true particles ``(N, 4)``; those outside the region are left out, where there are any.
+        keys: network inputs ``(1, Z, Y, X)``; not changed.
+        mask_path: path of a run's mask, with ``{run}`` for the run's name: a volume in any format that
+            `volumes.reading` reads, 0 outside, on the tomogram's own grid or with its own voxel size over the same box.
+        slab_z_angstrom: first and last z in the tomogram's coordinates, or ``auto``, see `fit_slab`.
+        region_key: key for the region ``(1, Z, Y, X)``, uint8.
+        label_key: true particles ``(N, 4)``, if there are any; those outside the region are removed.
         voxel_offset: see `coordinates`.
 
     Raises:
@@ -129,40 +128,45 @@ class LimitRegiond(MapTransform):
             return sample
         for key in self.key_iterator(sample):
             image: MetaTensor = sample[key]
-            region = np.ones(image.shape[1:], dtype=bool)
-            if self.mask_path is not None:
-                run = str(sample.get("run") or run_name(source_of(image)))
-                region &= read_mask(self.mask_path.replace(RUN_MARK, run), image)
-            if self.slab_z_angstrom is not None:
-                first, last = self.heights_of(image)
-                height = np.arange(len(region))
-                region &= ((height > first - 0.5) & (height < last + 0.5))[:, None, None]
+            facts = facts_of_image(image, sample.get("run"))
+            region = self.region_of(image, facts)
             if not region.any():
-                message = f"{source_of(image)}: the region to pick in is empty: nothing is picked."
+                message = f"{facts.source}: the region to pick in is empty: nothing is picked."
                 warnings.warn(message, InputWarning, stacklevel=2)
-            logger.info("%s: %.0f %% of the volume are looked at", source_of(image), 100 * region.mean())
+            logger.info("%s: %.0f %% of the volume are looked at", facts.source, 100 * region.mean())
             sample[self.region_key] = torch.from_numpy(region[None].astype(np.uint8))
             if self.label_key in sample:
                 rows = sample[self.label_key]
                 sample[self.label_key] = rows[torch.from_numpy(is_inside(region, np.asarray(rows)[:, 1:]))]
         return sample
 
-    def heights_of(self, image: MetaTensor) -> tuple[float, float]:
-        """Return the first and the last height in the image's voxels."""
-        here, depth = voxel_size_of(image.affine), image.shape[1]
+    def region_of(self, image: MetaTensor, facts: ImageFacts) -> NDArray[np.bool_]:
+        """Return the region ``(Z, Y, X)`` on the grid of an image."""
+        region = np.ones(image.shape[1:], dtype=bool)
+        if self.mask_path is not None:
+            region &= read_mask(self.mask_path.replace(RUN_MARK, facts.run), image.shape[1:], facts)
+        if self.slab_z_angstrom is not None:
+            first, last = self.z_range_of(image, facts)
+            z = np.arange(len(region))
+            region &= ((z > first - 0.5) & (z < last + 0.5))[:, None, None]
+        return region
+
+    def z_range_of(self, image: MetaTensor, facts: ImageFacts) -> tuple[float, float]:
+        """Return the first and the last z of the slab, in voxels of the image."""
+        here, depth = facts.voxel_size_angstrom, image.shape[1]
         if self.slab_z_angstrom == AUTO:
             found = fit_slab(np.asarray(image[0], dtype=np.float32), here)
             heights = (0.0, depth - 1.0) if found is None else found
             text = "fills the volume" if found is None else f"lies between z = {found[0]:.0f} and {found[1]:.0f} voxels"
-            logger.info("%s: the ice %s", source_of(image), text)
+            logger.info("%s: the ice %s", facts.source, text)
             return heights
-        shift = self.voxel_offset * voxel_size_of(original_affine_of(image))
+        shift = self.voxel_offset * facts.own_voxel_size_angstrom
         first, last = ((float(height) - shift) / here for height in self.slab_z_angstrom or ())
         return first, last
 
 
 def check_slab(slab_z_angstrom: str | Sequence[float] | None) -> str | Sequence[float] | None:
-    """Return the slab if it is None, ``auto`` or two rising heights.
+    """Return the slab if it is None, ``auto`` or two increasing z values.
 
     Raises:
         InputError: it is none of these.
@@ -175,19 +179,23 @@ def check_slab(slab_z_angstrom: str | Sequence[float] | None) -> str | Sequence[
     return slab_z_angstrom
 
 
-def read_mask(path: str | Path, image: MetaTensor) -> NDArray[np.bool_]:
+def read_mask(path: str | Path, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.bool_]:
     """Read the mask of an image, on the image's grid ``(Z, Y, X)``.
 
-    A mask of the tomogram's own shape lies on its grid, whatever voxel size it states. Any other shape needs a voxel
-    size with which it covers the tomogram's box, to a voxel of the coarser one.
+    A mask with the tomogram's shape is taken to be on its grid, whatever voxel size its header states. A mask of any
+    other shape must cover the same box with its own voxel size, to within one voxel of the coarser grid.
+
+    Args:
+        path: the mask.
+        shape_zyx: ``(Z, Y, X)`` of the image.
+        facts: of the image.
 
     Raises:
         InputError: it cannot be read, or covers another box than the tomogram.
     """
-    own = voxel_size_of(original_affine_of(image))
-    shape = tuple(int(size) for size in image.meta.get("spatial_shape", image.shape[1:]))
+    own, shape = facts.own_voxel_size_angstrom, facts.own_shape_zyx
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", InputWarning)  # of the voxel size that is set here, for masks that state none
+        warnings.simplefilter("ignore", InputWarning)  # about the voxel size set here, for masks that state none
         values = np.asarray(read_tomogram(path, own, own, allow_missing_chunks=True).data)
     size_angstrom = own
     if values.shape != shape:
@@ -197,11 +205,11 @@ def read_mask(path: str | Path, image: MetaTensor) -> NDArray[np.bool_]:
         if any(abs(one - other) > max(size_angstrom, own) for one, other in zip(*boxes, strict=True)):
             mask_box, box = (" x ".join(f"{length:.0f}" for length in lengths) for lengths in boxes)
             raise InputError(f"{path}: the mask covers {mask_box} Å (z, y, x), its tomogram {box} Å.")
-    return sample_mask(values, size_angstrom, image.shape[1:], voxel_size_of(image.affine))
+    return sample_mask(values, size_angstrom, shape_zyx, facts.voxel_size_angstrom)
 
 
 def prepare_batch(batch: dict[str, Any], device: Any = None, non_blocking: bool = False, **settings: Any) -> Any:
-    """Hand the region of a batch to the inferer, beside the volumes; for the ``prepare_batch`` of MONAI's engines."""
+    """Pass the region of a batch to the inferer, with the volumes; for ``prepare_batch`` of MONAI's engines."""
     images, labels = default_prepare_batch(batch, device, non_blocking, **settings)
     if "region" not in batch:
         return images, labels

@@ -1,4 +1,4 @@
-"""Grey values made ready for the network: percentiles stretched to 0 and 1."""
+"""Scale grey values for the network: two percentiles become 0 and 1."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
 def scale_percentiles(
     volume: NDArray[np.float32], lower: float = 1.0, upper: float = 99.0, source: str = "volume"
 ) -> NDArray[np.float32]:
-    """Clip a volume to two of its percentiles and stretch them to 0 and 1.
+    """Clip a volume to two of its percentiles and scale them to 0 and 1.
 
     Args:
         volume: any shape; NaN and infinite voxels are replaced first, see `replace_non_finite`.
@@ -67,7 +67,7 @@ def scale_percentiles(
         warnings.warn(f"{source} is {what}: nothing can be picked in it.", NoContrastWarning, stacklevel=2)
         return np.zeros_like(scaled)
     np.clip(scaled, low, high, out=scaled)
-    if high - low > np.finfo(np.float32).max / 2:  # the difference of two float32 need not be one
+    if high - low > np.finfo(np.float32).max / 2:  # the difference would overflow float32
         scaled *= np.float32(0.25)
         low, high = low / 4, high / 4
     scaled -= np.float32(low)
@@ -76,13 +76,13 @@ def scale_percentiles(
 
 
 class ScalePercentilesd(MapTransform):
-    """Clip a whole volume to two percentiles and stretch them to 0 and 1, see `scale_percentiles`.
+    """Clip a whole volume to two percentiles and scale them to 0 and 1, see `scale_percentiles`.
 
     Args:
         keys: volumes ``(1, Z, Y, X)``.
         lower: percentile that becomes 0.
         upper: percentile that becomes 1.
-        invert: for dark particles: the two change places.
+        invert: swap 0 and 1, for dark particles.
     """
 
     def __init__(self, keys: KeysCollection, lower: float = 1.0, upper: float = 99.0, invert: bool = False) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
-from scripts.coordinates import to_zyx_vox, voxel_size_of
-from scripts.datasets.runs import run_name
+from scripts.coordinates import to_zyx_vox
 from scripts.errors import InputError
 from scripts.picks import (
     Pick,
@@ -25,7 +24,7 @@ from scripts.picks import (
     read_relion5_star,
     xyz_angstrom_of,
 )
-from scripts.preparation.image_facts import original_affine_of, source_of
+from scripts.preparation.image_facts import ImageFacts, facts_of_image
 from scripts.species import SpeciesSet
 from scripts.volumes.labels import points_of_labels
 from scripts.volumes.reading import is_tomogram, read_tomogram
@@ -35,7 +34,7 @@ def read_truth(path: str | Path, run: str, species_set: SpeciesSet) -> list[Pick
     """Read the true particles of one run from a Kaggle CSV, or from copick files.
 
     Args:
-        path: the table, a folder of copick files, or some of them: the folder and a pattern of their names.
+        path: the CSV, a folder of copick files, or a folder and a glob pattern of copick files.
         run: name of the run.
         species_set: the species.
 
@@ -50,14 +49,14 @@ def read_truth(path: str | Path, run: str, species_set: SpeciesSet) -> list[Pick
 
 
 class LoadTruthd(MapTransform):
-    """Load the true particles of a tomogram: points from a table, or the blobs of a ready label volume.
+    """Load the true particles of a tomogram: points from a table, or the blobs of a label volume.
 
     Args:
         keys: path of a Kaggle CSV, of a folder of copick JSON, or of a label volume; becomes ``(N, 4)`` rows of label
             and voxel index ``(label, z, y, x)``. Species with label 0 are left out.
         species_set: the species.
-        image_key: the tomogram ``(1, Z, Y, X)``, for its shape, voxel size and run.
-        volume_key: where a label volume ``(1, Z, Y, X)`` is put as well.
+        image_key: the tomogram ``(1, Z, Y, X)``, for its shape, voxel sizes and run.
+        volume_key: key under which a label volume ``(1, Z, Y, X)`` is stored as well.
         voxel_offset: see `coordinates`.
 
     Raises:
@@ -77,7 +76,7 @@ class LoadTruthd(MapTransform):
         self.image_key, self.volume_key = image_key, volume_key
 
     def record(self) -> dict[str, Any]:
-        """Return what the rows depend on: of the species their names and labels, not their thresholds."""
+        """Return the settings that the rows depend on: names and labels of the species, but not their thresholds."""
         labels = {species.name: species.label for species in self.species_set.known}
         return {"labels": labels, "voxel_offset": self.voxel_offset}
 
@@ -86,21 +85,23 @@ class LoadTruthd(MapTransform):
         sample = dict(data)
         for key in self.key_iterator(sample):
             path, image = sample[key], sample[self.image_key]
+            facts = facts_of_image(image, sample.get("run"))
             if is_tomogram(path):
-                labels = self.read_labels(path, image)
+                labels = self.read_labels(path, image.shape[1:], facts)
                 sample[self.volume_key] = torch.from_numpy(labels[None])
                 points = points_of_labels(labels, self.species_set, str(path))
             else:
-                points = self.read_points(path, sample.get("run") or run_name(source_of(image)), image)
+                points = self.read_points(path, image.shape[1:], facts)
             sample[key] = torch.as_tensor(np.asarray(points, dtype=np.float32).reshape(-1, 4))
         return sample
 
-    def read_labels(self, path: str, image: MetaTensor) -> NDArray[np.uint8]:
-        """Return the label volume ``(Z, Y, X)`` of an image, whole numbers."""
-        values = np.asarray(read_tomogram(path, voxel_size_of(original_affine_of(image))).data)
-        shape, own = tuple(image.shape[1:]), torch.as_tensor(original_affine_of(image))
+    def read_labels(self, path: str, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.uint8]:
+        """Return the label volume of an image of shape ``(Z, Y, X)``, in the same shape."""
+        own, shape = facts.own_voxel_size_angstrom, tuple(shape_zyx)
+        values = np.asarray(read_tomogram(path, own).data)
         if values.shape != shape:
-            hint = "" if torch.allclose(image.affine.to(own), own) else ", resampled: give --resample False"
+            is_resampled = not math.isclose(facts.voxel_size_angstrom, own, rel_tol=1e-5)
+            hint = ", resampled: give --resample False" if is_resampled else ""
             raise InputError(f"{path}: the label volume has shape {values.shape}, its tomogram {shape}{hint}.")
         labels = np.rint(values)
         if (labels != values).any() or labels.min() < 0 or labels.max() > np.iinfo(np.uint8).max:
@@ -108,19 +109,19 @@ class LoadTruthd(MapTransform):
         answer: NDArray[np.uint8] = labels.astype(np.uint8)
         return answer
 
-    def read_points(self, path: str, run: str, image: MetaTensor) -> NDArray[np.float64]:
-        """Return the true particles ``(N, 4)`` of a run in the image's voxels."""
+    def read_points(self, path: str, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.float64]:
+        """Return the true particles ``(N, 4)`` of a run, in voxels of its image of shape ``(Z, Y, X)``."""
         is_star = Path(path).suffix == ".star"
-        truth = self.read_star(path, run, image) if is_star else read_truth(path, run, self.species_set)
+        truth = self.read_star(path, facts) if is_star else read_truth(path, facts.run, self.species_set)
         labels = [self.species_set.named(pick.species, path).label for pick in truth]
-        own = voxel_size_of(original_affine_of(image))
-        points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / voxel_size_of(image.affine))
-        check_inside(points, image.shape[1:], f"{path}, run '{run}'")
+        own = facts.own_voxel_size_angstrom
+        points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / facts.voxel_size_angstrom)
+        check_inside(points, shape_zyx, f"{path}, run '{facts.run}'")
         rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), points])
         return rows[rows[:, 0] > 0]
 
-    def read_star(self, path: str, run: str, image: MetaTensor) -> list[Pick]:
-        """Return the true particles of a run from a RELION 5 file, which does not tell species apart."""
+    def read_star(self, path: str, facts: ImageFacts) -> list[Pick]:
+        """Return the true particles of a run from a RELION 5 file, which does not distinguish species."""
         known = [species.name for species in self.species_set.picked]
         if len(known) != 1:
             names = ", ".join(known)
@@ -128,13 +129,13 @@ class LoadTruthd(MapTransform):
         picks = read_relion5_star(
             path,
             species=known[0],
-            volume_shape_zyx=[int(size) for size in image.meta.get("spatial_shape", image.shape[1:])],
-            voxel_size_angstrom=voxel_size_of(original_affine_of(image)),
+            volume_shape_zyx=facts.own_shape_zyx,
+            voxel_size_angstrom=facts.own_voxel_size_angstrom,
             voxel_offset=self.voxel_offset,
         )
-        truth = [pick for pick in picks if pick.run == run]
+        truth = [pick for pick in picks if pick.run == facts.run]
         if picks and not truth:
             there = ", ".join(sorted({pick.run for pick in picks}))
-            raise InputError(f"{path} has no particle of '{run}'; its tomograms are called {there}.")
+            raise InputError(f"{path} has no particle of '{facts.run}'; its tomograms are called {there}.")
         check_truth(truth, self.species_set, path)
         return truth

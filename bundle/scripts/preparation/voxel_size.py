@@ -1,4 +1,4 @@
-"""The voxel size of a volume: checked, and resampled on request."""
+"""Check the voxel size of a volume, and resample it on request."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 def resample(volume: Tensor, shape: Sequence[int], step_vox: float) -> Tensor:
-    """Sample a volume on another grid whose voxel 0 is the same: output ``i`` lies at input ``i * step_vox``.
+    """Resample a volume; voxel 0 stays in place, and output voxel ``i`` lies at input voxel ``i * step_vox``.
 
-    Linear interpolation; where the new grid is coarser the kernel widens, so that nothing is skipped.
+    Linear interpolation; for a coarser grid the kernel is wider, so that no input voxel is skipped.
 
     Args:
         volume: ``(C, Z, Y, X)``.
-        shape: ``(Z, Y, X)`` of the answer.
+        shape: ``(Z, Y, X)`` of the result.
         step_vox: input voxels per output voxel.
     """
     width = max(step_vox, 1.0)
@@ -39,13 +39,13 @@ def resample(volume: Tensor, shape: Sequence[int], step_vox: float) -> Tensor:
 
 
 class CheckVoxelSized(MapTransform):
-    """Refuse a tomogram whose voxel size is not the model's, or resample it to that on request.
+    """Check that a tomogram has the model's voxel size, or resample it to that on request.
 
     Args:
         keys: volumes ``(1, Z, Y, X)`` that carry their affine.
         voxel_size_angstrom: the model's.
-        tolerance: largest difference to live with, as a share of the model's voxel size.
-        resample: bring other voxel sizes to the model's; the original affine stays in ``original_affine``.
+        tolerance: largest accepted difference, as a share of the model's voxel size.
+        resample: bring other voxel sizes to the model's; the affine as read is kept in ``original_affine``.
 
     Raises:
         InputError: the voxel size differs by more than the tolerance, and ``resample`` is off.

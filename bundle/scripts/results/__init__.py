@@ -1,1 +1,1 @@
-"""What inference leaves behind: a folder per run, tables, sessions in copick projects."""
+"""The output of inference: a folder per run, tables, sessions in copick projects."""

@@ -1,4 +1,4 @@
-"""Inference over many tomograms: each on its own, so that one failure never stops the others, and none done twice."""
+"""Inference over many tomograms: each on its own, so that a failure stops no other, and none is processed twice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from scripts.species import SpeciesSet
 logger = logging.getLogger(__name__)
 
 BATCH_LOCK = ".lock"
-WORK = ("batch", "set another output_dir")  # what a second one is told
+WORK = ("batch", "set another output_dir")  # for `lock_folder`: what is running here, and what to do if it already is
 
 
 def run_batch(
@@ -55,24 +55,25 @@ def run_batch(
     overwrite: bool = False,
     pages: bool = True,
 ) -> None:
-    """Evaluate every tomogram of a dataset on its own, and keep the tables over all of them.
+    """Process every tomogram of a dataset on its own, and keep the tables over all of them up to date.
 
     A run that is complete under the same settings is skipped. With several processes (an initialised process group)
-    every one takes its share of the rest; they exchange nothing but files, so that the others go on when one dies.
+    each takes its share of the rest. They exchange only files, so that the others continue if one dies.
 
     Args:
-        evaluator: picks; one of its handlers is `handlers.WritePicks`, with the same ``output_dir``.
-        dataset: its ``data`` are rows of `datasets.list_runs`.
-        output_dir: a folder of its own for every run, and the tables.
+        evaluator: engine that picks; one of its handlers is `handlers.results.WritePicks`, with the same
+            ``output_dir``.
+        dataset: its ``data`` are the rows of `datasets.runs.list_runs`.
+        output_dir: where one folder per run, and the tables, are written.
         species_set: the species.
-        settings: what the picks depend on, ready for JSON: the ``settings`` of that handler.
-        resume: skip what is done; otherwise all is done anew.
-        overwrite: replace folders that are there and have to be done.
+        settings: everything that the picks depend on, ready for JSON: the ``settings`` of that handler.
+        resume: skip runs that are done; otherwise all are processed again.
+        overwrite: replace existing folders of runs that have to be processed.
         pages: write the page over all of them at the end.
 
     Raises:
-        InputError: before the first tomogram: something stands in the way and ``overwrite`` is off, or another batch
-            is at work in the folder. After the last one, in the first process: tomograms failed or are missing.
+        InputError: before the first tomogram: a folder exists already and ``overwrite`` is off, or another batch is
+            running in ``output_dir``. After the last one, in the first process: tomograms failed or are missing.
     """
     folder = Path(output_dir)
     numbers = number_runs(dataset)
@@ -89,7 +90,7 @@ def run_batch(
             return to_do
 
         to_do = agree(prepare)
-        lock_folder(lock, *WORK, shared=True)  # by all, so that no other batch clears up while one is at work
+        lock_folder(lock, *WORK, shared=True)  # by all processes, so that no other batch removes files meanwhile
         mine = to_do[idist.get_rank() :: idist.get_world_size()]
         logger.info("%d of %d tomograms are done already", len(numbers) - len(to_do), len(numbers))
         work_through(evaluator, {run: Subset(dataset, [numbers[run]]) for run in mine}, tables)
@@ -99,10 +100,10 @@ def run_batch(
 
 
 def list_work(tables: BatchTables, resume: bool, overwrite: bool) -> list[str]:
-    """Return the runs that have to be done, in the order of the tables.
+    """Return the runs that have to be processed, in the order of the tables.
 
     Raises:
-        InputError: something stands under the name of one of them, and ``overwrite`` is off.
+        InputError: the folder of one of them exists already, and ``overwrite`` is off.
     """
     to_do = []
     for run, tomogram in tables.tomograms.items():
@@ -119,10 +120,10 @@ def list_work(tables: BatchTables, resume: bool, overwrite: bool) -> list[str]:
 
 
 def number_runs(dataset: Dataset) -> dict[str, int]:
-    """Return the place of every run in a dataset, by its name.
+    """Return the index of every run in a dataset, by its name.
 
     Raises:
-        InputError: two have one name.
+        InputError: two tomograms have the same name.
     """
     numbers: dict[str, int] = {}
     for number, item in enumerate(dataset.data):
@@ -134,12 +135,12 @@ def number_runs(dataset: Dataset) -> dict[str, int]:
 
 
 def work_through(evaluator: SupervisedEvaluator, datasets: Mapping[str, Subset[Any]], tables: BatchTables) -> None:
-    """Evaluate one run after the other; a failure is noted and does not stop the rest.
+    """Process one run after the other; a failure is recorded and does not stop the rest.
 
     Args:
-        evaluator: picks.
-        datasets: of every run a dataset that holds it alone.
-        tables: written anew after every run.
+        evaluator: engine that picks.
+        datasets: by run, a dataset with this run alone.
+        tables: rewritten after every run.
     """
     with (
         logging_redirect_tqdm(),
@@ -154,25 +155,25 @@ def work_through(evaluator: SupervisedEvaluator, datasets: Mapping[str, Subset[A
 
 
 def evaluate_one(evaluator: SupervisedEvaluator, run: str, dataset: Subset[Any], output_dir: Path) -> None:
-    """Evaluate one run; when it fails, leave a line in the log and a note in the folder ``failures``."""
+    """Process one run; if it fails, log an error and write a note in the folder ``failures``."""
     try:
-        evaluator.state.max_epochs = None  # Ignite's word for: start anew, also after a run that failed
+        evaluator.state.max_epochs = None  # makes Ignite start again, even after a failed run
         Engine.run(evaluator, DataLoader(dataset, batch_size=1), max_epochs=1)
         if read_record(output_dir / run) is None:
             raise InputError("nothing was written: the evaluator needs the handler WritePicks with this output_dir.")
-    # The one place where everything is caught: whatever happened to this tomogram (a library's own error in a damaged
-    # file, memory, the GPU), the hundreds after it must have their turn. A user's stop is no Exception and passes.
+    # The one place that catches every exception: whatever went wrong with this tomogram (a library's error for a
+    # damaged file, memory, the GPU), those after it must still be processed. Ctrl-C is no Exception and ends the batch.
     except Exception as error:
         failure, is_expected = failure_in_words(error)
         write_failure(output_dir, run, failure, "" if is_expected else "".join(traceback.format_exception(error)))
         logger.error("%s failed: %s", run, failure)
-        evaluator.state.batch = evaluator.state.output = None  # what is left of it may be large
+        evaluator.state.batch = evaluator.state.output = None  # frees the memory of the failed tomogram
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
 def failure_in_words(error: Exception) -> tuple[str, bool]:
-    """Return an error in one line, and whether it is one of our own, which says all there is to say."""
+    """Return an error in one line, and whether it is one of ours, whose message needs no traceback."""
     chain = list(chain_of(error))
     ours = next((link for link in chain if isinstance(link, InputError | InputWarning)), None)
     text = str(ours) if ours else f"{type(chain[-1]).__name__}: {chain[-1]}"
@@ -180,7 +181,7 @@ def failure_in_words(error: Exception) -> tuple[str, bool]:
 
 
 def finish(tables: BatchTables, pages: bool) -> None:
-    """Write the tables for the last time, and the page over all runs; show the summary.
+    """Write the final tables and the page over all runs; print the summary.
 
     Raises:
         InputError: tomograms failed or are missing.
@@ -197,7 +198,7 @@ def finish(tables: BatchTables, pages: bool) -> None:
 
 
 def failures_in_one_line(rows: Sequence[SummaryRow]) -> str | None:
-    """Say how many runs failed or are missing, with the reason where it is one; None when all are done."""
+    """Return how many runs failed or are missing, with the reason if it is only one; None if all are done."""
     failed = [row for row in rows if row.status == FAILED]
     missing = [row.run for row in rows if row.status == MISSING]
     parts = []
@@ -210,10 +211,10 @@ def failures_in_one_line(rows: Sequence[SummaryRow]) -> str | None:
 
 
 def agree(prepare: Callable[[], list[str]]) -> list[str]:
-    """Return what ``prepare`` returns in the first process; it runs there only.
+    """Run ``prepare`` in the first process only, and return its result in all of them.
 
     Raises:
-        InputError: ``prepare`` refused; in every process.
+        InputError: ``prepare`` raised it; then every process does.
     """
     answer: list[Any] = [None]
     if idist.get_rank() == 0:
@@ -229,14 +230,14 @@ def agree(prepare: Callable[[], list[str]]) -> list[str]:
 
 
 def wait_for_others() -> None:
-    """Let the first process wait for a word from each of the others, or for its end."""
-    word = torch.zeros(1)
+    """Rank 0 waits until every other rank has reported or died."""
+    report = torch.zeros(1)
     if idist.get_rank() > 0:
-        with suppress(RuntimeError):  # what gloo raises when the other side is gone
-            torch.distributed.send(word, dst=0)
+        with suppress(RuntimeError):  # gloo raises it if the other process is gone
+            torch.distributed.send(report, dst=0)
         return
     for other in range(1, idist.get_world_size()):
         try:
-            torch.distributed.recv(word, src=other)
+            torch.distributed.recv(report, src=other)
         except RuntimeError:
             logger.warning("process %d is gone", other)

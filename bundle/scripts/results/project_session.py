@@ -21,30 +21,30 @@ def require_new_session(
     output_dir: str | Path,
     overwrite: bool = False,
 ) -> None:
-    """Refuse, before the work starts, what could not be written back.
+    """Check, before the work starts, that the picks can be written to the copick projects.
 
-    Where ``output_dir`` holds a complete run, its batch was stopped and goes on: what it has written may be there.
+    If ``output_dir`` has a complete run, a stopped batch is being resumed, and files of the session may exist.
 
     Args:
-        runs: the tomograms, rows of `datasets.list_runs`.
+        runs: the tomograms, rows of `datasets.runs.list_runs`.
         dataset_dir: where they were found.
         species_set: the species.
-        user_id: who picks; a number of the command line will do, as for the session.
-        session_id: the session to write.
+        user_id: who picks; may be a number, which the command line makes of a name like 12.
+        session_id: the session to write; may be a number, too.
         output_dir: where the batch keeps its runs' folders.
         overwrite: let an existing session of that name be replaced.
 
     Raises:
-        InputError: a tomogram is in no project, copick would refuse a name, or the session is there already.
+        InputError: a tomogram is in no project, a name is not valid in copick, or the session exists already.
     """
     for species in species_set.picked:
         session_file(str(user_id), str(session_id), species.name)
-    goes_on = any(read_record(Path(output_dir) / item["run"]) is not None for item in runs)
+    is_resumed = any(read_record(Path(output_dir) / item["run"]) is not None for item in runs)
     for item in runs:
         project = project_of(item["image"], dataset_dir)
         places = picks_folders(run_folder_in_project(item["image"]), project)
         there = [path for place in places for path in place.glob(session_file(str(user_id), str(session_id), "*"))]
-        if there and not overwrite and not goes_on:
+        if there and not overwrite and not is_resumed:
             remedy = "Set another session_id, or give --overwrite True"
             raise InputError(f"{there[0]} is there already: session '{session_id}' of user '{user_id}'. {remedy}.")
 

@@ -1,8 +1,9 @@
-"""What inference leaves behind: a folder per run with a record in it, and the tables over all runs of a batch.
+"""The output of inference: a folder per run with a record in it, and the tables over all runs of a batch.
 
-A folder with a record is complete; the tables are made from the folders alone, so whoever finishes last writes the same
-tables as one process that did it all. Times and memory stand in the records (``run.json``) and in ``summary.csv``;
-every other file is the same, byte for byte, however often a batch was killed and by how many processes it was done.
+A folder with a record is complete. The tables are made from the folders alone, so the process that finishes last writes
+the same tables as a single process would. Times and memory are stored in the records (``run.json``) and in
+``summary.csv``; every other file is the same, byte for byte, however often a batch was killed and however many
+processes it had.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def make_record(
 def state_of(tomogram: str | Path) -> dict[str, Any]:
     """Return path, size and time of last change of a tomogram's file, or of all files in its folder.
 
-    What cannot be looked at has no size and no time.
+    A file that cannot be accessed has no size and no time.
     """
     path = Path(tomogram).absolute()
     try:
@@ -94,7 +95,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_record(folder: Path) -> Record | None:
-    """Return the record of a folder; None where there is none that can be read."""
+    """Return the record of a folder; None if there is none, or it cannot be read."""
     try:
         return Record(**json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
@@ -102,12 +103,12 @@ def read_record(folder: Path) -> Record | None:
 
 
 def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """Say in words why a record is of another tomogram or of other settings; None when it is not.
+    """Return in words how a record differs from a tomogram and settings; None if it does not.
 
     Args:
         record: of a finished folder.
-        tomogram: what `state_of` gives now. Its path may change, as when data are moved.
-        settings: what `handlers.WritePicks` has now.
+        tomogram: what `state_of` returns now; its path may differ, because data may be moved.
+        settings: the ``settings`` of `handlers.results.WritePicks` now.
     """
     if any(tomogram[key] != record.tomogram.get(key) for key in ("bytes", "modified_ns")):
         return f"was picked before {tomogram['path']} changed"
@@ -116,13 +117,13 @@ def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[st
 
 
 def write_failure(output_dir: Path, run: str, failure: str, details: str = "") -> None:
-    """Leave a note that a run failed: the failure in the first line, details below."""
+    """Write a note that a run failed: the failure in the first line, details below."""
     with write_atomically(output_dir / FAILURES / f"{run}.txt") as file:
         file.write(f"{failure}\n{details}")
 
 
 def forget_failure(output_dir: Path, run: str) -> None:
-    """Remove the note of a run that is tried again."""
+    """Remove the note of a failed run that is tried again."""
     (output_dir / FAILURES / f"{run}.txt").unlink(missing_ok=True)
 
 
@@ -139,9 +140,9 @@ class BatchTables:
     """``picks.csv`` and ``summary.csv`` over the runs of a batch.
 
     Attributes:
-        output_dir: where the folders of the runs stand, and the tables.
-        tomograms: of every run, in the order of the tables, what `state_of` gives.
-        settings: the record that `handlers.WritePicks` writes; folders of other settings count as missing.
+        output_dir: folder with the folders of the runs, and the tables.
+        tomograms: what `state_of` returned for every run, in the order of the tables.
+        settings: the ``settings`` of `handlers.results.WritePicks`; folders with other settings count as missing.
         species_set: the species, one column each.
     """
 
@@ -152,7 +153,7 @@ class BatchTables:
     _read: dict[str, tuple[Record, list[Pick]]] = field(default_factory=dict)
 
     def write(self) -> list[SummaryRow]:
-        """Write both tables from what stands in the folders now, and return the rows of the summary."""
+        """Write both tables from the present content of the folders, and return the rows of the summary."""
         found = [self._look_at(run) for run in self.tomograms]
         rows = [row for row, _ in found]
         write_csv(self.output_dir / PICKS_TABLE, [pick for _, picks in found for pick in picks])
@@ -166,7 +167,7 @@ class BatchTables:
 
     def _look_at(self, run: str) -> tuple[SummaryRow, list[Pick]]:
         folder, failure = self.output_dir / run, read_failure(self.output_dir, run)
-        if failure is not None:  # also where an older folder stands, which was to be replaced
+        if failure is not None:  # even if there is an older folder, which was to be replaced
             return SummaryRow(run, FAILED, failure=failure), []
         record = read_record(folder)
         if record is None or difference(record, self.tomograms[run], self.settings):
@@ -185,17 +186,25 @@ def _cells(row: SummaryRow, names: Sequence[str]) -> list[Any]:
 
 
 def format_summary(rows: Sequence[SummaryRow], species_set: SpeciesSet) -> str:
-    """Return the summary as a table for the screen."""
-    heads = ["run", "status", "picks", *species_set.names, "seconds", "GiB"]
-    cells = [heads, *([str(cell) for cell in _cells(row, species_set.names)] for row in rows if row.status == DONE)]
-    widths = [max(map(len, column)) for column in zip(*(line[: len(heads)] for line in cells), strict=True)]
-    widths[0] = max(widths[0], *(len(row.run) for row in rows))
+    """Return the summary as a table for the screen; a run that is not done has its failure in place of numbers."""
+    names = species_set.names
+    width = max(map(len, ["run", *(row.run for row in rows)]))
+    heads = ["run".ljust(width), "status", "picks", *names, "seconds", "GiB"]
+    done = {row.run: [row.run.ljust(width), *map(str, _cells(row, names)[1:-1])] for row in rows if row.status == DONE}
+    head, *aligned = _align([heads, *done.values()])
+    lines = dict(zip(done, aligned, strict=True))
+    for row in rows:
+        if row.status != DONE:
+            lines[row.run] = f"{row.run.ljust(width)}  {row.status}  {row.failure}".rstrip()
+    return "\n".join([head, *(lines[row.run] for row in rows)])
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return one line per row; the first two columns are aligned on the left, the others on the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
-    for row in [None, *rows]:
-        if row is not None and row.status != DONE:
-            lines.append(f"{row.run.ljust(widths[0])}  {row.status}  {row.failure}".rstrip())
-            continue
-        run, status, *numbers = cells.pop(0)
-        aligned = [cell.rjust(width) for cell, width in zip(numbers, widths[2:], strict=False)]
-        lines.append("  ".join([run.ljust(widths[0]), status.ljust(widths[1]), *aligned]).rstrip())
-    return "\n".join(lines)
+    for row in rows:
+        cells = list(zip(row, widths, strict=True))
+        left, right = [cell.ljust(width) for cell, width in cells[:2]], [cell.rjust(width) for cell, width in cells[2:]]
+        lines.append("  ".join([*left, *right]))
+    return lines

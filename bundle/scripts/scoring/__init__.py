@@ -1,1 +1,1 @@
-"""Picks against truth."""
+"""Compare picks with the truth."""

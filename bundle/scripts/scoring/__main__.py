@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from scripts.errors import InputError
+from scripts.errors import run_tool
 from scripts.picks import read_csv
 from scripts.scoring.matching import MODES
 from scripts.scoring.metrics import format_table, score_picks
@@ -23,20 +23,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="how picks are matched (default: %(default)s)")
     parser.add_argument("--species", default=SPECIES_FILE, help="the species file (default: the bundle's own)")
     options = parser.parse_args(arguments)
-    try:
-        species_set = read_species(options.species)
-        truth, picks = read_csv(options.truth), read_csv(options.picks)
-        score = score_picks(
-            truth, picks, species_set, options.mode, truth_source=options.truth, picks_source=options.picks
-        )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return run_tool(lambda: print_score(options))
+
+
+def print_score(options: argparse.Namespace) -> None:
+    """Print the table of the score and, with all its digits, the total.
+
+    Raises:
+        InputError: a file cannot be read or does not fit the species.
+    """
+    species_set = read_species(options.species)
+    truth, picks = read_csv(options.truth), read_csv(options.picks)
+    score = score_picks(truth, picks, species_set, options.mode, truth_source=options.truth, picks_source=options.picks)
     print(format_table(score))
     if score.dropped:
         print(f"left out: {score.dropped} picks of runs without truth ({', '.join(score.dropped_runs)})")
     print(f"score {score.total!r}")
-    return 0
 
 
 if __name__ == "__main__":

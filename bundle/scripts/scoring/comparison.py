@@ -1,4 +1,4 @@
-"""What a page shows beside picks where there is truth: scores, curves, causes of mistakes, confusion of species."""
+"""Compare picks with the truth, for the pages: scores, threshold curves, causes of mistakes, confusion of species."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from scripts.species import SpeciesSet
 
 @dataclass(frozen=True)
 class Comparison:
-    """Picks against the truth; those of several tomograms may be added.
+    """Picks compared with the truth; comparisons of several tomograms may be added.
 
     Attributes:
         counts: hits, picks and truths, by mode and species.
-        of_picks: ``(S, 1 + C)`` picks by species and cause, of which the first is `RIGHT`.
-        of_truth: ``(S, 1 + C)`` true particles in the same way.
+        of_picks: ``(S, 1 + C)`` number of picks by species and cause; the first cause is `RIGHT`.
+        of_truth: ``(S, 1 + C)`` number of true particles, likewise.
         lies_on: ``(S, S + 1)``, see `mistakes.confusion`.
         sweep: ``(S, T, 3)`` hits, picks and truths by threshold.
-        wrong_scores: of the picks that are not right, by species.
+        wrong_scores: scores of the wrong picks, by species.
     """
 
     counts: dict[str, dict[str, Counts]]
@@ -54,11 +54,11 @@ class Comparison:
         return score_counts(self.counts[mode], species_set)
 
     def as_json(self, species_set: SpeciesSet, thresholds: ArrayLike, sweep_mode: str) -> dict[str, Any]:
-        """Return all of it as JSON can hold it.
+        """Return the comparison as plain values, ready for JSON.
 
         Args:
             species_set: the species.
-            thresholds: ``(T,)`` those of the sweep.
+            thresholds: ``(T,)`` thresholds of the sweep.
             sweep_mode: how picks were matched in the sweep.
         """
         return {
@@ -95,10 +95,10 @@ def compare(
         picks: its picks.
         species_set: the species.
         size_xyz_angstrom: sides of the tomogram.
-        sweep: ``(S, T, 3)``, as `picking.SweepThresholdsd` counts.
+        sweep: ``(S, T, 3)``, the counts of `scoring.threshold_sweep.SweepThresholdsd`.
 
     Returns:
-        The comparison, and what became of every pick and of every true particle, see `mistakes.judge`.
+        The comparison, and the verdicts on every pick and on every true particle, see `mistakes.judge`.
     """
     true_points, points = points_of(truth, species_set), points_of(picks, species_set)
     radii = [species.radius_angstrom for species in species_set.picked]
@@ -124,7 +124,7 @@ def compare(
 
 
 def points_of(picks: Sequence[Pick], species_set: SpeciesSet) -> Points:
-    """Return picks as places and species' indices."""
+    """Return picks as positions and indices of species."""
     index = {name: number for number, name in enumerate(species_set.names)}
     species = np.array([index[pick.species] for pick in picks], dtype=np.int64)
     return Points(xyz_angstrom_of(picks), species)
@@ -134,8 +134,8 @@ def cause_in_words(verdict: Verdict, others: Sequence[Pick]) -> str:
     """Return a cause in words.
 
     Args:
-        verdict: what became of a pick or a particle.
-        others: the particles or picks that it may speak of.
+        verdict: the verdict on a pick or a particle.
+        others: the particles, for a pick, or the picks, for a particle.
     """
     distance = f"{verdict.distance_angstrom:.0f} Å"
     words = {

@@ -1,4 +1,4 @@
-"""Which picks find which true particles."""
+"""Match picks with true particles."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def count_hits(truth_xyz: ArrayLike, picks_xyz: ArrayLike, distance: float, mode
     """Count the true particles that have a pick within ``distance``; exactly ``distance`` is within.
 
     Args:
-        truth_xyz: ``(N, 3)`` places of the true particles.
-        picks_xyz: ``(M, 3)`` places of the picks, in the same unit.
-        distance: how far apart they may be, in that unit.
+        truth_xyz: ``(N, 3)`` positions of the true particles.
+        picks_xyz: ``(M, 3)`` positions of the picks, in the same unit.
+        distance: largest distance of a pair, in that unit.
         mode: "kaggle" or "one_to_one"; the latter forms as many pairs as possible.
 
     Raises:
@@ -49,9 +49,9 @@ def match_pairs(truth_xyz: ArrayLike, picks_xyz: ArrayLike, distance: float) -> 
     """Pair true particles with picks within ``distance``, one to one, as many pairs as possible.
 
     Args:
-        truth_xyz: ``(N, 3)`` places of the true particles.
-        picks_xyz: ``(M, 3)`` places of the picks, in the same unit.
-        distance: how far apart they may be, in that unit.
+        truth_xyz: ``(N, 3)`` positions of the true particles.
+        picks_xyz: ``(M, 3)`` positions of the picks, in the same unit.
+        distance: largest distance of a pair, in that unit.
 
     Returns:
         For every true particle the index of its pick, -1 for none: ``(N,)``.

@@ -1,7 +1,7 @@
-"""The challenge's metric: F-beta per species, and one number for the whole.
+"""The challenge's metric: F-beta per species, and their weighted mean.
 
-Two ways of matching, called the mode. ``kaggle`` counts as the public challenge does: every true particle with any pick
-within the distance is found, so one pick may find two. ``one_to_one`` lets each pick find one particle at most.
+There are two modes of matching. ``kaggle`` counts as the public challenge does: a true particle is found if any pick is
+within the distance, so one pick may find two particles. In ``one_to_one`` each pick finds one particle at most.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scripts.species import SpeciesSet
 
 @dataclass(frozen=True)
 class Counts:
-    """What the score of one species is made of; counts of several tomograms may be added.
+    """The counts behind the score of one species; those of several tomograms may be added.
 
     Attributes:
         tp: true particles that were found.
@@ -34,12 +34,12 @@ class Counts:
 
     @property
     def fp(self) -> int:
-        """Picks that found nothing; below zero when, in mode ``kaggle``, one pick found several particles."""
+        """False positives; negative if, in mode ``kaggle``, one pick found several particles."""
         return self.predicted - self.tp
 
     @property
     def fn(self) -> int:
-        """True particles that were missed."""
+        """False negatives: true particles that were missed."""
         return self.truths - self.tp
 
 
@@ -59,11 +59,11 @@ class Score:
     """The result of a comparison.
 
     Attributes:
-        rows: one per species that is picked or stands in the truth or the picks, in the order of the labels.
+        rows: one per species that is picked or occurs in the truth or the picks, in the order of the labels.
         total: weighted mean of the species' F-beta.
         mode: how picks were matched.
         beta: recall counts ``beta`` times as much as precision.
-        dropped: number of picks that were left out because the truth does not have their run.
+        dropped: number of picks that were left out because their run has no truth.
         dropped_runs: names of these runs.
     """
 
@@ -86,10 +86,10 @@ def recall(tp: int, truths: int) -> float:
 
 
 def fbeta(tp: int, predicted: int, truths: int, beta: float = 4.0) -> float:
-    """Return the F-beta score, unrounded; nothing found gives 0.
+    """Return the F-beta score, unrounded; 0 if nothing was found.
 
-    It goes by way of precision and recall, because the last digit of the short form ``(1 + beta²) tp / (beta² truths +
-    predicted)`` is not always that of the challenge's program.
+    It is computed from precision and recall, because the last digit of the short form ``(1 + beta²) tp / (beta² truths
+    + predicted)`` can differ from that of the challenge's program.
     """
     p, r = precision(tp, predicted), recall(tp, truths)
     return (1 + beta**2) * (p * r) / (beta**2 * p + r) if p + r > 0 else 0.0
@@ -100,7 +100,7 @@ def count_matches(
 ) -> dict[str, Counts]:
     """Count hits, picks and truths of every species, summed over the runs of both tables.
 
-    Only names that stand in one of the tables are keys; those of the truth come first, in its order.
+    The keys are the species that occur in either table; those of the truth come first, in its order.
 
     Raises:
         InputError: a species is unknown.
@@ -124,12 +124,12 @@ def score_counts(
 ) -> float:
     """Return the weighted mean of the species' F-beta; a species without true particles adds nothing.
 
-    The sum is divided by the weights of all known species, as the challenge does, also of those absent from the truth.
+    As in the challenge, the sum is divided by the weights of all known species, also of those absent from the truth.
 
     Args:
         counts_by_name: counts over all tomograms.
         species_set: the species with their weights.
-        order: names in the order of adding, which decides the last digit; None takes the order of the labels.
+        order: names in the order of summation, which affects the last digit; None for the order of the labels.
         beta: recall counts ``beta`` times as much as precision.
 
     Raises:
@@ -156,7 +156,7 @@ def score_picks(
     truth_source: str = "the truth",
     picks_source: str = "the picks",
 ) -> Score:
-    """Compare picks with the truth; picks of runs that the truth does not have are left out.
+    """Compare picks with the truth; picks of runs without truth are left out.
 
     Args:
         truth: the annotations of all runs.
@@ -168,7 +168,7 @@ def score_picks(
         picks_source: what to call the picks in a message: their file.
 
     Raises:
-        InputError: the truth is empty or holds a place twice, or a species is unknown.
+        InputError: the truth is empty or has a position twice, or a species is unknown.
     """
     if not truth:
         raise InputError(f"{truth_source} holds no particles; there is nothing to compare with.")

@@ -1,18 +1,18 @@
 """Why a pick is wrong, and why a true particle was missed.
 
-Picks and true particles are paired one to one, as in mode ``one_to_one`` of `metrics`; what is left over is a mistake
-and gets one cause, the first of these that fits:
+Picks and true particles are paired one to one, as in mode ``one_to_one`` of `metrics`; what is left unpaired is a
+mistake and gets one cause, the first of these that applies:
 
-=============  ========================================  ==========================================
-cause          of a pick without a particle              of a particle without a pick
-=============  ========================================  ==========================================
-repeated       its particle has another, surer pick
-merged                                                   its pick found another particle
-wrong species  it lies on a particle of another species  a left-over pick of another species lies on it
-near miss      a left-over particle is near              a left-over pick is near
-border         the tomogram's face is near               the tomogram's face is near
-no signal      nothing is near                           nothing is near
-=============  ========================================  ==========================================
+=============  ============================================  ==============================================
+cause          of a pick without a particle                  of a particle without a pick
+=============  ============================================  ==============================================
+repeated       its particle was paired with another pick
+merged                                                       its pick was paired with another particle
+wrong species  it lies on a particle of another species      an unpaired pick of another species lies on it
+near miss      an unpaired particle is near                  an unpaired pick is near
+border         a face of the tomogram is near                a face of the tomogram is near
+no signal      nothing is near                               nothing is near
+=============  ============================================  ==============================================
 
 "On" is within the distance that counts as found, "near" is within one radius.
 """
@@ -34,10 +34,10 @@ CAUSES = ("repeated", "merged", "wrong species", "near miss", "border", "no sign
 
 @dataclass(frozen=True)
 class Points:
-    """Particles of one tomogram, of all species.
+    """Positions of one tomogram's particles of all species.
 
     Attributes:
-        xyz_angstrom: ``(N, 3)`` places.
+        xyz_angstrom: ``(N, 3)`` positions.
         species: ``(N,)`` index of each one's species.
     """
 
@@ -54,13 +54,13 @@ class Points:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one pick or one true particle.
+    """Whether a pick is right, or a true particle was found, and if not, why.
 
     Attributes:
         cause: `RIGHT` or one of `CAUSES`.
-        other: index of the particle (of a pick) or of the pick (of a particle) that it was paired with, or that the
-            cause speaks of; -1 for none.
-        distance_angstrom: to that one; for a border, to the face; nan for none.
+        other: index of the particle (for a pick) or of the pick (for a particle) that it was paired with, or that the
+            cause refers to; -1 for none.
+        distance_angstrom: distance to ``other``, or for a border to the face; NaN for none.
     """
 
     cause: str
@@ -75,16 +75,17 @@ def judge(
     radii_angstrom: ArrayLike,
     size_xyz_angstrom: ArrayLike,
 ) -> tuple[list[Verdict], list[Verdict]]:
-    """Return what became of every pick, and of every true particle.
+    """Return a verdict on every pick, and on every true particle.
 
-    Of several picks within reach of a particle the surest are paired, as far as the number of pairs allows.
+    Of several picks within reach of a particle, those with the highest scores are paired, as long as the number of
+    pairs stays the largest possible.
 
     Args:
         truth: the true particles.
         picks: the picks.
         scores: ``(M,)`` of the picks.
         radii_angstrom: of the species.
-        size_xyz_angstrom: sides of the tomogram, which starts at 0.
+        size_xyz_angstrom: size of the tomogram, which starts at 0.
     """
     radii = np.asarray(radii_angstrom, dtype=np.float64)
     pick_of = pair(truth, picks, np.asarray(scores, dtype=np.float64), radii)
@@ -114,9 +115,9 @@ def judge(
 
 
 def pair(truth: Points, picks: Points, scores: NDArray[np.float64], radii_angstrom: ArrayLike) -> NDArray[np.int64]:
-    """Return for every true particle the index of its pick, -1 for none; as many pairs as possible, the surest picks.
+    """Return the index of every true particle's pick, -1 for none: the most pairs, with the highest scores.
 
-    A left-over pick takes the place of the least sure one among its competitors, which keeps the number of pairs.
+    An unpaired pick replaces the one with the lowest score among its competitors, which keeps the number of pairs.
     """
     pick_of = np.full(len(truth), -1, dtype=np.int64)
     for species, radius in enumerate(np.asarray(radii_angstrom, dtype=np.float64)):
@@ -138,11 +139,11 @@ def pair(truth: Points, picks: Points, scores: NDArray[np.float64], radii_angstr
 
 
 def confusion(verdicts: Sequence[Verdict], picks: Points, truth: Points, species_count: int) -> NDArray[np.int64]:
-    """Count on which species the picks lie.
+    """Return the confusion matrix: which species the picks lie on.
 
     Returns:
-        ``(S, S + 1)``: row by the pick's species, column by the particle's; the last column is neither a particle of
-        its own nor of another species. A row's sum is the number of picks.
+        ``(S, S + 1)``: rows by the species of the pick, columns by that of the particle; the last column counts all
+        other picks. The sum of a row is the number of picks.
     """
     counts = np.zeros((species_count, species_count + 1), dtype=np.int64)
     for verdict, species in zip(verdicts, picks.species, strict=True):

@@ -1,4 +1,4 @@
-"""The best probability threshold where there is truth."""
+"""Choose the probability threshold that scores best against the truth."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike
 
 from scripts.errors import InputWarning
 
-PLATEAU = 0.005  # F-beta values this close to the best are as good as the best
-MIN_TRUTHS = 3  # with fewer true particles, scores of thresholds say nothing
+PLATEAU = 0.005  # F-beta values this close to the best count as equal to it
+MIN_TRUTHS = 3  # with fewer true particles, F-beta is not meaningful
 
 
 def best_threshold(
@@ -22,14 +22,14 @@ def best_threshold(
 ) -> float:
     """Return the probability threshold with the best F-beta, from the middle of the plateau around it.
 
-    A candidate is worth keeping while it raises F-beta, so F-beta itself decides. Near its top the curve is flat and
-    ragged: the neighbours of the best threshold with at most `PLATEAU` less are taken as equal, and the middle one of
-    them is returned (the lower of two). It is always one of ``thresholds``. Of equal maxima the lowest counts.
+    Near its maximum the curve of F-beta is flat and noisy. The neighbours of the best threshold whose F-beta is lower
+    by at most `PLATEAU` count as equal, and the middle one of them is returned (the lower of two), so the result is
+    always one of ``thresholds``. Of several equal maxima, the lowest counts.
 
     Args:
-        thresholds: ``(N,)`` thresholds that were tried, rising.
-        fbeta_values: ``(N,)`` what each of them scored.
-        fallback: returned, with a warning, when there is too little to decide on.
+        thresholds: ``(N,)`` thresholds that were tried, in increasing order.
+        fbeta_values: ``(N,)`` F-beta of each threshold.
+        fallback: returned, with a warning, if there are too few true particles or none was found.
         truths: number of true particles behind the scores.
         name: what to call the species in the warning.
 

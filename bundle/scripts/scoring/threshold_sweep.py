@@ -19,18 +19,18 @@ from scripts.species import SpeciesSet
 
 
 class SweepThresholdsd(MapTransform):
-    """Count hits for a range of thresholds; stands before `PickParticlesd`, which replaces the logits.
+    """Count hits for a range of thresholds; comes before the transform that picks, because that replaces the logits.
 
     Args:
-        keys: logits ``(C, Z, Y, X)``; left as they are.
+        keys: logits ``(C, Z, Y, X)``; not changed.
         species_set: the species.
-        finder: as in `PickParticlesd`.
+        finder: as in `picking.pick_transform.PickParticlesd`.
         thresholds: probability thresholds to try.
         image_key: the tomogram, for its voxel size.
         label_key: the true particles ``(N, 4)``.
-        sweep_key: where the counts are put: ``(C, T, 3)``, for every species and threshold hits, picks and truths.
-        mode: how picks are matched, see `metrics`.
-        region_key: as in `PickParticlesd`.
+        sweep_key: key for the counts ``(C, T, 3)``: hits, picks and truths by species and threshold.
+        mode: how picks are matched, see `scoring.metrics`.
+        region_key: as in `picking.pick_transform.PickParticlesd`.
     """
 
     def __init__(

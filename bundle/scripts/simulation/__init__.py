@@ -1,1 +1,1 @@
-"""Tomograms with known truth."""
+"""Simulation of tomograms with known truth."""

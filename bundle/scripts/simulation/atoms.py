@@ -1,4 +1,4 @@
-"""Points of mass: read from an atomic model, put down on a grid of voxels."""
+"""Point masses: read from an atomic model, and spread over the voxels of a grid."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from scipy.special import ndtr
 
 from scripts.errors import InputError
 
-WINDOW_VALUES = 4_000_000  # Gaussian values held at a time while atoms are put down
-# All atoms over those that are not hydrogen, by mass: the mean amino acid is C4.95 H7.8 N1.36 O1.48 S0.04, the mean
-# nucleotide C9.5 H10.7 N3.75 O7 P1.
+WINDOW_VALUES = 4_000_000  # Gaussian values in memory at a time while atoms are spread over the grid
+# Mass of all atoms over the mass of those that are not hydrogen. The mean amino acid is C4.95 H7.8 N1.36 O1.48 S0.04,
+# the mean nucleotide C9.5 H10.7 N3.75 O7 P1.
 PROTEIN_WITH_HYDROGENS, NUCLEIC_WITH_HYDROGENS = 1.076, 1.035
 
 
 def read_atoms(path: str | Path, assembly: bool | None = None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Read the atoms of the first model in a PDB or mmCIF file.
 
-    Atoms count by their occupancy, waters not at all. Where the file holds no hydrogens, their mass is added to the
-    atoms of the amino acids and nucleotides.
+    Atoms are weighted by their occupancy; waters are ignored. If the file holds no hydrogens, their mass is added to
+    the atoms of the amino acids and nucleotides.
 
     Args:
-        path: the file, perhaps compressed with gzip.
-        assembly: build the first biological assembly; None does where the file names one.
+        path: the file, possibly compressed with gzip.
+        assembly: whether to build the first biological assembly; None builds it if the file names one.
 
     Returns:
         Positions ``(N, 3)``, ``(z, y, x)`` in ångströms, and masses ``(N,)`` in kDa.
 
     Raises:
-        InputError: the file cannot be read, holds no atoms or not the wanted assembly, or gemmi is not installed.
+        InputError: the file cannot be read, has no atoms or lacks the wanted assembly, or gemmi is not installed.
     """
     try:
         import gemmi
@@ -80,12 +80,12 @@ def spread_points(
     blur_angstrom: float,
     voxel_size_angstrom: float,
 ) -> NDArray[np.float64]:
-    """Put every point down as a Gaussian, averaged over each voxel, in a cube of odd side around the origin.
+    """Spread every point as a Gaussian, averaged over each voxel, in a cube of odd side around the origin.
 
     Args:
-        points_zyx_angstrom: ``(N, 3)``, the origin goes to the middle voxel.
-        masses: ``(N,)``, the sum over the cube for each point.
-        blur_angstrom: standard deviation of the Gaussian, which is cut off four of them away.
+        points_zyx_angstrom: ``(N, 3)``; the origin is the centre of the middle voxel.
+        masses: ``(N,)``, the sum of each point's Gaussian over the cube.
+        blur_angstrom: standard deviation of the Gaussian, which is cut off at four standard deviations.
         voxel_size_angstrom: side of a voxel.
 
     Returns:

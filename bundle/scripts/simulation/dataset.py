@@ -1,6 +1,6 @@
-"""Datasets of simulated tomograms with known truth, laid out as a copick project in the challenge's tree.
+"""Datasets of simulated tomograms with known truth, stored as a copick project like that of the challenge.
 
-A value of the settings that reads ``{"from": a, "to": b}`` is drawn anew for every run, uniformly.
+A setting of the form ``{"from": a, "to": b}`` is drawn from a uniform distribution for every run.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from scripts.volumes.ome_zarr_writer import write_ome_zarr
 
 logger = logging.getLogger(__name__)
 
-SETTINGS_FILE = "simulation.json"  # in the project: its settings; in a run: what was drawn, written when it is complete
+SETTINGS_FILE = (
+    "simulation.json"  # in the project: its settings; in a run: its drawn settings, written once it is complete
+)
 SIMULATION_USER_ID, SIMULATION_SESSION_ID = "simulation", "0"
 CROWD_KEYS = {"sources", "per_square_micrometer", "companion_share", "companion_distance_angstrom"}
 SCENE_KEYS = {
@@ -56,23 +58,23 @@ def simulate_dataset(
     workers: int | None = None,
     run_name: str = "S{number:03d}",
 ) -> list[str]:
-    """Simulate runs that are not there yet, several at a time; a run is complete or not there.
+    """Simulate the runs that are not complete yet, several at a time.
 
     Args:
-        dataset_dir: the copick project; made if it is not there.
+        dataset_dir: the copick project; created if needed.
         species_set: the species; those with settings in ``specimens`` are simulated and written as truth.
         settings: ``shape``, ``voxel_size_angstrom``, ``specimens``, ``distractors``, ``scene``, ``imaging``,
             ``reconstructions``, ``particles_are`` and ``write_mrc``, see `docs/reference/configuration.md`.
         runs: number of runs.
-        seed: run ``n`` depends on it, on ``n`` and on the settings alone.
-        workers: processes; None is one per core.
-        run_name: names of the runs, with ``number`` from 0.
+        seed: run ``n`` depends only on the seed, on ``n`` and on the settings.
+        workers: number of processes; None means one per core.
+        run_name: pattern of the runs' names, where ``number`` counts from 0.
 
     Returns:
         The names of the runs.
 
     Raises:
-        InputError: a setting is impossible, a map cannot be read, or the folder holds a dataset of other settings.
+        InputError: a setting is not valid, a map cannot be read, or the folder holds a dataset with other settings.
     """
     root = Path(dataset_dir)
     settings = json.loads(json.dumps({**settings, "seed": seed}))
@@ -88,31 +90,36 @@ def simulate_dataset(
     write_project(root, species_set, name="simulated", description="Simulated tomograms with known truth")
     if len(waiting) < runs:
         logger.info("%d of %d runs are there already", runs - len(waiting), runs)
-    workers = min(workers or os.cpu_count() or 1, len(waiting))
-    with tqdm(total=len(waiting), desc="simulating", unit="run", disable=not waiting) as bar:
-        if workers <= 1:
-            for number, name in waiting:
-                simulate_run(root, name, number, species_set, settings)
-                bar.update()
-            return names
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, mp_context=context) as pool:
-            futures = [pool.submit(simulate_run, root, name, number, species_set, settings) for number, name in waiting]
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+    jobs = [(root, name, number, species_set, settings) for number, name in waiting]
+    with tqdm(total=len(jobs), desc="simulating", unit="run", disable=not jobs) as bar:
+        _simulate_all(jobs, min(workers or os.cpu_count() or 1, len(jobs)), bar)
     return names
 
 
+def _simulate_all(jobs: Sequence[tuple[Path, str, int, SpeciesSet, Settings]], workers: int, bar: Any) -> None:
+    """Call `simulate_run` for every job, in this process or in several, and update the progress bar."""
+    if workers <= 1:
+        for job in jobs:
+            simulate_run(*job)
+            bar.update()
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = [pool.submit(simulate_run, *job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
 def check_settings(settings: Settings, species_set: SpeciesSet) -> None:
-    """Refuse settings that no run could be made of, without a look at the files that they name.
+    """Check the settings, except for the files that they name.
 
     Raises:
-        InputError: says which, and what would do.
+        InputError: a setting is not valid; the message says which, and what is allowed.
     """
     shape = settings["shape"]
     if len(shape) != 3 or not all(isinstance(length, int) and length >= 16 for length in shape):
@@ -141,7 +148,7 @@ def check_settings(settings: Settings, species_set: SpeciesSet) -> None:
 
 
 def check_sources(settings: Settings) -> None:
-    """Read every map, model and phantom once, so that a bad one is refused before the first run.
+    """Read every map, model and phantom once, so that an unusable one is refused before the first run.
 
     Raises:
         InputError: one cannot be used.
@@ -153,8 +160,8 @@ def check_sources(settings: Settings) -> None:
 
 
 def simulate_run(root: Path, run: str, number: int, species_set: SpeciesSet, settings: Settings) -> None:
-    """Simulate one run and write its tomograms, its truth, and last what was drawn for it."""
-    with threadpool_limits(1):  # runs are made side by side
+    """Simulate one run and write its tomograms, its truth, and last its drawn settings."""
+    with threadpool_limits(1):  # several runs are simulated in parallel
         random = np.random.default_rng([settings["seed"], number])
         used = drawn(settings, random)
         scene = fill_scene(used, random)
@@ -184,7 +191,7 @@ def simulate_run(root: Path, run: str, number: int, species_set: SpeciesSet, set
 
 
 def fill_scene(used: Settings, random: np.random.Generator) -> Scene:
-    """Return a slab of ice with everything in it that the drawn settings ask for, the largest first."""
+    """Return a slab of ice with everything that the drawn settings ask for; the largest particles are placed first."""
     options, voxel_size = used["scene"], used["voxel_size_angstrom"]
     thickness = options["ice_thickness_angstrom"]
     scene = Scene(
@@ -212,7 +219,7 @@ def fill_scene(used: Settings, random: np.random.Generator) -> Scene:
 
 
 def read_variant(name: str, source: Settings, voxel_size_angstrom: float, scale: float) -> Specimen:
-    """Return a specimen that is ``scale`` times as large as its source, and as heavy."""
+    """Return a specimen that is ``scale`` times as large as its source, with the same mass."""
     specimen = read_specimen(name, source, voxel_size_angstrom / scale)
     return replace(specimen, voxel_size_angstrom=voxel_size_angstrom, radius_angstrom=specimen.radius_angstrom * scale)
 
@@ -220,7 +227,7 @@ def read_variant(name: str, source: Settings, voxel_size_angstrom: float, scale:
 def take_tomograms(scene: Scene, used: Settings, random: np.random.Generator) -> dict[str, NDArray[np.float32]]:
     """Return the reconstructions of a scene, ``[z, y, x]`` each, by kind.
 
-    Reconstruction is linear, so one that looks denoised is the noiseless one plus a share of the noise.
+    Reconstruction is linear, so a denoised tomogram is imitated by the noiseless one plus a share of the noise.
     """
     thickness = min(used["scene"]["ice_thickness_angstrom"], scene.shape[0] * scene.voxel_size_angstrom)
     imaging = Imaging.of({**used["imaging"], "ice_thickness_angstrom": thickness})
@@ -237,7 +244,7 @@ def take_tomograms(scene: Scene, used: Settings, random: np.random.Generator) ->
 
 
 def placed_truth(scene: Scene, run: str, species_set: SpeciesSet) -> list[Pick]:
-    """Return the particles of a scene that have a species, in files' coordinates."""
+    """Return the particles of a scene whose species are known, in file coordinates."""
     radii = {species.name: species.radius_angstrom for species in species_set.known}
     placed = [one for one in scene.placed if one.name in radii]
     places = to_xyz_angstrom([one.centre_zyx_vox for one in placed], scene.voxel_size_angstrom)
@@ -248,10 +255,10 @@ def placed_truth(scene: Scene, run: str, species_set: SpeciesSet) -> list[Pick]:
 
 
 def drawn(settings: Any, random: np.random.Generator) -> Any:
-    """Return settings with a value drawn for every range in them, in the order in which they stand.
+    """Return settings with a value drawn for every range in them, in their order.
 
     Raises:
-        InputError: a range has one end only.
+        InputError: a range does not have exactly the keys ``from`` and ``to``.
     """
     if isinstance(settings, Mapping):
         if {"from", "to"} & set(settings):
@@ -265,7 +272,7 @@ def drawn(settings: Any, random: np.random.Generator) -> Any:
 
 
 def _marker(root: Path, run: str, settings: Settings) -> Path:
-    """Return the file that tells of a complete run, beside its folder of tomograms."""
+    """Return the file that marks a complete run, beside its folder of tomograms."""
     kind = next(iter(settings["reconstructions"]))
     return tomogram_path(root, run, settings["spacing_folder_angstrom"], kind).parents[1] / SETTINGS_FILE
 

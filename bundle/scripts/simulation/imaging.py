@@ -1,7 +1,8 @@
 """From a specimen to a tomogram: tilt series, contrast transfer, radiation damage, noise, weighted back-projection.
 
 A volume is ``[z, y, x]``; the tilt axis is y and the beam runs along z. Projections are ``[tilt, y, s]`` with ``s``
-across the tilt axis; pixels are as large as voxels. Angles rise; which tilt came first is told by the dose alone.
+across the tilt axis; pixels are as large as voxels. Angles are in rising order; the order of acquisition only affects
+the dose before each tilt.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from scipy.sparse import csr_matrix
 
 from scripts.errors import InputError
 
-# Protein of 1 kDa raises the potential integral by this over the ice that it displaces: 1230 Å^3 of 7.5 V instead of
-# 5 V (mean inner potentials of protein and of vitreous ice; protein of 0.81 Da per Å^3).
+# Integral of the potential of 1 kDa of protein, in excess of the ice that it displaces: 1230 Å^3 of 7.5 V, not of 5 V
+# (mean inner potentials of protein and of vitreous ice; protein of 0.81 Da per Å^3).
 VOLT_ANGSTROM3_PER_KDA = 3000.0
 ELECTRON_REST_KV = 510.99895
 PLANCK_TIMES_C_KV_ANGSTROM = 12.39841984
@@ -33,22 +34,22 @@ class Imaging:
     Attributes:
         tilt_range_degree: first and last tilt.
         tilt_step_degree: between neighbouring tilts.
-        tilt_order: ``dose_symmetric`` (0, +, -, +, - ...) or ``rising``; says how much dose each tilt has behind it.
+        tilt_order: ``dose_symmetric`` (0, +, -, +, - ...) or ``rising``; determines the dose before each tilt.
         dose_per_square_angstrom: electrons of the whole series, shared evenly among the tilts.
         voltage_kv: of the microscope.
         spherical_aberration_mm: of the objective lens.
-        amplitude_contrast: share of the contrast that is there without defocus.
+        amplitude_contrast: fraction of the contrast that is amplitude contrast.
         defocus_angstrom: positive is underfocus.
         phase_shift_degree: of a phase plate; 0 without one.
         mean_free_path_angstrom: of electrons in ice; inelastically scattered ones are filtered out.
-        ice_thickness_angstrom: what the beam crosses at tilt 0.
-        contrast: share of the ideal phase contrast that is left (drift, inelastic blur, ice that is not flat).
-        envelope_angstrom: the signal falls by e at this spacing, as a Gaussian in frequency; 0 is none.
+        ice_thickness_angstrom: path of the beam through the ice at tilt 0.
+        contrast: fraction of the ideal phase contrast that remains (drift, inelastic blur, ice that is not flat).
+        envelope_angstrom: spacing at which a Gaussian envelope has reduced the signal to 1/e; 0 means no envelope.
         readout_electrons: standard deviation of the detector's own noise, electrons per pixel.
-        damage: fade the signal with the dose that went before (Grant and Grigorieff 2015).
-        dose_weighting: weight tilts by what damage has left of them.
-        phase_flip: undo the contrast transfer's changes of sign.
-        resolution_angstrom: low-pass of the reconstruction, half amplitude; 0 is none.
+        damage: reduce the signal by the dose before each tilt (Grant and Grigorieff 2015).
+        dose_weighting: weight tilts by the signal that damage has left.
+        phase_flip: correct the sign of the contrast transfer function.
+        resolution_angstrom: of the low-pass of the reconstruction, at half amplitude; 0 means no low-pass.
     """
 
     tilt_range_degree: tuple[float, float] = (-60.0, 60.0)
@@ -85,10 +86,10 @@ class Imaging:
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> Imaging:
-        """Return the settings of a config.
+        """Return the imaging that the settings of a config describe.
 
         Raises:
-            InputError: a name is unknown or a value impossible.
+            InputError: a name is unknown or a value is not valid.
         """
         known = {field.name for field in fields(Imaging)}
         unknown = sorted(set(settings) - known)
@@ -98,7 +99,7 @@ class Imaging:
 
     @property
     def angles_degree(self) -> NDArray[np.float64]:
-        """The tilts, rising."""
+        """The tilt angles in rising order."""
         low, high = self.tilt_range_degree
         count = int((high - low) / self.tilt_step_degree + 1e-6) + 1
         return np.asarray(low + self.tilt_step_degree * np.arange(count), dtype=np.float64)
@@ -110,7 +111,7 @@ def wavelength_angstrom(voltage_kv: float) -> float:
 
 
 def radian_per_volt_angstrom(voltage_kv: float) -> float:
-    """Return the interaction constant, the phase that a projected potential of 1 V Å brings: 6.5e-4 at 300 kV.
+    """Return the interaction constant, the phase shift by a projected potential of 1 V Å: 6.5e-4 at 300 kV.
 
     Source: Kirkland, "Advanced Computing in Electron Microscopy", equation 5.6.
     """
@@ -119,7 +120,7 @@ def radian_per_volt_angstrom(voltage_kv: float) -> float:
 
 
 def contrast_transfer(frequency_per_angstrom: NDArray[Any], imaging: Imaging) -> NDArray[np.float64]:
-    """Return the contrast transfer function; negative where matter is dark, as it is at small defocus.
+    """Return the contrast transfer function; negative where matter appears dark, as at small defocus.
 
     Source: Rohou and Grigorieff 2015 (CTFFIND4), equations 2 and 3, without astigmatism.
     """
@@ -132,7 +133,7 @@ def contrast_transfer(frequency_per_angstrom: NDArray[Any], imaging: Imaging) ->
 
 
 def critical_dose(frequency_per_angstrom: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the dose in electrons per Å^2 after which a frequency has faded by e, for the intensity, at 300 kV.
+    """Return the dose in electrons per Å^2 that reduces the intensity of a frequency to 1/e, at 300 kV.
 
     Source: Grant and Grigorieff 2015, equation 3.
     """
@@ -142,7 +143,7 @@ def critical_dose(frequency_per_angstrom: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def dose_before(imaging: Imaging) -> NDArray[np.float64]:
-    """Return the dose in electrons per Å^2 that had gone through the specimen at the middle of each tilt."""
+    """Return the dose in electrons per Å^2 that the specimen has received by the middle of each tilt's exposure."""
     angles = imaging.angles_degree
     order = np.arange(len(angles))
     if imaging.tilt_order == "dose_symmetric":
@@ -153,11 +154,11 @@ def dose_before(imaging: Imaging) -> NDArray[np.float64]:
 
 
 def beams(depth: int, width: int, angles_degree: Sequence[float] | NDArray[Any]) -> csr_matrix:
-    """Return the geometry of a tilt series as a matrix: how much of which detector pixel sees which voxel.
+    """Return the geometry of a tilt series as a matrix: the weight of every voxel in every detector pixel.
 
-    The shadow of a voxel's square section is a trapezoid; a pixel sees the part of it that falls on the pixel, so even
-    matter casts an even shadow at every angle. The matrix back-projects; its transpose projects. Every slice across the
-    tilt axis has the same geometry, so one matrix serves all y.
+    The projection of a voxel's square section is a trapezoid, and the weight is the part of it that falls on the pixel,
+    so uniform matter has a uniform projection at every angle. The matrix back-projects; its transpose projects. All
+    slices across the tilt axis have the same geometry, so one matrix serves all y.
 
     Returns:
         Shape ``(depth * width, tilts * width)``.
@@ -175,7 +176,7 @@ def beams(depth: int, width: int, angles_degree: Sequence[float] | NDArray[Any])
 
 
 def _shadow_until(place: NDArray[np.float64], angle: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the share of a unit square's shadow that falls left of a place counted from its middle."""
+    """Return the share of a unit square's projection that falls left of a position, counted from its centre."""
     wide, narrow = np.abs(np.cos(angle)), np.maximum(np.abs(np.sin(angle)), 1e-6)
     outer, inner = (wide + narrow) / 2, (wide - narrow) / 2
     ramps = [np.maximum(place + corner, 0) ** 2 for corner in (outer, inner, -inner, -outer)]
@@ -192,7 +193,7 @@ def project(volume: Array, geometry: csr_matrix) -> Array:
 
 
 def back_project(projections: Array, geometry: csr_matrix) -> Array:
-    """Smear projections ``[tilt, y, s]`` back along the beams, the transpose of `project`; returns ``[z, y, x]``."""
+    """Back-project ``[tilt, y, s]`` along the beams, the transpose of `project`; returns ``[z, y, x]``."""
     tilts, height, width = projections.shape
     rows = np.ascontiguousarray(projections.transpose(0, 2, 1)).reshape(tilts * width, height)
     volume = geometry @ rows
@@ -200,19 +201,19 @@ def back_project(projections: Array, geometry: csr_matrix) -> Array:
 
 
 def expected_counts(density_kda: Array, voxel_size_angstrom: float, imaging: Imaging, geometry: csr_matrix) -> Array:
-    """Return the electrons per pixel ``[tilt, y, s]`` that a tilt series would count without noise.
+    """Return the expected electrons per pixel ``[tilt, y, s]`` of a tilt series, without noise.
 
-    The mean over every z slice is taken to go on beyond the volume, so the field of view has no visible edge.
+    Every z slice is assumed to continue beyond the volume with its mean, so that the field of view has no visible edge.
 
     Args:
-        density_kda: ``[z, y, x]``, excess over ice, kDa per voxel.
+        density_kda: ``[z, y, x]``, in excess of ice, kDa per voxel.
         voxel_size_angstrom: side of a voxel and of a pixel.
-        imaging: the microscope.
+        imaging: settings of the microscope.
         geometry: `beams` of the volume's depth and width and the imaging's angles.
     """
     level = density_kda.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
     sums = project(density_kda - level[:, None, None], geometry)
-    volts = VOLT_ANGSTROM3_PER_KDA / voxel_size_angstrom**2  # kDa over a pixel's area become V Å
+    volts = VOLT_ANGSTROM3_PER_KDA / voxel_size_angstrom**2  # converts kDa per pixel to V Å
     phase = sums * np.float32(volts * radian_per_volt_angstrom(imaging.voltage_kv) * imaging.contrast)
     frequency = frequencies(phase.shape[1:], voxel_size_angstrom)
     transfer = 2 * contrast_transfer(frequency, imaging) * np.exp(-((frequency * imaging.envelope_angstrom) ** 2))
@@ -226,7 +227,7 @@ def expected_counts(density_kda: Array, voxel_size_angstrom: float, imaging: Ima
 
 
 def count_electrons(expected: Array, imaging: Imaging, random: np.random.Generator) -> Array:
-    """Return what a detector counts ``[tilt, y, s]``: shot noise, and its own."""
+    """Return the counts of a detector ``[tilt, y, s]``, with shot noise and readout noise."""
     counts = random.poisson(expected).astype(np.float32)
     return counts + np.float32(imaging.readout_electrons) * random.standard_normal(counts.shape, dtype=np.float32)
 
@@ -234,8 +235,9 @@ def count_electrons(expected: Array, imaging: Imaging, random: np.random.Generat
 def reconstruct(images: Array, voxel_size_angstrom: float, imaging: Imaging, geometry: csr_matrix) -> Array:
     """Return the weighted back-projection ``[z, y, x]`` of a tilt series; matter is bright.
 
-    The images are divided by what bare ice lets through, phase-flipped, weighted by dose and by the ramp across the
-    tilt axis that makes up for the crowding of low frequencies. All of it is linear in the images.
+    The images are divided by the electrons that pass bare ice, phase-flipped, and weighted by dose and by the ramp
+    filter across the tilt axis, which compensates the oversampling of low frequencies. All steps are linear in the
+    images.
     """
     frequency = frequencies(images.shape[1:], voxel_size_angstrom)
     weight = low_pass(frequency, imaging.resolution_angstrom)
@@ -252,12 +254,12 @@ def reconstruct(images: Array, voxel_size_angstrom: float, imaging: Imaging, geo
 
 
 def low_pass(frequency_per_angstrom: NDArray[Any], resolution_angstrom: float) -> NDArray[np.float64]:
-    """Return a Gaussian that is 1/2 at 1 / resolution; 1 everywhere for a resolution of 0."""
+    """Return a Gaussian low-pass that is 1/2 at 1 / resolution, and 1 everywhere for a resolution of 0."""
     return 0.5 ** ((np.asarray(frequency_per_angstrom) * resolution_angstrom) ** 2)
 
 
 def frequencies(shape: Sequence[int], voxel_size_angstrom: float) -> NDArray[np.float64]:
-    """Return the length of the frequency in 1/Å at every entry of a real Fourier transform."""
+    """Return the frequency in 1/Å (its length) at every entry of a real Fourier transform."""
     axes = [np.fft.fftfreq(length, voxel_size_angstrom) for length in shape[:-1]]
     axes.append(np.fft.rfftfreq(shape[-1], voxel_size_angstrom))
     answer: NDArray[np.float64] = np.sqrt(sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij", sparse=True)))
@@ -272,7 +274,7 @@ def filtered(image: Array, weight: NDArray[Any]) -> Array:
 
 
 def _electrons_per_pixel(imaging: Imaging, voxel_size_angstrom: float) -> Array:
-    """Return what reaches the detector through bare ice, per tilt."""
+    """Return the electrons per pixel that reach the detector through bare ice, per tilt."""
     path = imaging.ice_thickness_angstrom / np.cos(np.radians(imaging.angles_degree))
     dose = (
         imaging.dose_per_square_angstrom / len(imaging.angles_degree) * np.exp(-path / imaging.mean_free_path_angstrom)

@@ -1,6 +1,6 @@
-"""Built-in particles, rough likenesses drawn from what is known of their mass, size and symmetry.
+"""Built-in particles: rough models based on the known mass, size and symmetry of each.
 
-Facts are written ``(x, y, z)`` with the main axis along z, arrays are ``[z, y, x]``, points ``(z, y, x)``.
+Descriptions are written ``(x, y, z)`` with the main axis along z, arrays are ``[z, y, x]``, points ``(z, y, x)``.
 """
 
 import math
@@ -15,13 +15,11 @@ from scipy.spatial.transform import Rotation
 
 BEAD_SPACING_ANGSTROM = 5.0  # about one amino acid per bead
 BEAD_BLUR_ANGSTROM = 3.0
-PHANTOM_GRAIN_ANGSTROM = (
-    6.0  # size of the lumps inside a phantom, about that of a domain's core and the gaps between helices
-)
+PHANTOM_GRAIN_ANGSTROM = 6.0  # size of the lumps in a phantom, similar to a domain's core and the gaps between helices
 
 
 class Lobe(NamedTuple):
-    """A solid ellipsoid along the axes x, y and z; density 0 carves it out of the lobes before it."""
+    """A solid ellipsoid along the axes x, y and z; with density 0 it is removed from the lobes before it."""
 
     centre_xyz_angstrom: tuple[float, float, float]
     radii_xyz_angstrom: tuple[float, float, float]
@@ -30,12 +28,12 @@ class Lobe(NamedTuple):
 
 @dataclass(frozen=True)
 class Phantom:
-    """A particle drawn from facts about its mass, size and symmetry.
+    """Description of a particle by its mass, size and symmetry.
 
     Attributes:
         mass_kda: of the whole particle.
-        symmetry: point group as scipy names it, main axis z; every lobe is copied by all its rotations.
-        lobes: of one asymmetric unit, painted in order, a later one over the earlier ones. The densities are relative.
+        symmetry: name of the point group in scipy, main axis z; every lobe is copied by all rotations of the group.
+        lobes: of one asymmetric unit, painted in order, later ones over earlier ones. Their densities are relative.
         grain: relative standard deviation of the density inside, in symmetric lumps of `PHANTOM_GRAIN_ANGSTROM`.
     """
 
@@ -186,7 +184,7 @@ PHANTOMS = {
 
 
 def phantom_beads(facts: Phantom) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Make the beads that a phantom consists of, `BEAD_SPACING_ANGSTROM` apart, each to be blurred.
+    """Return the beads of a phantom, point masses `BEAD_SPACING_ANGSTROM` apart that are blurred later.
 
     Returns:
         Positions ``(N, 3)``, ``(z, y, x)`` in ångströms from the centre of mass, and relative masses ``(N,)``.
@@ -213,13 +211,13 @@ def _painted(lobes: Sequence[Lobe], turns: NDArray[np.float64]) -> NDArray[np.fl
             reach = radii.max() / BEAD_SPACING_ANGSTROM
             box = tuple(slice(math.ceil(at - reach), math.floor(at + reach) + 1) for at in middle)
             grid = np.stack([*np.mgrid[box]], axis=-1)
-            offsets = (grid - middle) * BEAD_SPACING_ANGSTROM @ turn  # as the untouched lobe sees them
+            offsets = (grid - middle) * BEAD_SPACING_ANGSTROM @ turn  # in the frame of the lobe before its rotation
             painted[box][((offsets / radii) ** 2).sum(axis=-1) <= 1] = lobe.density
     return painted
 
 
 def _grain(shape: tuple[int, ...], turns: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:
-    """Return lumps with mean 1 that the turns leave as they are, ``[z, y, x]``; the same at every call."""
+    """Return a symmetric random texture with mean 1, ``[z, y, x]``; it is the same at every call."""
     noise = np.random.default_rng(0).normal(size=shape)
     lumps = ndimage.gaussian_filter(noise, PHANTOM_GRAIN_ANGSTROM / BEAD_SPACING_ANGSTROM)
     middle = (np.array(shape) - 1) / 2

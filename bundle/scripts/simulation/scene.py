@@ -1,4 +1,4 @@
-"""What lies in the ice of a simulated tomogram: particles, crowd, membranes, carbon and gold, each where it fits."""
+"""The content of a simulated tomogram: a slab of ice with particles, membranes, carbon and gold."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from scipy.ndimage import binary_fill_holes
 from scripts.simulation.specimens import Specimen, random_rotation, rotated
 
 PROTEIN_KDA_PER_ANGSTROM3 = 0.81e-3
-SOLID = 0.15  # a voxel with more than this share of a specimen's highest density is taken
-MAX_OVERLAP = 0.02  # share of a specimen's taken voxels that may be taken already
-TRIES = 60  # places tried for one particle before it is left out
+SOLID = 0.15  # a specimen occupies the voxels with more than this share of its highest density
+MAX_OVERLAP = 0.02  # share of these voxels that may be occupied already
+TRIES = 60  # positions tried for one particle before it is left out
 BILAYER_HALF_ANGSTROM, LEAFLET_SIGMA_ANGSTROM = 18.0, 7.0
 LEAFLET_SHARE_OF_PROTEIN = 0.9
-GOLD_IN_PROTEINS, CARBON_IN_PROTEINS = 9.0, 1.6  # contrast against ice, that of protein being 1
+GOLD_IN_PROTEINS, CARBON_IN_PROTEINS = 9.0, 1.6  # contrast against ice, relative to that of protein
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Placed:
 
 
 class Scene:
-    """A slab of ice that fills up.
+    """A slab of ice to which objects are added one after the other.
 
     Args:
         shape: voxels ``(z, y, x)``.
         voxel_size_angstrom: side of a voxel.
-        random: every chance comes from it.
-        ice_thickness_angstrom: of the slab; no more than the volume's depth is used.
+        random: source of all random numbers.
+        ice_thickness_angstrom: of the slab; limited to the volume's depth.
         slab_tilt_degree: slope of the slab along y and along x.
 
     Attributes:
-        density_kda: ``[z, y, x]`` float32, excess over ice, kDa per voxel.
-        taken: voxels where nothing more fits.
+        density_kda: ``[z, y, x]`` float32, in excess of ice, kDa per voxel.
+        taken: ``[z, y, x]``, whether a voxel is occupied.
         placed: the particles so far.
     """
 
@@ -63,22 +63,22 @@ class Scene:
 
     @property
     def square_micrometers(self) -> float:
-        """The field of view."""
+        """Area of the field of view."""
         return self.shape[1] * self.shape[2] * self.voxel_size_angstrom**2 * 1e-8
 
     def slab_centre_vox(self, y: Any, x: Any) -> Any:
-        """Return the z index of the slab's middle above places ``y, x``."""
+        """Return the z index of the slab's middle at positions ``y, x``."""
         middle = [(length - 1) / 2 for length in self.shape]
         return middle[0] + (y - middle[1]) * self.slope_yx[0] + (x - middle[2]) * self.slope_yx[1]
 
     def draw_place(self, margin_vox: float = 0.0) -> NDArray[np.float64]:
-        """Return a random place ``(z, y, x)`` in the slab, ``margin_vox`` from its faces where it is that thick."""
+        """Return a random position ``(z, y, x)`` in the slab, ``margin_vox`` from its faces if it is that thick."""
         y, x = self.random.uniform(0, np.array(self.shape[1:]) - 1)
         reach = max(self.half_thickness_vox - margin_vox, 0.0)
         return np.array([self.slab_centre_vox(y, x) + self.random.uniform(-reach, reach), y, x])
 
     def holds(self, place_zyx_vox: NDArray[np.float64]) -> bool:
-        """Tell whether a place lies in the slab and in the volume."""
+        """Return whether a position lies in the slab and in the volume."""
         z, y, x = place_zyx_vox
         inside = bool(((place_zyx_vox >= 0) & (place_zyx_vox <= np.array(self.shape) - 1)).all())
         return inside and abs(z - self.slab_centre_vox(y, x)) <= self.half_thickness_vox
@@ -90,16 +90,16 @@ class Scene:
         companion_share: float = 0.0,
         companion_distance_angstrom: tuple[float, float] = (0.0, 0.0),
     ) -> int:
-        """Put particles of one species into the slab, in random orientation, none into another.
+        """Place particles of one species in the slab, in random orientation and without overlap.
 
         Args:
             specimens: the species' variants; each particle is one of them.
-            count: particles wanted.
-            companion_share: share of them that are put beside an earlier one.
-            companion_distance_angstrom: from ... to, centre to centre, of companions.
+            count: number of particles to place.
+            companion_share: share of them that are placed beside an earlier one.
+            companion_distance_angstrom: least and largest distance of companions, centre to centre.
 
         Returns:
-            How many found a place.
+            How many particles were placed.
         """
         centres: list[NDArray[np.float64]] = []
         for _ in range(count):
@@ -120,13 +120,13 @@ class Scene:
     def add_specimen(
         self, specimen: Specimen, place_zyx_vox: NDArray[np.float64], rotation: NDArray[np.float64] | None = None
     ) -> bool:
-        """Put one specimen at a place, unless something is there already; tell whether it was put."""
+        """Place one specimen, unless the position is occupied; return whether it was placed."""
         corner = np.rint(place_zyx_vox).astype(int)
         if self.taken[tuple(np.clip(corner, 0, np.array(self.shape) - 1))]:
-            return False  # spares the rotation
+            return False  # before the costly rotation
         rotation = random_rotation(self.random) if rotation is None else rotation
         density = rotated(specimen, rotation, place_zyx_vox - corner)
-        solid = binary_fill_holes(density > SOLID * density.max())  # nothing grows inside a shell
+        solid = binary_fill_holes(density > SOLID * density.max())  # nothing is placed inside a shell
         here, there = _overlap(corner - (np.array(density.shape) - 1) // 2, density.shape, self.shape)
         if (self.taken[here] & solid[there]).sum() > MAX_OVERLAP * solid.sum():
             return False
@@ -137,7 +137,7 @@ class Scene:
         return True
 
     def add_vesicle(self, place_zyx_vox: NDArray[np.float64], radius_angstrom: float, stretch: ArrayLike) -> None:
-        """Put a bilayer vesicle at a place; ``stretch`` ``(z, y, x)`` makes an ellipsoid of the ball."""
+        """Add a bilayer vesicle; ``stretch`` ``(z, y, x)`` scales the axes of the sphere to an ellipsoid."""
         radii = radius_angstrom * np.asarray(stretch, dtype=np.float64) / self.voxel_size_angstrom
         corner = np.floor(place_zyx_vox - radii - 6).astype(int)
         box = tuple(np.ceil(2 * radii + 13).astype(int))
@@ -157,7 +157,7 @@ class Scene:
         self.taken[here] |= wall
 
     def add_gold(self, place_zyx_vox: NDArray[np.float64], radius_angstrom: float) -> None:
-        """Put a gold bead at a place."""
+        """Add a gold bead."""
         radius = radius_angstrom / self.voxel_size_angstrom
         corner = np.floor(place_zyx_vox - radius - 1).astype(int)
         here, _ = _overlap(corner, (int(2 * radius + 4),) * 3, self.shape)
@@ -169,7 +169,7 @@ class Scene:
         self.taken[here] |= filled > 0
 
     def add_carbon_edge(self, share: float, thickness_angstrom: float) -> None:
-        """Cover a share of the field of view by a grainy carbon film on one face of the slab, with a curved edge."""
+        """Cover a share of the field of view with a grainy carbon film with a curved edge, on one face of the slab."""
         height, width = self.shape[1:]
         y, x = np.mgrid[:height, :width]
         angle, bend = self.random.uniform(0, 2 * math.pi), self.random.uniform(-0.2, 0.2)
@@ -190,7 +190,7 @@ class Scene:
             self.taken[z] |= film > 0
 
     def add_ice_grain(self, kda_per_voxel: float) -> None:
-        """Make the ice of the slab itself uneven: white noise of this standard deviation."""
+        """Add white noise of this standard deviation to the ice of the slab."""
         y, x = np.arange(self.shape[1])[:, None], np.arange(self.shape[2])[None, :]
         middle = self.slab_centre_vox(y, x)
         for z in range(self.shape[0]):
@@ -202,7 +202,7 @@ class Scene:
 def _overlap(
     corner: NDArray[np.int_], box: Sequence[int], shape: Sequence[int]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Return the part of a box that lies in the volume: its place in the volume, and its place in the box."""
+    """Return the part of a box that lies in the volume, as slices of the volume and as slices of the box."""
     low = np.clip(corner, 0, shape)
     high = np.clip(corner + np.asarray(box), low, shape)
     here = tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))

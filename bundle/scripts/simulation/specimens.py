@@ -1,7 +1,7 @@
-"""What can stand in a simulated tomogram: a density per specimen, from a map, an atomic model or a built-in phantom.
+"""The densities that are placed in simulated tomograms, from a map, an atomic model or a built-in phantom.
 
-Arrays are ``[z, y, x]``, points ``(z, y, x)``. Every density comes in a cube of odd side with the centre of mass on the
-middle voxel and empty voxels around, so that turning the array turns the particle about its own centre.
+Arrays are ``[z, y, x]``, points ``(z, y, x)``. Every density is a cube of odd side with its centre of mass in the
+middle voxel and a margin of empty voxels, so that rotating the array rotates the particle about its own centre.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from scripts.simulation.atoms import read_atoms, spread_points
 from scripts.simulation.phantoms import BEAD_BLUR_ANGSTROM, PHANTOMS, phantom_beads
 from scripts.volumes.reading import check_voxel_size, read_mrc
 
-SETTINGS = {  # per source of a density, the settings that go with it
+SETTINGS = {  # settings that are allowed for each source of a density
     "map": {"mass_kda", "units_per_kda", "clear_inside_angstrom", "min_value"},
     "model": {"mass_kda", "assembly"},
     "phantom": {"mass_kda"},
 }
 UNITS_PER_KDA = 28.5  # sum of the values of a PolNet map over the mass of its particle
-MARGIN_VOX = 2  # empty voxels around a density: room for a shift by half a voxel and the spline's reach
-FAINT = 1e-3  # of the peak; less counts as empty
-CONTENT = 0.95  # part of the mass that a specimen's radius takes in
-BLUR_VOX = 0.5  # standard deviation of the Gaussian that an atom becomes: 29 % are left at the Nyquist frequency
+MARGIN_VOX = 2  # empty voxels around a density: room for a shift by half a voxel and for the spline
+FAINT = 1e-3  # share of the highest density; voxels with less are set to 0
+CONTENT = 0.95  # share of the mass within a specimen's radius
+BLUR_VOX = 0.5  # standard deviation of the Gaussian of an atom: 29 % of the signal is left at the Nyquist frequency
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +41,10 @@ class Specimen:
 
     Attributes:
         name: of the species.
-        density_kda: ``[z, y, x]``, float32, read-only: a cube of odd side ``n``. Mass per voxel in kDa in excess over
-            the ice; the sum is the mass. Its centre of mass is ``(n - 1) / 2`` on every axis.
+        density_kda: ``[z, y, x]``, float32, read-only: a cube of odd side ``n``. Mass per voxel in kDa in excess of the
+            ice; the sum is the mass. Its centre of mass is ``(n - 1) / 2`` on every axis.
         voxel_size_angstrom: of the density.
-        radius_angstrom: radius of the ball round the centre that holds 95 % of the mass; to keep specimens apart.
+        radius_angstrom: radius of the ball around the centre that holds 95 % of the mass.
     """
 
     name: str
@@ -72,7 +72,7 @@ class Specimen:
 
     @cached_property
     def reached_voxels(self) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-        """Voxels that the density can reach when it turns and shifts by half a voxel.
+        """Voxels that the density can reach when it is rotated and shifted by half a voxel.
 
         Their flat indices ``(N,)`` and their offsets from the centre, ``(3, N)`` in voxels.
         """
@@ -90,15 +90,15 @@ def read_specimen(name: str, settings: Mapping[str, Any], voxel_size_angstrom: f
     Args:
         name: of the species; messages begin with it.
         settings: exactly one of ``map`` (MRC file), ``model`` (PDB or mmCIF file, perhaps .gz) and ``phantom`` (a name
-            from `PHANTOMS`). With any of them ``mass_kda``, to which the density is scaled. With a map also
-            ``units_per_kda`` (sum of the file's values per kDa, 28.5; not beside ``mass_kda``), ``min_value`` (lower
-            values are removed, 0) and ``clear_inside_angstrom`` (what lies nearer to the centre is removed, 0: stray
-            density in a hollow shell). With a model also ``assembly`` (build the file's first biological assembly;
-            by default where the file names one).
+            from `PHANTOMS`). Optional with any of them: ``mass_kda``, to which the density is scaled. Optional with a
+            map: ``units_per_kda`` (sum of the file's values per kDa, default 28.5; excludes ``mass_kda``),
+            ``min_value`` (lower values are removed, default 0) and ``clear_inside_angstrom`` (density within this
+            distance of the centre is removed, default 0; for stray density in a hollow shell). Optional with a model:
+            ``assembly`` (whether to build the file's first biological assembly; by default if the file names one).
         voxel_size_angstrom: of the density to make.
 
     Raises:
-        InputError: a setting is unknown, missing or wrong, or the file cannot be used.
+        InputError: a setting is unknown, missing or not valid, or the file cannot be used.
     """
     check_voxel_size("voxel_size_angstrom", voxel_size_angstrom)
     source = _check_settings(name, settings)
@@ -172,7 +172,7 @@ def map_specimen(
 
 
 def _resampled(values: NDArray[np.float64], step: float) -> NDArray[np.float64]:
-    """Bring a density to voxels ``step`` times as large, its centre of mass on the middle of a cube of odd side."""
+    """Resample a density to voxels ``step`` times as large; its centre of mass becomes the middle of an odd cube."""
     blur_vox = BLUR_VOX * math.sqrt(max(step**2 - 1, 0.0))
     padded = np.pad(values, 3 + math.ceil(4 * blur_vox))
     if blur_vox > 0:
@@ -181,7 +181,7 @@ def _resampled(values: NDArray[np.float64], step: float) -> NDArray[np.float64]:
     centre = np.array(ndimage.center_of_mass(padded))
     reach = distances(padded.shape, centre)[padded > FAINT * padded.max()].max()
     half = math.ceil(reach / step) + 1
-    for _ in range(4):  # leaving out the spline's undershoot moves the centre a little
+    for _ in range(4):  # removing the spline's undershoot moves the centre a little
         start = centre - half * step
         density = ndimage.affine_transform(
             spline, np.eye(3) * step, start, (2 * half + 1,) * 3, order=3, mode="constant", prefilter=False
@@ -200,12 +200,12 @@ def model_specimen(name: str, path: str | Path, voxel_size_angstrom: float, asse
 
     Args:
         name: of the species.
-        path: the file, perhaps compressed with gzip.
+        path: the file, possibly compressed with gzip.
         voxel_size_angstrom: of the density to make.
-        assembly: build the first biological assembly; None does where the file names one.
+        assembly: whether to build the first biological assembly; None builds it if the file names one.
 
     Raises:
-        InputError: the file cannot be read, holds no atoms or not the wanted assembly, or gemmi is not installed.
+        InputError: the file cannot be read, has no atoms or lacks the wanted assembly, or gemmi is not installed.
     """
     points, masses = read_atoms(path, assembly)
     points = points - np.average(points, axis=0, weights=masses)
@@ -236,7 +236,7 @@ def scaled(specimen: Specimen, mass_kda: float) -> Specimen:
 
 
 def radius_holding(density: NDArray[Any], fraction: float) -> float:
-    """Return the radius, in voxels, of the ball round the middle of a cube that holds a fraction of the mass."""
+    """Return the radius, in voxels, of the ball around the middle of a cube that holds a fraction of the mass."""
     distance = distances(density.shape[0]).ravel()
     order = np.argsort(distance)
     inside = np.cumsum(density.ravel()[order], dtype=np.float64)
@@ -258,9 +258,9 @@ def distances(shape: int | tuple[int, ...], centre_zyx_vox: ArrayLike | None = N
 
 
 def _finished(name: str, density: NDArray[np.float64], voxel_size_angstrom: float, mass_kda: float) -> Specimen:
-    """Cut a cube that is centred already down to what is filled and its margin, and scale it to its mass."""
+    """Crop a centred cube to its density and a margin, and scale it to its mass."""
     filled = np.where(density < FAINT * density.max(), 0, density)
-    half = math.ceil(distances(filled.shape[0])[filled > 0].max()) + MARGIN_VOX  # room to turn, not only to stand
+    half = math.ceil(distances(filled.shape[0])[filled > 0].max()) + MARGIN_VOX  # room for any rotation
     wider = half - (filled.shape[0] - 1) // 2
     filled = np.pad(filled, wider) if wider >= 0 else filled[(slice(-wider, wider),) * 3]
     filled = (filled * (mass_kda / filled.sum())).astype(np.float32)
@@ -269,11 +269,11 @@ def _finished(name: str, density: NDArray[np.float64], voxel_size_angstrom: floa
 
 
 def rotated(specimen: Specimen, rotation: ArrayLike, shift_zyx_vox: ArrayLike = (0.0, 0.0, 0.0)) -> NDArray[np.float32]:
-    """Return a specimen's density turned about its centre, then shifted by part of a voxel.
+    """Return a specimen's density rotated about its centre, then shifted by part of a voxel.
 
     Args:
-        specimen: what to turn.
-        rotation: ``3 x 3``; takes an offset ``(z, y, x)`` from the centre to where it goes.
+        specimen: what to rotate.
+        rotation: ``3 x 3``, acts on offsets ``(z, y, x)`` from the centre.
         shift_zyx_vox: -0.5 to 0.5 along each axis.
 
     Returns:
@@ -293,7 +293,7 @@ def rotated(specimen: Specimen, rotation: ArrayLike, shift_zyx_vox: ArrayLike = 
     start = (len(density) - 1) / 2 - turn.T @ shift
     source = turn.T.astype(np.float32) @ offsets + start.astype(np.float32)[:, None]
     z, y, x = (source + 1.5).astype(np.intp)  # nearest voxel of is_near, which begins one voxel earlier
-    worth = specimen.is_near[z, y, x]  # most of the ball round an oblong particle is empty
+    worth = specimen.is_near[z, y, x]  # most of the ball around an elongated particle is empty
     density.ravel()[index[worth]] = ndimage.map_coordinates(
         specimen.spline_kda, source[:, worth], output=np.float32, order=3, prefilter=False
     )
@@ -301,10 +301,10 @@ def rotated(specimen: Specimen, rotation: ArrayLike, shift_zyx_vox: ArrayLike = 
 
 
 def random_rotation(random: np.random.Generator) -> NDArray[np.float64]:
-    """Draw a rotation, ``3 x 3``, every orientation equally likely.
+    """Draw a rotation, ``3 x 3``, uniformly among all rotations.
 
     Source:
-        A direction in four dimensions drawn evenly is a quaternion drawn evenly (Shoemake 1992, Graphics Gems III).
+        A uniform random direction in four dimensions is a uniform random quaternion (Shoemake 1992, Graphics Gems III).
     """
     answer: NDArray[np.float64] = Rotation.from_quat(random.normal(size=4)).as_matrix()
     return answer

@@ -1,1 +1,1 @@
-"""What the loss sees: windows and their targets."""
+"""What the loss compares: windows and their targets."""

@@ -1,4 +1,4 @@
-"""The painter of solid spheres: what the network learns to answer around every particle."""
+"""The painter of solid spheres: targets that are 1 inside a sphere around every particle."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Spheres:
             ``(C, Z, Y, X)``.
 
         Raises:
-            ValueError: the points are not a row of four numbers each.
+            ValueError: the points do not have the shape ``(N, 4)``.
         """
         rows = np.asarray(labelled_points, dtype=np.float64)
         if rows.size == 0:
@@ -44,5 +44,5 @@ class Spheres:
         return np.stack(spheres).astype(np.float32)
 
     def of_labels(self, label_volume: NDArray[np.integer], species_set: SpeciesSet) -> NDArray[np.float32]:
-        """Return the target that a ready label volume ``(Z, Y, X)`` is: ``(C, Z, Y, X)``."""
+        """Return the target ``(C, Z, Y, X)`` of a label volume ``(Z, Y, X)``, one channel per label."""
         return split_labels(label_volume, species_set.picked).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Deal windows and whole tomograms to epochs, workers and processes."""
+"""Distribute windows and whole tomograms over epochs, workers and processes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from scripts.preparation.cache import prepared_dataset
 
 
 class WindowDataset(Randomizable, Dataset):
-    """Random training windows out of whole tomograms, which are prepared once.
+    """Random training windows from whole tomograms, which are prepared once.
 
-    Window ``number`` is always the same window: its randomness comes from ``seed`` and ``number`` alone, whatever the
-    number of workers or processes, and also after a training was interrupted. `WindowSampler` deals the numbers.
+    Window ``number`` is always the same window: its random draws depend on ``seed`` and ``number`` alone, not on the
+    number of workers or processes, and not on whether the training was interrupted. `WindowSampler` hands out the
+    numbers.
 
     Args:
         data: the tomograms, one dictionary each.
         preparation: transforms of a whole tomogram, run once.
-        window: transforms that draw one window out of it, run for every number.
-        seed: starts the randomness.
-        cache_dir: where prepared tomograms are kept, see `cache.StoredDataset`; None keeps them in memory.
+        window: transforms that cut one window out of a tomogram, run for every number.
+        seed: seed of the random numbers.
+        cache_dir: where prepared tomograms are kept, see `preparation.cache.StoredDataset`; None keeps them in memory.
         more_data: tomograms from elsewhere, added to ``data``.
     """
 
@@ -44,7 +45,7 @@ class WindowDataset(Randomizable, Dataset):
         self.seed = seed
 
     def record(self) -> dict[str, Any]:
-        """Return what the windows depend on; of the files their names, so that a dataset may be moved."""
+        """Return the settings that the windows depend on; only the names of files, so that a dataset may be moved."""
         return {
             "runs": [{key: Path(str(value)).name for key, value in item.items()} for item in self.data],
             "preparation": self.tomograms.transform,
@@ -61,11 +62,11 @@ class WindowDataset(Randomizable, Dataset):
 
 
 class WindowSampler(DistributedSampler[int]):
-    """Deal window numbers to epochs and processes, counting on from epoch to epoch.
+    """Distribute window numbers over epochs and processes; each epoch continues the count.
 
     Args:
         dataset: the `WindowDataset`.
-        windows_per_epoch: windows of one epoch, over all processes; every process gets as many as the others.
+        windows_per_epoch: number of windows per epoch, over all processes; every process gets the same number.
         num_replicas: number of processes.
         rank: which of them this is.
     """
@@ -79,21 +80,21 @@ class WindowSampler(DistributedSampler[int]):
         self.share = windows_per_epoch // num_replicas
 
     def record(self) -> dict[str, int]:
-        """Return how windows are shared out."""
+        """Return how windows are distributed."""
         return {"windows_per_epoch": self.share * self.num_replicas, "processes": self.num_replicas}
 
     def __iter__(self) -> Iterator[int]:
-        """Yield this process's window numbers of the epoch that `set_epoch` named."""
-        dealt = self.share * self.num_replicas
-        first = self.epoch * dealt
-        return iter(range(first + self.rank, first + dealt, self.num_replicas))
+        """Yield this process's window numbers in the epoch that ``set_epoch`` has set."""
+        count = self.share * self.num_replicas
+        first = self.epoch * count
+        return iter(range(first + self.rank, first + count, self.num_replicas))
 
     def __len__(self) -> int:
         return self.share
 
 
 class TomogramSampler(Sampler[int]):
-    """Deal whole tomograms to processes; where there are fewer than processes, each process takes all.
+    """Distribute whole tomograms over processes; with fewer tomograms than processes, each process takes all.
 
     Args:
         dataset: the tomograms.

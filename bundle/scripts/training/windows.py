@@ -20,15 +20,15 @@ from scripts.species import SpeciesSet
 class RandWindowd(RandomizableTransform):
     """Cut a random window: around a particle with a random offset, or anywhere.
 
-    The particle's species is drawn by the species' weights, among those that the tomogram has.
+    The particle's species is drawn with the species' weights, among those present in the tomogram.
 
     Args:
         species_set: the species, for their weights.
         window_size: ``(z, y, x)`` in voxels, y equal to x; a smaller tomogram is padded with zeros at the far end.
         particle_share: share of the windows drawn around a particle.
         image_key: the tomogram ``(1, Z, Y, X)``.
-        label_key: the true particles ``(N, 4)``; moved into the window's frame.
-        volume_key: a label volume ``(1, Z, Y, X)``, where there is one; cut like the tomogram.
+        label_key: the true particles ``(N, 4)``; shifted to the window's coordinates.
+        volume_key: a label volume ``(1, Z, Y, X)``, if there is one; cut like the tomogram.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class RandWindowd(RandomizableTransform):
         self.image_key, self.label_key, self.volume_key = image_key, label_key, volume_key
 
     def start_of_window(self, shape: Sequence[int], points: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Draw the first voxel ``(z, y, x)`` of a window in a tomogram of that shape."""
+        """Draw the first voxel ``(z, y, x)`` of a window in a tomogram of the given shape."""
         last = np.maximum(np.asarray(shape) - self.size, 0)
         if len(points) == 0 or self.R.uniform() >= self.particle_share:
             return np.array([self.R.randint(end + 1) for end in last])
@@ -86,10 +86,10 @@ class RandWindowd(RandomizableTransform):
 
 
 class Painter(Protocol):
-    """What paints the target of a window, for example `spheres.Spheres`.
+    """Paints the target of a window; for example `training.spheres.Spheres`.
 
-    A painter that also has the method ``of_labels(label_volume, species_set)`` is given label volumes where there are
-    any; any other paints the points of their blobs.
+    If the truth is a label volume and the painter has a method ``of_labels(label_volume, species_set)``, that method
+    makes the target; otherwise the painter is given the centres of the label volume's blobs.
     """
 
     def __call__(
@@ -99,14 +99,14 @@ class Painter(Protocol):
 
 
 class PaintTargetsd(MapTransform):
-    """Paint the true particles of a window: the target that the loss compares with.
+    """Turn the true particles of a window into the target of the loss.
 
     Args:
         keys: the true particles ``(N, 4)``, rows of label and voxel index; become the target ``(C, Z, Y, X)``.
         species_set: the species, one channel for each that is picked.
-        painter: what is painted.
+        painter: paints the target.
         image_key: the window ``(1, Z, Y, X)``, for its shape.
-        volume_key: a ready label volume ``(1, Z, Y, X)``, where there is one.
+        volume_key: a label volume ``(1, Z, Y, X)``, if there is one.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Points and painted label volumes, and back."""
+"""Conversion of points to label volumes, and back."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def draw_spheres(
     Args:
         shape: ``(Z, Y, X)`` of the volume.
         centres_zyx_vox: ``(N, 3)`` voxel indices, whole or not, inside the volume or not.
-        radius_vox: a voxel belongs to a sphere when its centre is at most this far away.
-        value: grey value of the spheres.
+        radius_vox: voxels whose centre is within this distance belong to the sphere.
+        value: value of the voxels in the spheres.
 
     Returns:
         ``(Z, Y, X)``, ``value`` in the spheres and 0 elsewhere.
@@ -54,7 +54,7 @@ def points_of_labels(label_volume: NDArray[np.integer], species_set: SpeciesSet,
         source: the file, for the message.
 
     Raises:
-        InputError: the volume holds a label that no species has.
+        InputError: the volume holds a label that belongs to no species.
     """
     unknown = sorted(set(np.unique(label_volume).tolist()) - {0, *(species.label for species in species_set.picked)})
     if unknown:

@@ -1,4 +1,4 @@
-"""The MONAI reader of tomograms of every format."""
+"""The MONAI reader for tomograms of all formats."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from scripts.volumes.reading import PathLike, check_voxel_size, is_tomogram, rea
 
 
 class TomogramReader(ImageReader):
-    """MONAI reader of tomograms of every format, chosen by content.
+    """MONAI reader for tomograms of all formats; the format is recognised by content.
 
-    ``get_data`` gives the array ``[z, y, x]`` in the file's own type and the metadata that MONAI expects, with
-    ``voxel_size_angstrom`` beside them. Files are opened there and not in ``read``, because `LoadImage` keeps of an
-    exception raised in ``read`` only the text.
+    ``get_data`` returns the array ``[z, y, x]`` in the file's own type and the metadata that MONAI expects, plus
+    ``voxel_size_angstrom``. Files are opened there and not in ``read``, because MONAI's ``LoadImage`` keeps only the
+    text of an exception raised in ``read``.
 
     Args:
-        voxel_size_angstrom: takes the place of the file's voxel size.
-        wanted_voxel_size_angstrom: level of an OME-Zarr pyramid to take, the nearest one; None takes the finest.
-        allow_missing_chunks: take a chunk without a file in a Zarr folder for one full of the fill value.
+        voxel_size_angstrom: overrides the voxel size in the file.
+        wanted_voxel_size_angstrom: of an OME-Zarr pyramid the level nearest to it is read; None reads the finest.
+        allow_missing_chunks: treat chunks that are missing in a Zarr folder as full of the fill value.
     """
 
     def __init__(
@@ -40,11 +40,11 @@ class TomogramReader(ImageReader):
         self.allow_missing_chunks = allow_missing_chunks
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Tell whether the names look like tomograms; MONAI asks only when no reader was named."""
+        """Return whether the names look like tomograms; MONAI only calls this if no reader is named."""
         return all(is_tomogram(path) for path in _as_paths(filename))
 
     def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> tuple[PathLike, ...]:
-        """Return the paths."""
+        """Return the paths; nothing is read yet."""
         if kwargs:
             raise TypeError(f"{type(self).__name__} takes its settings when built; got {sorted(kwargs)}.")
         return _as_paths(data)
@@ -53,7 +53,7 @@ class TomogramReader(ImageReader):
         """Read the file that ``read`` was given.
 
         Raises:
-            InputError: the file cannot be read or trusted, or nothing states the voxel size.
+            InputError: the file cannot be read or is inconsistent, or its voxel size is not known.
         """
         path, *more = _as_paths(img)
         if more:
@@ -65,14 +65,14 @@ class TomogramReader(ImageReader):
             "original_affine": volume.affine.copy(),
             "space": "RAS",
             "spatial_shape": np.array(volume.data.shape),
-            "original_channel_dim": float("nan"),  # MONAI's word for "no channel axis"
+            "original_channel_dim": float("nan"),  # means in MONAI that there is no channel axis
             "voxel_size_angstrom": volume.voxel_size_angstrom,
         }
         return _writable(volume.data), meta
 
 
 def _writable(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the values in memory that is ours to write to, copied only when need be."""
+    """Return the values as a writable array in memory, copied only if necessary."""
     is_ours = values.flags.writeable and not isinstance(values, np.memmap)
     return np.ascontiguousarray(values) if is_ours else np.array(values, order="C")
 

@@ -1,7 +1,7 @@
-"""The MRC format: what stands in the 1024 bytes of its header, and what of it is believed.
+"""The MRC format: reading and checking its header of 1024 bytes.
 
-Byte order, value type, extended header and the order of the axes are put right; what cannot be trusted is refused.
-The origin and the start indices are not read: coordinates count from the first voxel.
+Byte order, value type, extended header and axis order are taken into account; inconsistent files are refused. The
+origin and the start indices are ignored: coordinates count from the first voxel.
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from scripts.errors import InputError, InputWarning
 ByteOrder = Literal["<", ">"]
 Header = dict[str, Any]
 MRC_HEADER_BYTES = 1024
-MAX_LENGTH = 65535  # voxels along an axis; no number up to here is one up to here when its bytes are swapped
+# Largest plausible axis length. A 4-byte integer from 1 to 65535 exceeds 65535 once byte-swapped, so at most one byte
+# order makes sense.
+MAX_LENGTH = 65535
 DTYPES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}  # by mode
 UNUSABLE_MODES = {3: "complex int16", 4: "complex float32", 16: "RGB colours", 101: "packed 4-bit numbers"}
-TYPE_OF_SIZE = {1: "int8", 2: "int16", 4: "float32"}  # the usual type of so many bytes
+TYPE_OF_SIZE = {1: "int8", 2: "int16", 4: "float32"}  # the usual type, by bytes per voxel
 STAMPS: dict[ByteOrder, tuple[tuple[int, int], ...]] = {"<": ((0x44, 0x44), (0x44, 0x41)), ">": ((0x11, 0x11),)}
 ORDER_NAMES = {"<": "little-endian", ">": "big-endian"}
 SAMPLED_VOXELS = 4096
 IMOD_STAMP = 1146047817
 IMOD_SIGNED_BYTES, IMOD_PACKED_BYTES = 1, 16  # bits of imod_flags
 VOLUME_STACK = 401  # space group
-HEADER = {  # name: (type, offset); columns, rows and sections are the axes of the file, grid and cell go by x, y and z
+HEADER = {  # name: (type, offset); columns, rows and sections are the axes of the file, grid and cell are x, y, z
     "columns_rows_sections": ("3i4", 0),
     "mode": ("i4", 12),
     "grid_xyz": ("3i4", 28),
@@ -51,7 +53,7 @@ HEADER_DTYPE = np.dtype(
 
 
 def is_mrc(head: bytes) -> bool:
-    """Tell whether a file that begins with these 1024 bytes is an MRC file, perhaps a faulty one."""
+    """Return whether a file that begins with these 1024 bytes is an MRC file, possibly a damaged one."""
     if len(head) < MRC_HEADER_BYTES:
         return False
     if head[208:211] == b"MAP":
@@ -64,15 +66,15 @@ def parse_mrc(content: NDArray[np.uint8], name: str) -> tuple[NDArray[Any], tupl
     """Return the volume that an MRC file holds, and its voxel size.
 
     Args:
-        content: the bytes of the whole file; a memory map will do, the volume is then one too where possible.
-        name: how messages call the file.
+        content: the bytes of the whole file; if this is a memory map, the volume is one too where possible.
+        name: name of the file in messages.
 
     Returns:
         The volume ``[z, y, x]`` in the file's own type and native byte order, and its voxel size ``(z, y, x)`` in
-        ångströms, None when the header states none.
+        ångströms; None if the header states none.
 
     Raises:
-        InputError: the header contradicts itself or the file's size, or this is not a single volume of numbers.
+        InputError: the header contradicts itself or the file's size, or the file is not a single volume of numbers.
     """
     header, order = _read_header(content[:MRC_HEADER_BYTES].tobytes(), name)
     shape = _file_shape(header, name)
@@ -90,7 +92,7 @@ def parse_mrc_extent(head: bytes, name: str) -> tuple[tuple[int, int, int], tupl
 
     Args:
         head: the first 1024 bytes.
-        name: how messages call the file.
+        name: name of the file in messages.
 
     Raises:
         InputError: the header contradicts itself.
@@ -167,7 +169,7 @@ def _refuse_images_and_stacks(header: Header, shape: tuple[int, ...], name: str)
 def _data_block(
     content: NDArray[np.uint8], header: Header, shape: tuple[int, ...], dtype: np.dtype[Any], name: str
 ) -> NDArray[Any]:
-    """Cut the voxels out of the file as ``(sections, rows, columns)``, in the file's byte order."""
+    """Return the voxels of the file as ``(sections, rows, columns)``, in the file's byte order."""
     skipped = header["extended_header_bytes"]
     if not 0 <= skipped <= content.size - MRC_HEADER_BYTES:
         found = content.size - MRC_HEADER_BYTES
@@ -192,7 +194,7 @@ def _data_block(
 
 
 def _refuse_swapped_values(block: NDArray[Any], name: str) -> None:
-    """Refuse float32 values of 1e-38 and 1e38 side by side that are ordinary numbers in the other byte order."""
+    """Refuse float32 values that are extreme, such as 1e-38 and 1e38, but ordinary in the other byte order."""
     sample = block.reshape(-1)[:: max(1, block.size // SAMPLED_VOXELS)]
     if block.dtype.itemsize == 4 and _share_of_ordinary(sample) < 0.8 and _share_of_ordinary(sample.byteswap()) > 0.99:
         raise InputError(f"{name}: its values make sense only in the byte order that its header does not have.")
@@ -218,5 +220,5 @@ def _voxel_size_zyx(header: Header) -> tuple[float, float, float] | None:
     cell, grid = header["cell_xyz_angstrom"], header["grid_xyz"]
     if not all(length > 0 and np.isfinite(length) for length in cell) or not all(count > 0 for count in grid):
         return None
-    x, y, z = (float(f"{length / count:.6g}") for length, count in zip(cell, grid, strict=True))  # float32 holds 6
+    x, y, z = (float(f"{length / count:.6g}") for length, count in zip(cell, grid, strict=True))  # float32 has 6 digits
     return z, y, x

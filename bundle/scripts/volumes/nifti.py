@@ -1,14 +1,13 @@
-"""The NIfTI format: one volume, whole, with the voxel size that its header states.
+"""The NIfTI format: reading one complete volume and its voxel size.
 
-The header's spacing is taken for ångströms whatever unit it names, as NIfTI has none for them.
+The header's spacing is read as ångströms whatever unit it states, because NIfTI has no unit for them.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from typing import Any
 
 import nibabel
@@ -18,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from scripts.coordinates import SizeZYX
-from scripts.errors import InputError
+from scripts.errors import InputError, blame
 
 NIFTI_HEADER_BYTES = 540  # of NIfTI 2; NIfTI 1 has 348
 CLASSES = {b"n+1\0": nibabel.Nifti1Image, b"n+2\0": nibabel.Nifti2Image}
@@ -26,12 +25,12 @@ NIFTI_FAULTS = (HeaderDataError, ImageFileError, OSError, EOFError, ValueError, 
 
 
 def is_nifti(head: bytes) -> bool:
-    """Tell whether a file that begins with these bytes is a NIfTI file with header and volume in one."""
+    """Return whether a file that begins with these bytes is a NIfTI file with header and volume in one."""
     return head[344:348] in CLASSES or head[4:8] in CLASSES
 
 
 def is_nifti_pair(head: bytes) -> bool:
-    """Tell whether a file that begins with these bytes is the header of a NIfTI file in two parts."""
+    """Return whether a file that begins with these bytes is the header of a NIfTI file in two parts."""
     return head[344:348] == b"ni1\0" or head[4:8] == b"ni2\0"
 
 
@@ -39,18 +38,18 @@ def parse_nifti(content: NDArray[np.uint8], path: str) -> tuple[NDArray[Any], Si
     """Return the volume that a NIfTI file holds, its voxel size and its affine.
 
     Args:
-        content: the bytes of the whole file; of a memory map the volume becomes one too where possible.
-        path: of the file.
+        content: the bytes of the whole file; if this is a memory map, the volume is one too where possible.
+        path: path of the file.
 
     Returns:
         The volume ``[z, y, x]`` in the file's own type and native byte order, its voxel size ``(z, y, x)`` in
-        ångströms, None when the header states none, and the affine of the file's own axes x, y, z.
+        ångströms, None if the header states none, and the affine of the file's own axes x, y, z.
 
     Raises:
         InputError: the file is damaged, cut short or does not hold one volume of numbers.
     """
     head = content[:NIFTI_HEADER_BYTES].tobytes()
-    with _faults_named(path):
+    with blame(path, "NIfTI file", NIFTI_FAULTS):
         _refuse_cut(path, _header_of(head), content.size)
         with closing(open(path, "rb") if isinstance(content, np.memmap) else io.BytesIO(content.tobytes())) as stream:
             image = _class_of(head).from_stream(stream)
@@ -70,25 +69,13 @@ def parse_nifti_extent(head: bytes, path: str) -> tuple[tuple[int, int, int], Si
     Raises:
         InputError: the header is damaged, or does not describe one volume.
     """
-    with _faults_named(path):
+    with blame(path, "NIfTI file", NIFTI_FAULTS):
         header = _header_of(head)
         lengths = [int(length) for length in header.get_data_shape()]
     if len(lengths) < 3 or min(lengths) < 1 or lengths[3:] not in ([], [1]):
         raise InputError(f"{path} holds {' x '.join(map(str, lengths))} values; a tomogram is one volume.")
     x, y, z = lengths[:3]
     return (z, y, x), _voxel_size_of(header)
-
-
-@contextmanager
-def _faults_named(path: str) -> Iterator[None]:
-    """Turn what the library raises into an ``InputError`` that names the file."""
-    try:
-        yield
-    except InputError:
-        raise
-    except NIFTI_FAULTS as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"{path} is a damaged NIfTI file: {reason}.") from error
 
 
 def _class_of(head: bytes) -> Any:

@@ -1,6 +1,7 @@
-"""The OME-Zarr format: which array of a folder is the volume, how large its voxels are, is it complete.
+"""The OME-Zarr format: finding the array to read, its voxel size, and whether it is complete.
 
-Zarr formats 2 and 3 are read. Translations in the metadata are not: coordinates count from the first voxel of a level.
+Zarr formats 2 and 3 are read. Translations in the metadata are ignored: coordinates count from the first voxel of a
+level.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ import zarr
 from numpy.typing import NDArray
 
 from scripts.coordinates import SizeZYX
-from scripts.errors import InputError
+from scripts.errors import InputError, blame, reason_of
 
-ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # one of these makes a folder a Zarr folder
-MAX_VOXELS = 2**36  # many times the largest tomogram
+ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # a folder with one of these files is a Zarr folder
+MAX_VOXELS = 2**36  # far more than the largest tomogram has
 ANGSTROM_PER_UNIT = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
 USUAL_AXES = ("t", "c", "z", "y", "x")
 COPY_AGAIN = "Copy it again, or give --allow_missing_chunks True if it was written without its empty chunks"
-ZARR_FAULTS = (  # what the library and its codecs raise at damaged metadata and chunks
+ZARR_FAULTS = (  # exceptions of the library and its codecs for damaged metadata and chunks
     *(KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, NotImplementedError),
     *(RuntimeError, SystemError, OSError, EOFError, zlib.error, lzma.LZMAError),
     getattr(zarr.errors, "MetadataError", ValueError),  # zarr 2 only
@@ -35,7 +36,7 @@ ZARR_FAULTS = (  # what the library and its codecs raise at damaged metadata and
 
 
 class Level(NamedTuple):
-    """One resolution of a pyramid: its array, the names of the axes and the voxel size, both None when not stated."""
+    """One resolution of a pyramid: its array, the names of the axes and the voxel size, both None if not stated."""
 
     path: str
     axes: tuple[str, ...] | None
@@ -43,7 +44,7 @@ class Level(NamedTuple):
 
 
 def is_zarr(folder: Path) -> bool:
-    """Tell whether a folder holds the metadata of a Zarr array or group."""
+    """Return whether a folder holds the metadata of a Zarr array or group."""
     return any((folder / mark).is_file() for mark in ZARR_MARKS)
 
 
@@ -54,12 +55,12 @@ def load_ome_zarr(
 
     Args:
         folder: the Zarr folder.
-        wanted_voxel_size_angstrom: the level nearest to it is taken; None takes the finest.
-        allow_missing_chunks: take a chunk without a file for one full of the fill value.
+        wanted_voxel_size_angstrom: the level nearest to it is read; None reads the finest.
+        allow_missing_chunks: treat chunks without a file as full of the fill value.
 
     Returns:
         The volume ``[z, y, x]`` in the array's own type and native byte order, and its voxel size ``(z, y, x)`` in
-        ångströms, None when the metadata state none.
+        ångströms; None if the metadata states none.
 
     Raises:
         InputError: the folder is damaged or incomplete, or does not hold one volume of numbers.
@@ -74,7 +75,7 @@ def ome_zarr_extent(
     """Return the shape ``(Z, Y, X)`` and the voxel size of what `load_ome_zarr` would load, from the metadata alone.
 
     Raises:
-        InputError: the metadata are damaged, or do not describe one volume of numbers.
+        InputError: the metadata is damaged, or does not describe one volume of numbers.
     """
     with _faults_named(folder):
         level, array, _, axes = _open_level(folder, wanted_voxel_size_angstrom)
@@ -86,24 +87,24 @@ def find_level(folder: Path, wanted_voxel_size_angstrom: float | None = None) ->
     """Return the level that `load_ome_zarr` would load, from the metadata of the folder itself; no array is opened.
 
     Raises:
-        InputError: the metadata are damaged, or do not say which array to read.
+        InputError: the metadata is damaged, or does not say which array to read.
     """
     with _faults_named(folder):
         return _nearest_level(_levels(folder, zarr.open(str(folder), mode="r")), wanted_voxel_size_angstrom)
 
 
 def list_chunks(folder: Path) -> tuple[Iterator[str], int, int]:
-    """Return which files an array should have by its metadata, whether or not they are there.
+    """Return which files an array should have according to its metadata, whether or not they exist.
 
     Args:
         folder: a pyramid with the metadata of its only level, or a plain array.
 
     Returns:
-        Paths of the files of chunks (of shards, if there are any) below the array, their number, and the bytes of one
-        chunk before compression.
+        Paths below the array of the files of its chunks (of its shards, if it has any), their number, and the bytes of
+        one chunk before compression.
 
     Raises:
-        InputError: the metadata are damaged, or do not describe one volume of numbers.
+        InputError: the metadata is damaged, or does not describe one volume of numbers.
     """
     with _faults_named(folder):
         level, array, _, _ = _open_level(folder, None)
@@ -113,7 +114,7 @@ def list_chunks(folder: Path) -> tuple[Iterator[str], int, int]:
 
 
 def check_ome_zarr(folder: Path, allow_missing_chunks: bool = False) -> None:
-    """Read what `load_ome_zarr` would load, one chunk after the other, and keep nothing.
+    """Check that `load_ome_zarr` can read a folder, by reading it chunk by chunk without keeping the values.
 
     Raises:
         InputError: as `load_ome_zarr`.
@@ -128,15 +129,11 @@ def check_ome_zarr(folder: Path, allow_missing_chunks: bool = False) -> None:
 
 @contextmanager
 def _faults_named(folder: Path) -> Iterator[None]:
-    """Turn what the library raises into an ``InputError`` that names the folder."""
+    """Turn exceptions of the library into an ``InputError`` that names the folder."""
     if (folder / "zarr.json").is_file() and int(zarr.__version__.split(".")[0]) < 3:
         raise InputError(f"{folder} has Zarr format 3, which zarr {zarr.__version__} cannot read: install zarr 3.")
-    try:
+    with blame(folder, "Zarr folder", ZARR_FAULTS):
         yield
-    except InputError:
-        raise
-    except ZARR_FAULTS as error:
-        raise InputError(f"{folder} is a damaged Zarr folder: {_one_line(error)}.") from error
 
 
 def _load_level(
@@ -152,7 +149,7 @@ def _load_level(
 
 
 def _open_level(folder: Path, wanted_angstrom: float | None) -> tuple[Level, Any, str, Sequence[str]]:
-    """Return a level, its array with nothing read of it yet, what messages call it, and the names of its axes."""
+    """Return a level, its array (not read yet), its name in messages, and the names of its axes."""
     node: Any = zarr.open(str(folder), mode="r")
     level = _nearest_level(_levels(folder, node), wanted_angstrom)
     array = _named_array(folder, node, level.path) if level.path else node
@@ -163,7 +160,7 @@ def _open_level(folder: Path, wanted_angstrom: float | None) -> tuple[Level, Any
 
 
 def _levels(folder: Path, node: Any) -> list[Level]:
-    """List the resolutions in a Zarr folder; an array without description is one level without voxel size."""
+    """List the resolutions in a Zarr folder; a plain array is one level without voxel size."""
     if hasattr(node, "shape"):
         return [Level("", None, None)]
     attributes = dict(node.attrs)
@@ -196,14 +193,14 @@ def _described_levels(folder: Path, multiscales: Any) -> list[Level]:
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise InputError(f"{folder}: its 'multiscales' metadata are not valid: {_one_line(error)}.") from error
+        raise InputError(f"{folder}: its 'multiscales' metadata are not valid: {reason_of(error)}.") from error
     if not levels:
         raise InputError(f"{folder}: its 'multiscales' metadata name no array.")
     return levels
 
 
 def _scale_of(described: Mapping[str, Any]) -> list[float]:
-    """Return the product of the scales among the coordinate transformations, empty when there is none."""
+    """Return the product of the scales among the coordinate transformations; empty if there is none."""
     scales = [one["scale"] for one in described.get("coordinateTransformations", []) if one["type"] == "scale"]
     return [float(math.prod(factors)) for factors in zip(*scales, strict=True)]
 
@@ -211,7 +208,7 @@ def _scale_of(described: Mapping[str, Any]) -> list[float]:
 def _size_zyx_angstrom(
     folder: Path, factors: Sequence[float], names: Sequence[str], units: Sequence[str | None]
 ) -> SizeZYX | None:
-    """Return the voxel size that a scale states; a scale of 1 everywhere without a unit states nothing."""
+    """Return the voxel size that a scale states; None for a scale of 1 on all axes without a unit."""
     if not factors or not set("zyx") <= set(names):
         return None
     sizes = {}
@@ -262,9 +259,9 @@ def _check_array(label: str, array: Any, axes: Sequence[str]) -> None:
 
 
 def _refuse_incomplete_chunks(folder: Path, shape: Sequence[int], allow_missing: bool) -> None:
-    """Look at the file of every chunk, because the Zarr library does not.
+    """Check that every chunk file exists and is complete, because the Zarr library does not.
 
-    It reads a missing chunk as fill value, and a truncated Blosc one as whatever follows in memory.
+    The library returns the fill value for a missing chunk, and arbitrary memory for a truncated Blosc chunk.
     """
     is_blosc = _chunk_layout(folder)[-1]
     for chunk in _chunk_names(folder, shape):
@@ -278,16 +275,16 @@ def _refuse_incomplete_chunks(folder: Path, shape: Sequence[int], allow_missing:
 
 def _chunk_names(folder: Path, shape: Sequence[int]) -> Iterator[str]:
     lengths, prefix, separator, _ = _chunk_layout(folder)
-    if separator not in (".", "/"):  # another one could lead out of the folder
+    if separator not in (".", "/"):  # any other could lead out of the folder
         raise ValueError(f"'{separator}' cannot part the numbers of a chunk")
-    if min(lengths) < 1:  # there would be no chunk at all
+    if min(lengths) < 1:  # otherwise there would be no chunk at all
         raise ValueError(f"a chunk has {min(lengths)} voxels along an axis")
     grid = [range(-(-count // length)) for count, length in zip(shape, lengths, strict=True)]
     return (prefix + separator.join(map(str, place)) for place in itertools.product(*grid))
 
 
 def _promised_bytes(chunk: Path, is_blosc: bool) -> int:
-    """Return how long a chunk file says that it is; without Blosc only that it is not empty is known beforehand."""
+    """Return the least size in bytes of a complete chunk file: as in its Blosc header, or 1 without Blosc."""
     if not is_blosc:
         return 1
     with open(chunk, "rb") as file:
@@ -319,11 +316,11 @@ def _read_all(label: str, array: Any) -> NDArray[Any]:
         return np.asarray(array[...])
     except ZARR_FAULTS as error:
         place = _first_damage(array) or "an unknown place"
-        raise InputError(f"{label} has a damaged chunk at {place}: {_one_line(error)}.") from error
+        raise InputError(f"{label} has a damaged chunk at {place}: {reason_of(error)}.") from error
 
 
 def _first_damage(array: Any) -> str | None:
-    """Return in words where the first chunk stands that cannot be read; None where all can."""
+    """Return in words where the first unreadable chunk is; None if all can be read."""
     starts = [range(0, count, length) for count, length in zip(array.shape, array.chunks, strict=True)]
     for corner in itertools.product(*starts):
         try:
@@ -331,8 +328,3 @@ def _first_damage(array: Any) -> str | None:
         except ZARR_FAULTS:
             return f"voxel {corner}"
     return None
-
-
-def _one_line(error: BaseException) -> str:
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__

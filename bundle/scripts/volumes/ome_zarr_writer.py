@@ -1,6 +1,6 @@
 """Write a volume as an OME-Zarr pyramid.
 
-Format 2 is written, file by file, so that the bytes do not depend on the version of the Zarr library.
+Zarr format 2 is written without the Zarr library, so that the bytes do not depend on its version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from scripts.atomic_files import write_folder_atomically
 from scripts.errors import InputError
 from scripts.volumes.ome_zarr import is_zarr
 
-COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}  # what the challenge's tomograms have
+COMPRESSION = {"cname": "lz4", "clevel": 5, "shuffle": 1, "blocksize": 0}  # as in the tomograms of the challenge
 WRITER_THREADS = 4  # each holds one chunk and its compressed copy
 
 
@@ -31,21 +31,21 @@ def write_ome_zarr(
 ) -> None:
     """Write a volume as a pyramid, each level the mean of 2 x 2 x 2 voxels of the one before.
 
-    The folder appears under its name only when it is complete. A Zarr folder of that name is replaced, and stays as it
-    was when anything goes wrong. Two pyramids of the same volume have the same bytes.
+    The folder gets its name only once it is complete. An existing Zarr folder of that name is replaced, but stays
+    unchanged if anything goes wrong. The same volume always gives the same bytes.
 
-    An odd length is rounded up: its last voxel is the mean of those that there are. The translation of a binned level
-    says where the centre of its first voxel lies, with that of the finest level at 0.
+    Odd lengths are rounded up: the last voxel is the mean of the voxels that exist. The translation of a binned level
+    is the position of the centre of its first voxel; in the finest level that position is 0.
 
     Args:
-        folder: the pyramid, called ``*.zarr``; folders above it are made as needed.
+        folder: the pyramid, called ``*.zarr``; folders above it are created if needed.
         volume: ``[z, y, x]``, written as float32.
         voxel_size_angstrom: of the finest level.
         levels: number of levels.
         chunk_side: longest side of a chunk in voxels.
 
     Raises:
-        InputError: the place cannot be written to, or something else than a Zarr folder stands there.
+        InputError: the folder cannot be written, or something else than a Zarr folder has its name.
     """
     values = np.asarray(volume, dtype="<f4")
     if values.ndim != 3 or values.size == 0:
@@ -80,7 +80,7 @@ def _multiscale(voxel_size_angstrom: float, levels: int) -> dict[str, Any]:
 def _binned(values: NDArray[np.float32]) -> NDArray[np.float32]:
     for axis in range(3):
         rows = np.moveaxis(values, axis, 0)
-        halved = rows[::2].copy()  # the last one of an odd length stays alone
+        halved = rows[::2].copy()  # the last row of an odd length is not averaged
         halved[: len(rows) // 2] = (halved[: len(rows) // 2] + rows[1::2]) / 2
         values = np.moveaxis(halved, 0, axis)
     return np.ascontiguousarray(values)
@@ -94,12 +94,12 @@ def _write_array(folder: Path, values: NDArray[np.float32], chunk_side: int) -> 
 
     def write_chunk(place: tuple[int, ...]) -> None:
         parts = [slice(i * length, (i + 1) * length) for i, length in zip(place, lengths, strict=True)]
-        chunk = np.zeros(lengths, values.dtype)  # Zarr stores the chunks at the far ends in full
+        chunk = np.zeros(lengths, values.dtype)  # Zarr stores the last chunks along an axis in full size
         part = values[tuple(parts)]
         chunk[tuple(slice(length) for length in part.shape)] = part
         _write_bytes(folder.joinpath(*map(str, place)), Blosc(**COMPRESSION).encode(chunk))
 
-    # Called in the main thread, Blosc would start threads of its own and store blocks in the order they get ready.
+    # In the main thread Blosc would use threads of its own and store its blocks in the order in which they finish.
     with ThreadPoolExecutor(WRITER_THREADS) as threads:
         counts = [range(-(-count // length)) for count, length in zip(values.shape, lengths, strict=True)]
         list(threads.map(write_chunk, itertools.product(*counts)))

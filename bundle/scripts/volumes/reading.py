@@ -1,7 +1,7 @@
-"""Tomograms from MRC, OME-Zarr and NIfTI files, told apart by what is in them, not by their names.
+"""Reading tomograms from MRC, OME-Zarr and NIfTI files; the format is recognised by content, not by name.
 
-Every volume comes out as ``[z, y, x]`` with its voxel size in ångströms. Origins, start indices and translations in a
-file are not used: coordinates count from the first voxel.
+Every volume is returned as ``[z, y, x]`` with its voxel size in ångströms. Origins, start indices and translations in a
+file are ignored: coordinates count from the first voxel.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from scripts.volumes.mrc import MRC_HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_e
 from scripts.volumes.nifti import is_nifti, is_nifti_pair, parse_nifti, parse_nifti_extent
 from scripts.volumes.ome_zarr import ZARR_MARKS, is_zarr, load_ome_zarr, ome_zarr_extent
 
-PathLike = str | os.PathLike  # type: ignore[type-arg]  # as MONAI has it
+PathLike = str | os.PathLike  # type: ignore[type-arg]  # as in MONAI
 
 ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=.)", re.IGNORECASE)  # two letters or more: C:/ is a disk
 NAME_ENDINGS = re.compile(r"((\.ome)?\.zarr|\.(mrc|rec|st|map|nii)(\.gz|\.bz2)?)$", re.IGNORECASE)
 MRC, NIFTI, ZARR = "an MRC file", "a NIfTI file", "a Zarr folder"
 GZIP_MAGIC, BZIP2_MAGIC = b"\x1f\x8b\x08", b"BZh"
-OTHER_BEGINNINGS = {  # what people find under the name of a tomogram
+OTHER_BEGINNINGS = {  # other content that files with the name of a tomogram may have
     b"version https://git-lfs": "a Git LFS pointer (fetch the file itself with 'git lfs pull')",
     b"<!doctype html": "an HTML page",
     b"<html": "an HTML page",
@@ -48,8 +48,8 @@ OTHER_BEGINNINGS = {  # what people find under the name of a tomogram
     b"\x28\xb5\x2f\xfd": "a zstd archive (unpack it)",
 }
 VOXEL_SIZE_REMEDY = "set voxel_size_angstrom (e.g. --voxel_size_angstrom 10.012)"
-HEADER_TOLERANCE = 0.005  # axes whose voxel sizes differ by no more are rounded, not different
-STATED_TOLERANCE = 0.001  # a voxel size set by the user that differs by more from the file's is worth a warning
+HEADER_TOLERANCE = 0.005  # relative; smaller differences between the voxel sizes of the axes are rounding errors
+STATED_TOLERANCE = 0.001  # relative; if the user's voxel size differs by more from the file's, a warning is given
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Volume:
     """One tomogram.
 
     Attributes:
-        data: ``[z, y, x]`` in the file's own type, native byte order; perhaps memory-mapped and read-only.
-        voxel_size_angstrom: None when neither the file nor the user states it.
-        affine: ``4 x 4``, takes an index ``(z, y, x, 1)`` to ``(x, y, z, 1)`` in ångströms. Without a voxel size
-            voxels count as 1 Å.
+        data: ``[z, y, x]`` in the file's own type, native byte order; possibly memory-mapped and read-only.
+        voxel_size_angstrom: None if neither the file nor the user states it.
+        affine: ``4 x 4``, maps an index ``(z, y, x, 1)`` to ``(x, y, z, 1)`` in ångströms. If the voxel size is None,
+            1 Å is used.
     """
 
     data: NDArray[Any]
@@ -69,7 +69,7 @@ class Volume:
 
 
 def is_tomogram(path: PathLike) -> bool:
-    """Tell by its name whether a file or folder should be a tomogram; hidden ones (``._x.mrc``) are not."""
+    """Return whether a file or folder is a tomogram by its name; hidden ones (``._x.mrc``) are not."""
     ending = NAME_ENDINGS.search(Path(path).name)
     if ending is None or Path(path).name.startswith("."):
         return False
@@ -77,7 +77,7 @@ def is_tomogram(path: PathLike) -> bool:
 
 
 def stem_of(path: PathLike) -> str:
-    """Return the name of a tomogram's file or folder without the ending that tells its format."""
+    """Return the name of a tomogram's file or folder without the ending of its format."""
     return NAME_ENDINGS.sub("", Path(path).name)
 
 
@@ -90,13 +90,13 @@ def read_tomogram(
     """Read a tomogram of any of the formats.
 
     Args:
-        path: an MRC or NIfTI file, perhaps compressed with gzip or bzip2, or a Zarr folder, under any name.
-        voxel_size_angstrom: takes the place of the file's voxel size; a warning tells when they differ.
-        wanted_voxel_size_angstrom: level of an OME-Zarr pyramid to take, the nearest one; None takes the finest.
-        allow_missing_chunks: take a chunk without a file in a Zarr folder for one full of the fill value.
+        path: an MRC or NIfTI file, possibly compressed with gzip or bzip2, or a Zarr folder, under any name.
+        voxel_size_angstrom: overrides the voxel size in the file; if they differ, a warning is given.
+        wanted_voxel_size_angstrom: of an OME-Zarr pyramid the level nearest to it is read; None reads the finest.
+        allow_missing_chunks: treat chunks that are missing in a Zarr folder as full of the fill value.
 
     Raises:
-        InputError: the file cannot be read or trusted, or nothing states the voxel size.
+        InputError: the file cannot be read or is inconsistent, or its voxel size is not known.
     """
     found = content_of(path)
     if found == MRC:
@@ -117,10 +117,10 @@ def read_extent(path: PathLike, voxel_size_angstrom: float | None = None) -> tup
 
     Args:
         path: as for `read_tomogram`.
-        voxel_size_angstrom: takes the place of the file's, and chooses the level of an OME-Zarr pyramid.
+        voxel_size_angstrom: overrides the voxel size in the file, and selects the level of an OME-Zarr pyramid.
 
     Raises:
-        InputError: the header cannot be read or trusted, or nothing states the voxel size.
+        InputError: the header cannot be read or is inconsistent, or the voxel size is not known.
     """
     found = content_of(path)
     if found == MRC:
@@ -138,10 +138,10 @@ def read_extent(path: PathLike, voxel_size_angstrom: float | None = None) -> tup
 
 
 def read_mrc(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume:
-    """Read an MRC file; ``voxel_size_angstrom`` takes the place of the header's.
+    """Read an MRC file; ``voxel_size_angstrom`` overrides the voxel size in the header.
 
     Raises:
-        InputError: the file is no MRC file, contradicts itself or is cut short.
+        InputError: the file is not an MRC file, contradicts itself or is truncated.
     """
     _expect(MRC, path)
     data, size_zyx = parse_mrc(_bytes_of(path), str(path))
@@ -150,13 +150,13 @@ def read_mrc(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume
 
 
 def read_nifti(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume:
-    """Read a NIfTI file; ``voxel_size_angstrom`` takes the place of the header's.
+    """Read a NIfTI file; ``voxel_size_angstrom`` overrides the voxel size in the header.
 
-    The affine keeps the file's directions and origin; its scale is that of the spacing, and a warning tells when they
-    differ.
+    The affine keeps the directions and the origin of the file's affine. Its scale is taken from the header's spacing;
+    if the two differ, a warning is given.
 
     Raises:
-        InputError: the file is no NIfTI file, is damaged or does not hold one volume.
+        InputError: the file is not a NIfTI file, is damaged or does not hold one volume.
     """
     _expect(NIFTI, path)
     data, size_zyx, file_affine = parse_nifti(_bytes_of(path), str(path))
@@ -182,13 +182,13 @@ def read_ome_zarr(
 
     Args:
         path: the Zarr folder.
-        wanted_voxel_size_angstrom: the level nearest to it is taken; None takes the finest.
-        voxel_size_angstrom: takes the place of the level's own voxel size.
-        allow_missing_chunks: take a chunk without a file for one full of the fill value. Right for arrays that were
-            written without their empty chunks, wrong for an incomplete copy.
+        wanted_voxel_size_angstrom: the level nearest to it is read; None reads the finest.
+        voxel_size_angstrom: overrides the voxel size of the level.
+        allow_missing_chunks: treat chunks without a file as full of the fill value. Right for arrays that were written
+            without their empty chunks, wrong for an incomplete copy.
 
     Raises:
-        InputError: the folder is no Zarr folder, is damaged or incomplete, or does not hold one volume.
+        InputError: the folder is not a Zarr folder, is damaged or incomplete, or does not hold one volume.
     """
     check_voxel_size("wanted_voxel_size_angstrom", wanted_voxel_size_angstrom)
     _expect(ZARR, path)
@@ -198,10 +198,10 @@ def read_ome_zarr(
 
 
 def refuse_address(path: PathLike) -> None:
-    """Refuse a path that is an address on a server: nothing is fetched while a config runs.
+    """Refuse a path that is a URL: remote data is not fetched while a config runs.
 
     Raises:
-        InputError: names the command that fetches.
+        InputError: the path is a URL; the message names the command that fetches it.
     """
     address = ADDRESS.match(str(path))
     if address and not Path(path).exists():
@@ -216,7 +216,7 @@ def content_of(path: PathLike) -> str:
     """Return in words what a file or folder is: `MRC`, `NIFTI`, `ZARR` or a description of something else.
 
     Raises:
-        InputError: it does not exist or may not be read.
+        InputError: it does not exist or cannot be read.
     """
     refuse_address(path)
     if Path(path).is_dir():
@@ -250,7 +250,7 @@ def _expect(content: str, path: PathLike) -> None:
 
 
 def _bytes_of(path: PathLike, limit: int | None = None) -> NDArray[np.uint8]:
-    """Return the first ``limit`` bytes of a file, or all: memory-mapped, or unpacked into memory when compressed."""
+    """Return the first ``limit`` bytes of a file, or all: memory-mapped, or unpacked into memory if compressed."""
     try:
         with open(path, "rb") as file:
             magic = file.read(3)
@@ -273,7 +273,7 @@ def _bytes_of(path: PathLike, limit: int | None = None) -> NDArray[np.uint8]:
 
 
 def check_voxel_size(name: str, value_angstrom: float | None) -> None:
-    """Check a voxel size that the user set; None is none.
+    """Check a voxel size that the user set; None means not set.
 
     Raises:
         InputError: it is not a positive number.
@@ -283,7 +283,7 @@ def check_voxel_size(name: str, value_angstrom: float | None) -> None:
 
 
 def _settle_voxel_size(path: PathLike, size_zyx: SizeZYX | None, stated_angstrom: float | None) -> float | None:
-    """Choose between the voxel size in the file, one number per axis, and the user's."""
+    """Return the voxel size that the user states, or else that of the file, which has one number per axis."""
     check_voxel_size("voxel_size_angstrom", stated_angstrom)
     if stated_angstrom is not None:
         if size_zyx and any(not math.isclose(size, stated_angstrom, rel_tol=STATED_TOLERANCE) for size in size_zyx):
