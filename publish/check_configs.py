@@ -32,9 +32,9 @@ NAMES = {
     "len", "list", "range", "round",
     "copy.deepcopy", "datetime.timedelta", "monai.handlers.from_engine", "monai.utils.set_determinism", "os.environ",
     "sys.stderr.isatty", "torch.channels_last_3d", "torch.contiguous_format", "torch.cuda.is_available",
-    "torch.cuda.set_device", "torch.device", "torch.distributed.destroy_process_group", "torch.distributed.get_rank",
-    "torch.distributed.get_world_size", "torch.distributed.init_process_group", "torch.distributed.is_initialized",
-    "torch.tensor",
+    "torch.cuda.set_device", "torch.device", "torch.distributed.barrier", "torch.distributed.destroy_process_group",
+    "torch.distributed.get_rank", "torch.distributed.get_world_size", "torch.distributed.init_process_group",
+    "torch.distributed.is_initialized", "torch.tensor",
 }  # fmt: skip
 # attributes of the object behind an `@` reference
 ATTRIBUTES = {"parameters", "picked", "reshape", "run", "settings", "to", "type", "voxel_size_angstrom"}

@@ -1,7 +1,9 @@
 """What MONAI Label needs of the bundle, without its server; the server itself is driven by tests/with_monai_label."""
 
+import importlib.util
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -139,6 +141,46 @@ def test_only_a_bundle_in_the_servers_app_is_served(app, bundle_dir, monkeypatch
     assert not is_served(str(bundle_dir))
     monkeypatch.delenv("MONAI_LABEL_APP_DIR")
     assert not is_served(str(app))
+
+
+@pytest.fixture(scope="module")
+def serve():
+    """Return the script that makes the server's app, as a module."""
+    path = Path(__file__).resolve().parents[1] / "apps" / "monai_label" / "serve.py"
+    spec = importlib.util.spec_from_file_location("serve", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_weights_of_your_own_bring_their_network_and_species_into_the_app(serve, app, tmp_path):
+    weights = write_weights(tmp_path / "own.pt", tiny_network(norm="instance"), make_species())
+    serve.use_weights(app, weights)
+    parser = ConfigParser()
+    parser.read_config(str(app / "configs" / "train.json"))
+    parser["bundle_root"] = str(app)
+    network = parser.get_parsed_content("network_def")
+    assert network.recipe["norm"] == "instance"
+    assert sha256_of(app / "models" / "model.pt") == sha256_of(weights)
+    pred = json.loads((app / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
+    assert pred["channel_def"] == {"0": "background", "1": "a", "2": "b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network_def": {"_target_": "os.mkdir", "path": "ran"}}, "os.mkdir"),
+        ({"weights_sha256": {"own.pt": "0" * 64}}, "is not the file that"),
+    ],
+)
+def test_a_card_from_elsewhere_runs_nothing(change, message, serve, app, tmp_path):
+    weights = write_weights(tmp_path / "own.pt", tiny_network(), make_species())
+    write_card(weights, {**read_card(weights), **change})
+    before = sha256_of(app / "models" / "model.pt")
+    with pytest.raises(InputError, match=message):
+        serve.use_weights(app, weights)
+    assert not (tmp_path / "ran").exists()
+    assert sha256_of(app / "models" / "model.pt") == before
 
 
 @pytest.mark.parametrize("chosen", ["model.pt", ["model.pt", "other.pt"]])

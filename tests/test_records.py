@@ -1,5 +1,6 @@
 """The record of an object holds all settings that matter, and no others."""
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from monai.inferers import SlidingWindowInferer
 from monai.optimizers import WarmupCosineSchedule
 from monai.transforms import Compose, LoadImaged, RandFlipd
+from scripts.errors import InputError
 from scripts.records import as_json, canonical, first_difference, record_of
 from scripts.volumes.monai_reader import TomogramReader
 
@@ -93,6 +95,56 @@ def test_optimizers_schedules_and_losses_say_their_arguments_and_not_their_state
     assert before[1]["warmup_steps"] == 3
     assert "t_total" not in before[1]
     assert record_of(torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor([4.0])))["pos_weight"] == [4.0]
+
+
+def scaled(value, factor=1.0):
+    return factor * value
+
+
+class Curve:
+    def __init__(self, gamma):
+        self.gamma = gamma
+
+    def at(self, step):
+        return self.gamma**step
+
+
+class Knot:
+    def __init__(self, size):
+        self.size, self.itself = size, self
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: functools.partial(scaled, factor=number),
+        lambda number: Curve(number).at,
+        lambda number: lambda value: number * value,
+        lambda number: Knot(number),
+        lambda number: torch.optim.lr_scheduler.LambdaLR(
+            torch.optim.SGD([torch.nn.Parameter(torch.ones(1))]), Curve(number).at
+        ),
+        lambda number: torch.optim.SGD([{"params": [torch.nn.Parameter(torch.ones(1))], "momentum": number}], lr=1.0),
+    ],
+)
+def test_what_a_function_or_an_object_carries_counts(make):
+    assert canonical(record_of(make(0.5))) == canonical(record_of(make(0.5)))
+    assert canonical(record_of(make(0.5))) != canonical(record_of(make(0.25)))
+
+
+def test_the_code_of_a_lambda_counts():
+    one, same, other = (eval(f"lambda step: step {rest}") for rest in ("+ 1", "+ 1", "+ 2"))
+    assert record_of(one) == record_of(same)
+    assert record_of(one) != record_of(other)
+
+
+def test_an_object_that_only_its_address_tells_apart_is_refused():
+    with pytest.raises(InputError, match=r"builtins\.object does not say how it was built: .* method record\(\)"):
+        record_of({"part": object()})
+
+
+def test_not_a_number_equals_itself():
+    assert first_difference({"a": float("nan")}, {"a": float("nan")}) is None
 
 
 def test_equal_records_have_one_text():

@@ -57,25 +57,33 @@ def make_app(folder: Path, bundle: Path, weights: Path | None = None) -> Path:
 
 
 def use_weights(model: Path, weights: Path) -> None:
-    """Put weights into a copy of the bundle, and their network and species into its configs, also for training."""
-    sys.path.insert(0, str(ROOT / "bundle"))
-    from scripts.networks.model_card import needed_card
-    from scripts.networks.weights import save_model
+    """Put weights into a copy of the bundle, and their network and species into its configs, also for training.
 
-    card = needed_card(weights, "--checkpoint_path to weights with one")
+    A card may come from anywhere: the network is left to `network_of`, which builds none but the bundle's own.
+    """
+    sys.path.insert(0, str(ROOT / "bundle"))
+    from scripts.networks.model_card import network_of, species_of
+    from scripts.networks.weights import read_model, save_model
+
+    content, card = read_model(weights)
+    network_of(weights)
+    picked = species_of(weights).picked
     for file in (model / "models").iterdir():
         file.unlink()
-    save_model(model / "models" / "model.pt", weights.read_bytes(), card)
+    save_model(model / "models" / "model.pt", content, card)
     configs = model / "configs"
     species = {key: card[key] for key in ("voxel_size_angstrom", "species")}
     (configs / "species.json").write_text(json.dumps(species, indent=4) + "\n")
-    training = json.loads((configs / "train.json").read_text()) | {"network_def": card["network_def"]}
+    training = json.loads((configs / "train.json").read_text())
+    training["network_def"] = {
+        "_target_": "scripts.networks.model_card.network_of",
+        "checkpoint_path": "$@bundle_root + '/models/model.pt'",
+    }
     (configs / "train.json").write_text(json.dumps(training, indent=4) + "\n")
-    names = sorted((row["label"], name) for name, row in card["species"].items() if row["label"] > 0)
     metadata = json.loads((configs / "metadata.json").read_text())
     pred = metadata["network_data_format"]["outputs"]["pred"]
-    pred["num_channels"] = len(names)
-    pred["channel_def"] = {"0": "background", **{str(label): name for label, name in names}}
+    pred["num_channels"] = len(picked)
+    pred["channel_def"] = {"0": "background", **{str(one.label): one.name for one in picked}}
     (configs / "metadata.json").write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
 
 

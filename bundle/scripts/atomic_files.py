@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import glob
+import hashlib
 import logging
 import os
 import shutil
@@ -165,13 +166,28 @@ def stamps_of(path: Path) -> list[tuple[str, int, int]]:
     Raises:
         OSError: one of them cannot be accessed.
     """
+    return [(str(file), stat.st_size, stat.st_mtime_ns) for file in _files_of(path) for stat in [file.stat()]]
+
+
+def digest_of(path: Path) -> str:
+    """Return a SHA-256 of names and contents of the files that `stamps_of` lists.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
+    digest = hashlib.sha256()
+    for file in _files_of(path):
+        with open(file, "rb") as content:
+            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _files_of(path: Path) -> list[Path]:
     if path.is_file():
-        files = [path]
-    elif "*" in path.name:
-        files = sorted(path.parent.glob(path.name))
-    else:
-        files = sorted(part for part in path.rglob("*") if part.is_file())
-    return [(str(file), stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()]]
+        return [path]
+    if "*" in path.name:
+        return sorted(path.parent.glob(path.name))
+    return sorted(part for part in path.rglob("*") if part.is_file())
 
 
 def _temporary_name(path: Path) -> Path:

@@ -118,7 +118,7 @@ def refuse_moved_targets(config: Any) -> None:
         InputError: one does not exist; the message says where it is now.
     """
     for target in _targets_in(config):
-        if target.startswith(OWN) and target not in public_names():
+        if target.startswith(OWN) and target not in public_names() and locate(target) is None:
             name = target.rpartition(".")[2]
             name = RENAMED.get(name, name)
             now = [one for one in public_names() if one.rpartition(".")[2] == name]

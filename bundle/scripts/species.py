@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from scripts.errors import InputError
 
 SPECIES_FILE = Path(__file__).resolve().parents[1] / "configs" / "species.json"  # the bundle's own
+NAME = re.compile(r"\w[\w .,+()-]{0,99}")  # a part of file names, and of configs
 MAX_LABELS = 255  # a label volume has one byte per voxel
 
 
@@ -156,6 +158,8 @@ def positive_weights(species_set: SpeciesSet) -> list[float]:
 
 def _species(path: str | Path, name: str, values: Any) -> Species:
     wanted = {field.name for field in fields(Species)} - {"name"}
+    if not NAME.fullmatch(name):
+        raise InputError(f"{path}: '{name}' cannot name a species: files are called after it. Use letters and digits.")
     if not isinstance(values, dict):
         raise InputError(f"{path}: species '{name}' needs an object of settings; got {values!r}.")
     if set(values) != wanted:

@@ -9,7 +9,7 @@ import torch
 from scripts.backends.onnx import OnnxNetwork, export_onnx, fits
 from scripts.backends.torchscript import export_torchscript, load_torchscript
 from scripts.errors import InputError, InputWarning
-from scripts.networks.model_card import read_card, record_sha256, sha256_of, write_card
+from scripts.networks.model_card import checked_card, read_card, record_sha256, record_thresholds, sha256_of, write_card
 from scripts.training.spheres import Spheres
 from synthetic import make_species, tiny_network, write_weights
 
@@ -134,3 +134,29 @@ def test_an_export_does_not_take_the_place_of_another_models_card(exports, tmp_p
     with pytest.raises(InputError, match=r"model\.json describes another model: set another export_path"):
         export_torchscript(tiny_network(), exports / "weights.pt", tmp_path / "model.ts")
     assert not (tmp_path / "model.ts").exists()
+
+
+def test_an_export_is_repeated_after_a_fit_of_the_thresholds(exports, tmp_path):
+    weights = write_weights(tmp_path / "weights.pt", tiny_network())
+    export_torchscript(tiny_network(), weights, tmp_path / "else" / "net.ts")
+    (tmp_path / "else" / "net.onnx").write_bytes(b"of the same weights")
+    record_sha256(tmp_path / "else" / "net.onnx")
+    record_thresholds(weights, {"a": 0.25}, ["TS_1"])
+    export_torchscript(tiny_network(), weights, tmp_path / "else" / "net.ts")
+    card = checked_card(tmp_path / "else" / "net.ts")
+    assert card["species"]["a"]["probability_threshold"] == 0.25
+    assert sorted(card["weights_sha256"]) == ["net.onnx", "net.ts"]
+
+
+def test_weights_without_a_card_are_not_exported_under_one(exports, tmp_path):
+    write_weights(tmp_path / "model.pt", tiny_network())
+    (tmp_path / "bare.pt").write_bytes((tmp_path / "model.pt").read_bytes())
+    with pytest.raises(InputError, match=r"model\.json describes another model: set another export_path"):
+        export_torchscript(tiny_network(), tmp_path / "bare.pt", tmp_path / "model.ts")
+
+
+def test_an_export_of_other_weights_replaces_one_that_stands_alone(exports, tmp_path):
+    for norm in ("group", "instance"):
+        weights = write_weights(tmp_path / f"{norm}.pt", tiny_network(norm=norm))
+        export_torchscript(tiny_network(norm=norm), weights, tmp_path / "net.ts")
+        assert checked_card(tmp_path / "net.ts")["network_def"]["norm"] == norm

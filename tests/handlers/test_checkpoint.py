@@ -51,7 +51,8 @@ def test_a_checkpoint_of_another_network_is_refused(training):
         training(width=5).run([1, 2], max_epochs=3)
 
 
-def test_the_models_have_a_card_that_says_what_they_are(training, tmp_path):
+def test_the_models_have_a_card_that_says_what_they_are(training, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["/lib/monai/bundle/__main__.py", "run", "training", "--epochs", "3"])
     training(scores=(0.2, 0.8, 0.5)).run([1, 2], max_epochs=3)
     best, last = (checked_card(tmp_path / name) for name in ("model.pt", "model_last.pt"))
     assert (best["steps"], best["validation_score"]) == (4, 0.8)
@@ -59,7 +60,12 @@ def test_the_models_have_a_card_that_says_what_they_are(training, tmp_path):
     assert (last["trained_on"], last["window_size"], last["started_from"]) == (["one"], [16, 24, 24], None)
     assert last["network_def"]["in_features"] == 2
     assert list(last["species"]) == ["a", "b"]
-    assert last["command"].startswith("python -m monai.bundle")
+    assert last["command"] == "python -m monai.bundle run training --epochs 3"
+
+
+def test_a_training_that_another_program_started_has_no_command(training, tmp_path):
+    training().run([1, 2], max_epochs=3)
+    assert checked_card(tmp_path / "model.pt")["command"] is None
 
 
 def test_a_checkpoint_of_an_older_version_is_refused(training, tmp_path):

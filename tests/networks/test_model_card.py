@@ -18,13 +18,14 @@ from scripts.networks.model_card import (
     checked_card,
     network_of,
     read_card,
+    record_sha256,
     record_thresholds,
     sha256_of,
     species_of,
     write_card,
 )
 from scripts.networks.recipe import foreign, recipe_of
-from scripts.networks.weights import load_weights, save_tensors
+from scripts.networks.weights import as_bytes, load_weights, save_model, save_tensors
 from scripts.training.spheres import Spheres
 from synthetic import make_species, tiny_network, write_weights
 
@@ -249,9 +250,34 @@ def test_the_command_refuses_weights_without_a_card_in_one_line(tmp_path, bundle
 
 
 def test_a_file_that_the_card_does_not_list_is_used_with_a_warning(model):
-    other = shutil.copy(model, model.with_name("model.ts"))
+    other = model.with_name("model.ts")
+    other.write_bytes(b"exported")
     with pytest.warns(InputWarning, match=r"model\.ts is used unchecked: .*model\.json does not list it\. Record it"):
         assert checked_card(other)["network_def"]["norm"] == "group"
+
+
+def test_a_file_that_was_renamed_with_its_card_is_used_without_a_word(model):
+    other = shutil.copy(model, model.with_name("ribosomes.pt"))
+    shutil.copy(card_path(model), card_path(other))
+    assert checked_card(other)["weights_sha256"] == {"model.pt": sha256_of(other)}
+
+
+def test_what_was_exported_from_weights_that_have_been_replaced_is_refused(model):
+    exported = model.with_name("model.ts")
+    exported.write_bytes(b"exported")
+    record_sha256(exported)
+    assert checked_card(exported)["network_def"]["norm"] == "group"
+    save_model(model, as_bytes(tiny_network(seed=2).state_dict()), read_card(model))
+    with pytest.raises(InputError, match=r"model\.ts was exported from weights that have been replaced .* Export it"):
+        checked_card(exported)
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "=1", "$x", "@x", "", "a\nb"])
+def test_a_species_name_that_is_no_plain_word_is_refused(name, model):
+    card = read_card(model)
+    write_card(model, {**card, "species": {name: {**card["species"]["b"]}}})
+    with pytest.raises(InputError):
+        species_of(model)
 
 
 # Thresholds

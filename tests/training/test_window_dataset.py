@@ -3,7 +3,7 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset
 from monai.transforms import Lambdad, RandomizableTransform
-from scripts.training.window_dataset import TomogramSampler, WindowDataset, WindowSampler
+from scripts.training.window_dataset import TomogramSampler, WindowDataset, WindowSampler, record_of_runs
 
 
 @pytest.fixture
@@ -59,3 +59,17 @@ def test_workers_make_no_difference(windows):
     ]
     plain, shared = (torch.cat([batch["image"] for batch in loader]) for loader in loaders)
     assert np.array_equal(plain, shared)
+
+
+def test_a_corrected_truth_is_noticed_and_a_moved_one_is_not(tmp_path):
+    def record(folder):
+        row = {"run": "one", "image": str(folder / "one.mrc"), "label": str(folder / "truth.csv")}
+        return record_of_runs([row])
+
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "truth.csv").write_text("1,2,3")
+    before = record(tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert record(tmp_path / "there") == before
+    (tmp_path / "there" / "truth.csv").write_text("1,2,4")
+    assert record(tmp_path / "there") != before

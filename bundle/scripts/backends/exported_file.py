@@ -35,13 +35,22 @@ def write_exported(path: str | Path, content: bytes, card: Card | None) -> None:
         InputError: the card beside the file is of another model.
     """
     path = Path(path)
+    there = current_card(path)
+    others = {name: sha256 for name, sha256 in there[SHA256].items() if name != path.name} if there else {}
+    if others and (card is None or _learned(there) != _learned(card)):
+        raise InputError(f"{card_path(path)} describes another model: set another export_path.")
     if card is not None:
-        there = current_card(path)
-        if there is not None and {**there, SHA256: None} != {**card, SHA256: None}:
-            raise InputError(f"{card_path(path)} describes another model: set another export_path.")
-        sha256 = {**(there or {}).get(SHA256, {}), path.name: hashlib.sha256(content).hexdigest()}
-        card = {**card, SHA256: sha256}
+        card = {**card, SHA256: {**others, path.name: hashlib.sha256(content).hexdigest()}}
+    elif there is not None:
+        card_path(path).unlink()
     with write_atomically(path, "wb") as file:
         file.write(content)
     if card is not None:
         write_card(path, card)
+
+
+def _learned(card: Card | None) -> Card:
+    """Return a card without what a later fit of the thresholds changes, and without the files it lists."""
+    content = {**(card or {}), SHA256: None, "thresholds_fitted_on": None}
+    species = {name: {**row, "probability_threshold": None} for name, row in content.get("species", {}).items()}
+    return {**content, "species": species}

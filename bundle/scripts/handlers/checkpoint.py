@@ -77,7 +77,7 @@ class TrainingCheckpoint:
             "thresholds_fitted_on": None,
             "trained_on": sorted({str(item.get("run", item["image"])) for item in windows.data}),
             "started_from": started_from and sha256_of(started_from),
-            "command": shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]),
+            "command": _command(),
         }
         self.card = make_card(recipe_of(model), species_set, painter, **facts)
 
@@ -113,7 +113,7 @@ class TrainingCheckpoint:
                 item.load_state_dict(state[name])
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"{path} is of another network or optimizer: set another output_dir.") from error
-        self.best = state["best"]
+        self.best, self.card["started_from"] = state["best"], state["started_from"] or None
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.schedule.last_epoch = state["iteration"]
         logger.info("resuming after epoch %d of %s", state["epoch"], path)
@@ -134,6 +134,7 @@ class TrainingCheckpoint:
             "iteration": engine.state.iteration,
             "best": float(self.best),
             "built": canonical(self.built),
+            "started_from": self.card["started_from"] or "",
         }
         save_tensors({**states, **progress}, self.folder / "training.pt")
 
@@ -166,4 +167,11 @@ class InstallWeights:
 
     def __call__(self, engine: Engine) -> None:
         kept = install_weights(self.weights, self.path)
-        logger.info("%s holds the new weights now; the bundle's own are in %s", self.path, kept)
+        logger.info("%s holds the new weights now%s", self.path, f"; the bundle's own are in {kept}" if kept else "")
+
+
+def _command() -> str | None:
+    """Return the command line, if it is one of MONAI's bundle program."""
+    program = Path(sys.argv[0])
+    is_bundle = program.parts[-2:] == ("bundle", "__main__.py")
+    return shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]) if is_bundle else None

@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 
 from scripts.atomic_files import write_atomically
 from scripts.handlers.finished_sample import samples_of
-from scripts.networks.model_card import card_path, record_thresholds
+from scripts.networks.model_card import card_path, needed_card, record_thresholds
 from scripts.pages.figures import save_figure, sweep_figure
 from scripts.scoring.metrics import fbeta
 from scripts.scoring.threshold_choice import best_threshold
@@ -51,6 +51,8 @@ class FitThresholds:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def reset(self, engine: Engine) -> None:
+        if self.recorded_for is not None:
+            needed_card(self.recorded_for, "record_thresholds to False")  # now, not after the work
         self.counts = np.zeros((len(self.species_set.picked), len(self.thresholds), 3), dtype=np.int64)
         self.runs: list[str] = []
 
@@ -69,11 +71,12 @@ class FitThresholds:
             curves[species.name] = curve
         with write_atomically(self.folder / "thresholds.json") as file:
             file.write(json.dumps(chosen, indent=4) + "\n")
+        if self.recorded_for is not None:
+            record_thresholds(self.recorded_for, chosen, self.runs)
         save_figure(sweep_figure(self.thresholds, curves, chosen, self.species_set), self.folder / "thresholds.png")
         for name, threshold in chosen.items():
             best = np.interp(threshold, self.thresholds, curves[name])
             logger.info("%s: threshold %.3g, F4 %.4f on the runs it was fitted on", name, threshold, best)
         logger.info("thresholds in %s", self.folder / "thresholds.json")
         if self.recorded_for is not None:
-            record_thresholds(self.recorded_for, chosen, self.runs)
             logger.info("and in %s, from where inference takes them", card_path(self.recorded_for))

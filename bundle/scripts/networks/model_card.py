@@ -93,13 +93,15 @@ def read_card(weights: str | Path) -> Card | None:
         return None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}. Copy it again.") from error
+    if isinstance(card, dict) and card.get("format", CARD_FORMAT) != CARD_FORMAT:
+        raise InputError(
+            f"{path} has the format {card['format']}; this version reads {CARD_FORMAT}. Update the bundle."
+        )
     missing = [key for key in REQUIRED if key not in card] if isinstance(card, dict) else list(REQUIRED)
     if missing:
         raise InputError(f"{path} does not describe weights: the key '{missing[0]}' is missing. Copy it again.")
-    if card["format"] != CARD_FORMAT:
-        raise InputError(
-            f"{path} has the format {card.get('format')}; this version reads {CARD_FORMAT}. Update the bundle."
-        )
+    if not isinstance(card[SHA256], dict):
+        raise InputError(f"{path} does not describe weights: {SHA256} is no table. Copy it again.")
     return dict(card)
 
 
@@ -137,18 +139,36 @@ def checked_card(weights: str | Path) -> Card | None:
         message = f"{path} has no {card_path(path).name} beside it: nothing says which network and species it is of"
         warnings.warn(f"{message}, so nothing is checked but the shapes of the weights.", InputWarning, stacklevel=3)
         return None
-    found, wanted = sha256_of(path), card[SHA256].get(path.name)
-    if wanted is None:
-        message = (
-            f"{path} is used unchecked: {card_path(path)} does not list it. Record it with: {RECORD_COMMAND} {path}"
-        )
-        warnings.warn(message, InputWarning, stacklevel=3)
-    elif found != wanted:
-        raise InputError(
-            f"{path} is not the file that {card_path(path)} describes: SHA-256 {found[:12]}..., expected "
-            f"{wanted[:12]}.... Copy both again, or record your own weights with: {RECORD_COMMAND} {path}"
-        )
+    check_sha256(card, path, sha256_of(path))
     return card
+
+
+def check_sha256(card: Mapping[str, Any], path: str | Path, found: str) -> None:
+    """Check that a file is one of those that a card lists, under its own name or, renamed with the card, under another.
+
+    Args:
+        card: of the file.
+        path: the file.
+        found: its SHA-256.
+
+    Raises:
+        InputError: the card lists another content under this name, or was written for weights that replaced the file's.
+    """
+    path, listed = Path(path), card[SHA256]
+    if listed.get(path.name) == found or (path.name not in listed and found in listed.values()):
+        return
+    of_its_kind = {name: sha256 for name, sha256 in listed.items() if Path(name).suffix == path.suffix}
+    if path.name in listed and listed[path.name] is None:
+        raise InputError(f"{path} was exported from weights that have been replaced since. Export it again.")
+    if not of_its_kind:
+        message = f"{path} is used unchecked: {card_path(path)} does not list it"
+        warnings.warn(f"{message}. Record it with: {RECORD_COMMAND} {path}", InputWarning, stacklevel=4)
+        return
+    wanted = str(listed.get(path.name) or next(iter(of_its_kind.values())))
+    raise InputError(
+        f"{path} is not the file that {card_path(path)} describes: SHA-256 {found[:12]}..., expected {wanted[:12]}.... "
+        f"Copy both again, or record your own weights with: {RECORD_COMMAND} {path}"
+    )
 
 
 def record_sha256(weights: str | Path) -> str:
@@ -287,7 +307,7 @@ def record_thresholds(weights: str | Path, thresholds: Mapping[str, float], fitt
     Raises:
         InputError: there is no card.
     """
-    card = needed_card(weights, "recorded_for to null")
+    card = needed_card(weights, "record_thresholds to False")
     for name, threshold in thresholds.items():
         card["species"][name]["probability_threshold"] = threshold
     write_card(weights, {**card, "thresholds_fitted_on": list(fitted_on)})

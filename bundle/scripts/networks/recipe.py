@@ -47,6 +47,8 @@ def recorded(without: Sequence[str] = (), **conversions: Callable[[Any], Any]) -
     def decorate(network_class: Network) -> Network:
         build = network_class.__init__
         signature = inspect.signature(build)
+        first, *others = signature.parameters
+        extra = next((name for name in others if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD), "")
 
         @functools.wraps(build)
         def build_and_record(self: nn.Module, *args: Any, **kwargs: Any) -> None:
@@ -55,9 +57,11 @@ def recorded(without: Sequence[str] = (), **conversions: Callable[[Any], Any]) -
             for name, convert in conversions.items():
                 bound.arguments[name] = convert(bound.arguments[name])
             build(*bound.args, **bound.kwargs)
-            settings = {name: value for name, value in list(bound.arguments.items())[1:] if name not in without}
-            target = f"{type(self).__module__}.{type(self).__qualname__}"
-            self.recipe = as_json({TARGET: target, **record_of(settings)})
+            if type(self) is network_class:  # a subclass with arguments of its own has to be decorated itself
+                settings = {**bound.arguments, **bound.arguments.get(extra, {})}
+                kept = {key: item for key, item in settings.items() if key not in (first, extra, *without)}
+                target = f"{network_class.__module__}.{network_class.__qualname__}"
+                self.recipe = as_json({TARGET: target, **record_of(kept)})
 
         network_class.__init__ = build_and_record  # type: ignore[method-assign]
         return network_class

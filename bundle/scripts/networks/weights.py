@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -15,13 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from scripts.atomic_files import write_atomically
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.networks.model_card import (
     PREVIOUS,
     SHA256,
+    Card,
     card_path,
     check_model,
+    check_sha256,
     current_card,
+    needed_card,
     write_card,
 )
 from scripts.records import first_difference
@@ -96,6 +100,12 @@ def check_network(card: Mapping[str, Any], network: nn.Module, weights: str | Pa
         InputError: names the first difference.
     """
     here = getattr(network, "recipe", None)
+    if here is None:
+        name = type(network).__qualname__
+        message = (
+            f"{weights}: the network {name} does not say how it was built, so only the shapes of weights are compared"
+        )
+        warnings.warn(f"{message}.", InputWarning, stacklevel=3)
     found = None if here is None else first_difference(card["network_def"], here)
     if found:
         raise InputError(
@@ -115,14 +125,45 @@ def save_model(path: str | Path, content: bytes, card: Mapping[str, Any]) -> Non
         content: its bytes.
         card: the new card; its SHA-256 is filled in.
     """
-    path = Path(path)
-    new = {**card, SHA256: {path.name: hashlib.sha256(content).hexdigest()}}
-    old = current_card(path)
+    path, old = Path(path), current_card(path)
+    stale = dict.fromkeys((old or {}).get(SHA256, {}))  # what was exported from the old weights
+    new = {**card, SHA256: {**stale, path.name: hashlib.sha256(content).hexdigest()}}
     if old is not None:
         write_card(path, {**new, PREVIOUS: old})
+    elif not path.exists():
+        write_card(path, new)
     with write_atomically(path, "wb") as file:
         file.write(content)
     write_card(path, new)
+
+
+def read_model(path: str | Path) -> tuple[bytes, Card]:
+    """Read a weights file and its card, to be stored elsewhere.
+
+    Returns:
+        The bytes of the weights, and the card that lists them.
+
+    Raises:
+        InputError: one of them is missing, or the weights are not those of the card.
+    """
+    card = needed_card(path, "another checkpoint_path")
+    content = read_bytes(path)
+    found = hashlib.sha256(content).hexdigest()
+    if found not in card[SHA256].values():
+        check_sha256({**card, SHA256: {Path(path).name: "none", **card[SHA256]}}, path, found)
+    return content, card
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Return the content of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
 
 
 def as_bytes(weights: Mapping[str, Tensor]) -> bytes:
@@ -145,18 +186,28 @@ def install_weights(source: str | Path, path: str | Path) -> Path | None:
     Raises:
         InputError: the new weights are damaged or not finite, or they have no card.
     """
-    weights, card, path = read_tensors(source), current_card(source), Path(path)
-    if card is None:
+    path, weights = Path(path), read_tensors(source)
+    if not card_path(source).exists():
         raise InputError(f"{source} is not put to use: {card_path(source).name} is missing beside it.")
+    content, card = read_model(source)
     for name, value in weights.items():
         if isinstance(value, Tensor) and not torch.isfinite(value).all():
             raise InputError(f"{source} is not put to use: {name} is not finite. Train with a lower learning_rate.")
     kept = path.with_stem(f"{path.stem}{KEPT}")
-    own = current_card(path)
-    if path.exists() and own is not None and not kept.exists():
-        save_model(kept, path.read_bytes(), own)
-    save_model(path, Path(source).read_bytes(), card)
+    if path.exists() and not kept.exists():
+        keep_model(path, kept)
+    save_model(path, content, card)
     return kept if kept.exists() else None
+
+
+def keep_model(path: Path, kept: Path) -> None:
+    """Copy weights and, where they have one, their card."""
+    card, content = current_card(path), read_bytes(path)
+    if card is not None:
+        save_model(kept, content, card)
+        return
+    with write_atomically(kept, "wb") as file:
+        file.write(content)
 
 
 def check_whole(path: str | Path) -> None:

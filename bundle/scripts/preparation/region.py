@@ -21,6 +21,7 @@ from monai.engines import default_prepare_batch
 from monai.transforms import MapTransform
 from numpy.typing import ArrayLike, NDArray
 
+from scripts.atomic_files import stamps_of
 from scripts.coordinates import as_points
 from scripts.errors import InputError, InputWarning
 from scripts.preparation.contrast import block_means
@@ -120,6 +121,13 @@ class LimitRegiond(MapTransform):
         self.slab_z_angstrom = check_slab(slab_z_angstrom)
         self.mask_path, self.voxel_offset = mask_path, voxel_offset
         self.region_key, self.label_key = region_key, label_key
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings, and the size and time of last change of a mask that is one for all runs."""
+        settings = {key: value for key, value in vars(self).items() if key != "allow_missing_keys"}
+        if self.mask_path is None or RUN_MARK in self.mask_path or not Path(self.mask_path).exists():
+            return settings
+        return {**settings, "mask": [stamp[1:] for stamp in stamps_of(Path(self.mask_path))]}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its region."""

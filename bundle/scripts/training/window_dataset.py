@@ -11,6 +11,7 @@ from monai.data import Dataset
 from monai.transforms import Compose, Randomizable, Transform
 from torch.utils.data import DistributedSampler, Sampler
 
+from scripts.atomic_files import digest_of
 from scripts.preparation.cache import prepared_dataset
 
 
@@ -45,9 +46,9 @@ class WindowDataset(Randomizable, Dataset):
         self.seed = seed
 
     def record(self) -> dict[str, Any]:
-        """Return the settings that the windows depend on; only the names of files, so that a dataset may be moved."""
+        """Return the settings that the windows depend on."""
         return {
-            "runs": [{key: Path(str(value)).name for key, value in item.items()} for item in self.data],
+            "runs": record_of_runs(self.data),
             "preparation": self.tomograms.transform,
             "window": self.transform,
             "seed": self.seed,
@@ -59,6 +60,15 @@ class WindowDataset(Randomizable, Dataset):
         order = np.random.RandomState((self.seed, cycle)).permutation(len(self.tomograms))
         self.transform.set_random_state(seed=np.random.RandomState((self.seed, number, 1)).randint(2**31))
         return self.transform(dict(self.tomograms[int(order[place])]))
+
+
+def record_of_runs(data: Sequence[Mapping[Hashable, Any]]) -> list[dict[str, str]]:
+    """Return the runs of a dataset: the names of their files, so that it may be moved, and a hash of their truth."""
+    return [
+        {str(key): Path(str(value)).name for key, value in item.items()}
+        | ({"truth_sha256": digest_of(Path(str(item["label"])))} if "label" in item else {})
+        for item in data
+    ]
 
 
 class WindowSampler(DistributedSampler[int]):
