@@ -15,6 +15,7 @@ from refusal import Refusal
 SCHEMA = Path(__file__).resolve().with_name("metadata_schema.json")
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 TOTAL = "weighted total"
+F4 = 8  # column of the table of the shipped weights
 PINNED_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 PACKAGE_OF_MODULE = {
     "PIL": "pillow", "cc3d": "connected-components-3d", "ignite": "pytorch-ignite", "sklearn": "scikit-learn",
@@ -149,9 +150,9 @@ def measured_scores(results: Path) -> dict[str, dict[str, float]]:
     scores: dict[str, dict[str, float]] = {}
     for line in table.splitlines():
         cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
-        if len(cells) == 8 and re.fullmatch(r"[01]\.\d+", cells[6]):
+        if len(cells) == 10 and re.fullmatch(r"[01]\.\d+", cells[F4]):
             key = "f4_weighted_mean" if cells[1] == TOTAL else f"f4_{cells[1]}"
-            scores.setdefault(cells[0], {})[key] = float(cells[6])
+            scores.setdefault(cells[0], {})[key] = float(cells[F4])
     if not scores:
         raise Refusal(f"{results.name} has no table of the shipped weights.")
     return scores

@@ -361,7 +361,7 @@ def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_di
     )  # fmt: skip
     made.run()
     lines = (tmp_path / "eval" / "scores.csv").read_text().splitlines()
-    assert lines[0] == "mode,species,truths,picks,tp,fp,fn,precision,recall,f4"
+    assert lines[0] == "mode,species,truths,picks,tp,fp,fn,precision,recall,f1,f4"
     assert [line.split(",")[:3] for line in lines if ",ribosome," in line] == [
         ["kaggle", "ribosome", "2"], ["one_to_one", "ribosome", "2"],
     ]  # fmt: skip

@@ -28,8 +28,7 @@ sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 from format_configs import layout_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
-from scripts.networks.model_card import needed_card  # noqa: E402
-from scripts.networks.weights import save_model  # noqa: E402
+from scripts.networks.weights import read_model, save_model  # noqa: E402
 
 FIT, KINDS = "wbp", ("wbp", "denoised")
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
@@ -211,30 +210,34 @@ def evaluate(
 
 def as_table(scores: dict[str, list[dict[str, str]]]) -> str:
     """Return the scores as a Markdown table, one row per dataset and species."""
-    lines = ["| data | species | truths | picks | precision | recall | F4 | F4, one to one |", "|---|" + "---|" * 7]
+    heads = ("data", "species", "truths", "picks", "wrong picks", "precision", "recall", "F1", "F4", "F4, one to one")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for name, rows in scores.items():
         strict = {row["species"]: row["f4"] for row in rows if row["mode"] == "one_to_one"}
-        for row in (row for row in rows if row["mode"] == "kaggle"):
-            f4, other = float(row["f4"]), float(strict[row["species"]])
+        kaggle = [row for row in rows if row["mode"] == "kaggle"]
+        for row in kaggle:
+            f1, f4, other = float(row["f1"]), float(row["f4"]), float(strict[row["species"]])
             if row["species"] == "total":
-                lines.append(f"| {name} | **weighted total** | | | | | **{f4:.3f}** | **{other:.3f}** |")
+                wrong = sum(int(one["fp"]) for one in kaggle if one["fp"])
+                total = f"| {name} | **weighted total** | | | {wrong} | | | {f1:.3f} |"
+                lines.append(f"{total} **{f4:.3f}** | **{other:.3f}** |")
                 continue
             shares = " | ".join(f"{float(row[key]):.3f}" if row[key] else "" for key in ("precision", "recall"))
-            counts = f"{row['truths']} | {row['picks']}"
-            lines.append(f"| {name} | {row['species']} | {counts} | {shares} | {f4:.3f} | {other:.3f} |")
+            counts = " | ".join(row[key] for key in ("truths", "picks", "fp"))
+            lines.append(f"| {name} | {row['species']} | {counts} | {shares} | {f1:.3f} | {f4:.3f} | {other:.3f} |")
     return "\n".join(lines)
 
 
 def install(weights: Path, made: dict[str, Any]) -> None:
     """Put the weights, thresholds and scores into the bundle and the documentation."""
     configs, model = ROOT / "bundle" / "configs", ROOT / "bundle" / "models" / "model.pt"
-    card = needed_card(weights, "--work_dir to another folder")
-    save_model(model, weights.read_bytes(), card)
-    content = json.loads((configs / "species.json").read_text())
+    content, card = read_model(weights)
+    save_model(model, content, card)
+    species = json.loads((configs / "species.json").read_text())
     for name, row in card["species"].items():
-        content["species"][name]["probability_threshold"] = row["probability_threshold"]
+        species["species"][name]["probability_threshold"] = row["probability_threshold"]
     with write_atomically(configs / "species.json") as file:
-        file.write(layout_of(json.dumps(content)))
+        file.write(layout_of(json.dumps(species)))
     metadata = json.loads((configs / "metadata.json").read_text())
     name, rows = next(iter(made["scores"].items()))
     found = {row["species"]: round(float(row["f4"]), 3) for row in rows if row["mode"] == "kaggle"}

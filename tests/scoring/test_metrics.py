@@ -246,14 +246,20 @@ def test_weights_that_are_all_zero_are_refused():
 def test_the_table_is_aligned_and_says_the_mode():
     score = score_picks(table(["A 0", "R 500"]), table(["A 9", "A 99", "T 0"]), SPECIES_SET, mode="one_to_one")
     assert format_table(score).splitlines() == [
-        "species              truths  picks  TP  FP  FN  precision  recall      F4",
-        "apo-ferritin              1      2   1   1   0     0.5000  1.0000  0.9444",
-        "beta-galactosidase        0      0   0   0   0          -       -       -",
-        "ribosome                  1      0   0   0   1          -  0.0000  0.0000",
-        "thyroglobulin             0      1   0   1   0     0.0000       -       -",
-        "virus-like-particle       0      0   0   0   0          -       -       -",
-        "total (one_to_one)                                                 0.1349",
+        "species              truths  picks  TP  FP  FN  precision  recall      F1      F4",
+        "apo-ferritin              1      2   1   1   0     0.5000  1.0000  0.6667  0.9444",
+        "beta-galactosidase        0      0   0   0   0          -       -       -       -",
+        "ribosome                  1      0   0   0   1          -  0.0000  0.0000  0.0000",
+        "thyroglobulin             0      1   0   1   0     0.0000       -       -       -",
+        "virus-like-particle       0      0   0   0   0          -       -       -       -",
+        "total (one_to_one)        2      3   1   2   1                     0.3333  0.1349",
     ]
+
+
+def test_the_mean_f1_is_of_the_picked_species_with_particles():
+    assert score_picks(table(["A 0", "R 500"]), table(["A 0", "R 500"]), SPECIES_SET).mean_f1 == 1.0
+    assert score_picks(table(["A 0", "R 500"]), table(["A 0"]), SPECIES_SET).mean_f1 == 0.5
+    assert score_picks(table(["A 0"]), table(["A 0", "T 0"]), SPECIES_SET).mean_f1 == 1.0
 
 
 def test_the_table_names_its_beta():

@@ -71,11 +71,11 @@ class WriteScores:
             for row in score.rows:
                 counts = row.counts
                 numbers = counts.truths, counts.predicted, counts.tp, counts.fp, counts.fn
-                rows.append([mode, row.name, *numbers, row.precision, row.recall, row.fbeta])
-            rows.append([mode, "total", *[""] * 7, score.total])
+                rows.append([mode, row.name, *numbers, row.precision, row.recall, row.f1, row.fbeta])
+            rows.append([mode, "total", *[""] * 7, score.mean_f1, score.total])
         with write_atomically(self.folder / "scores.csv") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow("mode,species,truths,picks,tp,fp,fn,precision,recall,f4".split(","))
+            writer.writerow("mode,species,truths,picks,tp,fp,fn,precision,recall,f1,f4".split(","))
             writer.writerows(rows)
         logger.info("scores in %s", self.folder / "scores.csv")
 

@@ -51,6 +51,7 @@ class SpeciesScore:
     counts: Counts
     precision: float
     recall: float
+    f1: float
     fbeta: float
 
 
@@ -61,6 +62,7 @@ class Score:
     Attributes:
         rows: one per species that is picked or occurs in the truth or the picks, in the order of the labels.
         total: weighted mean of the species' F-beta.
+        mean_f1: mean F1 of the picked species with true particles, all with the same weight; 0 without any.
         mode: how picks were matched.
         beta: recall counts ``beta`` times as much as precision.
         dropped: number of picks that were left out because their run has no truth.
@@ -69,6 +71,7 @@ class Score:
 
     rows: tuple[SpeciesScore, ...]
     total: float
+    mean_f1: float
     mode: str
     beta: float
     dropped: int = 0
@@ -184,9 +187,12 @@ def score_picks(
             dropped.append(pick)
     counts = count_matches(truth, kept, species_set, mode)
     shown = [species.name for species in species_set.known if species.label > 0 or species.name in counts]
+    rows = tuple(_row(name, counts.get(name, Counts()), beta) for name in shown)
+    f1 = [row.f1 for row in rows if row.counts.truths > 0 and row.name in species_set.names]
     return Score(
-        rows=tuple(_row(name, counts.get(name, Counts()), beta) for name in shown),
+        rows=rows,
         total=score_counts(counts, species_set, order=dict.fromkeys(pick.species for pick in truth), beta=beta),
+        mean_f1=sum(f1) / len(f1) if f1 else 0.0,
         mode=mode,
         beta=beta,
         dropped=len(dropped),
@@ -195,18 +201,22 @@ def score_picks(
 
 
 def format_table(score: Score) -> str:
-    """Return the result as text: one aligned line per species, the total with its mode below.
+    """Return the result as text: one aligned line per species, the totals with their mode below.
+
+    The last line has the sums of the counts, the mean F1 and the weighted F-beta.
 
     A species without true particles has no recall and no F; it is shown as "-".
     """
-    lines = [["species", "truths", "picks", "TP", "FP", "FN", "precision", "recall", f"F{score.beta:g}"]]
+    lines = [["species", "truths", "picks", "TP", "FP", "FN", "precision", "recall", "F1", f"F{score.beta:g}"]]
     for row in score.rows:
         counts = row.counts
         numbers = (counts.truths, counts.predicted, counts.tp, counts.fp, counts.fn)
         shares = [_share(row.precision, counts.predicted)]
-        shares += [_share(value, counts.truths) for value in (row.recall, row.fbeta)]
+        shares += [_share(value, counts.truths) for value in (row.recall, row.f1, row.fbeta)]
         lines.append([row.name, *map(str, numbers), *shares])
-    lines.append([f"total ({score.mode})", *[""] * 7, f"{score.total:.4f}"])
+    total = sum((row.counts for row in score.rows), Counts())
+    sums = map(str, (total.truths, total.predicted, total.tp, total.fp, total.fn))
+    lines.append([f"total ({score.mode})", *sums, "", "", f"{score.mean_f1:.4f}", f"{score.total:.4f}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(
@@ -225,7 +235,8 @@ def _by_species_and_run(picks: Iterable[Pick]) -> dict[tuple[str, str], list[Pic
 
 def _row(name: str, counts: Counts, beta: float) -> SpeciesScore:
     tp, predicted, truths = counts.tp, counts.predicted, counts.truths
-    return SpeciesScore(name, counts, precision(tp, predicted), recall(tp, truths), fbeta(tp, predicted, truths, beta))
+    f1, f = (fbeta(tp, predicted, truths, one) for one in (1.0, beta))
+    return SpeciesScore(name, counts, precision(tp, predicted), recall(tp, truths), f1, f)
 
 
 def _share(value: float, of: int) -> str:
