@@ -1,4 +1,4 @@
-"""What stands in an HTML page of ours."""
+"""Reads the data that is embedded in our HTML pages."""
 
 import json
 import re

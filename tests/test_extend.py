@@ -1,4 +1,4 @@
-"""The recipes of the page on extending the code work as they stand, and touch the files that they say they touch."""
+"""The recipes of the page on extending the code work as written, and touch the files that they say they touch."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The newcomer's page works: its commands, as they stand there, with small settings."""
+"""The newcomer's page works: its commands, as given there, with small settings."""
 
 import csv
 import json

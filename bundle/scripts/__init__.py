@@ -1,1 +1,1 @@
-"""The modules of the bundle; the way of the data stands in the README."""
+"""The modules of the bundle; the README describes the path of the data through them."""

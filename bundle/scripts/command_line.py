@@ -34,13 +34,17 @@ def guard_command_line() -> None:
     Raises:
         InputError: a setting on the command line is in none of the configs that the command names.
     """
-    program = Path(sys.argv[0]).parts[-4:]
-    is_command = program[-3:] == ("monai", "bundle", "__main__.py")
-    if is_command or program == MONAI_LABEL_TASK:
+    is_command = is_bundle_command()
+    if is_command or Path(sys.argv[0]).parts[-4:] == MONAI_LABEL_TASK:
         report_input_errors_in_one_line()
         report_input_warnings_in_one_line()
     if is_command:
         refuse_unknown_settings(sys.argv[1:])
+
+
+def is_bundle_command() -> bool:
+    """Return whether this process runs ``python -m monai.bundle``, also under torchrun."""
+    return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
 def report_input_errors_in_one_line() -> None:
@@ -118,7 +122,7 @@ def refuse_moved_targets(config: Any) -> None:
         InputError: one does not exist; the message says where it is now.
     """
     for target in _targets_in(config):
-        if target.startswith(OWN) and target not in public_names() and locate(target) is None:
+        if target.startswith(OWN) and locate(target) is None:
             name = target.rpartition(".")[2]
             name = RENAMED.get(name, name)
             now = [one for one in public_names() if one.rpartition(".")[2] == name]

@@ -77,7 +77,7 @@ def run_tool(work: Callable[[], None], resumable: bool = False) -> int:
 
     Args:
         work: prints its results.
-        resumable: after Ctrl-C, say that the same command goes on, and return 130.
+        resumable: after Ctrl-C, print that the same command resumes the work, and return 130.
     """
     try:
         work()
@@ -87,6 +87,6 @@ def run_tool(work: Callable[[], None], resumable: bool = False) -> int:
     except KeyboardInterrupt:
         if not resumable:
             raise
-        print("stopped: the same command goes on with what is missing", file=sys.stderr)
+        print("stopped: the same command resumes the work", file=sys.stderr)
         return 130
     return 0

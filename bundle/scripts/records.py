@@ -64,7 +64,8 @@ def record_of(value: Any, inside: tuple[int, ...] = ()) -> Any:
     if inspect.isclass(value):
         return _name_of(value)
     if isinstance(value, functools.partial):
-        return {CLASS: "functools.partial", **record_of(vars_of_partial(value), inside)}
+        content = {"function": value.func, "arguments": value.args, "keywords": value.keywords}
+        return {CLASS: "functools.partial", **record_of(content, inside)}
     if inspect.isroutine(value):
         return _record_of_function(value, inside)
     if isinstance(value, logging.Logger):
@@ -101,11 +102,6 @@ def settings_of(value: Any, inside: tuple[int, ...] = ()) -> dict[str, Any]:
         for key, item in own.items()
         if key not in left_out and not (RANDOM in bases and key.startswith("_rand"))
     }
-
-
-def vars_of_partial(value: functools.partial[Any]) -> dict[str, Any]:
-    """Return the function and the arguments of a partial."""
-    return {"function": value.func, "arguments": value.args, "keywords": value.keywords}
 
 
 def _record_of_function(function: Any, inside: tuple[int, ...]) -> Any:

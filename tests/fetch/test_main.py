@@ -11,7 +11,7 @@ def test_a_fetch_that_is_stopped_leaves_nothing(remote, tmp_path, monkeypatch, c
     failing(monkeypatch, "1/0.1.0", KeyboardInterrupt())
     assert run(tmp_path / "here") == 130
     assert visible(tmp_path / "here") == []
-    assert capsys.readouterr().err == "stopped: the same command goes on with what is missing\n"
+    assert capsys.readouterr().err == "stopped: the same command resumes the work\n"
     assert run(tmp_path / "here") == 0
     assert np.array_equal(load_ome_zarr(tmp_path / "here/TS_1.zarr")[0], LEVELS[1])
 

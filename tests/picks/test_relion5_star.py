@@ -72,7 +72,9 @@ def test_star_keeps_unusual_names_of_runs(tmp_path, run):
 
 @pytest.mark.parametrize("run", ["it's", 'a"b', "two\nlines", "a\tb"])
 def test_a_run_name_that_breaks_a_star_file_is_refused(tmp_path, run):
-    with pytest.raises(InputError, match=r"the run's name cannot stand in a STAR file: .* holds a quote or a control"):
+    with pytest.raises(
+        InputError, match=r"the run's name cannot be written to a STAR file: .* holds a quote or a control"
+    ):
         save_star(tmp_path / "ribosome.star", [], run=run)
 
 

@@ -24,7 +24,7 @@ from synthetic import make_species
 
 
 def settings_with(**changes):
-    """Return settings as they stand in the record of a run."""
+    """Return settings in the form of the record of a run."""
     return as_json(record_of({"resample": False, "widths": (4, 8), "species_set": make_species(2), **changes}))
 
 

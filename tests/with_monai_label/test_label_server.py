@@ -64,7 +64,7 @@ class Server:
         return requests.post(f"{self.url}/infer/{MODEL}", params={"image": study}, data=form, timeout=PATIENCE)
 
     def infer(self, study, **options):
-        """Return picks and label map; the map stands in ``folder/answer.nii.gz``."""
+        """Return picks and label map; the map is saved to ``folder/answer.nii.gz``."""
         answer = self.ask(study, **options)
         assert answer.status_code == 200, answer.text
         params, image = decoder.MultipartDecoder.from_response(answer).parts

@@ -37,7 +37,7 @@ def write_exported(path: str | Path, content: bytes, card: Card | None) -> None:
     path = Path(path)
     there = current_card(path)
     others = {name: sha256 for name, sha256 in there[SHA256].items() if name != path.name} if there else {}
-    if others and (card is None or _learned(there) != _learned(card)):
+    if others and (card is None or _without_thresholds(there) != _without_thresholds(card)):
         raise InputError(f"{card_path(path)} describes another model: set another export_path.")
     if card is not None:
         card = {**card, SHA256: {**others, path.name: hashlib.sha256(content).hexdigest()}}
@@ -49,7 +49,7 @@ def write_exported(path: str | Path, content: bytes, card: Card | None) -> None:
         write_card(path, card)
 
 
-def _learned(card: Card | None) -> Card:
+def _without_thresholds(card: Card | None) -> Card:
     """Return a card without what a later fit of the thresholds changes, and without the files it lists."""
     content = {**(card or {}), SHA256: None, "thresholds_fitted_on": None}
     species = {name: {**row, "probability_threshold": None} for name, row in content.get("species", {}).items()}

@@ -91,7 +91,7 @@ def fetch_run(run: Any, folder: Path, choice: Choice, secrets: tuple[str, ...] =
         secrets: texts that must not appear in messages.
 
     Returns:
-        What was done, in words.
+        A summary of what was copied.
 
     Raises:
         InputError: a name is not valid for a file, the run has no tomogram of the kinds, or one cannot be fetched.

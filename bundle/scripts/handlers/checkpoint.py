@@ -16,6 +16,7 @@ from monai.data import Dataset
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from scripts.command_line import is_bundle_command
 from scripts.errors import InputError
 from scripts.networks.model_card import checked_card, make_card, sha256_of
 from scripts.networks.recipe import recipe_of
@@ -77,7 +78,7 @@ class TrainingCheckpoint:
             "thresholds_fitted_on": None,
             "trained_on": sorted({str(item.get("run", item["image"])) for item in windows.data}),
             "started_from": started_from and sha256_of(started_from),
-            "command": _command(),
+            "command": shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]) if is_bundle_command() else None,
         }
         self.card = make_card(recipe_of(model), species_set, painter, **facts)
 
@@ -168,10 +169,3 @@ class InstallWeights:
     def __call__(self, engine: Engine) -> None:
         kept = install_weights(self.weights, self.path)
         logger.info("%s holds the new weights now%s", self.path, f"; the bundle's own are in {kept}" if kept else "")
-
-
-def _command() -> str | None:
-    """Return the command line, if it is one of MONAI's bundle program."""
-    program = Path(sys.argv[0])
-    is_bundle = program.parts[-2:] == ("bundle", "__main__.py")
-    return shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]) if is_bundle else None

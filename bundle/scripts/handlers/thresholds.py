@@ -71,12 +71,11 @@ class FitThresholds:
             curves[species.name] = curve
         with write_atomically(self.folder / "thresholds.json") as file:
             file.write(json.dumps(chosen, indent=4) + "\n")
-        if self.recorded_for is not None:
-            record_thresholds(self.recorded_for, chosen, self.runs)
-        save_figure(sweep_figure(self.thresholds, curves, chosen, self.species_set), self.folder / "thresholds.png")
         for name, threshold in chosen.items():
             best = np.interp(threshold, self.thresholds, curves[name])
             logger.info("%s: threshold %.3g, F4 %.4f on the runs it was fitted on", name, threshold, best)
         logger.info("thresholds in %s", self.folder / "thresholds.json")
         if self.recorded_for is not None:
+            record_thresholds(self.recorded_for, chosen, self.runs)
             logger.info("and in %s, from where inference takes them", card_path(self.recorded_for))
+        save_figure(sweep_figure(self.thresholds, curves, chosen, self.species_set), self.folder / "thresholds.png")

@@ -143,13 +143,14 @@ def checked_card(weights: str | Path) -> Card | None:
     return card
 
 
-def check_sha256(card: Mapping[str, Any], path: str | Path, found: str) -> None:
+def check_sha256(card: Mapping[str, Any], path: str | Path, found: str, must_be_listed: bool = False) -> None:
     """Check that a file is one of those that a card lists, under its own name or, renamed with the card, under another.
 
     Args:
         card: of the file.
         path: the file.
         found: its SHA-256.
+        must_be_listed: refuse a file of a kind that the card lists none of; otherwise a warning is given.
 
     Raises:
         InputError: the card lists another content under this name, or was written for weights that replaced the file's.
@@ -160,11 +161,11 @@ def check_sha256(card: Mapping[str, Any], path: str | Path, found: str) -> None:
     of_its_kind = {name: sha256 for name, sha256 in listed.items() if Path(name).suffix == path.suffix}
     if path.name in listed and listed[path.name] is None:
         raise InputError(f"{path} was exported from weights that have been replaced since. Export it again.")
-    if not of_its_kind:
+    if not of_its_kind and not must_be_listed:
         message = f"{path} is used unchecked: {card_path(path)} does not list it"
         warnings.warn(f"{message}. Record it with: {RECORD_COMMAND} {path}", InputWarning, stacklevel=4)
         return
-    wanted = str(listed.get(path.name) or next(iter(of_its_kind.values())))
+    wanted = str(listed.get(path.name) or next(iter(of_its_kind.values()), "none"))
     raise InputError(
         f"{path} is not the file that {card_path(path)} describes: SHA-256 {found[:12]}..., expected {wanted[:12]}.... "
         f"Copy both again, or record your own weights with: {RECORD_COMMAND} {path}"

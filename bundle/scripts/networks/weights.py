@@ -106,7 +106,8 @@ def check_network(card: Mapping[str, Any], network: nn.Module, weights: str | Pa
             f"{weights}: the network {name} does not say how it was built, so only the shapes of weights are compared"
         )
         warnings.warn(f"{message}.", InputWarning, stacklevel=3)
-    found = None if here is None else first_difference(card["network_def"], here)
+        return
+    found = first_difference(card["network_def"], here)
     if found:
         raise InputError(
             f"{weights} is of another network than the settings say: {found.strip()}. Leave network_def out to take "
@@ -148,9 +149,7 @@ def read_model(path: str | Path) -> tuple[bytes, Card]:
     """
     card = needed_card(path, "another checkpoint_path")
     content = read_bytes(path)
-    found = hashlib.sha256(content).hexdigest()
-    if found not in card[SHA256].values():
-        check_sha256({**card, SHA256: {Path(path).name: "none", **card[SHA256]}}, path, found)
+    check_sha256(card, path, hashlib.sha256(content).hexdigest(), must_be_listed=True)
     return content, card
 
 

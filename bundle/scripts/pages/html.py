@@ -54,14 +54,23 @@ def species_data(species_set: SpeciesSet, valleys: Mapping[str, Valley]) -> dict
 
 
 def write_page(path: str | Path, template: str, title: str, scripts: Sequence[str], data: Mapping[str, Any]) -> None:
-    """Write a page from a template, with style, scripts and data embedded."""
+    """Write a page from the template of its body, with style, scripts and data embedded.
+
+    Args:
+        path: the file.
+        template: name of the template.
+        title: of the page.
+        scripts: names of the JavaScript files, in the order in which they run.
+        data: what the scripts show, ready for JSON.
+    """
     fillings = {
         "title": html.escape(title),
         "style": read_template("page.css"),
         "data": as_script_json(data),
         "script": "\n".join(map(read_template, scripts)),
     }
-    text = re.sub(r"\{\{(\w+)\}\}", lambda match: fillings[match[1]], read_template(template))
+    frame = read_template("page.html").replace("{{body}}", read_template(template))
+    text = re.sub(r"\{\{(\w+)\}\}", lambda match: fillings[match[1]], frame)
     with write_atomically(path) as file:
         file.write(text)
 

@@ -127,4 +127,6 @@ def check_name(run: str) -> None:
         InputError: it holds a quote or a control character.
     """
     if not run.isprintable() or "'" in run or '"' in run:
-        raise InputError(f"the run's name cannot stand in a STAR file: {run!r} holds a quote or a control character.")
+        raise InputError(
+            f"the run's name cannot be written to a STAR file: {run!r} holds a quote or a control character."
+        )

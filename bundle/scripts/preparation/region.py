@@ -121,13 +121,7 @@ class LimitRegiond(MapTransform):
         self.slab_z_angstrom = check_slab(slab_z_angstrom)
         self.mask_path, self.voxel_offset = mask_path, voxel_offset
         self.region_key, self.label_key = region_key, label_key
-
-    def record(self) -> dict[str, Any]:
-        """Return the settings, and the size and time of last change of a mask that is one for all runs."""
-        settings = {key: value for key, value in vars(self).items() if key != "allow_missing_keys"}
-        if self.mask_path is None or RUN_MARK in self.mask_path or not Path(self.mask_path).exists():
-            return settings
-        return {**settings, "mask": [stamp[1:] for stamp in stamps_of(Path(self.mask_path))]}
+        self.mask_stamps = _stamps_of_mask(mask_path)  # a part of the record, so that a changed mask is noticed
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its region."""
@@ -214,6 +208,13 @@ def read_mask(path: str | Path, shape_zyx: Sequence[int], facts: ImageFacts) -> 
             mask_box, box = (" x ".join(f"{length:.0f}" for length in lengths) for lengths in boxes)
             raise InputError(f"{path}: the mask covers {mask_box} Å (z, y, x), its tomogram {box} Å.")
     return sample_mask(values, size_angstrom, shape_zyx, facts.voxel_size_angstrom)
+
+
+def _stamps_of_mask(path: str | None) -> list[tuple[int, int]]:
+    """Return size and modification time (ns) of the files of a mask that is one for all runs."""
+    if path is None or RUN_MARK in path or not Path(path).exists():
+        return []
+    return [(size, modified_ns) for _, size, modified_ns in stamps_of(Path(path))]
 
 
 def prepare_batch(batch: dict[str, Any], device: Any = None, non_blocking: bool = False, **settings: Any) -> Any:

@@ -103,7 +103,7 @@ def read_record(folder: Path) -> Record | None:
 
 
 def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """Return in words how a record differs from a tomogram and settings; None if it does not.
+    """Return a description of how a record differs from a tomogram and settings; None if it does not.
 
     Args:
         record: of a finished folder.

@@ -131,7 +131,7 @@ def points_of(picks: Sequence[Pick], species_set: SpeciesSet) -> Points:
 
 
 def cause_in_words(verdict: Verdict, others: Sequence[Pick]) -> str:
-    """Return a cause in words.
+    """Return the description of a cause.
 
     Args:
         verdict: the verdict on a pick or a particle.

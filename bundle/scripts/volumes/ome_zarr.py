@@ -320,7 +320,7 @@ def _read_all(label: str, array: Any) -> NDArray[Any]:
 
 
 def _first_damage(array: Any) -> str | None:
-    """Return in words where the first unreadable chunk is; None if all can be read."""
+    """Return a description of where the first unreadable chunk is; None if all can be read."""
     starts = [range(0, count, length) for count, length in zip(array.shape, array.chunks, strict=True)]
     for corner in itertools.product(*starts):
         try:

@@ -213,7 +213,7 @@ def refuse_address(path: PathLike) -> None:
 
 
 def content_of(path: PathLike) -> str:
-    """Return in words what a file or folder is: `MRC`, `NIFTI`, `ZARR` or a description of something else.
+    """Return the format of a file or folder: `MRC`, `NIFTI`, `ZARR` or a description of something else.
 
     Raises:
         InputError: it does not exist or cannot be read.
