@@ -178,6 +178,18 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(whole, data):
     assert all(torch.equal(found[name], TENSORS[name]) for name in TENSORS)
 
 
+@pytest.mark.parametrize("name", ["archive/data/0", "archive/data/1"])
+def test_a_tensor_that_is_marked_as_a_folder_is_noticed(name, whole):
+    content = bytearray(whole.read_bytes())
+    entry = content.rindex(name.encode()) - 46  # in the directory at the end of the file
+    assert content[entry : entry + 4] == b"PK\x01\x02"
+    content[entry + 38] ^= 0x10
+    path = whole.with_name("marked.pt")
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"marked\.pt is no checkpoint, or it is damaged"):
+        read_tensors(path)
+
+
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"<!doctype html>", b"{}"])
 def test_a_text_is_no_checkpoint(tmp_path, content):
     (tmp_path / "model.pt").write_bytes(content)

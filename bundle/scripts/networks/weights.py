@@ -32,6 +32,7 @@ from scripts.records import first_difference
 from scripts.species import SpeciesSet
 
 KEPT = "_shipped"
+DOS_FOLDER = 0x10  # bit of a zip entry's attributes
 UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
@@ -210,10 +211,15 @@ def keep_model(path: Path, kept: Path) -> None:
 
 
 def check_whole(path: str | Path) -> None:
-    """Raise `zipfile.BadZipFile` for a wrong checksum in a torch archive; torch itself does not check them."""
+    """Raise `zipfile.BadZipFile` for a damage of a torch archive that torch itself does not notice.
+
+    These are a wrong checksum, and an entry marked as a folder: torch leaves its tensor uninitialised.
+    """
     with zipfile.ZipFile(path) as archive:
         if archive.testzip() is not None:
             raise zipfile.BadZipFile(f"{path}: a checksum is wrong.")
+        if any(entry.external_attr & DOS_FOLDER for entry in archive.infolist()):
+            raise zipfile.BadZipFile(f"{path}: an entry is marked as a folder.")
 
 
 def _check_fit(network: nn.Module, weights: Mapping[str, Any], path: str | Path) -> None:
