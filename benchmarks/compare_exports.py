@@ -1,96 +1,256 @@
-"""Export the shipped network as TorchScript and ONNX, and compare files, speed, logits and picks of the sample.
+"""Compare picks and speed of the programs that run a network: torch, OpenVINO, TorchScript, onnxruntime, torch.compile.
 
-Prints the table of docs/reference/results.md:
-``python ../benchmarks/compare_exports.py`` from ``bundle``.
+From the folder ``bundle``:
+
+    OMP_NUM_THREADS=1 python ../benchmarks/compare_exports.py FOLDER ... --programs "torch bfloat16,openvino bfloat16"
+
+Every program picks the tomograms of every folder (by default the sample) on the CPU, and its picks are compared with
+those of torch in float32. One table is printed per folder:
+
+- making, s: export, conversion and compilation, including by how much the first window takes longer than the best
+- s per window, processor and wall: the best time of a window but the first
+- probability: the largest difference of a voxel's probability, both rounded to float16
+- with a twin, farthest: picks with one of torch's in float32 nearer than a voxel, and the largest of these distances
+- lost or new: picks of either program without a twin in the other whose score is further than 0.02 from the threshold
+- F1, F4, wrong: against the truth, where the folder has one; the matching is one to one
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
 import torch
 from monai.bundle import ConfigParser
+from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bundle"))
+
+from scripts.backends.choice import with_backend  # noqa: E402
+from scripts.backends.openvino import is_installed  # noqa: E402
+from scripts.datasets.truth import list_labelled_runs  # noqa: E402
+from scripts.errors import InputError, run_tool  # noqa: E402
+from scripts.picks import Pick  # noqa: E402
+from scripts.preparation.truth import read_truth  # noqa: E402
+from scripts.scoring.metrics import score_picks  # noqa: E402
+from scripts.species import SpeciesSet  # noqa: E402
+
 CONFIGS = ROOT / "bundle" / "configs"
+WEIGHTS = ROOT / "bundle" / "models" / "model.pt"
+REFERENCE = "torch float32"
+PROGRAMS = {  # backend, precision
+    REFERENCE: ("torch", "float32"),
+    "torch bfloat16": ("torch", "bfloat16"),
+    "openvino float32": ("openvino", "float32"),
+    "openvino bfloat16": ("openvino", "bfloat16"),
+    "torchscript": ("ts", "float32"),
+    "onnxruntime": ("onnx", "float32"),
+    "torch.compile": ("compile", "float32"),
+}
 TASKS = {"ts": "torchscript", "onnx": "onnx"}  # of export.json, by the ending of the file
-TRIES = 3
+EXPORT_WINDOW = (64, 128, 128)  # that the network is traced with
+TWIN_VOX, MARGIN = 1.0, 0.02
+HEADER = (
+    "program | making, s | processor, s per window | wall, s per window | probability | picks | with a twin "
+    "| farthest, voxels | lost or new | F1 | F4 | wrong"
+)
 
 
-def main() -> None:
-    """Export, run everything, print the table."""
-    sys.path.insert(0, str(ROOT / "bundle"))
+@dataclass
+class Outcome:
+    """What a program found in a folder.
+
+    Attributes:
+        making: seconds until the program was ready for its second window, without the time of a window.
+        processor: best processor time of a window in seconds, of all threads.
+        wall: best wall-clock time of a window in seconds.
+        picks: of all tomograms.
+        probabilities: ``(C, Z, Y, X)`` of each tomogram, float16.
+    """
+
+    making: float = 0.0
+    processor: float = 0.0
+    wall: float = 0.0
+    picks: list[Pick] = field(default_factory=list)
+    probabilities: list[Tensor] = field(default_factory=list)
+
+
+class TimedNetwork(nn.Module):
+    """A network that notes how long it takes for each window."""
+
+    has_own_threads = True  # one window at a time, so that a window's time is its own
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.seconds: list[tuple[float, float]] = []  # processor and wall clock of each window
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("network"), name)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Return the network's answer."""
+        start = process_time(), perf_counter()
+        answer: Tensor = self.network(windows)
+        self.seconds.append((process_time() - start[0], perf_counter() - start[1]))
+        return answer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = argparse.ArgumentParser(description="Compare the programs that run a network, by picks and speed.")
+    parser.add_argument("folders", nargs="*", type=Path, default=[ROOT / "sample"], help="tomograms, with truth or not")
+    parser.add_argument("--programs", default=",".join(PROGRAMS), help="names of programs (default: %(default)s)")
+    parser.add_argument("--checkpoint_path", type=Path, default=WEIGHTS, help="the weights (default: the shipped ones)")
+    options = parser.parse_args(arguments)
     warnings.simplefilter("ignore")
     os.environ["TQDM_DISABLE"] = "1"
-    with tempfile.TemporaryDirectory() as folder:
-        seconds = {"network": 0.0}
-        paths = {"network": ROOT / "bundle" / "models" / "model.pt"}
-        for name, task in TASKS.items():
-            paths[name], start = Path(folder) / name / f"model.{name}", perf_counter()
-            read_configs("export.json", export_path=str(paths[name])).get_parsed_content(task)
+    return run_tool(lambda: compare_all(options.folders, options.programs.split(","), options.checkpoint_path))
+
+
+def compare_all(folders: Sequence[Path], programs: Sequence[str], checkpoint_path: Path) -> None:
+    """Print a table for every folder.
+
+    Raises:
+        InputError: there is no such program, or a folder holds no tomogram.
+    """
+    for name in programs:
+        if name not in PROGRAMS:
+            raise InputError(f"--programs names some of {', '.join(PROGRAMS)}; got '{name}'.")
+    names = [REFERENCE, *(name for name in programs if name != REFERENCE)]
+    with tempfile.TemporaryDirectory() as place:
+        files, exporting = exported(names, checkpoint_path, Path(place))
+        for folder in folders:
+            print(f"\n{folder}, {torch.get_num_threads()} threads\n\n| {HEADER} |\n{'|---' * 12}|", flush=True)
+            compare_in(folder, names, files, exporting)
+
+
+def exported(names: Sequence[str], checkpoint_path: Path, place: Path) -> tuple[dict[str, Path], dict[str, float]]:
+    """Return the file of every program's network, and the seconds that its export took."""
+    files, seconds = dict.fromkeys(names, checkpoint_path), dict.fromkeys(names, 0.0)
+    for name in names:
+        backend = PROGRAMS[name][0]
+        if backend in TASKS:
+            files[name], start = place / backend / f"model.{backend}", perf_counter()
+            settings = {"export_path": str(files[name]), "inference_window_size": list(EXPORT_WINDOW)}
+            parser = read_configs("export.json", checkpoint_path=str(checkpoint_path), **settings)
+            parser.get_parsed_content(TASKS[backend])
             seconds[name] = perf_counter() - start
-        answers = {name: run_sample(name, path) for name, path in paths.items()}
-    print(
-        "| file | MiB | export, s | s per window | largest logit difference | picks | with a twin | farthest, voxels |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    logits, picks = answers["network"]["logits"], answers["network"]["picks"]
-    for name, found in answers.items():
-        twins = [distance_to_twin(pick, picks) for pick in found["picks"]]
-        near = [distance for distance in twins if distance < 1]
-        difference = float((found["logits"] - logits).abs().max())
-        print(
-            f"| {paths[name].name} | {found['bytes'] / 2**20:.1f} | {seconds[name]:.0f} | {found['window']:.2f} "
-            f"| {difference:.2g} | {len(twins)} | {len(near)} | {max(near):.4f} |"
-        )
+    return files, seconds
+
+
+def compare_in(folder: Path, names: Sequence[str], files: Mapping[str, Path], exporting: Mapping[str, float]) -> None:
+    """Print a row for every program, compared with the first one."""
+    reference: Outcome | None = None
+    for name in names:
+        if PROGRAMS[name][0] == "openvino" and not is_installed():
+            print(f"| {name} | not installed |", flush=True)
+            continue
+        outcome, species_set = pick_all(folder, name, files[name])
+        outcome.making += exporting[name]
+        reference = reference or outcome
+        print("| " + " | ".join(row_of(name, outcome, reference, species_set, truth_in(folder, species_set))) + " |")
+        sys.stdout.flush()
+        if outcome is not reference:
+            outcome.probabilities.clear()
 
 
 def read_configs(*overlays: str, **settings: Any) -> ConfigParser:
     """Return the inference config with overlays and settings."""
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / name) for name in ("inference.json", *overlays)])
-    parser.update({"bundle_root": str(ROOT / "bundle"), **settings})
+    parser.update({"bundle_root": str(ROOT / "bundle"), "device": "$torch.device('cpu')", **settings})
     return parser
 
 
-def run_sample(name: str, path: Path) -> dict[str, Any]:
-    """Return the logits and picks of the sample, and the best time of a window, for one kind of network."""
-    overlays = [] if name == "network" else [f"inference_{name}.json"]
-    settings = {"device": "$torch.device('cpu')", "precision": "float32", "inferer#progress": False}
-    parser = read_configs(*overlays, dataset_dir=str(ROOT / "sample"), checkpoint_path=str(path), **settings)
-    if name == "network":
+def pick_all(folder: Path, name: str, path: Path) -> tuple[Outcome, SpeciesSet]:
+    """Return what a program finds in the tomograms of a folder, and the species."""
+    backend, precision = PROGRAMS[name]
+    overlays = [f"inference_{backend}.json"] if backend in TASKS else []
+    settings = {"dataset_dir": str(folder), "checkpoint_path": str(path), "precision": precision}
+    parser = read_configs(*overlays, **settings, **{"inferer#progress": False})
+    if backend not in TASKS:
         parser.get_parsed_content("pretrained")
-    network, size = parser.get_parsed_content("network").eval(), path.stat().st_size
-    sample = parser.get_parsed_content("dataset")[0]
-    window = torch.rand(1, 1, *parser.get_parsed_content("inference_window_size"))
-    with torch.no_grad():
-        times = [seconds_of(network, window) for _ in range(TRIES)]
-        logits = parser.get_parsed_content("inferer")(sample["image"][None], network)[0]
-    picked = parser.get_parsed_content("postprocessing")({**sample, "pred": logits.clone()})["result"]["picks"]
-    return {"logits": logits, "picks": picked, "window": min(times), "bytes": size}
+    network, start = parser.get_parsed_content("network").eval(), perf_counter()
+    dtype = getattr(torch, precision)
+    timed = TimedNetwork(network if backend in TASKS else with_backend(network, backend, dtype))
+    outcome = Outcome(making=perf_counter() - start)
+    inferer, postprocessing = (parser.get_parsed_content(key) for key in ("inferer", "postprocessing"))
+    for sample in parser.get_parsed_content("dataset"):
+        with torch.no_grad():
+            logits = inferer(sample["image"][None], timed)[0]
+        outcome.probabilities.append(logits.float().sigmoid().half())
+        found = postprocessing({**sample, "pred": logits})["result"]["picks"]
+        outcome.picks += [Pick(**record) for record in found]
+    first, *others = timed.seconds
+    processor, wall = zip(*(others or [first]), strict=True)
+    outcome.processor, outcome.wall = min(processor), min(wall)
+    outcome.making += first[1] - outcome.wall
+    return outcome, parser.get_parsed_content("species")
 
 
-def seconds_of(network: torch.nn.Module, window: torch.Tensor) -> float:
-    """Return how long one window takes."""
-    start = perf_counter()
-    network(window)
-    return perf_counter() - start
+def truth_in(folder: Path, species_set: SpeciesSet) -> list[Pick]:
+    """Return the true particles of the runs in a folder; none if it has no truth."""
+    try:
+        rows = list_labelled_runs(folder)
+    except InputError:
+        return []
+    picked = set(species_set.names)
+    truth = [pick for row in rows for pick in read_truth(row["label"], row["run"], species_set)]
+    return [pick for pick in truth if pick.species in picked]
 
 
-def distance_to_twin(pick: dict[str, Any], others: list[dict[str, Any]]) -> float:
-    """Return the distance to the nearest of the other picks of the same species, in voxels."""
-    place = ("x_voxel", "y_voxel", "z_voxel")
-    same = [other for other in others if other["species"] == pick["species"]]
-    gaps = [float(np.hypot.reduce([pick[axis] - other[axis] for axis in place])) for other in same]
+def row_of(
+    name: str, outcome: Outcome, reference: Outcome, species_set: SpeciesSet, truth: Sequence[Pick]
+) -> Iterator[str]:
+    """Yield the cells of a program's row, see the module's docstring."""
+    pairs = zip(outcome.probabilities, reference.probabilities, strict=True)
+    yield name
+    yield f"{outcome.making:.1f}"
+    yield f"{outcome.processor:.2f}"
+    yield f"{outcome.wall:.2f}"
+    yield f"{max(float((one.float() - other.float()).abs().max()) for one, other in pairs):.2g}"
+    gaps = [distance_to_twin(pick, reference.picks) for pick in outcome.picks]
+    near = [gap for gap in gaps if gap < TWIN_VOX]
+    yield f"{len(gaps)}"
+    yield f"{len(near)}"
+    yield f"{max(near, default=0):.4f}"
+    lonely = [*alone(outcome.picks, reference.picks), *alone(reference.picks, outcome.picks)]
+    thresholds = {species.name: species.probability_threshold for species in species_set.known}
+    yield f"{sum(abs(pick.score - thresholds[pick.species]) > MARGIN for pick in lonely)}"
+    if not truth:
+        yield from "---"
+        return
+    score = score_picks(truth, outcome.picks, species_set, "one_to_one")
+    yield f"{score.mean_f1:.4f}"
+    yield f"{score.total:.4f}"
+    yield f"{sum(row.counts.fp for row in score.rows)}"
+
+
+def alone(picks: Sequence[Pick], others: Sequence[Pick]) -> list[Pick]:
+    """Return the picks that have no twin among the others."""
+    return [pick for pick in picks if distance_to_twin(pick, others) >= TWIN_VOX]
+
+
+def distance_to_twin(pick: Pick, others: Sequence[Pick]) -> float:
+    """Return the distance to the nearest of the other picks of the same run and species, in voxels."""
+    same = [other for other in others if (other.run, other.species) == (pick.run, pick.species)]
+    gaps = [float(np.linalg.norm(np.subtract(pick.zyx_voxel, other.zyx_voxel))) for other in same]
     return min(gaps, default=float("inf"))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

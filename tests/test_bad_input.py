@@ -172,8 +172,9 @@ def test_a_constant_volume_has_failed(weights, bundle_dir, tmp_path):
 
 
 def test_a_misspelt_setting_is_refused(bundle_dir):
-    done = command(bundle_dir, "--inference_overlpa", "0.5")
+    done = command(bundle_dir, "--inference_overlap_vox", "8")
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
-        "error: --inference_overlpa is not a setting of configs/inference.json; did you mean --inference_overlap?"
+        "error: --inference_overlap_vox is not a setting of configs/inference.json; did you mean "
+        "--inference_overlap_voxels?"
     )

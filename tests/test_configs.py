@@ -176,7 +176,8 @@ def test_inference_writes_the_formats_that_are_asked_for(dataset_dir, small_weig
 
 
 def test_inference_without_picks_writes_empty_files_with_headers(dataset_dir, small_weights, tmp_path):
-    run_inference(dataset_dir, tmp_path, small_weights, probability_thresholds=dict.fromkeys(read_names(), 0.9999))
+    # some voxels of this network exceed 0.9999
+    run_inference(dataset_dir, tmp_path, small_weights, probability_thresholds=dict.fromkeys(read_names(), 1 - 1e-6))
     for path in (tmp_path / "picks.csv", tmp_path / "one" / "picks.csv"):
         assert path.read_text().startswith("id,experiment,particle_type,x,y,z,score")
         assert read_csv(path) == []
@@ -230,7 +231,7 @@ def test_one_file_is_a_dataset_too(dataset_dir, small_weights, tmp_path):
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "picks.csv", "summary.csv", "two"]
 
 
-@pytest.mark.parametrize("settings", [{"rotations": 4}, {"flips": ["z"]}, {"inference_overlap": 0.6}])
+@pytest.mark.parametrize("settings", [{"rotations": 4}, {"flips": ["z"]}, {"inference_overlap_voxels": 2}])
 def test_views_and_overlap_change_the_scores(settings, dataset_dir, small_weights, tmp_path):
     run_inference(dataset_dir, tmp_path / "plain", small_weights)
     run_inference(dataset_dir, tmp_path / "other", small_weights, **settings)
@@ -293,12 +294,24 @@ def test_saved_weights_are_the_averaged_ones(dataset_dir, tmp_path):
     assert all(torch.equal(saved[name], averaged[name]) for name in saved)
 
 
-def test_training_goes_on_from_given_weights(dataset_dir, small_weights, tmp_path):
-    run_training(
-        dataset_dir, tmp_path, checkpoint_path=str(small_weights), learning_rate=0.0, weight_decay=0.0, epochs=1
-    )
-    given, saved = read_tensors(small_weights), read_tensors(tmp_path / "model_last.pt")
-    assert all(torch.allclose(given[name], saved[name], atol=1e-6) for name in given)
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"norm": "group", "activation": "gelu", "output_stride": 1, "align_corners": True},  # as published
+        {"norm": "batch", "activation": "relu", "output_stride": 2, "align_corners": False},  # of the config
+    ],
+    ids=lambda form: form["norm"],
+)
+def test_training_goes_on_from_given_weights(form, dataset_dir, shipped_species, tmp_path):
+    network = ConvNeXtUNet(widths=(4, 8), depths=(1, 1), **form)
+    given = write_weights(tmp_path / "given.pt", network, shipped_species)
+    settings = {"learning_rate": 0.0, "weight_decay": 0.0, "epochs": 1}
+    settings |= {f"network_def#{key}": value for key, value in form.items()} if form["norm"] == "group" else {}
+    run_training(dataset_dir, tmp_path, checkpoint_path=str(given), **settings)
+    saved = read_tensors(tmp_path / "model_last.pt")
+    assert set(saved) == set(network.state_dict())
+    # the rest are statistics of batch norms, which every batch changes
+    assert all(torch.allclose(value, saved[name], atol=1e-6) for name, value in network.named_parameters())
 
 
 def test_one_excluded_run_needs_no_brackets(dataset_dir, tmp_path):
@@ -408,7 +421,7 @@ def test_training_and_inference_agree_on_what_they_share():
         "imports", "output_dir", "checkpoint_path", "pretrained", "initialize", "run",
         "species_path", "species", "network_def", "finder",  # of a model that is there already
     }  # fmt: skip
-    assert {"painter", "inference_overlap", "voxel_size_tolerance", "merge_distance_in_radii"} <= shared
+    assert {"painter", "inference_overlap_voxels", "voxel_size_tolerance", "merge_distance_in_radii"} <= shared
     assert {key for key in shared if train[key] != inference[key]} == set()
 
 

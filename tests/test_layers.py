@@ -17,6 +17,7 @@ GROUND = {
     "atomic_files",
     "copick_tree",
     "command_line",
+    "file_pages",
 }  # may be imported by all
 ALLOWED = {
     "volumes": set(),
@@ -41,7 +42,7 @@ ALLOWED = {
 MONAI = {  # the modules that hold MONAI's and Ignite's classes; everything else is NumPy or plain torch
     *("command_line", "monai_label", "volumes.monai_reader", "results.batch"),
     *("preparation.image_facts", "preparation.voxel_size", "preparation.scaling", "preparation.contrast"),
-    *("preparation.region", "preparation.truth", "preparation.cache"),
+    *("preparation.region", "preparation.truth", "preparation.cache", "preparation.batch"),
     *("inference.inferers", "training.windows", "training.window_dataset"),
     *("picking.image_picks", "picking.pick_transform", "scoring.threshold_sweep", "simulation.dataset"),
 }

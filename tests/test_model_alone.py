@@ -127,7 +127,7 @@ def test_a_training_begins_with_them_if_it_is_of_the_same_network_and_species(tr
     [
         (
             {"network_def": {"norm": "instance"}},
-            'model.pt is of another network .* norm was "group", now it is "instance"',
+            'model.pt is of another network .* norm was "batch", now it is "instance"',
         ),
         ({"network_def": {"widths": "full"}}, "model.pt is of another network .* widths was"),
         ({"network_def": {"depths": [3, 3, 3, 2]}}, "model.pt is of another network .* depths was"),

@@ -29,11 +29,11 @@ OTHER = {  # another value of each setting than that of the config, or of the ba
     "particle_share": 0.25, "learning_rate": 0.5, "weight_decay": 0.5, "warmup_steps": 7, "gradient_norm": 2.0,
     "averaging_momentum": 0.25, "precision": "bfloat16", "compile": True, "seed": 1, "num_workers": 1,
     "cache_dir": None, "resume": False, "install_path": None, "val_interval": 2, "inference_window_size": [16, 16, 16],
-    "inference_overlap": 0.5, "inference_batch_size": 2, "rotations": 2, "flips": ["z"], "voxel_size_tolerance": 0.1,
+    "inference_overlap_voxels": 4, "memory_gib": 1.5, "rotations": 2, "flips": ["z"], "voxel_size_tolerance": 0.1,
     "resample": True, "probability_thresholds": {"ribosome": 0.25}, "merge_distance_in_radii": 0.5,
     "mode": "one_to_one", "mask_path": "{run}.mrc", "slab_z_angstrom": [10.0, 90.0], "user_id": "other",
     "session_id": "7", "page_megabytes": 0, "pick_formats": ["csv"], "pick_binning": 2.0, "write_to_project": True,
-    "overwrite": True, "load_pretrain": False,
+    "overwrite": True, "load_pretrain": False, "backend": "torch",
 }  # fmt: skip
 PLACES = {"imports", "bundle_root", "dataset_dir", "output_dir", "species_path", "checkpoint_path", "device"}
 SECTIONS = {

@@ -76,7 +76,7 @@ PLACES = {
     "preparation": Place("middle", 2, "way", "voxel size, grey values, region, truth; kept on the disk"),
     "networks": Place("left", 3, "training", "plain torch: the network, its weights and their model.json"),
     "inference": Place("middle", 3, "way", "sliding window, views, number format"),
-    "backends": Place("right", 3, "around", "the same network from a TorchScript or ONNX file"),
+    "backends": Place("right", 3, "around", "other programs for the same network: OpenVINO, TorchScript, ONNX"),
     "picking": Place("middle", 4, "way", "the finder: probabilities to candidates; candidates to picks"),
     "picks": Place("middle", 5, "way", "the table of picks, and one module per file format"),
     "scoring": Place("right", 5, "truth", "picks against truth: F-beta, causes of mistakes, sweep"),

@@ -38,14 +38,14 @@ RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 class Size:
     """The size of a training: data, epochs, network."""
 
-    runs: int = 36
+    runs: int = 76
     validation_runs: int = 4
     shape: tuple[int, int, int] = (128, 320, 320)
     held_out_runs: int = 4
     held_out_shape: tuple[int, int, int] = (184, 630, 630)
-    outside_copies: int = 4  # of each outside tomogram, per two kinds of each simulated one
-    stages: tuple[tuple[int, float], ...] = ((30, 1e-3), (14, 5e-4))  # epochs, learning rate; each continues the last
-    windows_per_epoch: int = 100
+    outside_copies: int = 8  # of each outside tomogram, per two kinds of each simulated one
+    stages: tuple[tuple[int, float], ...] = ((32, 1e-3),)  # epochs, learning rate; each continues the last
+    windows_per_epoch: int = 200
     network: tuple[str, ...] = ()
 
 
@@ -82,6 +82,7 @@ def main() -> None:
     scores = score_all(bundle, work, outside, test_names, weights)
     made = {
         "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
+        "outside": outside is not None,
         "trained_on": {"simulated": own_train, "outside": train_names}, "fitted_on": [*own_fit, *fit_names],
         "scores": scores,
     }  # fmt: skip
@@ -232,7 +233,8 @@ def install(weights: Path, made: dict[str, Any]) -> None:
     """Put the weights, thresholds and scores into the bundle and the documentation."""
     configs, model = ROOT / "bundle" / "configs", ROOT / "bundle" / "models" / "model.pt"
     content, card = read_model(weights)
-    save_model(model, content, card)
+    given = f"--seed {made['seed']}{' --maps_dir MAPS' * made['maps']}{' --outside_dir DATA' * made['outside']}"
+    save_model(model, content, {**card, "command": f'make weights OPTIONS="--install {given}"'})
     species = json.loads((configs / "species.json").read_text())
     for name, row in card["species"].items():
         species["species"][name]["probability_threshold"] = row["probability_threshold"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from scripts.atomic_files import require_writable
+from scripts.backends.openvino import pass_on_attributes
 from scripts.datasets.runs import require_runs
 from scripts.datasets.truth import list_labelled_runs
 from scripts.errors import InputError, chain_of
@@ -103,7 +105,10 @@ class Plan:
                 raise InputError(f"{key} is not a setting of {', '.join(path.name for path in files)}.")
             parser[key] = value
         definition, stride = NETWORKS[network]
-        parser["compared"] = parser["network_def"] if definition is None else definition
+        own = parser["network_def"]
+        if isinstance(own, dict):  # its settings may refer to each other
+            own = {key: _moved(value, "network_def", "compared") for key, value in own.items()}
+        parser["compared"] = own if definition is None else definition
         parser["network_def"] = f"$comparable(@compared, {stride})"
         return parser
 
@@ -148,20 +153,30 @@ class Plan:
         require_writable(self.output_dir)
 
 
+def _moved(value: Any, key: str, new_key: str) -> Any:
+    """Return a value of a config with its references to the settings of a key as references to those of another."""
+    return re.sub(rf"@{key}(?=#|::)", f"@{new_key}", value) if isinstance(value, str) else value
+
+
 class PaddedNetwork(nn.Module):
     """A network for windows of any size: they are padded with zeros at the far end, the output is cropped back.
 
+    What the bundle's inference asks a network for is passed on, so that ours is run as it is without this.
+
     Args:
         network: needs sides that are multiples of ``stride``.
-        stride: in voxels.
+        stride: in voxels; if the network has an attribute of this name, it counts instead.
 
     Shape:
-        ``(B, C, Z, Y, X)`` -> ``(B, channels of the network, Z, Y, X)``.
+        ``(B, C, Z, Y, X)`` -> ``(B, channels of the network, Z, Y, X)``, the three axes divided by the network's
+        ``output_stride``, if it has one, and rounded up.
     """
 
     def __init__(self, network: nn.Module, stride: int) -> None:
         super().__init__()
         self.network, self.stride = network, stride
+        self.output_stride = 1
+        pass_on_attributes(network, self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's output."""
@@ -170,6 +185,7 @@ class PaddedNetwork(nn.Module):
         if any(missing):
             x = F.pad(x, [0, missing[2], 0, missing[1], 0, missing[0]])
         answer: Tensor = self.network(x)
+        depth, height, width = (-(-size // self.output_stride) for size in (depth, height, width))
         return answer[:, :, :depth, :height, :width]
 
 

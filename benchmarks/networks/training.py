@@ -67,6 +67,7 @@ def seconds_of_step(parser: ConfigParser, best: float, now: Callable[[], float] 
     shape = parser.get_parsed_content("window_size")
     batch_size, species = parser.get_parsed_content("batch_size"), len(parser.get_parsed_content("species").names)
     windows = torch.rand(batch_size, 1, *shape, device=device)
+    shape = [-(-size // getattr(parser.get_parsed_content("network_def"), "output_stride", 1)) for size in shape]
     targets = (torch.rand(batch_size, species, *shape, device=device) < PRIOR).float()
     network.train()
     times: list[float] = []

@@ -11,6 +11,7 @@ import torch
 from monai.optimizers import WarmupCosineSchedule
 from networks import clocks, compare, definitions, training
 from scripts.errors import InputError
+from scripts.training.windows import mean_of_cubes
 from scripts.volumes.labels import draw_spheres
 from synthetic import SHAPE, noise, write_mrc
 
@@ -145,7 +146,8 @@ def test_an_untrained_network_finds_every_voxel_improbable(plan_for, name):
     network = plan_for().parser(network=name).get_parsed_content("network_def").eval()
     with torch.no_grad():
         answer = network(torch.from_numpy(noise())[None, None])
-    assert answer.shape == (1, 5, *SHAPE)
+    stride = 2 if name == "ours" else 1
+    assert answer.shape == (1, 5, *(size // stride for size in SHAPE))
     assert answer.mean((0, 2, 3, 4)).sigmoid().tolist() == pytest.approx([1e-3] * 5, rel=2.0)
     assert answer.sigmoid().max() < 0.5
 
@@ -158,13 +160,29 @@ def test_the_bias_of_the_head_is_found_by_what_it_does():
         definitions.head_bias(network)
 
 
+def test_a_padded_network_is_cropped_to_the_resolution_of_its_answer():
+    coarse = torch.nn.AvgPool3d(2)
+    coarse.output_stride = 2
+    windows = torch.rand(1, 1, 6, 9, 11)
+    answer = definitions.PaddedNetwork(coarse, 4)(windows)
+    assert answer.shape == (1, 1, 3, 5, 6)
+    assert torch.equal(answer[..., :4, :5], coarse(windows))
+
+
+def test_our_network_is_run_as_without_the_comparison(plan_for):
+    network = plan_for().parser().get_parsed_content("network_def")
+    for name in ("output_stride", "stride", "depends_on_window", "values_per_voxel"):
+        assert getattr(network, name) == getattr(network.network, name)
+    assert (network.output_stride, network.depends_on_window) == (2, False)
+
+
 def test_every_network_gets_the_same_windows(plan_for):
     ours, unet, other = (
         plan_for().parser(network=name, seed=seed, validation_runs=["fit"]).get_parsed_content("train#dataset")[7]
         for name, seed in (("ours", 3), ("unet", 3), ("unet", 4))
     )
     assert torch.equal(ours["image"], unet["image"])
-    assert torch.equal(ours["label"], unet["label"])
+    assert torch.equal(ours["label"], mean_of_cubes(unet["label"], 2))  # ours answers at half of the resolution
     assert not torch.equal(unet["image"], other["image"])
 
 

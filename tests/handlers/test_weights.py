@@ -28,9 +28,11 @@ def test_averaged_weights_follow_the_network():
     assert network.weight.item() == 3.0
 
 
-def test_averaged_weights_take_over_running_statistics():
+def test_running_statistics_are_averaged_too():
     network, averaged = torch.nn.BatchNorm1d(2), torch.nn.BatchNorm1d(2)
     network.running_mean.fill_(5.0)
-    AverageWeights(network, averaged, 0.1)(SimpleNamespace(state=SimpleNamespace(iteration=1)))
-    assert averaged.running_mean.tolist() == [5.0, 5.0]
+    network.num_batches_tracked.fill_(7)
+    AverageWeights(network, averaged, 0.1)(SimpleNamespace(state=SimpleNamespace(iteration=90)))
+    assert averaged.running_mean.tolist() == [0.5, 0.5]
+    assert averaged.num_batches_tracked.item() == 7
     assert not averaged.training

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from scripts.inference.inferers import TomogramInferer, WindowInferer, plain
-from scripts.networks.convnext_unet import ConvNeXtUNet
+from scripts.networks.model_card import network_of
 from scripts.networks.weights import load_weights
 from scripts.preparation.scaling import scale_percentiles
 from synthetic import SHAPE, tiny_network
@@ -18,8 +18,9 @@ def noise(*shape, seed=1):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def slide(volume, network, roi_size=WINDOW, precision="float32", **settings):
-    return TomogramInferer(roi_size, precision=precision, **settings)(volume, network)
+def slide(volume, network, window_size=WINDOW, precision="float32", **settings):
+    settings = {"overlap_voxels": min(window_size) // 4, **settings}
+    return TomogramInferer(window_size, precision=precision, **settings)(volume, network)
 
 
 def identity(windows):
@@ -41,15 +42,15 @@ def box_mean(windows):
 
 
 @pytest.mark.parametrize("size", [SHAPE, WINDOW, (3, 5, 7), (1, 30, 9), (9, 13, 17)])
-@pytest.mark.parametrize("overlap", [0.25, 0.5, (0.0, 0.3, 0.7)])
+@pytest.mark.parametrize("overlap", [0, 1, 4, 7])
 def test_a_network_that_changes_nothing_gives_the_volume_back(size, overlap):
     volume = noise(1, 1, *size)
-    torch.testing.assert_close(slide(volume, identity, overlap=overlap), volume, atol=1e-5, rtol=0)
+    torch.testing.assert_close(slide(volume, identity, overlap_voxels=overlap), volume, atol=1e-5, rtol=0)
 
 
 def test_every_tomogram_of_a_batch_comes_back():
     volumes = noise(2, 1, *SHAPE)
-    torch.testing.assert_close(slide(volumes, identity, sw_batch_size=3), volumes, atol=1e-5, rtol=0)
+    torch.testing.assert_close(slide(volumes, identity), volumes, atol=1e-5, rtol=0)
 
 
 def test_a_network_may_answer_with_more_channels():
@@ -58,30 +59,26 @@ def test_a_network_may_answer_with_more_channels():
     torch.testing.assert_close(answer, torch.cat([volume, -volume, 2 * volume], dim=1), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(("settings", "sizes"), [({}, {WINDOW}), ({"roi_size": (6, 10, 14)}, {(6, 10, 14)})])
+@pytest.mark.parametrize(("settings", "sizes"), [({}, {WINDOW}), ({"window_size": (6, 10, 14)}, {(6, 10, 14)})])
 def test_the_network_sees_windows_of_the_size_asked_for(settings, sizes):
     seen = set()
     slide(noise(1, 1, *SHAPE), lambda windows: seen.add(tuple(windows.shape[2:])) or windows, **settings)
     assert seen == sizes
 
 
-@pytest.mark.parametrize(("batch", "sizes"), [(1, {1}), (4, {4})])
-def test_so_many_windows_go_through_the_network_together(batch, sizes):
-    seen = []
-    volume = noise(1, 1, 16, 24, 32)
-    slide(volume, lambda windows: seen.append(len(windows)) or windows, sw_batch_size=batch, overlap=0)
-    assert (set(seen), sum(seen)) == (sizes, 8)
-
-
 def test_more_overlap_needs_more_windows():
     seen = []
     volume = noise(1, 1, 16, 24, 32)
-    slide(volume, lambda windows: seen.append(1) or windows, overlap=0.5)
-    assert len(seen) == 3 * 3 * 3
+    counts = []
+    for overlap in (0, 4):
+        seen.clear()
+        slide(volume, lambda windows: seen.append(1) or windows, overlap_voxels=overlap)
+        counts.append(len(seen))
+    assert counts == [2 * 2 * 2, 3 * 3 * 3]
 
 
 def test_extra_arguments_reach_the_network():
-    inferer = TomogramInferer(WINDOW, precision="float32")
+    inferer = TomogramInferer(WINDOW, overlap_voxels=4, precision="float32")
     volume = noise(1, 1, *SHAPE)
     answer = inferer(volume, lambda windows, factor, plus: factor * windows + plus, 3.0, plus=1.0)
     torch.testing.assert_close(answer, 3 * volume + 1)
@@ -107,7 +104,7 @@ def test_a_progress_bar_shows_only_when_asked_for(capsys):
     slide(noise(1, 1, *SHAPE), identity)
     assert capsys.readouterr().err == ""
     slide(noise(1, 1, *SHAPE), identity, progress=True)
-    assert "100%" in capsys.readouterr().err
+    assert "windows" in capsys.readouterr().err
 
 
 # Seams
@@ -116,19 +113,19 @@ def test_a_progress_bar_shows_only_when_asked_for(capsys):
 def test_blending_hides_the_rims_of_the_windows():
     volume = torch.ones(1, 1, 32, 48, 64)
     inside = (..., slice(8, -8), slice(12, -12), slice(16, -16))  # half a window from the volume's own rim
-    apart = slide(volume, box_mean, roi_size=(16, 24, 32), overlap=0)[inside]
-    blended = slide(volume, box_mean, roi_size=(16, 24, 32), overlap=0.5)[inside]
+    apart = slide(volume, box_mean, window_size=(16, 24, 32), overlap_voxels=0)[inside]
+    blended = slide(volume, box_mean, window_size=(16, 24, 32), overlap_voxels=8)[inside]
     assert (1 - apart).max() > 0.7  # at a corner of windows 1 - 0.6³ = 0.78 is missing
     assert (1 - blended).max() < 0.05
 
 
 def test_other_windows_give_nearly_the_same_answer(bundle_dir):
-    network = ConvNeXtUNet(widths="compact")
-    load_weights(network, bundle_dir / "models" / "model.pt")
+    weights = bundle_dir / "models" / "model.pt"
+    network = load_weights(network_of(weights), weights)
     whole = mrcfile.read(bundle_dir.parent / "sample" / "sample.mrc").astype("float32")
     volume = torch.from_numpy(scale_percentiles(whole, 1, 99, "sample")[None, None, 16:56, 60:188, 60:188].copy())
     with torch.no_grad():
-        answers = [slide(volume, network, (32, 64, 64), overlap=overlap).sigmoid() for overlap in (0.25, 0.5)]
+        answers = [slide(volume, network, (32, 64, 64), overlap_voxels=overlap).sigmoid() for overlap in (8, 16)]
     inside = [answer[..., 4:-4, 8:-8, 8:-8].flatten() for answer in answers]
     assert 0.95 < torch.corrcoef(torch.stack(inside))[0, 1] < 1
 
@@ -158,14 +155,14 @@ def test_the_network_is_brought_to_the_memory_format_and_answers_the_same():
     ],
 )
 def test_every_combination_of_turns_and_flips_is_one_view(settings, count):
-    views = [(turns, tuple(axes)) for turns, axes in TomogramInferer(WINDOW, **settings).views()]
+    views = [(turns, tuple(axes)) for turns, axes in TomogramInferer(WINDOW, 2, **settings).views()]
     assert len(set(views)) == len(views) == count
 
 
 @pytest.mark.parametrize("settings", [{"rotations": 4}, {"flips": ("z", "y", "x")}, {"rotations": 2, "flips": ("x",)}])
 def test_views_change_nothing_for_a_network_that_turns_with_its_volume(settings):
     volume = noise(1, 1, *SHAPE)
-    seen_whole = {"roi_size": (40, 40, 40), "overlap": 0}
+    seen_whole = {"window_size": (40, 40, 40), "overlap_voxels": 0}
     once = slide(volume, box_mean, **seen_whole)
     torch.testing.assert_close(slide(volume, box_mean, **seen_whole, **settings), once, atol=1e-5, rtol=1e-5)
 
@@ -175,7 +172,7 @@ def test_rotations_give_the_mean_over_quarter_turns_in_xy(rotations):
     volume = noise(1, 1, 8, 12, 12)
     turned = [with_place(torch.rot90(volume, turns, (3, 4))) for turns in range(rotations)]
     mean = sum(torch.rot90(answer, -turns, (3, 4)) for turns, answer in enumerate(turned)) / rotations
-    answer = slide(volume, with_place, roi_size=(8, 12, 12), rotations=rotations)
+    answer = slide(volume, with_place, window_size=(8, 12, 12), rotations=rotations)
     torch.testing.assert_close(answer, mean, atol=1e-3, rtol=1e-5)
 
 
@@ -194,7 +191,7 @@ def test_turns_and_flips_together_give_the_mean_over_both():
     for turns, axes in itertools.product((0, 1), ([], [4])):
         answer = with_place(torch.rot90(volume, turns, (3, 4)).flip(axes))
         views.append(torch.rot90(answer.flip(axes), -turns, (3, 4)))
-    answer = slide(volume, with_place, roi_size=(8, 12, 12), rotations=2, flips=("x",))
+    answer = slide(volume, with_place, window_size=(8, 12, 12), rotations=2, flips=("x",))
     torch.testing.assert_close(answer, sum(views) / 4, atol=1e-3, rtol=1e-5)
 
 
@@ -214,11 +211,14 @@ def test_a_network_that_breaks_down_is_reported(value):
         answer[0, 0, 3, 4, 5] = value
         return answer
 
-    with pytest.raises(FloatingPointError, match="answered with NaN or infinity: set precision to 'float32'"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"answered with NaN or infinity in the window at voxel \[0, 0, 0\] \(z, y, x\): set precision",
+    ):
         slide(noise(1, 1, *SHAPE), breaks_down)
 
 
-@pytest.mark.parametrize("inferer", [TomogramInferer(SHAPE, precision="bfloat16"), WindowInferer("bfloat16")])
+@pytest.mark.parametrize("inferer", [TomogramInferer(SHAPE, 0, precision="bfloat16"), WindowInferer("bfloat16")])
 def test_bfloat16_differs_a_little_from_float32(inferer):
     network, volume = tiny_network().eval(), noise(1, 1, *SHAPE)
     with torch.no_grad():
@@ -227,14 +227,14 @@ def test_bfloat16_differs_a_little_from_float32(inferer):
     assert 0 < (rounded - exact).abs().max() < 0.1
 
 
-@pytest.mark.parametrize("inferer", [TomogramInferer(SHAPE, precision="float32"), WindowInferer("float32")])
+@pytest.mark.parametrize("inferer", [TomogramInferer(SHAPE, 0, precision="float32"), WindowInferer("float32")])
 def test_float32_is_the_network_itself(inferer):
     network, volume = tiny_network().eval(), noise(1, 1, *SHAPE)
     with torch.no_grad():
         torch.testing.assert_close(inferer(volume, network), network(volume))
 
 
-@pytest.mark.parametrize("inferer", [TomogramInferer(WINDOW), WindowInferer()])
+@pytest.mark.parametrize("inferer", [TomogramInferer(WINDOW, 2), WindowInferer()])
 def test_the_network_sees_no_record_of_transforms_and_the_answer_has_none(inferer):
     seen = []
     answer = inferer(MetaTensor(noise(1, 1, *WINDOW)), lambda windows: seen.append(type(windows)) or windows)
@@ -257,16 +257,19 @@ def test_plain_keeps_the_values():
         ({"rotations": 5}, "rotations counts the quarter turns to average over, 1 to 4; got 5"),
         ({"flips": ("z", "w")}, r"flips names axes out of z, y and x, each once; got \['z', 'w'\]"),
         ({"flips": ("x", "x")}, r"flips names axes out of z, y and x, each once; got \['x', 'x'\]"),
-        ({"overlap": 1.0}, r"overlap is a share of the window, 0 <= overlap < 1; got 1\.0"),
-        ({"overlap": (0.25, -0.1, 0.25)}, r"overlap is a share of the window, .*; got \(0\.25, -0\.1, 0\.25\)"),
-        ({"roi_size": (8, 12)}, r"roi_size needs three sizes \(z, y, x\) of 1 voxel or more; got \(8, 12\)"),
-        ({"roi_size": (8, 0, 12)}, r"roi_size needs three sizes \(z, y, x\) of 1 voxel or more; got \(8, 0, 12\)"),
+        ({"overlap_voxels": -1}, "overlap_voxels must be 0 or more; got -1"),
+        ({"window_size": (8, 12)}, r"window_size needs three sizes \(z, y, x\) of 1 voxel or more; got \(8, 12\)"),
+        (
+            {"window_size": (8, 0, 12)},
+            r"window_size needs three sizes \(z, y, x\) of 1 voxel or more; got \(8, 0, 12\)",
+        ),
+        ({"memory_gib": 0}, "memory_gib must be positive; got 0"),
         ({"precision": "half"}, r"precision must be auto or one of \['float32', 'bfloat16', 'float16'\]; got 'half'"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_inferer_is_built(settings, message):
     with pytest.raises(ValueError, match=message):
-        TomogramInferer(**{"roi_size": WINDOW, **settings})
+        TomogramInferer(**{"window_size": WINDOW, "overlap_voxels": 2, **settings})
 
 
 def test_a_wrong_precision_of_training_windows_is_refused_when_the_inferer_is_built():

@@ -1,14 +1,14 @@
 import numpy as np
 import torch
+from scripts.inference.blending import BACKGROUND
 from scripts.inference.inferers import TomogramInferer
-from scripts.inference.window_cover import BACKGROUND
 from synthetic import SHAPE, box_mask
 
 
 def seen_windows(shape, region=None, answer=None, **settings):
     """Return the answer, and the number of windows that the network saw."""
     seen = []
-    settings = {"roi_size": (8, 12, 16), "overlap": 0.25, "precision": "float32", **settings}
+    settings = {"window_size": (8, 12, 16), "overlap_voxels": 2, "precision": "float32", **settings}
     volume = torch.rand((1, 1, *shape), generator=torch.Generator().manual_seed(3))
     region = None if region is None else torch.from_numpy(region)[None, None]
     result = TomogramInferer(**settings)(volume, lambda windows: seen.extend(windows) or windows, region=region)
@@ -17,12 +17,11 @@ def seen_windows(shape, region=None, answer=None, **settings):
 
 def test_windows_that_hold_nothing_of_the_region_are_skipped():
     shape = (16, 24, 64)
-    everything = seen_windows(shape, overlap=0.0)[2]
+    everything = seen_windows(shape, overlap_voxels=0)[2]
     mask = box_mask((slice(0, 8), slice(0, 12), slice(0, 64)), shape)
     mask[8:, 12:, 48:] = 1
     assert everything == 2 * 2 * 4
-    assert seen_windows(shape, mask, overlap=0.0)[2] == 4 + 1
-    assert seen_windows(shape, mask, overlap=0.0, sw_batch_size=3)[2] == 4 + 1
+    assert seen_windows(shape, mask, overlap_voxels=0)[2] == 4 + 1
 
 
 def test_windows_fall_in_proportion_to_a_slab():
@@ -41,7 +40,7 @@ def test_the_answer_is_that_of_the_network_in_the_region_and_background_far_from
 
 def test_a_region_that_is_everything_changes_nothing():
     volume = torch.rand((1, 1, *SHAPE))
-    inferer = TomogramInferer((8, 12, 16), rotations=2, flips=("z",), precision="float32")
+    inferer = TomogramInferer((8, 12, 16), 2, rotations=2, flips=("z",), precision="float32")
     region = torch.ones_like(volume, dtype=torch.uint8)
     assert torch.equal(inferer(volume, torch.sin, region=region), inferer(volume, torch.sin))
 
@@ -57,11 +56,11 @@ def test_a_rim_is_seen_with_what_is_around_it():
     volume = torch.ones(1, 1, *SHAPE)
     region = torch.zeros_like(volume)
     region[..., 6:14, 8:20, 10:26] = 1
-    inferer = TomogramInferer((8, 12, 16), overlap=0.5, precision="float32")
+    inferer = TomogramInferer((8, 12, 16), overlap_voxels=4, precision="float32")
     extents = []
     inferer(volume, lambda windows: extents.append(windows.shape) or windows, region=region)
-    box = inferer.box_around(region != 0)
-    assert [(part.start, part.stop) for part in box] == [(4, 16), (5, 23), (6, 30)]
+    box = inferer.box_around(region[0, 0] != 0, inferer.plan(SHAPE, torch.sin))
+    assert [(part.start, part.stop) for part in box] == [(4, 16), (6, 22), (8, 28)]
 
 
 def test_an_empty_region_asks_the_network_once():

@@ -71,12 +71,66 @@ def test_an_encoder_block_adds_its_update_to_what_goes_in(network, windows):
 def test_a_decoder_block_adds_nothing_to_its_update():
     block = tiny_network().grow[1]
     nn.init.zeros_(block.narrow.weight)
-    assert block(noise(1, 2, 5, 6, 7)).abs().max() == 0
+    assert block(noise(1, 2, 5, 6, 7), None).abs().max() == 0
+
+
+# The faster form: half of the resolution, a norm that does not depend on the window
+
+FAST = {"norm": "none", "output_stride": 2, "align_corners": False}
+
+
+def test_at_output_stride_2_the_finest_decoder_level_is_left_out():
+    whole, half = ConvNeXtUNet(widths="compact"), ConvNeXtUNet(widths="compact", output_stride=2)
+    left_out = {name for name, _ in whole.named_parameters()} - {name for name, _ in half.named_parameters()}
+    assert {name.split(".")[1] for name in left_out} == {"3"}
+    assert all(name.startswith("grow.3") for name in left_out)
+    assert half.head.weight.shape == whole.head.weight.shape
+
+
+@pytest.mark.parametrize("size", [(8, 12, 16), (7, 10, 13), (1, 2, 3)])
+def test_at_output_stride_2_a_logit_covers_two_voxels_along_each_axis(size):
+    answer = tiny_network(**FAST).eval()(noise(1, 1, *size))
+    assert answer.shape[2:] == tuple(-(-axis // 2) for axis in size)
+
+
+@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+@pytest.mark.parametrize("start", [(0, 8, 0), (8, 8, 8), (4, 12, 8)])
+def test_a_voxel_has_the_same_logit_in_every_window_that_starts_at_a_multiple_of_the_stride(norm, start):
+    network = tiny_network(**{**FAST, "norm": norm}).eval()
+    volume = noise(1, 1, 72, 72, 72)
+    assert network.stride == 4
+    assert not network.depends_on_window
+    window = volume[..., *(slice(first, first + 56) for first in start)]
+    with torch.no_grad():
+        whole, part = network(volume), network(window)
+    inside = whole[..., *(slice(first // 2, first // 2 + 28) for first in start)]
+    middle = (..., *(slice(12, 16),) * 3)  # 24 voxels from the rims of the window
+    torch.testing.assert_close(part[middle], inside[middle], atol=1e-5, rtol=1e-5)
+    assert (part - inside).abs().max() > 1e-4  # near its rim a window lacks what is around it
+
+
+@pytest.mark.parametrize("norm", ["group", "instance"])
+def test_some_norms_make_an_answer_depend_on_the_window(norm):
+    assert tiny_network(norm=norm).depends_on_window
+
+
+def test_upsampling_without_aligned_corners_keeps_the_distances():
+    ramp = torch.arange(6.0).reshape(1, 1, 6, 1, 1).expand(1, 1, 6, 2, 2)
+    line = upsample(ramp, 2, align_corners=False)[0, 0, 1:-1, 0, 0]
+    torch.testing.assert_close(line, torch.arange(0.25, 5, 0.5))
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_an_untrained_network_without_norms_keeps_the_size_of_its_signal(activation):
+    torch.manual_seed(0)
+    network = ConvNeXtUNet(widths="compact", activation=activation, **FAST).eval()
+    logits = network(0.5 + 0.2 * (noise(1, 1, 32, 48, 48) - 0.5) * math.sqrt(12))
+    assert 0.1 < logits.std() < 2
 
 
 def test_upsampling_keeps_the_corner_voxels():
     small = noise(1, 1, 2, 3, 4)
-    large = upsample(small, 2)
+    large = upsample(small, 2, align_corners=True)
     assert large.shape == (1, 1, 4, 6, 8)
     assert torch.equal(large[..., [0, -1], :, :][..., [0, -1], :][..., [0, -1]], small[..., ::1, ::2, ::3])
 
@@ -84,7 +138,7 @@ def test_upsampling_keeps_the_corner_voxels():
 @pytest.mark.parametrize("axis", [2, 3, 4])
 def test_upsampling_draws_a_straight_line_from_the_first_to_the_last_voxel(axis):
     ramp = torch.tensor([0.0, 3.0]).reshape([2 if one == axis else 1 for one in range(5)])
-    large = upsample(ramp, 2).movedim(axis, 0)[:, 0, 0, 0, 0]
+    large = upsample(ramp, 2, align_corners=True).movedim(axis, 0)[:, 0, 0, 0, 0]
     assert large.tolist() == pytest.approx([0, 1, 2, 3])
 
 
@@ -210,7 +264,9 @@ def test_without_a_word_the_prior_is_one_in_a_thousand():
         ({"kernel_size": 4}, "kernel_size must be positive and odd to keep the volume's shape; got 4"),
         ({"kernel_size": -1}, "kernel_size must be positive and odd to keep the volume's shape; got -1"),
         ({"stem_stride": 0}, "stem_stride must be 1 voxel or more; got 0"),
-        ({"norm": "none"}, r"norm must be one of \('group', 'instance', 'batch', 'layer'\); got 'none'"),
+        ({"norm": "no"}, r"norm must be one of \('group', 'instance', 'batch', 'layer', 'none'\); got 'no'"),
+        ({"activation": "tanh"}, r"activation must be one of \('gelu', 'relu'\); got 'tanh'"),
+        ({"output_stride": 4}, "output_stride must be 1 or stem_stride, 2; got 4"),
         ({"prior": 0}, "prior is a probability, 0 < prior < 1; got 0"),
         ({"prior": 1.0}, r"prior is a probability, 0 < prior < 1; got 1\.0"),
     ],

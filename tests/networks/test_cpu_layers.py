@@ -1,7 +1,7 @@
 import pytest
 import torch
 from scripts.networks import cpu_layers
-from scripts.networks.cpu_layers import DepthwiseConv3d, mix
+from scripts.networks.cpu_layers import DepthwiseConv3d, activate, double, mix
 from synthetic import tiny_network
 from torch import nn
 
@@ -17,18 +17,22 @@ def many_blocks(monkeypatch):
     monkeypatch.setattr(cpu_layers, "HIDDEN_BLOCK", 1000)
 
 
-def test_in_training_a_depthwise_convolution_stays_in_float32_under_autocast():
-    layer, features = DepthwiseConv3d(4, 3).train(), noise(1, 4, 5, 6, 7)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_depthwise_convolution_follows_autocast(training):
+    layer, features = DepthwiseConv3d(4, 3, bias=True).train(training), noise(1, 4, 5, 6, 7)
     with torch.autocast("cpu", torch.bfloat16):
-        answer = layer(features.bfloat16())
-    assert torch.equal(answer, layer(features.bfloat16().float()))
-    assert answer.dtype == torch.float32
+        answer = layer(features)
+    assert answer.dtype == torch.bfloat16
+    torch.testing.assert_close(answer.float(), layer(features), atol=0.01, rtol=0.02)
 
 
-def test_out_of_training_a_depthwise_convolution_follows_autocast():
-    layer = DepthwiseConv3d(4, 3).eval()
+def test_under_autocast_the_gradient_of_a_depthwise_kernel_stays_in_float32():
+    layer, features = DepthwiseConv3d(16, 3, bias=True).train(), noise(1, 16, 12, 20, 20) - 0.5
+    exact = gradients_of(layer(features), [layer.weight, layer.bias])
     with torch.autocast("cpu", torch.bfloat16):
-        assert layer(noise(1, 4, 5, 6, 7)).dtype == torch.bfloat16
+        rounded = gradients_of(layer(features), [layer.weight, layer.bias])
+    assert {gradient.dtype for gradient in rounded} == {torch.float32}
+    assert_equal_up_to_rounding(rounded, exact, 0.01)
 
 
 def plain_forward(network, x):
@@ -99,10 +103,39 @@ def mixing(bias):
     return [x, widen, narrow, *([noise(4).requires_grad_()] if bias else [])]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(2, 3, 4), (1, 5, 1)])
+def test_the_gradient_of_doubling_is_that_of_torch(size, dtype):
+    x = noise(2, 4, *size).to(dtype).requires_grad_()
+    ours, plain = double(x), nn.functional.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+    assert torch.equal(ours, plain)
+    assert "DoubleOnCpu" in str(ours.grad_fn)
+    share = 1e-5 if dtype == torch.float32 else 0.01
+    assert_equal_up_to_rounding(gradients_of(ours, [x]), gradients_of(plain, [x]), share)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
+def test_without_gradients_mixing_in_blocks_gives_the_answer_of_plain_layers(activation, many_blocks):
+    inputs = [tensor.detach() for tensor in mixing(bias=True)]
+    plain = nn.functional.conv3d(activate(nn.functional.conv3d(inputs[0], inputs[1]), activation), *inputs[2:])
+    with torch.no_grad():
+        torch.testing.assert_close(mix(*inputs, activation=activation), plain)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+def test_mixing_in_blocks_keeps_the_layout(layout, many_blocks):
+    x, *others = (tensor.detach() for tensor in mixing(bias=True))
+    with torch.no_grad():
+        assert mix(x.contiguous(memory_format=layout), *others).is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu"])
 @pytest.mark.parametrize("bias", [False, True])
-def test_mixing_in_blocks_gives_the_answer_and_gradients_of_plain_layers(bias, many_blocks):
+def test_mixing_in_blocks_gives_the_answer_and_gradients_of_plain_layers(bias, activation, many_blocks):
     inputs = mixing(bias)
-    ours, plain = mix(*inputs, training=True), mix(*inputs, training=False)
+    inputs = inputs if bias else [*inputs, None]
+    ours, plain = (mix(*inputs, training=training, activation=activation) for training in (True, False))
+    inputs = inputs[: 3 + bias]
     assert "MixOnCpu" in str(ours.grad_fn.next_functions) + str(ours.grad_fn)
     assert "MixOnCpu" not in str(plain.grad_fn)
     torch.testing.assert_close(ours, plain)

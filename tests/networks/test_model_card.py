@@ -57,6 +57,9 @@ def test_a_card_says_what_the_weights_are_of(model):
         "kernel_size": 3,
         "stem_stride": 2,
         "norm": "group",
+        "activation": "gelu",
+        "output_stride": 1,
+        "align_corners": True,
     }
     assert list(card["species"]) == ["a", "b"]
     assert (card["voxel_size_angstrom"], card["contrast"]) == (10.0, "bright")
@@ -69,7 +72,7 @@ def test_the_shipped_card_fits_the_shipped_weights_and_species(bundle_dir, shipp
     assert not load_weights(network_of(model), model, shipped_species, Spheres()).training
 
 
-@pytest.mark.parametrize("norm", ["group", "instance", "batch", "layer"])
+@pytest.mark.parametrize("norm", ["group", "instance", "batch", "layer", "none"])
 def test_the_network_comes_from_the_card(norm, tmp_path):
     wanted = tiny_network(seed=3, widths=(2, 4, 6), depths=(1, 2, 1), out_channels=3, norm=norm)
     model = write_weights(tmp_path / "mine.pt", wanted, make_species(3))

@@ -1,6 +1,16 @@
 import numpy as np
 import pytest
-from scripts.pages.figures import busiest_slice, colour_of, overlay_figure, save_figure, section_radius, sweep_figure
+from matplotlib.figure import Figure
+from PIL import Image
+from scripts.pages.figures import (
+    DOTS_PER_INCH,
+    busiest_slice,
+    colour_of,
+    overlay_figure,
+    save_figure,
+    section_radius,
+    sweep_figure,
+)
 from scripts.picks import Pick
 from synthetic import SHAPE, make_species
 
@@ -61,3 +71,15 @@ def test_the_sweep_marks_the_chosen_threshold():
     curve, mark = figure.axes[0].lines
     assert curve.get_ydata().tolist() == [0.1, 0.9, 0.5]
     assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (0.4, 0.9)
+
+
+def test_a_saved_figure_is_the_picture_that_matplotlib_saves(tmp_path):
+    figures = []
+    for _ in range(2):
+        figure = Figure(figsize=(3, 2), layout="constrained")
+        figure.subplots().imshow(np.random.default_rng(0).random((20, 30)))
+        figures.append(figure)
+    save_figure(figures[0], tmp_path / "ours.png")
+    figures[1].savefig(tmp_path / "theirs.png", dpi=DOTS_PER_INCH)
+    with Image.open(tmp_path / "ours.png") as ours, Image.open(tmp_path / "theirs.png") as theirs:
+        assert np.array_equal(np.asarray(ours), np.asarray(theirs.convert("RGB")))

@@ -114,8 +114,25 @@ def test_one_voxel_is_enough():
 
 def test_surer_voxels_pull_the_centre():
     volume = np.zeros(SHAPE, dtype=np.float32)
-    volume[5, 9, 11:13] = 0.75, 1.0  # 0.25 and 0.5 above the threshold
-    assert found_in(volume).centres_zyx_vox == pytest.approx(np.array([[5, 9, 11 + 2 / 3]]))
+    volume[5, 9, 11:13] = 0.75, 1.0
+    assert found_in(volume).centres_zyx_vox == pytest.approx(np.array([[5, 9, 11 + 1 / 1.75]]))
+
+
+def test_voxels_around_a_blob_pull_its_centre_and_no_others():
+    volume = np.zeros(SHAPE, dtype=np.float32)
+    volume[5, 9, 11:13] = 1.0, 0.4  # the second one lies below the threshold
+    volume[5, 9, 14] = 0.4  # does not touch it
+    found = found_in(volume)
+    assert found.centres_zyx_vox == pytest.approx(np.array([[5, 9, 11 + 0.4 / 1.4]]))
+    assert found.sizes.tolist() == [1]
+
+
+def test_a_voxel_between_two_blobs_pulls_both_and_none_pulls_another():
+    volume = np.zeros(SHAPE, dtype=np.float32)
+    volume[0, 0, 0:5] = 1.0, 0.2, 0.2, 0.2, 1.0
+    volume[0, 0, 6] = 1.0  # across the border of the volume there is nothing
+    centres = found_in(volume).centres_zyx_vox
+    assert centres == pytest.approx(np.array([[0, 0, 0.2 / 1.2], [0, 0, 4.6 / 1.2], [0, 0, 6.0]]))
 
 
 def test_equally_sure_voxels_pull_the_centre_alike():

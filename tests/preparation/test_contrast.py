@@ -42,6 +42,16 @@ def test_a_volume_too_small_or_too_even_to_tell_is_not_judged():
     assert smoothed_skewness(np.ones((72, 72, 72), dtype=np.float32), 10.0) is None
 
 
+@pytest.mark.parametrize("side", [1, 3, 7])
+def test_block_means_are_the_means_of_the_cubes(side):
+    volume = noise()
+    means = block_means(volume, side)
+    for index in np.ndindex(means.shape):
+        cube = tuple(slice(place * side, (place + 1) * side) for place in index)
+        assert means[index] == pytest.approx(volume[cube].mean(dtype=np.float64), abs=1e-6)
+    assert means.shape == tuple(size // side for size in volume.shape)
+
+
 def test_block_means_leave_out_what_fills_no_block():
     volume = np.arange(2 * 5 * 4, dtype=np.float32).reshape(2, 5, 4)
     means = block_means(volume, 4)

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from scripts.errors import InputError, InputWarning
+from scripts.preparation.batch import prepare_batch
 from scripts.preparation.contrast import block_means
-from scripts.preparation.region import LimitRegiond, fit_slab, is_inside, prepare_batch, sample_mask
+from scripts.preparation.region import LimitRegiond, fit_slab, is_inside, sample_mask
 from scripts.preparation.voxel_size import CheckVoxelSized
 from scripts.records import record_of
 from scripts.volumes.ome_zarr_writer import write_ome_zarr

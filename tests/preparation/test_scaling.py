@@ -1,9 +1,137 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from scripts.errors import InputError, InputWarning
-from scripts.preparation.scaling import ScalePercentilesd, replace_non_finite, scale_percentiles
+from scripts.preparation import scaling
+from scripts.preparation.scaling import (
+    CHUNK_VOXELS,
+    ScalePercentilesd,
+    is_finite,
+    percentiles_of,
+    replace_non_finite,
+    scale_between,
+    scale_percentiles,
+)
 from synthetic import SHAPE, image_of, noise
+
+DTYPES = ("float32", "float16", "int8", "int16", "uint16")
+percents = st.one_of(st.sampled_from([0, 1, 50, 99, 100]), st.floats(0, 100))
+
+
+def plainly_scaled(volume, lower=1.0, upper=99.0):
+    """Return the volume scaled as NumPy does it, in steps over the whole volume."""
+    scaled = np.array(volume, dtype=np.float32)
+    low, high = np.percentile(scaled.ravel(), (lower, upper)).tolist()
+    np.clip(scaled, low, high, out=scaled)
+    scaled -= np.float32(low)
+    scaled /= np.float32(high - low)
+    return np.clip(scaled, 0, 1, out=scaled)
+
+
+def assert_percentiles_are_numpys(volume, two=(1, 99)):
+    with np.errstate(all="ignore"):
+        expected = np.percentile(volume.astype(np.float32).ravel(), two)
+        assert np.array_equal(percentiles_of(volume, two), expected, equal_nan=True)
+
+
+# Percentiles
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), dtype=st.sampled_from(DTYPES), two=st.tuples(percents, percents))
+def test_the_percentiles_of_any_voxels_are_numpys(data, dtype, two):
+    volume = data.draw(hnp.arrays(dtype, hnp.array_shapes(min_dims=1, max_dims=4, max_side=8)))
+    assert_percentiles_are_numpys(volume, two)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, 300_000),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from(DTYPES),
+    spread=st.sampled_from([0.3, 3, 100]),
+    is_sorted=st.booleans(),
+    two=st.tuples(percents, percents),
+)
+def test_the_percentiles_of_many_voxels_are_numpys(size, seed, dtype, spread, is_sorted, two):
+    volume = (100 + spread * np.random.default_rng(seed).standard_normal(size)).clip(0, 127).astype(dtype)
+    assert_percentiles_are_numpys(np.sort(volume) if is_sorted else volume, two)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.integers(1, 200_000),
+    share=st.floats(0, 1),
+    values=st.tuples(*[st.floats(width=32)] * 2),
+    two=st.tuples(percents, percents),
+)
+def test_the_percentiles_of_two_values_are_numpys(size, share, values, two):
+    first, second = values
+    volume = np.where(np.random.default_rng(size).random(size) < share, first, second).astype(np.float32)
+    assert_percentiles_are_numpys(volume, two)
+
+
+@pytest.mark.parametrize("turn", [(0, 1, 2), (2, 0, 1)])
+@pytest.mark.parametrize("steps", [slice(None), slice(None, None, -2)])
+def test_the_order_in_memory_does_not_matter(turn, steps):
+    assert_percentiles_are_numpys(noise().transpose(turn)[:, steps], (1, 99))
+
+
+def test_values_that_no_sampled_voxel_has_are_found():
+    volume = np.zeros((3, CHUNK_VOXELS), dtype=np.float32)
+    volume[:, np.arange(CHUNK_VOXELS) % scaling.SAMPLE_STEP != 0] = noise(shape=(3, 65404))
+    assert (volume[:, :: scaling.SAMPLE_STEP] == 0).all()
+    assert_percentiles_are_numpys(volume, (1, 99))
+    assert_percentiles_are_numpys(volume, (20, 51))
+    for rank in [np.count_nonzero(volume < 0), np.count_nonzero(volume <= 0)]:  # the first 0, the first above 0
+        assert_percentiles_are_numpys(volume, 100 * (rank + np.array([-1, 0])) / (volume.size - 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_percentiles_of_a_large_volume_take_a_sample_and_one_pass(monkeypatch, dtype):
+    passes = []
+    chunks_of = scaling._chunks_of
+    monkeypatch.setattr(scaling, "_chunks_of", lambda volume: passes.append(1) or chunks_of(volume))
+    volume = 60 + 9 * np.random.default_rng(3).standard_normal((40, 200, 210))
+    volume += np.linspace(0, 30, 40)[:, None, None]  # no slab is like the others
+    assert_percentiles_are_numpys(volume.clip(0, 127).astype(dtype))
+    assert len(passes) == 2
+
+
+def test_a_nan_makes_both_percentiles_nan():
+    volume = noise()
+    volume[-1, -1, -1] = np.nan
+    assert np.isnan(percentiles_of(volume, (1, 99))).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_voxel_that_is_not_finite_is_noticed(value):
+    volume = np.zeros((2, CHUNK_VOXELS), dtype=np.float32)
+    assert is_finite(volume)
+    volume[1, 7] = value
+    assert not is_finite(volume)
+    assert is_finite(np.zeros(3, dtype=np.int16))
+
+
+# Scaling
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scaling_by_chunks_gives_every_voxel_what_scaling_at_once_gives(dtype):
+    volume = (100 * noise(shape=(3, 200, 210))).clip(-128, 127).astype(dtype)
+    assert np.array_equal(scale_percentiles(volume, 2, 97), plainly_scaled(volume, 2, 97))
+
+
+def test_slabs_scaled_one_by_one_are_the_scaled_volume():
+    volume = noise()
+    low, high = percentiles_of(volume, (1, 99))
+    slabs = [scale_between(volume[start : start + 3], low, high) for start in range(0, len(volume), 3)]
+    assert np.array_equal(np.concatenate(slabs), scale_percentiles(volume))
+    assert scale_between(volume, low, high, out=volume) is volume
+    assert np.array_equal(volume, np.concatenate(slabs))
 
 
 def test_scaling_takes_percentiles_1_and_99_to_0_and_1():

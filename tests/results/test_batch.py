@@ -142,8 +142,8 @@ def test_what_is_done_is_skipped(data, reference):
     ("settings", "line"),
     [
         (
-            {"inference_overlap": 0.5},
-            r"was picked with other settings: TomogramInferer overlap was 0.25, now it is 0.5. Set",
+            {"inference_overlap_voxels": 12},
+            r"was picked with other settings: TomogramInferer overlap_voxels was 80, now it is 12. Set",
         ),
         ({"probability_thresholds": {"ribosome": 0.7}}, r"settings: Species 'apo-ferritin' probability_threshold was"),
         (

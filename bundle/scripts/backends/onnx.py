@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scripts.backends.exported_file import require_exported, write_exported
 from scripts.errors import InputError
-from scripts.networks.model_card import check_model, current_card
+from scripts.networks.model_card import check_model, current_card, output_stride_of
 from scripts.species import SpeciesSet
 
 Shape = list[int | str]
@@ -70,7 +70,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, path: str | Path, species_set: SpeciesSet | None = None, painter: Any = None) -> None:
         super().__init__()
         require_exported(path, "onnx")
-        check_model(path, species_set, painter)
+        self.output_stride = output_stride_of(check_model(path, species_set, painter))
         self.path, self.session = path, _open_session(path)
         (given,) = self.session.get_inputs()
         self.input_name, self.input_shape = str(given.name), list(given.shape)
@@ -84,7 +84,7 @@ class OnnxNetwork(nn.Module):
         if not fits(windows.shape, self.input_shape):
             raise InputError(
                 f"{self.path} takes windows of shape {self.input_shape}; got {list(windows.shape)}. Set "
-                "inference_window_size and inference_batch_size to it, or export with dynamic_axes."
+                "inference_window_size to it, or export with dynamic_axes."
             )
         (logits,) = self.session.run(None, {self.input_name: windows.float().cpu().numpy()})
         return torch.from_numpy(logits).to(windows.device)

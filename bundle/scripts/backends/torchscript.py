@@ -12,7 +12,7 @@ from torch import nn
 
 from scripts.backends.exported_file import require_exported, write_exported
 from scripts.errors import InputError
-from scripts.networks.model_card import check_model, current_card
+from scripts.networks.model_card import check_model, current_card, output_stride_of
 from scripts.networks.weights import UNREADABLE, check_whole
 from scripts.species import SpeciesSet
 
@@ -55,10 +55,12 @@ def load_torchscript(
         InputError: the file is missing, damaged or no TorchScript, or of other species or another painter.
     """
     require_exported(path, "torchscript")
-    check_model(path, species_set, painter)
+    card = check_model(path, species_set, painter)
     try:
         check_whole(path)
         network: nn.Module = torch.jit.load(str(path), map_location=device)
     except UNREADABLE as error:
         raise InputError(f"{path} is no TorchScript file, or it is damaged or cut short.") from error
+    if not hasattr(network, "output_stride"):  # a trace keeps no attributes
+        network.output_stride = output_stride_of(card)  # type: ignore[assignment]
     return network.eval()

@@ -62,4 +62,7 @@ class AverageWeights:
         for average, value in zip(self.averaged.parameters(), self.network.parameters(), strict=True):
             average.lerp_(value, share)
         for kept, statistic in zip(self.averaged.buffers(), self.network.buffers(), strict=True):
-            kept.copy_(statistic)
+            if kept.is_floating_point():  # of batch norms, which follow the last few batches
+                kept.lerp_(statistic, share)
+            else:
+                kept.copy_(statistic)

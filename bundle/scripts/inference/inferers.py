@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from monai.data import MetaTensor
-from monai.inferers import SimpleInferer, SlidingWindowInferer
-from monai.utils import ensure_tuple_rep
+from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from scripts.inference.precision import autocast, check_precision
-from scripts.inference.window_cover import BACKGROUND, SkipWindowsOutside, part_to_cover
+from scripts.file_pages import release_file_pages
+from scripts.inference.blending import BACKGROUND, BlendedLogits
+from scripts.inference.precision import autocast, check_precision, number_format
+from scripts.inference.threads import in_threads
+from scripts.inference.window_cover import (
+    VALUES_PER_VOXEL,
+    Window,
+    WindowPlan,
+    largest_window,
+    part_to_cover,
+    voxels_in_memory,
+    windows_along,
+)
 
 SPATIAL_AXES = {"z": -3, "y": -2, "x": -1}
+DEFAULT_WINDOW = (64, 128, 128)
+AT_ONCE = 2  # windows in threads of their own, on a CPU
+CPU = torch.device("cpu")
+MOST_SPECIES = 6  # logits that the estimate of the memory allows for
 
 
 class WindowInferer(SimpleInferer):
@@ -37,18 +54,19 @@ class WindowInferer(SimpleInferer):
             return network(plain(inputs), *args, **kwargs).float()
 
 
-class TomogramInferer(SlidingWindowInferer):
-    """Slide a window over a tomogram in every view (rotated, mirrored), and average the logits of the views.
+class TomogramInferer(Inferer):
+    """Slide a window over a tomogram, average the logits of its views (rotated, mirrored), and blend the windows.
 
-    With a region, the windows cover only its bounding box, extended by half of the overlap of two windows, so that a
-    voxel at the region's edge has as much context as one between two windows. Windows without a voxel of the region
-    skip the network, except for the first one, whose output gives the number of channels. Skipped windows and
-    everything outside the box get the logit `window_cover.BACKGROUND`.
+    Finished layers of logits are kept in float16, those under way in float32, so that memory holds little more than the
+    volume. Where a network's answer does not depend on the window, windows are as large as the memory allows, because
+    large windows share less. With a region, windows cover only its bounding box and some context around it; windows
+    without a voxel of the region skip the network. These and everything outside the box get the logit
+    `window_cover.BACKGROUND`.
 
     Args:
-        roi_size: window ``(z, y, x)`` in voxels.
-        sw_batch_size: number of windows per forward pass.
-        overlap: share of a window that the next one overlaps, one number or one per axis ``(z, y, x)``.
+        window_size: ``(z, y, x)`` in voxels; None chooses it, see `window_for`.
+        overlap_voxels: number of voxels that neighbouring windows share along an axis, at least; at most half a window.
+        memory_gib: limit of the whole program, for the choice of the window.
         rotations: number of orientations in the xy plane, a quarter turn apart: 1 (as it is) to 4.
         flips: axes to mirror along, out of ``z``, ``y`` and ``x``; every combination is one view.
         precision: see `precision.number_format`.
@@ -59,39 +77,40 @@ class TomogramInferer(SlidingWindowInferer):
         Views and the averaging of logits: the CZII CryoET challenge's top solutions.
     """
 
-    unrecorded = ("memory_format",)
+    unrecorded = ("memory_format", "progress")
 
     def __init__(
         self,
-        roi_size: Sequence[int],
-        sw_batch_size: int = 1,
-        overlap: float | Sequence[float] = 0.25,
+        window_size: Sequence[int] | None = None,
+        overlap_voxels: int = 80,
+        memory_gib: float = 2.0,
         rotations: int = 1,
         flips: Sequence[str] = (),
         precision: str = "auto",
         progress: bool = False,
         memory_format: torch.memory_format | None = None,
     ) -> None:
+        super().__init__()
         if rotations not in (1, 2, 3, 4):
             raise ValueError(f"rotations counts the quarter turns to average over, 1 to 4; got {rotations}.")
         if not set(flips) <= set(SPATIAL_AXES) or len(set(flips)) < len(flips):
             raise ValueError(f"flips names axes out of z, y and x, each once; got {list(flips)}.")
-        if len(roi_size) != 3 or min(roi_size) < 1:
-            raise ValueError(f"roi_size needs three sizes (z, y, x) of 1 voxel or more; got {roi_size}.")
-        if not all(0 <= share < 1 for share in ensure_tuple_rep(overlap, 3)):
-            raise ValueError(f"overlap is a share of the window, 0 <= overlap < 1; got {overlap}.")
-        super().__init__(
-            roi_size=roi_size, sw_batch_size=sw_batch_size, overlap=overlap, mode="gaussian", progress=progress
-        )
+        if window_size is not None and (len(window_size) != 3 or min(window_size) < 1):
+            raise ValueError(f"window_size needs three sizes (z, y, x) of 1 voxel or more; got {window_size}.")
+        if overlap_voxels < 0:
+            raise ValueError(f"overlap_voxels must be 0 or more; got {overlap_voxels}.")
+        if not memory_gib > 0:
+            raise ValueError(f"memory_gib must be positive; got {memory_gib}.")
+        self.window_size, self.overlap_voxels, self.memory_gib = window_size, overlap_voxels, memory_gib
         self.rotations, self.flips, self.precision = rotations, tuple(flips), check_precision(precision)
-        self.memory_format = memory_format
+        self.progress, self.memory_format = progress, memory_format
 
     def views(self) -> Iterator[tuple[int, list[int]]]:
         """Yield each view: its number of quarter turns in xy, and the axes that it mirrors."""
         for turns, mirrored in product(range(self.rotations), product((False, True), repeat=len(self.flips))):
             yield turns, [SPATIAL_AXES[axis] for axis, mirror in zip(self.flips, mirrored, strict=True) if mirror]
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
         inputs: Tensor,
         network: Callable[..., Tensor],
@@ -99,66 +118,141 @@ class TomogramInferer(SlidingWindowInferer):
         region: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Return the mean logits ``(B, C, Z, Y, X)`` of the tomograms ``(B, 1, Z, Y, X)``.
+        """Return the logits of tomograms, in float32 or, see `BlendedLogits`, in float16.
 
         Args:
-            inputs: the tomograms.
-            network: maps windows to logits.
+            inputs: the tomograms ``(B, 1, Z, Y, X)``.
+            network: maps windows to logits, which may be coarser by its attribute ``output_stride``.
             args: passed on to the network, like ``kwargs``.
             region: mask of the shape of ``inputs``, 0 outside; None for the whole volume.
+
+        Returns:
+            ``(B, C, Z, Y, X)``, the axes divided by the network's output stride and rounded up.
 
         Raises:
             FloatingPointError: the logits contain NaN or infinity.
         """
-        volume = plain(inputs)
+        volumes = plain(inputs)
         if self.memory_format is not None and isinstance(network, nn.Module):
             network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
         def answer_of(windows: Tensor) -> Tensor:
             with autocast(self.precision, windows.device):
-                answer = network(windows, *args, **kwargs)
-            return answer.to(torch.float32, copy=True)  # MONAI multiplies the result in place
+                return self.mean_of_views(windows, lambda view: network(view, *args, **kwargs))
 
-        if region is None:
-            mean = self.mean_of_views(volume, answer_of)
-        else:
-            wanted = plain(region) != 0
-            box = (slice(None), slice(None), *self.box_around(wanted))
-            inside = self.mean_of_views(volume[box], answer_of, wanted[box])
-            mean = inside.new_full((*inside.shape[:2], *volume.shape[2:]), BACKGROUND)
-            mean[box] = inside
-        if not torch.isfinite(mean.sum()):
-            raise FloatingPointError(
-                "the network answered with NaN or infinity: set precision to 'float32', or the weights are damaged."
-            )
-        return mean
+        plans = [self.plan(volume.shape[1:], network, volume.device) for volume in volumes]
+        regions = [None] * len(volumes) if region is None else [one[0] != 0 for one in plain(region)]
+        return torch.stack(
+            [
+                self.logits_of(volume[0], answer_of, plan, wanted)
+                for volume, plan, wanted in zip(volumes, plans, regions, strict=True)
+            ]
+        )
 
-    def mean_of_views(
-        self, volume: Tensor, answer_of: Callable[[Tensor], Tensor], region: Tensor | None = None
+    def plan(self, shape: Sequence[int], network: Callable[..., Tensor], device: torch.device = CPU) -> WindowPlan:
+        """Return which windows cover a volume ``(Z, Y, X)``.
+
+        If a window has no size yet, it is `DEFAULT_WINDOW` for a network whose answer depends on the window (its
+        attribute ``depends_on_window``), and else as large as the memory allows. Windows start at multiples of the
+        network's stride, where it states one.
+        """
+        stride = int(getattr(network, "output_stride", 1))
+        free = not getattr(network, "depends_on_window", True)
+        align = int(getattr(network, "stride", stride)) if free else stride
+        window = self.window_size or DEFAULT_WINDOW
+        at_once = AT_ONCE if device.type == "cpu" and not getattr(network, "has_own_threads", False) else 1
+        if free and self.window_size is None:
+            logits_bytes = MOST_SPECIES * 4 * math.prod(shape) // stride**3
+            values = getattr(network, "values_per_voxel", VALUES_PER_VOXEL)
+            per_voxel = at_once * values * number_format(self.precision, device).itemsize
+            most = voxels_in_memory(self.memory_gib, shape, logits_bytes, per_voxel)
+            window = largest_window(shape, self.overlap_voxels, align, most)
+        if free:  # what lies beyond the volume's end is the same for every grid of windows
+            window = [min(side, -(-size // align) * align) for side, size in zip(window, shape, strict=True)]
+        overlap = tuple(min(self.overlap_voxels, side // 2) for side in window)
+        return WindowPlan(tuple(window), overlap, align, stride, at_once)
+
+    def logits_of(
+        self, volume: Tensor, answer_of: Callable[[Tensor], Tensor], plan: WindowPlan, region: Tensor | None = None
     ) -> Tensor:
-        """Return the logits averaged over the views; windows without a voxel of the region skip the network."""
+        """Return the logits ``(C, Z, Y, X)`` of a volume ``(Z, Y, X)``, by ``plan.output_stride`` coarser."""
+        if region is None:
+            return self.blend(volume, answer_of, plan)
+        box = self.box_around(region, plan)
+        inside = self.blend(volume[box], answer_of, plan, region[box])
+        coarse = plan.output_stride
+        answer = inside.new_full((len(inside), *(-(-size // coarse) for size in volume.shape)), BACKGROUND)
+        first = [part.start // coarse for part in box]
+        answer[:, *(slice(start, start + size) for start, size in zip(first, inside.shape[1:], strict=True))] = inside
+        return answer
+
+    def blend(
+        self, volume: Tensor, answer_of: Callable[[Tensor], Tensor], plan: WindowPlan, region: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits of a volume, window by window; those without a voxel of the region skip the network."""
+        layers, rows, columns = (
+            windows_along(size, window, overlap, plan.align, plan.output_stride, volume.device)
+            for size, window, overlap in zip(volume.shape, plan.window_size, plan.overlap, strict=True)
+        )
+        blended = BlendedLogits(volume.shape, plan.output_stride, self.memory_gib)
+        grid = list(product(layers, rows, columns))
+
+        def box_of(place: tuple[Window, ...]) -> tuple[slice, ...]:
+            return tuple(
+                slice(along.start, along.start + size) for along, size in zip(place, plan.window_size, strict=True)
+            )
+
+        def is_outside(place: tuple[Window, ...]) -> bool:
+            return region is not None and not bool(region[box_of(place)].any())
+
+        def logits_at(place: tuple[Window, ...]) -> Tensor | None:
+            outside = is_outside(place)
+            if outside and place is not grid[0]:  # the first window tells the number of channels
+                return None
+            answer = answer_of(_filled(volume[box_of(place)], plan.window_size)[None, None])[0]
+            if not torch.isfinite(answer.sum()):
+                start = [along.start for along in place]
+                raise FloatingPointError(
+                    f"the network answered with NaN or infinity in the window at voxel {start} (z, y, x): set "
+                    "precision to 'float32', or the weights are damaged."
+                )
+            return torch.full_like(answer, BACKGROUND) if outside else answer
+
+        answers = in_threads(logits_at, grid, plan.at_once)
+        progress = tqdm(grid, desc="windows", unit="window", leave=False, disable=not self.progress)
+        for place, answer in zip(progress, answers, strict=True):
+            blended.add(answer, place)
+            release_file_pages(volume)
+        return blended.finish()
+
+    def mean_of_views(self, window: Tensor, answer_of: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the logits of windows in float32, averaged over the views."""
         total: Tensor | None = None
         views = list(self.views())
-        logits_of = answer_of if region is None else SkipWindowsOutside(answer_of)
         for turns, axes in views:
-            kept = {} if region is None else {"condition": torch.rot90(region, turns, (-2, -1)).flip(axes)}
-            view = torch.rot90(volume, turns, (-2, -1)).flip(axes)
-            answer = super().__call__(view, logits_of, **kept)
-            assert isinstance(answer, Tensor)
-            logits = torch.rot90(answer.flip(axes), -turns, (-2, -1))
-            total = logits if total is None else total.add_(logits)
+            if turns == 0 and not axes:  # torch would copy it
+                logits = answer_of(window).float()
+            else:
+                answer = answer_of(torch.rot90(window, turns, (-2, -1)).flip(axes)).float()
+                logits = torch.rot90(answer.flip(axes), -turns, (-2, -1))
+            total = logits if total is None else total + logits
         assert total is not None
-        return total if len(views) == 1 else total.div_(len(views))
+        return total if len(views) == 1 else total / len(views)
 
-    def box_around(self, region: Tensor) -> tuple[slice, ...]:
-        """Return the box ``(z, y, x)`` that the windows have to cover for a region ``(B, 1, Z, Y, X)``."""
-        places = region.flatten(0, 1).any(dim=0)
-        layers = places.any(dim=2).any(dim=1), places.any(dim=2).any(dim=0), places.any(dim=1).any(dim=0)
-        windows, shares = ensure_tuple_rep(self.roi_size, 3), ensure_tuple_rep(self.overlap, 3)
+    def box_around(self, region: Tensor, plan: WindowPlan) -> tuple[slice, ...]:
+        """Return the box ``(z, y, x)`` that the windows have to cover for a region ``(Z, Y, X)``."""
+        layers = region.any(dim=2).any(dim=1), region.any(dim=2).any(dim=0), region.any(dim=1).any(dim=0)
         return tuple(
-            part_to_cover(inside, window, round(window * share / 2))
-            for inside, window, share in zip(layers, windows, shares, strict=True)
+            part_to_cover(inside, window, overlap // 2, plan.align)
+            for inside, window, overlap in zip(layers, plan.window_size, plan.overlap, strict=True)
         )
+
+
+def _filled(window: Tensor, size: Sequence[int]) -> Tensor:
+    """Return a window in float32, filled with zeros at the far ends up to its size."""
+    missing = [wanted - have for wanted, have in zip(size, window.shape, strict=True)]
+    window = window.float()
+    return F.pad(window, [0, missing[2], 0, missing[1], 0, missing[0]]) if any(missing) else window
 
 
 def plain(volume: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch.nn.grad import conv2d_weight
 
 # Planes per partial sum; summing the whole volume in one float32 accumulator would lose about three digits.
 SUMMED_PLANES = 8
-HIDDEN_BLOCK = 2**18  # elements of a hidden tensor that fit in the cache of a core
-HIDDEN_LARGE = 2**24  # elements from which computing a hidden tensor twice is faster than storing it
+SUMMED_ROWS = 1024  # rows per partial sum
+HIDDEN_BLOCK = 2**19  # elements of a hidden tensor that fit in the cache of a core
+HIDDEN_LARGE = 2**20  # elements from which computing a hidden tensor twice is faster than storing it
 
 
 class DepthwiseOnCpu(torch.autograd.Function):
@@ -22,42 +24,54 @@ class DepthwiseOnCpu(torch.autograd.Function):
     oneDNN has a dedicated kernel for the forward pass of 3D depthwise convolutions, but not for their two gradients,
     which take eight to twelve times as long. Both can be computed with fast kernels: the gradient of the volume is a
     convolution with the mirrored kernel; the gradient of the kernel splits into 2D convolutions, one per plane of the
-    kernel.
+    kernel, which are computed in float32, because they are several times slower in bfloat16.
 
     Shape:
-        ``(B, channels, Z, Y, X)`` and ``(channels, 1, K, K, K)``, K odd -> ``(B, channels, Z, Y, X)``.
+        ``(B, channels, Z, Y, X)``, ``(channels, 1, K, K, K)``, K odd, and ``(channels)`` or None ->
+        ``(B, channels, Z, Y, X)`` in autocast's dtype.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return every channel of ``x`` convolved with its own kernel."""
+        x = x.to(autocast_dtype(x))
         ctx.save_for_backward(x, weight)
-        return _depthwise(x, weight)
+        return _depthwise(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradients of the volume and of the kernel."""
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients of the volume, of the kernel and of the bias."""
         x, weight = ctx.saved_tensors
-        of_x, of_weight = ctx.needs_input_grad
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        mirrored = weight.flip(2, 3, 4).to(gradient.dtype)
         return (
-            _depthwise(gradient, weight.flip(2, 3, 4)) if of_x else None,
-            _depthwise_weight_gradient(x, gradient, weight.shape[-1]) if of_weight else None,
+            _depthwise(gradient, mirrored) if of_x else None,
+            _depthwise_weight_gradient(x, gradient, weight.shape[-1]).to(weight.dtype) if of_weight else None,
+            _sum_of_rows(_rows(gradient)).to(weight.dtype) if of_bias else None,
         )
 
 
-def _depthwise(x: Tensor, weight: Tensor) -> Tensor:
-    return F.conv3d(x, weight, padding=weight.shape[-1] // 2, groups=weight.shape[0])
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """Return the floating-point format that an operation on a tensor computes in on a CPU."""
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def _depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return F.conv3d(x, weight, bias, padding=weight.shape[-1] // 2, groups=weight.shape[0])
 
 
 def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, side: int) -> Tensor:
     channels, depth = x.shape[1], x.shape[2]
-    total = x.new_zeros(side, channels, 1, side, side)
-    for kernel_plane, shift in enumerate(range(-(side // 2), side // 2 + 1)):
-        planes = depth - abs(shift)  # of the volume that overlap with this plane of the kernel
-        if planes <= 0:
-            continue
-        for volume, answer in zip(x, gradient, strict=True):  # one by one, because slices of a batch would be copied
+    exact = torch.promote_types(x.dtype, torch.float32)
+    total = x.new_zeros(side, channels, 1, side, side, dtype=exact)
+    for volume, answer in zip(x, gradient, strict=True):  # one by one, because slices of a batch would be copied
+        volume, answer = volume.to(exact), answer.to(exact)
+        for kernel_plane, shift in enumerate(range(-(side // 2), side // 2 + 1)):
+            planes = depth - abs(shift)  # of the volume that overlap with this plane of the kernel
+            if planes <= 0:
+                continue
             inputs = volume.narrow(1, max(shift, 0), planes).transpose(0, 1).split(SUMMED_PLANES)
             gradients = answer.narrow(1, max(-shift, 0), planes).transpose(0, 1).split(SUMMED_PLANES)
             for some, of_some in zip(inputs, gradients, strict=True):
@@ -70,28 +84,24 @@ def _depthwise_weight_gradient(x: Tensor, gradient: Tensor, side: int) -> Tensor
 class DepthwiseConv3d(nn.Conv3d):
     """Depthwise convolution: each channel has its own kernel, and the shape is kept.
 
-    During training on a CPU it computes in float32 even under bfloat16 autocast, because the gradient of a depthwise
-    kernel takes up to five times longer in bfloat16.
-
     Shape:
         ``(B, channels, Z, Y, X)`` -> the same.
     """
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
-        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False)
+    def __init__(self, channels: int, kernel_size: int, bias: bool = False) -> None:
+        super().__init__(channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return every channel convolved with its own kernel."""
         if not torch.jit.is_scripting() and self.training and x.device.type == "cpu":
-            with torch.autocast("cpu", enabled=False):
-                fast: Tensor = DepthwiseOnCpu.apply(x.float(), self.weight)  # type: ignore[no-untyped-call]
-                return fast
+            fast: Tensor = DepthwiseOnCpu.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+            return fast
         plain: Tensor = self._conv_forward(x, self.weight, self.bias)
         return plain
 
 
 class MixOnCpu(torch.autograd.Function):
-    """Two pointwise layers with a GELU between them, computed for one block of voxels at a time.
+    """Two pointwise layers with an activation between them, computed for one block of voxels at a time.
 
     The hidden channels between the layers are the network's largest tensors. Computed block by block, they stay in the
     cache. They are discarded and computed again in the backward pass, which is faster than writing them to memory and
@@ -103,22 +113,15 @@ class MixOnCpu(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, widen: Tensor, narrow: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, widen: Tensor, narrow: Tensor, bias: Tensor | None, activation: str) -> Tensor:
         """Return what `mix` computes."""
         ctx.save_for_backward(x, widen, narrow)
-        ctx.dtype = dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        voxels, widen, narrow = _rows(x), widen.to(dtype), narrow.to(dtype)
-        answer = voxels.new_empty(len(voxels), len(narrow), dtype=dtype)
-        step = _block_length(widen)
-        for block, out in zip(voxels.split(step), answer.split(step), strict=True):
-            torch.mm(F.gelu(block.to(dtype) @ widen.T), narrow.T, out=out)
-        if bias is not None:
-            answer += bias.to(dtype)
-        return _volumes(answer, x)
+        ctx.dtype, ctx.activation = autocast_dtype(x), activation
+        return mix_in_blocks([x], widen, narrow, bias, activation)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None, None]:
         """Return the gradients of the voxels, of both matrices and of the bias."""
         x, *matrices = ctx.saved_tensors
         exact = torch.promote_types(ctx.dtype, torch.float32)  # bfloat16 is too coarse for a sum over many blocks
@@ -130,18 +133,57 @@ class MixOnCpu(torch.autograd.Function):
         for block, of_answer, of_block in zip(
             voxels.split(step), gradient.split(step), of_voxels.split(step), strict=True
         ):
-            block = block.to(ctx.dtype)
+            block, of_answer = block.to(ctx.dtype), of_answer.to(ctx.dtype)
             hidden = block @ widen.T
-            of_narrow += of_answer.T @ F.gelu(hidden)
-            of_hidden = torch.ops.aten.gelu_backward(of_answer @ narrow, hidden)
+            of_hidden = of_answer @ narrow
+            if ctx.activation == "relu":
+                active = hidden.relu_()
+                of_hidden = torch.ops.aten.threshold_backward(of_hidden, active, 0)
+            else:
+                active = F.gelu(hidden)
+                of_hidden = torch.ops.aten.gelu_backward(of_hidden, hidden)
+            of_narrow += of_answer.T @ active
             of_widen += of_hidden.T @ block
             of_block.copy_(of_hidden @ widen)
-        of_bias = gradient.sum(0, dtype=exact) if ctx.needs_input_grad[3] else None
-        return _volumes(of_voxels, x), of_widen, of_narrow, of_bias
+        of_bias = _sum_of_rows(gradient).to(exact) if ctx.needs_input_grad[3] else None
+        return _volumes(of_voxels, x), of_widen, of_narrow, of_bias, None
+
+
+def mix_in_blocks(
+    parts: Sequence[Tensor], widen: Tensor, narrow: Tensor, bias: Tensor | None, activation: str
+) -> Tensor:
+    """Return what `mix` computes, for matrices instead of kernels and without gradients, in autocast's dtype.
+
+    Args:
+        parts: the channels, in one or several tensors ``(B, channels, Z, Y, X)``.
+        widen: ``(hidden, channels of all parts)``.
+        narrow: ``(out_channels, hidden)``.
+        bias: ``(out_channels)``, or None.
+        activation: see `activate`.
+    """
+    dtype = autocast_dtype(parts[0])
+    matrices = [one.T for one in widen.to(dtype).split([part.shape[1] for part in parts], dim=1)]
+    voxels, narrow, step = [_rows(part) for part in parts], narrow.to(dtype).T, _block_length(widen)
+    answer = voxels[0].new_empty(len(voxels[0]), narrow.shape[1], dtype=dtype)
+    for *blocks, out in zip(*(rows.split(step) for rows in (*voxels, answer)), strict=True):
+        hidden = blocks[0].to(dtype) @ matrices[0]
+        for block, matrix in zip(blocks[1:], matrices[1:], strict=True):
+            hidden.addmm_(block.to(dtype), matrix)
+        torch.mm(hidden.relu_() if activation == "relu" else F.gelu(hidden), narrow, out=out)
+    if bias is not None:
+        answer += bias.to(dtype)
+    return _volumes(answer, parts[0])
 
 
 def _rows(volumes: Tensor) -> Tensor:
     return volumes.permute(0, 2, 3, 4, 1).flatten(0, 3)
+
+
+def _sum_of_rows(rows: Tensor) -> Tensor:
+    """Return the sum over the rows, in float32 or better: block by block as a matrix product, which is fast."""
+    ones = rows.new_ones(1, min(len(rows), SUMMED_ROWS))
+    sums = [(ones[:, : len(block)] @ block)[0] for block in rows.split(SUMMED_ROWS)]
+    return torch.stack(sums).sum(0, dtype=torch.promote_types(rows.dtype, torch.float32))
 
 
 def _volumes(rows: Tensor, like: Tensor) -> Tensor:
@@ -153,17 +195,77 @@ def _block_length(widen: Tensor) -> int:
     return max(HIDDEN_BLOCK // len(widen), 1)
 
 
-def mix(x: Tensor, widen: Tensor, narrow: Tensor, bias: Tensor | None = None, training: bool = False) -> Tensor:
-    """Mix the channels of every voxel: ``narrow @ gelu(widen @ channels) + bias``.
+def activate(x: Tensor, activation: str) -> Tensor:
+    """Return ``gelu(x)`` or ``relu(x)``."""
+    return F.relu(x) if activation == "relu" else F.gelu(x)
 
-    During training on a CPU, large tensors are computed by `MixOnCpu`.
+
+def mix(
+    x: Tensor,
+    widen: Tensor,
+    narrow: Tensor,
+    bias: Tensor | None = None,
+    training: bool = False,
+    activation: str = "gelu",
+) -> Tensor:
+    """Mix the channels of every voxel: ``narrow @ activation(widen @ channels) + bias``.
+
+    On a CPU, large tensors are computed block by block, see `MixOnCpu`.
 
     Shape:
         ``(B, channels, Z, Y, X)``, ``(hidden, channels, 1, 1, 1)``, ``(out_channels, hidden, 1, 1, 1)`` and
         ``(out_channels)`` -> ``(B, out_channels, Z, Y, X)``.
     """
-    if not torch.jit.is_scripting() and training and x.device.type == "cpu" and not torch.compiler.is_compiling():
-        if x.numel() // x.shape[1] * len(widen) >= HIDDEN_LARGE:
-            answer: Tensor = MixOnCpu.apply(x, widen.flatten(1), narrow.flatten(1), bias)  # type: ignore[no-untyped-call]
+    if not torch.jit.is_scripting():
+        large = x.numel() // x.shape[1] * len(widen) >= HIDDEN_LARGE
+        if large and is_eager_on_cpu(x):
+            matrices = widen.flatten(1), narrow.flatten(1)
+            if training:
+                answer: Tensor = MixOnCpu.apply(x, *matrices, bias, activation)  # type: ignore[no-untyped-call]
+                return answer
+            if not torch.is_grad_enabled():
+                mixed = mix_in_blocks([x], *matrices, bias, activation)
+                # The layout stays, because torch's group norm loses three digits where channels come last.
+                return mixed.contiguous() if x.is_contiguous() else mixed
+    return F.conv3d(activate(F.conv3d(x, widen), activation), narrow, bias)
+
+
+def is_eager_on_cpu(x: Tensor) -> bool:
+    """Return whether a tensor is on a CPU and no other program is being made of the operations."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+class DoubleOnCpu(torch.autograd.Function):
+    """Trilinear upsampling by 2 without aligned corners, with a fast backward pass.
+
+    Each axis is interpolated with the weights 1/4 and 3/4, so the gradient is a convolution of stride 2 with the kernel
+    1/4, 3/4, 3/4, 1/4 along each axis, over the gradient with its border voxels repeated.
+
+    Shape:
+        ``(B, channels, Z, Y, X)`` -> ``(B, channels, 2 Z, 2 Y, 2 X)``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return the upsampled volume."""
+        return F.interpolate(x, scale_factor=2, mode="trilinear", align_corners=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Return the gradient of the volume."""
+        line = gradient.new_tensor([0.25, 0.75, 0.75, 0.25])
+        kernel = line[:, None, None] * line[:, None] * line
+        channels = gradient.shape[1]
+        with torch.autocast("cpu", enabled=False):
+            padded = F.pad(gradient, [1, 1, 1, 1, 1, 1], mode="replicate")
+            return F.conv3d(padded, kernel.expand(channels, 1, 4, 4, 4), stride=2, groups=channels)
+
+
+def double(x: Tensor) -> Tensor:
+    """Upsample ``x`` by 2 along each axis, trilinearly, without aligned corners."""
+    if not torch.jit.is_scripting():
+        if x.requires_grad and is_eager_on_cpu(x):
+            answer: Tensor = DoubleOnCpu.apply(x)  # type: ignore[no-untyped-call]
             return answer
-    return F.conv3d(F.gelu(F.conv3d(x, widen)), narrow, bias)
+    return F.interpolate(x, scale_factor=2.0, mode="trilinear", align_corners=False)

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from scripts.atomic_files import write_atomically
@@ -193,6 +194,14 @@ def network_of(checkpoint_path: str | Path) -> nn.Module:
         InputError: there is no card, or it names a network that is not part of this bundle.
     """
     return build_network(needed_card(checkpoint_path, "network_def")["network_def"], str(card_path(checkpoint_path)))
+
+
+def output_stride_of(card: Card | None) -> int:
+    """Return how many voxels a logit of a card's network covers along each axis; 1 without a card."""
+    if card is None:
+        return 1
+    with torch.device("meta"):  # nothing is computed
+        return int(getattr(build_network(card["network_def"], "a card"), "output_stride", 1))
 
 
 def species_of(

@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 from scripts.errors import InputError
@@ -116,6 +117,25 @@ def build_network(recipe: Mapping[str, Any], source: str) -> nn.Module:
             raise
         raise InputError(f"{source}: its network cannot be built: {error}") from error
     return network
+
+
+def with_defaults(recipe: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return a recipe with the defaults of the arguments that were added to its class since.
+
+    Args:
+        recipe: as a network stored it.
+        source: the file that the recipe is from, for messages.
+
+    Raises:
+        InputError: see `build_network`.
+    """
+    with torch.device("meta"):  # nothing is computed
+        return recipe_of(build_network(recipe, source))
+
+
+def output_stride(network: nn.Module) -> int:
+    """Return how many voxels a logit covers along each axis: the network's attribute of this name; 1 without one."""
+    return int(getattr(network, "output_stride", 1))
 
 
 def recipe_of(network: nn.Module) -> dict[str, Any]:

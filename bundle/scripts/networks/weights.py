@@ -28,6 +28,7 @@ from scripts.networks.model_card import (
     needed_card,
     write_card,
 )
+from scripts.networks.recipe import with_defaults
 from scripts.records import first_difference
 from scripts.species import SpeciesSet
 
@@ -108,7 +109,10 @@ def check_network(card: Mapping[str, Any], network: nn.Module, weights: str | Pa
         )
         warnings.warn(f"{message}.", InputWarning, stacklevel=3)
         return
-    found = first_difference(card["network_def"], here)
+    recorded = card["network_def"]
+    if set(here) - set(recorded):
+        recorded = with_defaults(recorded, str(weights))
+    found = first_difference(recorded, here)
     if found:
         raise InputError(
             f"{weights} is of another network than the settings say: {found.strip()}. Leave network_def out to take "

@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
+from PIL import Image
 
 from scripts.atomic_files import write_atomically
+from scripts.file_pages import release_file_pages
 from scripts.picks import Pick, by_species
 from scripts.species import SpeciesSet
 
@@ -22,6 +24,8 @@ COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7", "#0
 PLANES = {"xy": (2, 1, 0), "xz": (2, 0, 1)}  # index in (z, y, x) of the axis to the right, upwards, and across
 SLAB_VOX = 2  # slices on either side that are averaged to reduce noise
 WIDTH_INCHES = 12.0
+DOTS_PER_INCH = 100
+PNG_COMPRESSION = 1  # of 9; noise hardly gets smaller with more, and takes several times as long
 
 
 def colour_of(label: int) -> str:
@@ -84,6 +88,7 @@ def draw_slice(
     index = busiest_slice(picks or truth, across, volume.shape[across], species_set, voxel_size_angstrom)
     low, high = max(index - SLAB_VOX, 0), min(index + SLAB_VOX + 1, volume.shape[across])
     image = volume.take(range(low, high), axis=across).mean(axis=across)
+    release_file_pages(volume)
     darkest, brightest = np.percentile(image, (0.5, 99.5))
     axis.imshow(image, cmap="gray", origin="lower", vmin=darkest, vmax=max(brightest, darkest + 1e-6))
     for group, style in ((picks, "-"), (truth, "--")):
@@ -142,6 +147,10 @@ def sweep_figure(thresholds: NDArray[np.float64], fbeta: Mapping[str, NDArray[np
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as PNG, atomically."""
+    """Write a figure as PNG, atomically, drawn once: ``savefig`` draws a constrained layout twice."""
+    figure.set_dpi(DOTS_PER_INCH)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     with write_atomically(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=100)
+        picture.save(file, "PNG", compress_level=PNG_COMPRESSION, dpi=(DOTS_PER_INCH, DOTS_PER_INCH))

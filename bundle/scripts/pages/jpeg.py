@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from scripts.file_pages import release_file_pages, slabs_of
+
 TILE_PIXELS = 64
 SHEET_COLUMNS = 20
 TILE_RADII = 4.0  # width of a tile in radii of its particle
@@ -52,7 +54,10 @@ def encode_stack(volume: NDArray[np.float32], max_bytes: int) -> Stack:
         expected = sum(len(_jpeg(image, levels, quality)) for image in tried) / len(tried) * len(starts)
         if expected > max_bytes and (z_step, pixel_step, quality) != STACK_SETTINGS[-1]:
             continue
-        slices = [_jpeg(_slice(volume, start, z_step, pixel_step), levels, quality) for start in starts]
+        slices = []
+        for slab in slabs_of(volume, z_step):
+            starts_in_slab = range(slab.start, slab.stop, z_step)
+            slices += [_jpeg(_slice(volume, start, z_step, pixel_step), levels, quality) for start in starts_in_slab]
         height, width = tried[0].shape
         stack = Stack(slices, (len(slices), height, width), z_step, pixel_step)
         if sum(map(len, slices)) <= max_bytes:
@@ -76,6 +81,8 @@ def sprite_sheet(volume: NDArray[np.float32], centres_zyx_vox: ArrayLike, radius
     rows = -(-len(centres) // SHEET_COLUMNS)
     sheet = Image.new("L", (min(len(centres), SHEET_COLUMNS) * TILE_PIXELS, rows * TILE_PIXELS))
     for number, centre in enumerate(centres):
+        if number % SHEET_COLUMNS == 0:
+            release_file_pages(volume)
         tile = _grey(_tile(volume, centre, radius_vox * TILE_RADII / 2, sum(levels) / 2), levels)
         row, column = divmod(number, SHEET_COLUMNS)
         picture = Image.fromarray(tile).resize((TILE_PIXELS, TILE_PIXELS), Image.Resampling.BICUBIC)
@@ -117,7 +124,11 @@ def _tile(
 
 def _grey(image: NDArray[np.float32], levels: tuple[float, float]) -> NDArray[np.uint8]:
     low, high = levels
-    answer: NDArray[np.uint8] = (np.clip((image - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)
+    grey = image - low
+    grey /= high - low
+    np.clip(grey, 0, 1, out=grey)
+    grey *= 255
+    answer: NDArray[np.uint8] = np.rint(grey, out=grey).astype(np.uint8)
     return answer
 
 
@@ -127,5 +138,5 @@ def _jpeg(image: NDArray[np.float32], levels: tuple[float, float], quality: int)
 
 def _bytes_of(picture: Image.Image, quality: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=quality, optimize=True)
+    picture.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

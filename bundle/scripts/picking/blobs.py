@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 
 from scripts.picking.candidates import Candidates, merge_close_candidates
+from scripts.picking.components import check_connectivity, components_of_voxels
 from scripts.species import Species
 
 
@@ -24,29 +25,65 @@ def find_candidates(
         connectivity: 6 (faces), 18 (and edges) or 26 (and corners).
 
     Returns:
-        The blobs' centres of mass, weighted by the probability above the threshold; empty if there is no blob.
+        The blobs' centres of mass, weighted by the probability, with the voxels around each blob: under a high
+        threshold only the core of a particle is left, and its centre would jump from voxel to voxel. Empty if there is
+        no blob.
 
     Raises:
-        ValueError: ``probability`` does not have three axes.
+        ValueError: ``probability`` does not have three axes, or there is no such connectivity.
     """
     if probability.ndim != 3:
         raise ValueError(f"probability must be one volume of shape (Z, Y, X); got shape {probability.shape}.")
-    mask = np.ascontiguousarray(probability > threshold)
-    inside = np.flatnonzero(mask)
+    inside, values = _voxels_above(probability, threshold)
     if len(inside) == 0:
         return Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros(0, dtype=np.int64))
-    blobs = cc3d.connected_components(mask, connectivity=connectivity)  # type: ignore[call-overload]
-    blob = blobs.ravel()[inside].astype(np.int64) - 1
-    values = probability.ravel()[inside].astype(np.float64)
-    weights = values - threshold  # positive: the mask is strict
-    total = np.bincount(blob, weights)
+    blob = components_of_voxels(inside, probability.shape, connectivity)
+    rim, blob_of_rim = _rim_of(inside, blob, probability.shape)
+    places, owners = np.concatenate([inside, rim]), np.concatenate([blob, blob_of_rim])
+    weights = np.concatenate([values, probability.ravel()[rim].astype(np.float64)])
+    total = np.bincount(owners, weights)
     centres = np.stack(
-        [np.bincount(blob, weights * axis) / total for axis in np.unravel_index(inside, mask.shape)], axis=1
+        [np.bincount(owners, weights * axis) / total for axis in np.unravel_index(places, probability.shape)], axis=1
     )
     scores = np.zeros(len(total))
     np.maximum.at(scores, blob, values)
     sizes = np.bincount(blob)
     return Candidates(centres, scores, sizes).only(sizes >= min_voxels)
+
+
+def _voxels_above(probability: NDArray[np.float32], threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the flat indices and the probabilities of the voxels above a threshold; plane by plane, to save memory."""
+    inside, values = [], []
+    for z, plane in enumerate(probability):
+        flat = plane.ravel()
+        found = np.flatnonzero(flat > threshold)
+        inside.append(found + z * flat.size)
+        values.append(flat[found].astype(np.float64))
+    return np.concatenate(inside), np.concatenate(values)
+
+
+def _rim_of(
+    inside: NDArray[np.int64], blob: NDArray[np.int64], shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the voxels that touch a blob and belong to none, and their blobs; a voxel between two counts for both.
+
+    Args:
+        inside: ``(N,)``, increasing indices of the blobs' voxels in the flat volume.
+        blob: ``(N,)``, their blobs.
+        shape: ``(Z, Y, X)`` of the volume.
+    """
+    axes, size = np.unravel_index(inside, shape), int(np.prod(shape))
+    keys = np.zeros(0, dtype=np.int64)
+    for step in itertools.product((-1, 0, 1), repeat=3):
+        moved = [axis + shift for axis, shift in zip(axes, step, strict=True)]
+        there = np.logical_and.reduce(
+            [(axis >= 0) & (axis < length) for axis, length in zip(moved, shape, strict=True)]
+        )
+        index = np.ravel_multi_index([axis[there] for axis in moved], shape)
+        place = np.minimum(np.searchsorted(inside, index), len(inside) - 1)
+        free = inside[place] != index
+        keys = np.union1d(keys, blob[there][free] * size + index[free])
+    return keys % size, keys // size
 
 
 @dataclass(frozen=True)
@@ -58,7 +95,7 @@ class Blobs:
         connectivity: see `find_candidates`.
 
     Raises:
-        ValueError: the distance is negative.
+        ValueError: the distance is negative, or there is no such connectivity.
     """
 
     merge_distance_in_radii: float = 1.0
@@ -67,6 +104,7 @@ class Blobs:
     def __post_init__(self) -> None:
         if self.merge_distance_in_radii < 0:
             raise ValueError(f"merge_distance_in_radii must not be negative; got {self.merge_distance_in_radii}.")
+        check_connectivity(self.connectivity)
 
     def __call__(self, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> Candidates:
         """Return the particles of one species.

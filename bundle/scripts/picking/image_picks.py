@@ -1,6 +1,9 @@
-"""Picks in the coordinates of the tomogram as it was read."""
+"""Candidates in the voxels of an image, and picks in the coordinates of the tomogram as it was read."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -8,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.coordinates import to_xyz_angstrom
-from scripts.picking.candidates import Candidates
+from scripts.picking.candidates import Candidates, Finder
 from scripts.picks import Pick
 from scripts.preparation.image_facts import ImageFacts
 from scripts.preparation.region import is_inside
@@ -50,6 +53,43 @@ def true_picks(rows: Tensor, species_set: SpeciesSet, facts: ImageFacts, voxel_o
         centres = values[values[:, 0] == species.label, 1:]
         truth += picks_in_image(centres, np.ones(len(centres)), species, facts, voxel_offset)
     return truth
+
+
+def logits_stride_of(logits_zyx: Sequence[int], image_zyx: Sequence[int]) -> int:
+    """Return how many image voxels a voxel of the logits covers along each axis.
+
+    Args:
+        logits_zyx: ``(Z, Y, X)`` of the logits.
+        image_zyx: ``(Z, Y, X)`` of the image.
+
+    Raises:
+        ValueError: no whole number fits all three axes.
+    """
+    stride = max(-(-image // logits) for image, logits in zip(image_zyx, logits_zyx, strict=True))
+    if any(-(-image // stride) != logits for image, logits in zip(image_zyx, logits_zyx, strict=True)):
+        raise ValueError(f"logits of shape {tuple(logits_zyx)} do not cover an image of shape {tuple(image_zyx)}.")
+    return stride
+
+
+def find_in_image(
+    finder: Finder, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float, stride: int
+) -> Candidates:
+    """Return the particles of one species, in the voxels of the image.
+
+    Voxel ``i`` of the probabilities covers the ``stride`` image voxels from ``stride * i``, so its centre lies at
+    ``stride * i + (stride - 1) / 2``.
+
+    Args:
+        finder: finds them in the probabilities.
+        probability: ``(Z, Y, X)``, 0 to 1.
+        species: what is picked; its ``min_voxels`` counts voxels of the image.
+        voxel_size_angstrom: of the image.
+        stride: see `logits_stride_of`.
+    """
+    volume = stride**3
+    coarse = replace(species, min_voxels=max(round(species.min_voxels / volume), 1))
+    found = finder(probability, coarse, voxel_size_angstrom * stride)
+    return Candidates(found.centres_zyx_vox * stride + (stride - 1) / 2, found.scores, found.sizes * volume)
 
 
 def probability_of(logits: Tensor) -> NDArray[np.float32]:

@@ -13,19 +13,26 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from scripts.picking.candidates import Finder
-from scripts.picking.image_picks import keep_inside, picks_in_image, probability_of
+from scripts.picking.image_picks import (
+    find_in_image,
+    keep_inside,
+    logits_stride_of,
+    picks_in_image,
+    probability_of,
+)
 from scripts.picks import Pick, as_records, by_species
 from scripts.preparation.image_facts import ImageFacts, facts_of_image, original_affine_of
 from scripts.species import SpeciesSet
-from scripts.volumes.labels import draw_spheres
+from scripts.volumes.labels import paint_spheres
 
 
 class PickParticlesd(MapTransform):
     """Turn the network's logits into picks and a label map.
 
     Args:
-        keys: logits ``(C, Z, Y, X)``; replaced by the label map ``(1, Z, Y, X)`` on the grid of the tomogram as it was
-            read, with a sphere of the target radius around every pick.
+        keys: logits ``(C, Z, Y, X)``, which may be coarser than the tomogram, see `image_picks.logits_stride_of`;
+            replaced by the label map ``(1, Z, Y, X)`` on the grid of the tomogram as it was read, with a sphere of the
+            target radius around every pick.
         species_set: the species.
         finder: finds the particles of a species in its probabilities.
         image_key: the tomogram, for its voxel sizes and run.
@@ -72,10 +79,11 @@ class PickParticlesd(MapTransform):
         A volume without contrast, which the scaling set to 0, has no picks.
         """
         picks: list[Pick] = []
-        if not image.any():
+        if not any(plane.any() for plane in image[0].numpy()):
             return picks
+        stride = logits_stride_of(logits.shape[1:], image.shape[1:])
         for channel, species in zip(logits, self.species_set.picked, strict=True):
-            found = self.finder(probability_of(channel), species, facts.voxel_size_angstrom)
+            found = find_in_image(self.finder, probability_of(channel), species, facts.voxel_size_angstrom, stride)
             found = keep_inside(found, region)
             found = found.only(np.argsort(-found.scores, kind="stable"))
             picks += picks_in_image(found.centres_zyx_vox, found.scores, species, facts, self.voxel_offset)
@@ -83,13 +91,12 @@ class PickParticlesd(MapTransform):
 
     def draw(self, picks: Sequence[Pick], facts: ImageFacts) -> Tensor:
         """Return the label map ``(1, Z, Y, X)`` of the picks, on the grid of the tomogram as it was read."""
-        shape, found = facts.own_shape_zyx, by_species(picks)
-        labels = np.zeros(shape, dtype=np.uint8)
+        found = by_species(picks)
+        labels = np.zeros(facts.own_shape_zyx, dtype=np.uint8)
         for species in self.species_set.picked:
             centres = [pick.zyx_voxel for pick in found[species.name]]
             radius_vox = species.target_radius_angstrom / facts.own_voxel_size_angstrom
-            sphere = draw_spheres(shape, centres, radius_vox, species.label)
-            np.copyto(labels, sphere, where=sphere > 0)
+            paint_spheres(labels, centres, radius_vox, species.label)
         return torch.from_numpy(labels)[None]
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import voxel_size_of
 from scripts.errors import InputWarning
+from scripts.file_pages import SLAB_VOXELS, release_file_pages
 from scripts.preparation.image_facts import source_of
 
 SMOOTHED_ANGSTROM = 60.0  # side of the blocks whose means distinguish bright from dark particles
@@ -26,12 +27,18 @@ def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
 
     An axis shorter than ``side`` is one block.
     """
-    sides = [min(side, size) for size in volume.shape]
-    counts = [size // length for size, length in zip(volume.shape, sides, strict=True)]
-    whole = volume[tuple(slice(count * length) for count, length in zip(counts, sides, strict=True))]
-    split = [part for pair in zip(counts, sides, strict=True) for part in pair]
-    answer: NDArray[np.float32] = whole.reshape(split).mean(axis=(1, 3, 5))
-    return answer
+    depth, height, width = (min(side, size) for size in volume.shape)
+    rows, columns = volume.shape[1] // height, volume.shape[2] // width
+    sums = np.empty((volume.shape[0] // depth, rows, columns), dtype=np.float32)
+    for layer, blocks in enumerate(sums):
+        if layer % max(SLAB_VOXELS // (volume[0].size * depth), 1) == 0:
+            release_file_pages(volume)
+        plane = volume[layer * depth : (layer + 1) * depth, : rows * height, : columns * width].sum(axis=0)
+        lines = plane.reshape(rows, height, -1).sum(axis=1)
+        lines.reshape(rows, columns, width).sum(axis=2, out=blocks)
+    release_file_pages(volume)
+    sums /= np.float32(depth * height * width)
+    return sums
 
 
 def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -> float | None:

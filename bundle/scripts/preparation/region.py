@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
-from monai.engines import default_prepare_batch
 from monai.transforms import MapTransform
 from numpy.typing import ArrayLike, NDArray
 
@@ -215,11 +214,3 @@ def _stamps_of_mask(path: str | None) -> list[tuple[int, int]]:
     if path is None or RUN_MARK in path or not Path(path).exists():
         return []
     return [(size, modified_ns) for _, size, modified_ns in stamps_of(Path(path))]
-
-
-def prepare_batch(batch: dict[str, Any], device: Any = None, non_blocking: bool = False, **settings: Any) -> Any:
-    """Pass the region of a batch to the inferer, with the volumes; for ``prepare_batch`` of MONAI's engines."""
-    images, labels = default_prepare_batch(batch, device, non_blocking, **settings)
-    if "region" not in batch:
-        return images, labels
-    return images, labels, (), {"region": batch["region"].to(device=device, non_blocking=non_blocking)}

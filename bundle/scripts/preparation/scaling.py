@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.errors import InputError, InputWarning, NoContrastWarning
+from scripts.file_pages import new_volume, release_file_pages, slabs_of
 from scripts.preparation.image_facts import source_of
 
 MAX_NON_FINITE_SHARE = 0.1
+CHUNK_VOXELS = 2**16  # few enough that a chunk stays in the processor's cache from one operation to the next
+SAMPLE_STEP = 499  # every such voxel of a chunk is sampled; a prime, so that no axis length is a multiple of it
+BRACKET_WIDTH = 6.0  # standard errors of a sampled percentile on either side of it
+
+Bracket = tuple[float, float]
+Tally = tuple[int, int, NDArray[np.float32], int]  # voxels below low, up to low; values between; voxels up to high
+
+
+def is_finite(volume: NDArray[Any]) -> bool:
+    """Return whether no voxel of a volume of any shape is NaN or infinite."""
+    return volume.dtype.kind != "f" or all(np.isfinite(chunk).all() for chunk in _chunks_of(volume))
 
 
 def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
@@ -30,7 +43,7 @@ def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
     Raises:
         InputError: more than a tenth of the voxels are not finite.
     """
-    if np.isfinite(volume.sum(dtype=np.float64)):  # any NaN or infinity would show in the sum
+    if is_finite(volume):
         return 0
     bad = ~np.isfinite(volume)
     count = int(bad.sum())
@@ -42,16 +55,80 @@ def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
     return count
 
 
+def percentiles_of(volume: NDArray[Any], percents: tuple[float, float]) -> tuple[float, float]:
+    """Return two percentiles of the voxels as float32, the numbers that ``np.percentile`` returns, bit for bit.
+
+    The values on either side of a percentile are found by counting, see `_values_at`; NumPy interpolates between them.
+
+    Args:
+        volume: any shape, at least one voxel; any type of real numbers, possibly memory-mapped. It is not copied.
+        percents: 0 to 100.
+
+    Returns:
+        The two; both NaN if a voxel is NaN.
+    """
+    places = (volume.size - 1) * (np.asarray(percents, dtype=np.float64) / 100)
+    below = np.floor(places).astype(np.int64)
+    above = np.minimum(below + 1, volume.size - 1)
+    values = _values_at(volume, [*below.tolist(), *above.tolist()])
+    low, high = (
+        float(np.quantile(np.array([values[first], values[second]], dtype=np.float32), np.array([share]))[0])
+        for first, second, share in zip(below.tolist(), above.tolist(), (places - below).tolist(), strict=True)
+    )
+    return low, high
+
+
+def scale_between(
+    volume: NDArray[Any], low: float, high: float, out: NDArray[np.float32] | None = None
+) -> NDArray[np.float32]:
+    """Clip a volume, or a slab of one, to two values and scale them to 0 and 1.
+
+    Args:
+        volume: any shape, finite; any type of real numbers, possibly memory-mapped.
+        low: becomes 0.
+        high: becomes 1; more than ``low``.
+        out: receives the result, of the shape of ``volume``; may be ``volume`` itself. None makes a new array.
+    """
+    scaled = np.empty(volume.shape, dtype=np.float32) if out is None else out
+    is_wide = high - low > np.finfo(np.float32).max / 2  # the difference would overflow float32
+    shrink = 4 if is_wide else 1
+    start, width = np.float32(low / shrink), np.float32(high / shrink - low / shrink)
+    chunks = np.nditer(
+        [volume, scaled],
+        flags=["external_loop", "buffered", "zerosize_ok"],
+        op_flags=[["readonly"], ["writeonly"]],
+        op_dtypes=[np.float32, np.float32],
+        casting="unsafe",
+        buffersize=CHUNK_VOXELS,
+    )
+    with chunks:
+        for chunk, target in chunks:
+            np.clip(chunk, low, high, out=target)
+            if is_wide:
+                target *= np.float32(0.25)
+            target -= start
+            target /= width
+            np.clip(target, 0, 1, out=target)
+    return scaled
+
+
 def scale_percentiles(
-    volume: NDArray[np.float32], lower: float = 1.0, upper: float = 99.0, source: str = "volume"
+    volume: NDArray[Any],
+    lower: float = 1.0,
+    upper: float = 99.0,
+    source: str = "volume",
+    invert: bool = False,
+    memory_gib: float | None = None,
 ) -> NDArray[np.float32]:
     """Clip a volume to two of its percentiles and scale them to 0 and 1.
 
     Args:
-        volume: any shape; NaN and infinite voxels are replaced first, see `replace_non_finite`.
+        volume: any shape and type; NaN and infinite voxels are replaced first, see `replace_non_finite`.
         lower: percentile that becomes 0.
         upper: percentile that becomes 1.
         source: the file, for messages.
+        invert: swap 0 and 1, for dark particles; a volume without contrast stays 0.
+        memory_gib: of the whole program: a result that takes too much of it is kept in a file, see `file_pages`.
 
     Returns:
         A new float32 array; all 0, with a warning, where the two percentiles are the same value.
@@ -59,20 +136,98 @@ def scale_percentiles(
     Raises:
         InputError: too many voxels are not finite.
     """
-    scaled = np.array(volume, dtype=np.float32)
-    replace_non_finite(scaled, source)
-    low, high = np.percentile(scaled.ravel(), (lower, upper)).tolist()
+    scaled = new_volume(volume.shape, memory_gib)
+    if not is_finite(volume):
+        np.copyto(scaled, volume, casting="unsafe")
+        volume = scaled
+        replace_non_finite(scaled, source)
+    low, high = percentiles_of(volume, (lower, upper))
     if not high > low:
-        what = "constant" if scaled.min() == scaled.max() else f"constant between percentiles {lower} and {upper}"
+        what = "constant" if volume.min() == volume.max() else f"constant between percentiles {lower} and {upper}"
         warnings.warn(f"{source} is {what}: nothing can be picked in it.", NoContrastWarning, stacklevel=2)
-        return np.zeros_like(scaled)
-    np.clip(scaled, low, high, out=scaled)
-    if high - low > np.finfo(np.float32).max / 2:  # the difference would overflow float32
-        scaled *= np.float32(0.25)
-        low, high = low / 4, high / 4
-    scaled -= np.float32(low)
-    scaled /= np.float32(high - low)
-    return np.clip(scaled, 0, 1, out=scaled)
+        scaled.fill(0)
+        return scaled
+    single, result = without_leading_axes(volume), without_leading_axes(scaled)
+    for slab in slabs_of(result):
+        scale_between(single[slab], low, high, result[slab])
+        if invert:
+            np.subtract(1, result[slab], out=result[slab])
+        release_file_pages(volume)
+    return scaled
+
+
+def without_leading_axes(volume: NDArray[Any]) -> NDArray[Any]:
+    """Return a view of a volume of one axis at least, without leading axes of length 1."""
+    volume = np.atleast_1d(volume)
+    while volume.ndim > 1 and len(volume) == 1:
+        volume = volume[0]
+    return volume
+
+
+def _chunks_of(volume: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    """Return all voxels as float32, some at a time, in the order of the memory; a chunk is valid until the next."""
+    flags: Any = ["external_loop", "buffered", "zerosize_ok"]
+    volume = without_leading_axes(volume)
+    for slab in slabs_of(volume):
+        yield from np.nditer(volume[slab], flags, op_dtypes=[np.float32], casting="unsafe", buffersize=CHUNK_VOXELS)
+
+
+def _values_at(volume: NDArray[Any], ranks: Iterable[int]) -> dict[int, float]:
+    """Return the float32 values at some ranks of the sorted voxels; NaN at all ranks if a voxel is NaN.
+
+    A sample brackets every value. One pass counts the voxels below a bracket and gathers those inside. For a value that
+    its bracket missed, a second pass gathers all voxels on that side: slower, but as exact. Voxels equal to an end of
+    the bracket are counted and not gathered, so that many equal voxels take no memory.
+    """
+    sample = np.sort(np.concatenate([chunk[::SAMPLE_STEP].copy() for chunk in _chunks_of(volume)]))
+    brackets = {rank: _bracket_around(rank / volume.size, sample) for rank in ranks}
+    values: dict[int, float] = {}
+    while brackets:
+        tallies = _count(volume, set(brackets.values()))
+        if tallies is None:
+            return dict.fromkeys(ranks, math.nan)
+        missed = {}
+        for rank, (low, high) in brackets.items():
+            below, up_to_low, inside, up_to_high = tallies[low, high]
+            if rank < below:
+                missed[rank] = (-math.inf, low)
+            elif rank < up_to_low:
+                values[rank] = low
+            elif rank < up_to_low + len(inside):
+                place = rank - up_to_low
+                values[rank] = float(np.partition(inside, place)[place])
+            elif rank < up_to_high:
+                values[rank] = high
+            else:
+                missed[rank] = (high, math.inf)
+        brackets = missed
+    return values
+
+
+def _bracket_around(share: float, sorted_sample: NDArray[np.float32]) -> Bracket:
+    """Return two values between which the value at a share of all sorted voxels almost certainly lies."""
+    count = len(sorted_sample)
+    middle, margin = share * count, 1 + BRACKET_WIDTH * math.sqrt(share * (1 - share) * count)
+    first, last = math.floor(middle - margin), math.ceil(middle + margin)
+    low = float(sorted_sample[first]) if first >= 0 else -math.inf
+    high = float(sorted_sample[last]) if last < count else math.inf
+    return low, high
+
+
+def _count(volume: NDArray[Any], brackets: Iterable[Bracket]) -> dict[Bracket, Tally] | None:
+    """Return the counts and the gathered voxels of all brackets, see `Tally`; None if a voxel is NaN."""
+    counts = {bracket: np.zeros(3, dtype=np.int64) for bracket in brackets}
+    gathered: dict[Bracket, list[NDArray[np.float32]]] = {bracket: [] for bracket in counts}
+    for chunk in _chunks_of(volume):
+        if np.isnan(chunk.max()):
+            return None
+        for (low, high), count in counts.items():
+            count += [np.count_nonzero(found) for found in (chunk < low, chunk <= low, chunk <= high)]
+            gathered[low, high].append(chunk[(chunk > low) & (chunk < high)])
+    return {
+        bracket: (int(below), int(up_to_low), np.concatenate(gathered[bracket]), int(up_to_high))
+        for bracket, (below, up_to_low, up_to_high) in counts.items()
+    }
 
 
 class ScalePercentilesd(MapTransform):
@@ -83,13 +238,23 @@ class ScalePercentilesd(MapTransform):
         lower: percentile that becomes 0.
         upper: percentile that becomes 1.
         invert: swap 0 and 1, for dark particles.
+        memory_gib: see `scale_percentiles`.
     """
 
-    def __init__(self, keys: KeysCollection, lower: float = 1.0, upper: float = 99.0, invert: bool = False) -> None:
+    unrecorded = ("memory_gib",)
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        lower: float = 1.0,
+        upper: float = 99.0,
+        invert: bool = False,
+        memory_gib: float | None = None,
+    ) -> None:
         super().__init__(keys)
         if not 0 <= lower < upper <= 100:
             raise ValueError(f"percentiles need 0 <= lower < upper <= 100; got {lower} and {upper}.")
-        self.lower, self.upper, self.invert = lower, upper, invert
+        self.lower, self.upper, self.invert, self.memory_gib = lower, upper, invert, memory_gib
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the volumes scaled."""
@@ -97,9 +262,8 @@ class ScalePercentilesd(MapTransform):
         for key in self.key_iterator(sample):
             volume = sample[key]
             values = np.asarray(volume.cpu() if isinstance(volume, Tensor) else volume, dtype=np.float32)
-            scaled = torch.from_numpy(scale_percentiles(values, self.lower, self.upper, source_of(volume)))
-            if self.invert and scaled.any():  # a volume without contrast stays 0
-                scaled = 1 - scaled
+            settings = (self.lower, self.upper, source_of(volume), self.invert, self.memory_gib)
+            scaled = torch.from_numpy(scale_percentiles(values, *settings))
             sample[key] = (
                 MetaTensor(scaled, meta=volume.meta).to(volume.device) if isinstance(volume, MetaTensor) else scaled
             )

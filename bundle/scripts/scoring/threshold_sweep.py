@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 
 from scripts.coordinates import voxel_size_of
 from scripts.picking.candidates import Finder
-from scripts.picking.image_picks import keep_inside, probability_of
+from scripts.picking.image_picks import find_in_image, keep_inside, logits_stride_of, probability_of
 from scripts.scoring.matching import HIT_FRACTION, check_mode, count_hits
 from scripts.species import SpeciesSet
 
@@ -59,6 +59,7 @@ class SweepThresholdsd(MapTransform):
         voxel_size, region = voxel_size_of(sample[self.image_key].affine), sample.get(self.region_key)
         rows = np.asarray(sample[self.label_key].cpu(), dtype=np.float64).reshape(-1, 4)
         for key in self.key_iterator(sample):
+            stride = logits_stride_of(sample[key].shape[1:], sample[self.image_key].shape[1:])
             counts = np.zeros((len(self.species_set.picked), len(self.thresholds), 3), dtype=np.int64)
             for channel, species, count in zip(sample[key], self.species_set.picked, counts, strict=True):
                 probability = probability_of(channel)
@@ -66,7 +67,7 @@ class SweepThresholdsd(MapTransform):
                 distance = HIT_FRACTION * species.radius_angstrom / voxel_size
                 for place, threshold in enumerate(self.thresholds):
                     one = replace(species, probability_threshold=threshold)
-                    found = keep_inside(self.finder(probability, one, voxel_size), region)
+                    found = keep_inside(find_in_image(self.finder, probability, one, voxel_size, stride), region)
                     hits = count_hits(truth, found.centres_zyx_vox, distance, self.mode)
                     count[place] = hits, len(found), len(truth)
             sample[self.sweep_key] = torch.from_numpy(counts)

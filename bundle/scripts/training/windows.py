@@ -107,6 +107,8 @@ class PaintTargetsd(MapTransform):
         painter: paints the target.
         image_key: the window ``(1, Z, Y, X)``, for its shape.
         volume_key: a label volume ``(1, Z, Y, X)``, if there is one.
+        output_stride: of the network; the target is painted on the window's voxels and averaged over cubes of this
+            side, so that the centres of mass stay where they are.
     """
 
     def __init__(
@@ -114,11 +116,12 @@ class PaintTargetsd(MapTransform):
         keys: KeysCollection,
         species_set: SpeciesSet,
         painter: Painter,
+        output_stride: int = 1,
         image_key: str = "image",
         volume_key: str = "label_volume",
     ) -> None:
         super().__init__(keys)
-        self.species_set, self.painter = species_set, painter
+        self.species_set, self.painter, self.output_stride = species_set, painter, output_stride
         self.image_key, self.volume_key = image_key, volume_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -132,5 +135,18 @@ class PaintTargetsd(MapTransform):
                 target = self.painter((depth, height, width), sample[key], self.species_set)
             else:
                 target = of_labels(np.asarray(labels[0]), self.species_set)
-            sample[key] = torch.from_numpy(target)
+            sample[key] = mean_of_cubes(torch.from_numpy(target), self.output_stride)
         return sample
+
+
+def mean_of_cubes(volume: Tensor, side: int) -> Tensor:
+    """Average a volume ``(C, Z, Y, X)`` over cubes of voxels; incomplete cubes at the far ends are filled with 0."""
+    if side == 1:
+        return volume
+    if any(size % side for size in volume.shape[1:]):
+        depth, height, width = (-size % side for size in volume.shape[1:])
+        volume = torch.nn.functional.pad(volume, [0, width, 0, height, 0, depth])
+    for axis in (1, 2, 3):
+        parts = [volume[(slice(None),) * axis + (slice(first, None, side),)] for first in range(side)]
+        volume = torch.stack(parts).sum(0) if side > 2 else parts[0] + parts[1]
+    return volume / side**3

@@ -28,16 +28,21 @@ def draw_spheres(
         ``(Z, Y, X)``, ``value`` in the spheres and 0 elsewhere.
     """
     volume = np.zeros(shape, dtype=np.uint8)
+    paint_spheres(volume, centres_zyx_vox, radius_vox, value)
+    return volume
+
+
+def paint_spheres(volume: NDArray[np.uint8], centres_zyx_vox: ArrayLike, radius_vox: float, value: int = 1) -> None:
+    """Paint a solid sphere around every centre into a volume ``(Z, Y, X)``, over what is there, see `draw_spheres`."""
     for centre in as_points(centres_zyx_vox, "centres_zyx_vox"):
         low = np.maximum(np.ceil(centre - radius_vox), 0).astype(int)
-        high = np.minimum(np.floor(centre + radius_vox) + 1, shape).astype(int)
+        high = np.minimum(np.floor(centre + radius_vox) + 1, volume.shape).astype(int)
         if (high <= low).any():
             continue
         box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
         axes = np.ogrid[box]
         squared = sum((axis - middle) ** 2 for axis, middle in zip(axes, centre, strict=True))
         volume[box][squared <= radius_vox**2] = value
-    return volume
 
 
 def split_labels(label_volume: NDArray[np.integer], species: Iterable[Species]) -> NDArray[np.uint8]:

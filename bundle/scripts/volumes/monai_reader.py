@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from monai.data import ImageReader
 from numpy.typing import NDArray
 
@@ -25,6 +27,8 @@ class TomogramReader(ImageReader):
         voxel_size_angstrom: overrides the voxel size in the file.
         wanted_voxel_size_angstrom: of an OME-Zarr pyramid the level nearest to it is read; None reads the finest.
         allow_missing_chunks: treat chunks that are missing in a Zarr folder as full of the fill value.
+        in_memory: False leaves a file of little-endian values in the order z, y, x where it is: the array is mapped to
+            the file and must not be written to.
     """
 
     def __init__(
@@ -32,12 +36,13 @@ class TomogramReader(ImageReader):
         voxel_size_angstrom: float | None = None,
         wanted_voxel_size_angstrom: float | None = None,
         allow_missing_chunks: bool = False,
+        in_memory: bool = True,
     ) -> None:
         super().__init__()
         check_voxel_size("voxel_size_angstrom", voxel_size_angstrom)
         check_voxel_size("wanted_voxel_size_angstrom", wanted_voxel_size_angstrom)
         self.voxel_size_angstrom, self.wanted_voxel_size_angstrom = voxel_size_angstrom, wanted_voxel_size_angstrom
-        self.allow_missing_chunks = allow_missing_chunks
+        self.allow_missing_chunks, self.in_memory = allow_missing_chunks, in_memory
 
     def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
         """Return whether the names look like tomograms; MONAI only calls this if no reader is named."""
@@ -68,7 +73,16 @@ class TomogramReader(ImageReader):
             "original_channel_dim": float("nan"),  # means in MONAI that there is no channel axis
             "voxel_size_angstrom": volume.voxel_size_angstrom,
         }
-        return _writable(volume.data), meta
+        is_mapped = not self.in_memory and isinstance(volume.data, np.memmap) and volume.data.flags.c_contiguous
+        return _as_read_only(volume.data) if is_mapped else _writable(volume.data), meta
+
+
+def _as_read_only(values: NDArray[Any]) -> NDArray[Any]:
+    """Return an array that is mapped to a file, after torch has warned once, unheard, that it cannot be written to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.from_numpy(values[:1])
+    return values
 
 
 def _writable(values: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,136 @@
+"""Which program runs the network: torch, OpenVINO or ``torch.compile``."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from scripts.backends.onnx import OnnxNetwork
+from scripts.backends.openvino import HINTS, OpenVinoNetwork, is_installed, pass_on_attributes
+from scripts.errors import InputError, InputWarning
+
+BACKENDS = ("auto", "torch", "openvino", "compile")
+# Largest difference in probability between two programs that pick the same particles. From torch in float32, each
+# differs by up to 0.0005 in float32 and 0.04 in bfloat16.
+TOLERANCES = {torch.float32: 0.005, torch.bfloat16: 0.1}
+
+
+def with_backend(
+    network: nn.Module, backend: str = "auto", dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> nn.Module:
+    """Return a network that answers like the given one, run by another program.
+
+    Args:
+        network: its weights may still be loaded before the first window.
+        backend: ``torch`` returns the network itself; ``openvino`` an `OpenVinoNetwork`; ``compile`` the network
+            compiled by ``torch.compile``; ``auto`` uses OpenVINO on a CPU, if it is installed and its answer to the
+            first window is torch's, see `CheckedNetwork`, and torch otherwise. Networks out of TorchScript and ONNX
+            files stay as they are with ``auto``.
+        dtype: what the network computes in, from `inference.precision.number_format`.
+        device: where the network runs.
+
+    Raises:
+        InputError: there is no such backend, or OpenVINO is asked for where it is not installed, on another device than
+            a CPU, in float16, or for a network out of a file.
+    """
+    on_cpu = torch.device(device).type == "cpu"
+    is_exported = isinstance(network, torch.jit.ScriptModule | OnnxNetwork)
+    if backend not in BACKENDS:
+        raise InputError(f"backend must be one of {', '.join(BACKENDS)}; got '{backend}'.")
+    if backend == "compile":
+        compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
+        return compiled
+    if backend == "openvino":
+        if not on_cpu:
+            raise InputError(f"backend 'openvino' runs on the CPU, the device is {device}: set backend to 'auto'.")
+        if is_exported:
+            raise InputError("backend 'openvino' takes weights, not exported files: set backend to 'auto'.")
+        return OpenVinoNetwork(network, dtype)
+    if backend == "auto" and on_cpu and dtype in HINTS and not is_exported and is_installed():
+        return CheckedNetwork(network, OpenVinoNetwork(network, dtype), TOLERANCES[dtype])
+    return network
+
+
+def program_of(network: nn.Module) -> str:
+    """Return what runs a network of `with_backend`, for the record of a run: ``torch``, ``compile`` or ``openvino``."""
+    if isinstance(network, OpenVinoNetwork | CheckedNetwork):
+        return "openvino"
+    return "compile" if hasattr(network, "_orig_mod") else "torch"
+
+
+class CheckedNetwork(nn.Module):
+    """A network with a faster stand-in, which is used once it has answered the first window like the network.
+
+    The first window is answered by both. If one probability differs by more than the tolerance, or the stand-in fails,
+    a warning says so, and all windows are answered by the network; else all by the stand-in, the first one too: a batch
+    that was interrupted begins anew with another window, and must end with the same picks.
+
+    Args:
+        network: what is right.
+        fast: what is faster.
+        tolerance: largest difference in probability that is allowed.
+
+    Shape:
+        Those of the network, see there.
+    """
+
+    def __init__(self, network: nn.Module, fast: nn.Module, tolerance: float) -> None:
+        super().__init__()
+        self.network, self.tolerance = network, tolerance
+        self.fast: nn.Module | None = fast
+        self.is_checked, self.lock = False, threading.Lock()
+        pass_on_attributes(network, self)
+        if hasattr(fast, "values_per_voxel"):
+            self.values_per_voxel = fast.values_per_voxel
+
+    @property
+    def has_own_threads(self) -> bool:
+        """Whether several windows at a time would gain nothing, see `OpenVinoNetwork`."""
+        return bool(getattr(self.fast, "has_own_threads", False))
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Return the logits."""
+        with self.lock:
+            if not self.is_checked:
+                return self._checked(windows)
+        answer: Tensor = self.network(windows) if self.fast is None else self.fast(windows)
+        return answer
+
+    def _checked(self, windows: Tensor) -> Tensor:
+        assert self.fast is not None
+        wanted: Tensor = self.network(windows)
+        try:
+            found: Tensor = self.fast(windows)
+            fault = self._fault_of(found, wanted)
+        except InputError as error:
+            fault = str(error)
+        self.is_checked = True
+        if fault is None:
+            return found
+        self.fast = None
+        warnings.warn(f"{fault} The network is run by torch instead.", InputWarning, stacklevel=3)
+        return wanted
+
+    def _fault_of(self, found: Tensor, wanted: Tensor) -> str | None:
+        """Return in a sentence what is wrong with the answer of the stand-in; None if it is as wanted."""
+        name = type(self.fast).__name__
+        if found.shape != wanted.shape:
+            return f"{name} answers with shape {tuple(found.shape)}, torch with {tuple(wanted.shape)}."
+        difference = largest_difference(found, wanted)
+        if difference <= self.tolerance:
+            return None
+        return (
+            f"{name} differs from torch by up to {difference:.3f} in probability in the first window; "
+            f"{self.tolerance:g} is allowed."
+        )
+
+
+def largest_difference(logits: Tensor, others: Tensor) -> float:
+    """Return the largest difference in probability between two tensors of logits of one shape; NaN if one holds NaN."""
+    pairs = zip(logits.flatten(0, 1), others.flatten(0, 1), strict=True)  # one channel at a time needs little memory
+    return float(
+        torch.stack([(one.float().sigmoid() - other.float().sigmoid()).abs().max() for one, other in pairs]).max()
+    )

@@ -1,0 +1,69 @@
+"""Volumes that are larger than the memory they may take: kept in a file, of which only the part in use is in memory."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MEMORY_SHARE = 0.25  # of the memory of a program; a larger volume is kept in a file
+SLAB_VOXELS = 2**24  # read or written before its pages are given back
+
+
+def new_volume(shape: Sequence[int], memory_gib: float | None) -> NDArray[np.float32]:
+    """Return a float32 volume to be filled: in memory or, if it takes too much of it, in a temporary file.
+
+    The file has no name any more; the system deletes it when the volume is not used any longer. It lies in Python's
+    folder for temporary files, which the environment variable ``TMPDIR`` sets.
+
+    Args:
+        shape: of the volume.
+        memory_gib: of the whole program; None for any size in memory.
+    """
+    size = 4 * int(np.prod(shape))
+    if memory_gib is None or size <= MEMORY_SHARE * memory_gib * 2**30:
+        return np.empty(shape, dtype=np.float32)
+    with tempfile.TemporaryFile() as file:
+        file.truncate(size)
+        return np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.float32).reshape(shape)
+
+
+def slabs_of(volume: NDArray[Any], multiple: int = 1) -> Iterator[slice]:
+    """Yield the ranges of the first axis that make up a volume; of a file's volume, each leaves memory after use.
+
+    Args:
+        volume: at least one axis.
+        multiple: the ranges start at multiples of it.
+    """
+    layers = max(SLAB_VOXELS * len(volume) // max(volume.size, 1) // multiple, 1) * multiple
+    for first in range(0, len(volume), layers):
+        yield slice(first, min(first + layers, len(volume)))
+        release_file_pages(volume)
+
+
+def release_file_pages(volume: NDArray[Any] | Tensor) -> None:
+    """Give the memory of a file's volume back to the system, which reads it again when it is used again.
+
+    Nothing happens to volumes in memory, nor outside Linux. What was written stays: pages of a shared mapping belong to
+    the file.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    start = volume.ctypes.data if isinstance(volume, np.ndarray) else volume.data_ptr()
+    end = start + volume.nbytes
+    with open("/proc/self/maps") as lines:
+        for line in lines:
+            place, permissions, _, _, inode = line.split()[:5]
+            first, last = (int(number, 16) for number in place.split("-"))
+            if first < end and start < last and permissions[3] == "s" and inode != "0":
+                first, last = max(first, start // mmap.PAGESIZE * mmap.PAGESIZE), min(last, end)
+                ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)

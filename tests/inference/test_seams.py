@@ -1,0 +1,137 @@
+"""Another grid of windows changes no pick, in a network whose answer does not depend on the window."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scripts.inference.blending import BACKGROUND, BlendedLogits
+from scripts.inference.inferers import TomogramInferer
+from scripts.inference.threads import in_threads
+from scripts.inference.window_cover import largest_window, starts_along, voxels_in_memory, windows_along
+from scripts.networks.model_card import network_of, species_of
+from scripts.networks.weights import load_weights
+from scripts.picking.blobs import Blobs
+from scripts.picking.image_picks import find_in_image, probability_of
+from scripts.preparation.scaling import scale_percentiles
+from scripts.volumes.reading import read_tomogram
+from synthetic import tiny_network
+
+
+@pytest.mark.parametrize(("size", "window", "overlap", "align", "stride"), [
+    (184, 64, 16, 16, 2), (630, 224, 16, 16, 2), (97, 32, 8, 4, 2), (40, 48, 16, 16, 2), (33, 16, 0, 16, 1),
+    (7, 3, 2, 1, 1), (1, 16, 8, 16, 2),
+])  # fmt: skip
+def test_the_weights_of_all_windows_add_up_to_one(size, window, overlap, align, stride):
+    total = torch.zeros(-(-size // stride))
+    for along in windows_along(size, window, overlap, align, stride):
+        assert along.start % align == 0
+        assert along.first == along.start // stride
+        assert (along.weights >= 0).all()
+        total[along.first : along.first + len(along.weights)] += along.weights
+    torch.testing.assert_close(total, torch.ones_like(total))
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "overlap", "align"), [(630, 224, 16, 16), (500, 64, 20, 16), (65, 32, 8, 4)]
+)
+def test_windows_cover_an_axis_and_share_what_was_asked_for(size, window, overlap, align):
+    starts = starts_along(size, window, overlap, align)
+    assert starts[0] == 0
+    assert starts[-1] + window >= size
+    assert all(first + window - overlap >= second > first for first, second in itertools.pairwise(starts))
+
+
+def test_the_largest_window_respects_the_memory_and_computes_little_twice():
+    shape = (184, 630, 630)
+    for most in (1e6, 4e6, 1e7):
+        window = largest_window(shape, 16, 16, most)
+        assert np.prod(window) <= most
+        computed = np.prod([len(starts_along(*pair, 16, 16)) * pair[1] for pair in zip(shape, window, strict=True)])
+        assert computed < 1.8 * np.prod(shape)
+    assert largest_window((20, 30, 40), 16, 16, 1e7) == (32, 32, 48)
+
+
+def test_less_memory_gives_smaller_windows_and_never_none():
+    sizes = [voxels_in_memory(gib, (184, 630, 630), 10**8, 100) for gib in (8, 2, 1.2, 0.1)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] == 64**3
+
+
+def inferred(volume, network, **settings):
+    with torch.no_grad():
+        return TomogramInferer(precision="float32", **settings)(volume, network)
+
+
+@pytest.mark.parametrize("settings", [
+    {"window_size": (48, 64, 64)}, {"window_size": (64, 80, 96), "overlap_voxels": 40}, {"window_size": (40, 72, 48)},
+    {"window_size": (48, 64, 64), "rotations": 1, "memory_gib": 0.001},
+])  # fmt: skip
+def test_another_grid_of_windows_gives_the_same_logits(settings):
+    network = tiny_network(norm="none", output_stride=2, align_corners=False).eval()
+    volume = torch.rand(1, 1, 70, 100, 130, generator=torch.Generator().manual_seed(5))
+    whole = inferred(volume, network, window_size=(72, 104, 132), overlap_voxels=0)
+    parts = inferred(volume, network, **{"overlap_voxels": 32, **settings})
+    assert parts.shape == whole.shape == (1, 2, 35, 50, 65)
+    difference, spread = parts.float() - whole, whole.std()
+    assert difference.abs().max() < 0.25 * spread  # a random network looks farther than a trained one
+    assert difference.square().mean().sqrt() < 0.02 * spread
+
+
+def test_large_logits_are_kept_in_float16():
+    network = tiny_network(norm="none", output_stride=2, align_corners=False).eval()
+    volume = torch.rand(1, 1, 70, 100, 130, generator=torch.Generator().manual_seed(5))
+    settings = {"window_size": (32, 64, 64), "overlap_voxels": 8}
+    exact, rounded = (inferred(volume, network, **settings, memory_gib=gib) for gib in (2, 0.001))
+    assert (exact.dtype, rounded.dtype) == (torch.float32, torch.float16)
+    torch.testing.assert_close(rounded, exact.half())
+
+
+def test_layers_come_one_after_the_other_and_a_window_may_be_missing():
+    blended = BlendedLogits((20, 6, 6), 2, 2.0)
+    (near, middle, far), (rows,) = windows_along(20, 8, 0, 2, 2), windows_along(6, 6, 0, 2, 2)
+    for layer, answer in ((near, torch.ones(3, 4, 3, 3)), (middle, None), (far, torch.full((3, 4, 3, 3), 2.0))):
+        blended.add(answer, (layer, rows, rows))
+    logits = blended.finish()
+    assert logits.shape == (3, 10, 3, 3)
+    assert torch.equal(logits[:, 0], torch.ones(3, 3, 3))
+    assert torch.equal(logits[:, -1], torch.full((3, 3, 3), 2.0))
+    assert (logits[:, 5] == BACKGROUND).any() or (logits[:, 4] == BACKGROUND).any()
+
+
+def test_answers_come_in_order_and_errors_are_passed_on():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        with torch.no_grad():
+            states = list(in_threads(lambda item: (item, torch.is_grad_enabled()), range(7), 2))
+        assert states == [(item, False) for item in range(7)]
+        assert torch.get_num_threads() == 4
+        with pytest.raises(ZeroDivisionError):
+            list(in_threads(lambda item: 1 // (item - 3), range(7), 2))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_another_grid_of_windows_moves_no_pick_of_the_shipped_weights(bundle_dir):
+    """All within 0.1 voxels, and none that is 0.02 above its threshold appears or disappears."""
+    weights = bundle_dir / "models" / "model.pt"
+    network, species_set = load_weights(network_of(weights), weights), species_of(weights)
+    assert not network.depends_on_window
+    tomogram = read_tomogram(bundle_dir.parent / "sample" / "sample.mrc")
+    volume = torch.from_numpy(scale_percentiles(tomogram.data))[None, None]
+    picks = []
+    for window in ((96, 288, 288), (96, 160, 192)):
+        logits = inferred(volume, network, window_size=window, memory_format=torch.channels_last_3d)[0]
+        picks.append(
+            [
+                find_in_image(Blobs(), probability_of(channel), species, tomogram.voxel_size_angstrom, 2)
+                for channel, species in zip(logits, species_set.picked, strict=True)
+            ]
+        )
+    for one, other, species in zip(*picks, species_set.picked, strict=True):
+        for found, twins in ((one, other), (other, one)):
+            sure = found.only(found.scores > species.probability_threshold + 0.02)
+            assert len(sure) > 0
+            distances = np.linalg.norm(sure.centres_zyx_vox[:, None] - twins.centres_zyx_vox, axis=2).min(1)
+            assert distances.max() <= 0.1

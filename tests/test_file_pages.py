@@ -1,0 +1,62 @@
+import gc
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scripts.file_pages import new_volume, release_file_pages, slabs_of
+
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
+
+
+def mapped_mib():
+    """Return how much memory of files is in this process."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
+    return int(line.split()[1]) / 1024
+
+
+def test_a_small_volume_is_in_memory():
+    volume = new_volume((4, 5, 6), memory_gib=1.0)
+    assert (volume.shape, volume.dtype, volume.base) == ((4, 5, 6), np.float32, None)
+    assert new_volume((4, 5, 6), memory_gib=None).base is None
+
+
+@on_linux
+def test_a_large_volume_is_in_a_file_and_its_pages_leave_memory():
+    before = mapped_mib()
+    volume = new_volume((64, 256, 256), memory_gib=0.01)  # 16 MiB
+    volume[:] = np.arange(64)[:, None, None]
+    tensor = torch.from_numpy(volume)
+    assert mapped_mib() > before + 15
+    release_file_pages(tensor)
+    assert mapped_mib() < before + 4
+    assert torch.equal(tensor[:, 3, 7], torch.arange(64.0))
+    del volume, tensor
+    gc.collect()
+
+
+def test_volumes_in_memory_and_read_only_files_keep_their_values(tmp_path):
+    volume = np.arange(24.0).reshape(2, 3, 4)
+    np.save(tmp_path / "volume.npy", volume)
+    for one in (
+        volume,
+        np.load(tmp_path / "volume.npy", mmap_mode="r"),
+        np.load(tmp_path / "volume.npy", mmap_mode="c"),
+    ):
+        release_file_pages(one)
+        assert np.array_equal(one, np.arange(24.0).reshape(2, 3, 4))
+
+
+def test_a_change_of_a_private_copy_of_a_file_is_kept(tmp_path):
+    np.save(tmp_path / "volume.npy", np.zeros((300, 100)))
+    mine = np.load(tmp_path / "volume.npy", mmap_mode="c")
+    mine[:] = 7
+    release_file_pages(mine)
+    assert (mine == 7).all()
+
+
+def test_slabs_make_up_the_volume(monkeypatch):
+    monkeypatch.setattr("scripts.file_pages.SLAB_VOXELS", 50)
+    volume = np.zeros((11, 4, 5))
+    assert [(slab.start, slab.stop) for slab in slabs_of(volume)] == [(0, 2), (2, 4), (4, 6), (6, 8), (8, 10), (10, 11)]
