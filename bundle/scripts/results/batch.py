@@ -158,7 +158,8 @@ def evaluate_one(evaluator: SupervisedEvaluator, run: str, dataset: Subset[Any],
     """Process one run; if it fails, log an error and write a note in the folder ``failures``."""
     try:
         evaluator.state.max_epochs = None  # makes Ignite start again, even after a failed run
-        loader = DataLoader(dataset, batch_size=1, collate_fn=evaluator.data_loader.collate_fn)
+        loader: Any = evaluator.data_loader
+        loader = DataLoader(dataset, batch_size=1, collate_fn=loader.collate_fn)
         Engine.run(evaluator, loader, max_epochs=1)
         if read_record(output_dir / run) is None:
             raise InputError("nothing was written: the evaluator needs the handler WritePicks with this output_dir.")
