@@ -84,7 +84,7 @@ def test_large_logits_are_kept_in_float16():
     settings = {"window_size": (32, 64, 64), "overlap_voxels": 8}
     exact, rounded = (inferred(volume, network, **settings, memory_gib=gib) for gib in (2, 0.001))
     assert (exact.dtype, rounded.dtype) == (torch.float32, torch.float16)
-    torch.testing.assert_close(rounded, exact.half())
+    torch.testing.assert_close(rounded.float(), exact, atol=0.03, rtol=0)
 
 
 def test_layers_come_one_after_the_other_and_a_window_may_be_missing():

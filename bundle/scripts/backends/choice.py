@@ -56,9 +56,7 @@ def with_backend(
 
 def program_of(network: nn.Module) -> str:
     """Return what runs a network of `with_backend`, for the record of a run: ``torch``, ``compile`` or ``openvino``."""
-    if isinstance(network, OpenVinoNetwork | CheckedNetwork):
-        return "openvino"
-    return "compile" if hasattr(network, "_orig_mod") else "torch"
+    return "compile" if hasattr(network, "_orig_mod") else str(getattr(network, "program", "torch"))
 
 
 class CheckedNetwork(nn.Module):
@@ -76,6 +74,8 @@ class CheckedNetwork(nn.Module):
     Shape:
         Those of the network, see there.
     """
+
+    program = "openvino"
 
     def __init__(self, network: nn.Module, fast: nn.Module, tolerance: float) -> None:
         super().__init__()

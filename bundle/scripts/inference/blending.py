@@ -15,10 +15,10 @@ BACKGROUND = -20.0  # logit where no window was looked at: a probability of 2e-9
 
 
 class BlendedLogits:
-    """Add up the weighted logits of windows, which come layer by layer in z.
+    """Add up the weighted logits of windows.
 
-    Only the layers under way are held in a buffer of their own, in float32. Finished layers are stored in float32 too,
-    or in float16 if all of them would take more than a quarter of the memory.
+    They are held in float32, or in float16 if they would take more than a quarter of the memory: rounding then changes
+    a logit of 8 by less than 0.03.
 
     Args:
         shape: ``(Z, Y, X)`` of the volume.
@@ -29,8 +29,7 @@ class BlendedLogits:
     def __init__(self, shape: Sequence[int], output_stride: int, memory_gib: float) -> None:
         self.shape = [-(-size // output_stride) for size in shape]
         self.memory_gib = memory_gib
-        self.channels, self.first = 0, 0  # the number of channels is unknown until the first window is answered
-        self.buffer = self.total = torch.empty(0)
+        self.logits: Tensor | None = None  # the number of channels is unknown until the first window is answered
 
     def add(self, answer: Tensor | None, place: Sequence[Window]) -> None:
         """Add the logits of a window.
@@ -39,41 +38,22 @@ class BlendedLogits:
             answer: ``(C, z, y, x)``, cut at the far ends of the volume; None for `BACKGROUND`.
             place: the window along z, y and x.
         """
-        layer, row, column = place
-        if self.channels == 0:
+        if self.logits is None:
             assert answer is not None
-            self._begin(answer)
-        if layer.first > self.first:
-            self._store(layer.first)
-        depth, height, width = (len(along.weights) for along in place)
-        missing = self.first + self.buffer.shape[1] - layer.first - depth
-        if missing < 0:
-            more = self.buffer.new_zeros(self.channels, -missing, *self.shape[1:])
-            self.buffer = torch.cat([self.buffer, more], dim=1)
+            size = 4 * len(answer) * math.prod(self.shape)
+            dtype = torch.float32 if size <= MEMORY_SHARE * self.memory_gib * 2**30 else torch.float16
+            self.logits = torch.zeros(len(answer), *self.shape, dtype=dtype, device=answer.device)
+        layer, row, column = place
+        part = self.logits[:, *(slice(along.first, along.first + len(along.weights)) for along in place)]
         weights = layer.weights[:, None, None] * row.weights[:, None] * column.weights
-        part = self.buffer[:, :depth, row.first : row.first + height, column.first : column.first + width]
         if answer is None:
             part += BACKGROUND * weights
-        else:
-            part.addcmul_(answer[:, :depth, :height, :width], weights)
+            return
+        depth, height, width = weights.shape
+        for channel, own in zip(part, answer[:, :depth, :height, :width], strict=True):
+            channel += own * weights
 
     def finish(self) -> Tensor:
         """Return the logits ``(C, Z, Y, X)`` of the volume."""
-        self._store(self.shape[0])
-        return self.total
-
-    def _begin(self, answer: Tensor) -> None:
-        self.channels = len(answer)
-        size = 4 * self.channels * math.prod(self.shape)
-        dtype = torch.float32 if size <= MEMORY_SHARE * self.memory_gib * 2**30 else torch.float16
-        self.total = torch.empty(self.channels, *self.shape, dtype=dtype, device=answer.device)
-        self.buffer = torch.zeros(self.channels, 0, *self.shape[1:], device=answer.device)
-
-    def _store(self, end: int) -> None:
-        """Store the layers before ``end``, which no further window touches."""
-        done = end - self.first
-        if done == self.shape[0] and self.total.dtype == self.buffer.dtype:
-            self.total = self.buffer  # all of them at once: no copy
-            return
-        self.total[:, self.first : end] = self.buffer[:, :done]
-        self.buffer, self.first = self.buffer[:, done:].clone(), end
+        assert self.logits is not None
+        return self.logits

@@ -57,14 +57,13 @@ class WindowInferer(SimpleInferer):
 class TomogramInferer(Inferer):
     """Slide a window over a tomogram, average the logits of its views (rotated, mirrored), and blend the windows.
 
-    Finished layers of logits are kept in float16, those under way in float32, so that memory holds little more than the
-    volume. Where a network's answer does not depend on the window, windows are as large as the memory allows, because
+    Where a network's answer does not depend on the window, windows are as large as the memory allows, because
     large windows share less. With a region, windows cover only its bounding box and some context around it; windows
     without a voxel of the region skip the network. These and everything outside the box get the logit
     `window_cover.BACKGROUND`.
 
     Args:
-        window_size: ``(z, y, x)`` in voxels; None chooses it, see `window_for`.
+        window_size: ``(z, y, x)`` in voxels; None chooses it, see `plan`.
         overlap_voxels: number of voxels that neighbouring windows share along an axis, at least; at most half a window.
         memory_gib: limit of the whole program, for the choice of the window.
         rotations: number of orientations in the xy plane, a quarter turn apart: 1 (as it is) to 4.
