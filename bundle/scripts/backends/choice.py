@@ -56,7 +56,7 @@ def with_backend(
 
 def program_of(network: nn.Module) -> str:
     """Return what runs a network of `with_backend`, for the record of a run: ``torch``, ``compile`` or ``openvino``."""
-    return "compile" if hasattr(network, "_orig_mod") else str(getattr(network, "program", "torch"))
+    return "compile" if hasattr(network, "_orig_mod") else str(getattr(network, "run_by", "torch"))
 
 
 class CheckedNetwork(nn.Module):
@@ -75,7 +75,7 @@ class CheckedNetwork(nn.Module):
         Those of the network, see there.
     """
 
-    program = "openvino"
+    run_by = "openvino"
 
     def __init__(self, network: nn.Module, fast: nn.Module, tolerance: float) -> None:
         super().__init__()

@@ -52,7 +52,7 @@ class OpenVinoNetwork(nn.Module):
         InputError: OpenVINO is not installed, or does not compute in ``dtype``.
     """
 
-    has_own_threads, program = True, "openvino"
+    has_own_threads, run_by = True, "openvino"
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
