@@ -33,7 +33,7 @@ OTHER = {  # another value of each setting than that of the config, or of the ba
     "resample": True, "probability_thresholds": {"ribosome": 0.25}, "merge_distance_in_radii": 0.5,
     "mode": "one_to_one", "mask_path": "{run}.mrc", "slab_z_angstrom": [10.0, 90.0], "user_id": "other",
     "session_id": "7", "page_megabytes": 0, "pick_formats": ["csv"], "pick_binning": 2.0, "write_to_project": True,
-    "overwrite": True, "load_pretrain": False, "backend": "torch",
+    "overwrite": True, "load_pretrain": False, "backend": "compile",
 }  # fmt: skip
 PLACES = {"imports", "bundle_root", "dataset_dir", "output_dir", "species_path", "checkpoint_path", "device"}
 SECTIONS = {

@@ -30,11 +30,16 @@ def new_volume(shape: Sequence[int], memory_gib: float | None) -> NDArray[np.flo
         memory_gib: of the whole program; None for any size in memory.
     """
     size = 4 * int(np.prod(shape))
-    if memory_gib is None or size <= MEMORY_SHARE * memory_gib * 2**30:
+    if memory_gib is None or not is_large(size, memory_gib):
         return np.empty(shape, dtype=np.float32)
     with tempfile.TemporaryFile() as file:
         file.truncate(size)
         return np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.float32).reshape(shape)
+
+
+def is_large(size: int, memory_gib: float) -> bool:
+    """Return whether so many bytes are more than `MEMORY_SHARE` of the memory of a program."""
+    return size > MEMORY_SHARE * memory_gib * 2**30
 
 
 def slabs_of(volume: NDArray[Any], multiple: int = 1) -> Iterator[slice]:

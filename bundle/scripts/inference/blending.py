@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from scripts.file_pages import MEMORY_SHARE
+from scripts.file_pages import is_large
 from scripts.inference.window_cover import Window
 
 BACKGROUND = -20.0  # logit where no window was looked at: a probability of 2e-9
@@ -41,7 +41,7 @@ class BlendedLogits:
         if self.logits is None:
             assert answer is not None
             size = 4 * len(answer) * math.prod(self.shape)
-            dtype = torch.float32 if size <= MEMORY_SHARE * self.memory_gib * 2**30 else torch.float16
+            dtype = torch.float16 if is_large(size, self.memory_gib) else torch.float32
             self.logits = torch.zeros(len(answer), *self.shape, dtype=dtype, device=answer.device)
         layer, row, column = place
         part = self.logits[:, *(slice(along.first, along.first + len(along.weights)) for along in place)]

@@ -14,7 +14,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scripts.file_pages import release_file_pages
+from scripts.file_pages import is_large, release_file_pages
 from scripts.inference.blending import BACKGROUND, BlendedLogits
 from scripts.inference.precision import autocast, check_precision, number_format
 from scripts.inference.threads import in_threads
@@ -195,6 +195,7 @@ class TomogramInferer(Inferer):
         )
         blended = BlendedLogits(volume.shape, plan.output_stride, self.memory_gib)
         grid = list(product(layers, rows, columns))
+        may_be_in_file = is_large(4 * volume.numel(), self.memory_gib)
 
         def box_of(place: tuple[Window, ...]) -> tuple[slice, ...]:
             return tuple(
@@ -208,7 +209,11 @@ class TomogramInferer(Inferer):
             outside = is_outside(place)
             if outside and place is not grid[0]:  # the first window tells the number of channels
                 return None
-            answer = answer_of(_filled(volume[box_of(place)], plan.window_size)[None, None])[0]
+            window = _filled(volume[box_of(place)], plan.window_size)
+            if may_be_in_file:
+                window = window.contiguous()
+                release_file_pages(volume)
+            answer = answer_of(window[None, None])[0]
             if not torch.isfinite(answer.sum()):
                 start = [along.start for along in place]
                 raise FloatingPointError(
@@ -221,7 +226,6 @@ class TomogramInferer(Inferer):
         progress = tqdm(grid, desc="windows", unit="window", leave=False, disable=not self.progress)
         for place, answer in zip(progress, answers, strict=True):
             blended.add(answer, place)
-            release_file_pages(volume)
         return blended.finish()
 
     def mean_of_views(self, window: Tensor, answer_of: Callable[[Tensor], Tensor]) -> Tensor:

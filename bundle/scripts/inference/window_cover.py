@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from scripts.file_pages import MEMORY_SHARE
+from scripts.file_pages import is_large
 
 BASE_BYTES = 0.7 * 2**30  # the program itself with its libraries, and slabs of features
+IN_USE_BYTES = 0.35 * 2**30  # of a volume that is kept in a file
 VALUES_PER_VOXEL = 160  # that a network holds per voxel of a window, if it does not state it
 UNUSED_SHARE = 0.3  # of the voxels that two windows share: those at the rim of either one count for nothing
 LARGEST_COUNT = 64  # windows along an axis
@@ -148,9 +149,9 @@ def voxels_in_memory(memory_gib: float, shape: Sequence[int], logits_bytes: int,
         logits_bytes: of the whole volume of logits in float32; half of it is held if it is large, see `blending`.
         bytes_per_voxel: what the network needs for each voxel of a window.
     """
-    most = MEMORY_SHARE * memory_gib * 2**30
     volume_bytes = 4 * math.prod(shape)
-    held = (volume_bytes if volume_bytes <= most else 0) + (logits_bytes if logits_bytes <= most else logits_bytes // 2)
+    held = IN_USE_BYTES if is_large(volume_bytes, memory_gib) else volume_bytes
+    held += logits_bytes // 2 if is_large(logits_bytes, memory_gib) else logits_bytes
     left = memory_gib * 2**30 - BASE_BYTES - held
     return max(left / bytes_per_voxel, SMALLEST_WINDOW**3)
 
