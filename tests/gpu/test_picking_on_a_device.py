@@ -45,7 +45,7 @@ def assert_same_picks(one, other, species_set, atol_vox=0.1, clear=CLEAR):
 
 @pytest.mark.parametrize(("device", "name"), PARTS)
 def test_the_picks_are_those_of_the_cpu(device, name, pick, datasets, on_cpu, shipped_species):
-    """On the CPU itself another memory order stands in for another device's arithmetic."""
+    """On the CPU itself, another memory order gives other rounding, as another device would."""
     found = pick(device, datasets[name], memory_format="$torch.contiguous_format")
     assert_same_picks(found, on_cpu(name), shipped_species)
 

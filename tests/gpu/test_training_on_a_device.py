@@ -1,4 +1,4 @@
-"""A training by the config learns on every device, and goes on on another one."""
+"""A training by the config learns on every device, and is resumed on another one."""
 
 import pytest
 import torch

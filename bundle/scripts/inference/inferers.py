@@ -57,10 +57,9 @@ class WindowInferer(SimpleInferer):
 class TomogramInferer(Inferer):
     """Slide a window over a tomogram, average the logits of its views (rotated, mirrored), and blend the windows.
 
-    Where a network's answer does not depend on the window, windows are as large as the memory allows, because
-    large windows share less. With a region, windows cover only its bounding box and some context around it; windows
-    without a voxel of the region skip the network. These and everything outside the box get the logit
-    `window_cover.BACKGROUND`.
+    Where a network's answer does not depend on the window, windows are as large as the memory allows, because large
+    windows share less. With a region, windows cover only its bounding box and some context around it; windows without a
+    voxel of the region skip the network. These and everything outside the box get the logit `blending.BACKGROUND`.
 
     Args:
         window_size: ``(z, y, x)`` in voxels; None chooses it, see `plan`.
@@ -141,12 +140,11 @@ class TomogramInferer(Inferer):
 
         plans = [self.plan(volume.shape[1:], network, volume.device) for volume in volumes]
         regions = [None] * len(volumes) if region is None else [one[0] != 0 for one in plain(region)]
-        return torch.stack(
-            [
-                self.logits_of(volume[0], answer_of, plan, wanted)
-                for volume, plan, wanted in zip(volumes, plans, regions, strict=True)
-            ]
-        )
+        answers = [
+            self.logits_of(volume[0], answer_of, plan, wanted)
+            for volume, plan, wanted in zip(volumes, plans, regions, strict=True)
+        ]
+        return answers[0][None] if len(answers) == 1 else torch.stack(answers)  # which copies
 
     def plan(self, shape: Sequence[int], network: Callable[..., Tensor], device: torch.device = CPU) -> WindowPlan:
         """Return which windows cover a volume ``(Z, Y, X)``.
@@ -195,7 +193,7 @@ class TomogramInferer(Inferer):
         )
         blended = BlendedLogits(volume.shape, plan.output_stride, self.memory_gib)
         grid = list(product(layers, rows, columns))
-        may_be_in_file = is_large(4 * volume.numel(), self.memory_gib)
+        may_be_in_file = volume.device.type == "cpu" and is_large(4 * volume.numel(), self.memory_gib)
 
         def box_of(place: tuple[Window, ...]) -> tuple[slice, ...]:
             return tuple(

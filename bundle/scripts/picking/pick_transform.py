@@ -79,7 +79,7 @@ class PickParticlesd(MapTransform):
         A volume without contrast, which the scaling set to 0, has no picks.
         """
         picks: list[Pick] = []
-        if not any(plane.any() for plane in image[0].numpy()):
+        if not any(plane.any() for plane in image.as_tensor()[0]):
             return picks
         stride = logits_stride_of(logits.shape[1:], image.shape[1:])
         for channel, species in zip(logits, self.species_set.picked, strict=True):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import voxel_size_of
 from scripts.errors import InputWarning
-from scripts.file_pages import SLAB_VOXELS, release_file_pages
+from scripts.file_pages import slabs_of
 from scripts.preparation.image_facts import source_of
 
 SMOOTHED_ANGSTROM = 60.0  # side of the blocks whose means distinguish bright from dark particles
@@ -30,13 +30,11 @@ def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     depth, height, width = (min(side, size) for size in volume.shape)
     rows, columns = volume.shape[1] // height, volume.shape[2] // width
     sums = np.empty((volume.shape[0] // depth, rows, columns), dtype=np.float32)
-    for layer, blocks in enumerate(sums):
-        if layer % max(SLAB_VOXELS // (volume[0].size * depth), 1) == 0:
-            release_file_pages(volume)
-        plane = volume[layer * depth : (layer + 1) * depth, : rows * height, : columns * width].sum(axis=0)
-        lines = plane.reshape(rows, height, -1).sum(axis=1)
-        lines.reshape(rows, columns, width).sum(axis=2, out=blocks)
-    release_file_pages(volume)
+    for slab in slabs_of(volume, depth):
+        for layer in range(slab.start // depth, slab.stop // depth):
+            plane = volume[layer * depth : (layer + 1) * depth, : rows * height, : columns * width].sum(axis=0)
+            lines = plane.reshape(rows, height, -1).sum(axis=1)
+            lines.reshape(rows, columns, width).sum(axis=2, out=sums[layer])
     sums /= np.float32(depth * height * width)
     return sums
 
