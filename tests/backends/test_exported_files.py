@@ -10,6 +10,7 @@ from scripts.backends.onnx import OnnxNetwork, export_onnx, fits
 from scripts.backends.torchscript import export_torchscript, load_torchscript
 from scripts.errors import InputError, InputWarning
 from scripts.networks.model_card import checked_card, read_card, record_sha256, record_thresholds, sha256_of, write_card
+from scripts.networks.recipe import ON_WINDOWS
 from scripts.training.spheres import Spheres
 from synthetic import make_species, tiny_network, write_weights
 
@@ -42,6 +43,13 @@ def test_an_onnx_file_answers_like_the_network_for_windows_of_any_size(exports):
     for shape in ((2, 1, 17, 20, 31), (1, 1, 16, 24, 32)):
         windows = torch.rand(shape)
         assert torch.allclose(answer_of(found, windows), answer_of(tiny_network().eval(), windows), atol=1e-3)
+
+
+def test_windows_of_an_export_are_cut_like_those_of_the_network(exports):
+    network = tiny_network()
+    for found in (load_torchscript(exports / "model.ts"), OnnxNetwork(exports / "model.onnx")):
+        for name in ON_WINDOWS:
+            assert getattr(found, name) == getattr(network, name), f"{type(found).__name__}.{name}"
 
 
 def test_an_onnx_file_for_one_window_refuses_others(exports):

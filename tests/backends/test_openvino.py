@@ -11,6 +11,7 @@ import torch
 from scripts.backends import openvino
 from scripts.backends.openvino import OpenVinoNetwork, converted, is_installed
 from scripts.errors import InputError
+from scripts.networks import recipe
 from synthetic import tiny_network
 from torch import nn
 
@@ -171,7 +172,7 @@ def test_windows_elsewhere_than_on_the_cpu_are_refused():
 def test_what_others_ask_the_network_for_is_there():
     network = tiny_network(norm="none", output_stride=2, align_corners=False)
     found = OpenVinoNetwork(network)
-    stated = {name: getattr(network, name) for name in openvino.PASSED_ON if hasattr(network, name)}
+    stated = {name: getattr(network, name) for name in recipe.ASKED_FOR if hasattr(network, name)}
     assert {"output_stride", "stride", "recipe"} <= set(stated)
     assert found.values_per_voxel > stated.pop("values_per_voxel")  # OpenVINO holds more
     assert {name: getattr(found, name) for name in stated} == stated

@@ -30,10 +30,11 @@ def torchscript(published):
 @pytest.fixture(scope="module")
 def network(published):
     """Return the network with the published weights, made by no client."""
-    from scripts.networks.convnext_unet import ConvNeXtUNet
+    from scripts.networks.model_card import network_of
     from scripts.networks.weights import load_weights
 
-    return load_weights(ConvNeXtUNet(widths="compact"), published / "models" / "model.pt")
+    weights = published / "models" / "model.pt"
+    return load_weights(network_of(weights), weights)
 
 
 def logits_of(network):
@@ -48,9 +49,10 @@ def test_load_makes_the_network_out_of_the_config(published, network):
 
 
 def test_load_fills_a_network_that_is_given(published, network):
-    from scripts.networks.convnext_unet import ConvNeXtUNet
+    from scripts.networks.model_card import network_of
 
-    found = load(published.name, model=ConvNeXtUNet(widths="compact"), bundle_dir=str(published.parent))
+    given = network_of(published / "models" / "model.pt")
+    found = load(published.name, model=given, bundle_dir=str(published.parent))
     assert torch.allclose(logits_of(found), logits_of(network), atol=1e-3)  # another memory order rounds otherwise
 
 
@@ -105,8 +107,8 @@ def test_a_compiled_network_gives_the_same_picks(published, dataset_dir, tmp_pat
     for compiled in (False, True):
         torch.manual_seed(0)
         made = create_workflow(
-            config_file=str(published / "configs" / "inference.json"), workflow_type="infer", compile=compiled,
-            probability_thresholds=thresholds, **small, **settings_of(published, dataset_dir, tmp_path / str(compiled)),
+            config_file=str(published / "configs" / "inference.json"), workflow_type="infer",
+            backend="compile" if compiled else "torch", probability_thresholds=thresholds, **small, **settings_of(published, dataset_dir, tmp_path / str(compiled)),
         )  # fmt: skip
         made.run()
         table = np.genfromtxt(tmp_path / str(compiled) / "picks.csv", delimiter=",", skip_header=1)

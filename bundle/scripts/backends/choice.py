@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from scripts.backends.onnx import OnnxNetwork
-from scripts.backends.openvino import HINTS, OpenVinoNetwork, is_installed, pass_on_attributes
+from scripts.backends.openvino import HINTS, OpenVinoNetwork, is_installed
 from scripts.errors import InputError, InputWarning
+from scripts.networks.recipe import pass_on
 
 BACKENDS = ("auto", "torch", "openvino", "compile")
 # Largest difference in probability between two programs that pick the same particles. From torch in float32, each
@@ -82,7 +83,7 @@ class CheckedNetwork(nn.Module):
         self.network, self.tolerance = network, tolerance
         self.fast: nn.Module | None = fast
         self.is_checked, self.lock = False, threading.Lock()
-        pass_on_attributes(network, self)
+        pass_on(network, self)
         if hasattr(fast, "values_per_voxel"):
             self.values_per_voxel = fast.values_per_voxel
 

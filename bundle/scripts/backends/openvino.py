@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from scripts.errors import InputError, reason_of
+from scripts.networks.recipe import pass_on
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-PASSED_ON = ("output_stride", "stride", "depends_on_window", "values_per_voxel", "recipe")  # what others ask a network
 OPENVINO_VALUES = 42  # that OpenVINO holds per voxel of a window, measured with the shipped network
 STEP = 32  # voxels; the strides of most networks divide it
 LONGEST_REASON = 200  # characters of OpenVINO's messages
@@ -64,7 +64,7 @@ class OpenVinoNetwork(nn.Module):
                 "'torch'."
             )
         self.network, self.dtype = network, dtype
-        pass_on_attributes(network, self)
+        pass_on(network, self)
         self.values_per_voxel = OPENVINO_VALUES
         self.model: Any = None
         self.model_shape: tuple[int, ...] | None = None  # the only shape that the model is for; None for any
@@ -108,13 +108,6 @@ class OpenVinoNetwork(nn.Module):
             raise InputError(f"OpenVINO does not take {name}: {reason}. Set backend to 'torch'.") from error
         self.answer_shape = tuple(self.program.get_compiled_model().output(0).shape)[1:]
         self.shape = shape
-
-
-def pass_on_attributes(network: nn.Module, wrapper: nn.Module) -> None:
-    """Give a wrapper what others ask the wrapped network for, as far as the network has it: see `PASSED_ON`."""
-    for name in PASSED_ON:
-        if hasattr(network, name):
-            setattr(wrapper, name, getattr(network, name))
 
 
 def converted(network: nn.Module, shape: Sequence[int]) -> tuple[Any, tuple[int, ...] | None]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from scripts.backends.exported_file import require_exported, write_exported
 from scripts.errors import InputError
-from scripts.networks.model_card import check_model, current_card, output_stride_of
+from scripts.networks.model_card import check_model, current_card, tell_how_to_cut_windows
 from scripts.networks.weights import UNREADABLE, check_whole
 from scripts.species import SpeciesSet
 
@@ -62,5 +62,5 @@ def load_torchscript(
     except UNREADABLE as error:
         raise InputError(f"{path} is no TorchScript file, or it is damaged or cut short.") from error
     if not hasattr(network, "output_stride"):  # a trace keeps no attributes
-        network.output_stride = output_stride_of(card)  # type: ignore[assignment]
+        tell_how_to_cut_windows(card, network)
     return network.eval()

@@ -25,7 +25,7 @@ from torch import nn
 
 from scripts.atomic_files import write_atomically
 from scripts.errors import InputError, InputWarning, run_tool
-from scripts.networks.recipe import build_network
+from scripts.networks.recipe import ON_WINDOWS, build_network, pass_on
 from scripts.records import as_json, first_difference, record_of
 from scripts.species import SpeciesSet, parse_species, read_species, with_thresholds
 
@@ -196,12 +196,11 @@ def network_of(checkpoint_path: str | Path) -> nn.Module:
     return build_network(needed_card(checkpoint_path, "network_def")["network_def"], str(card_path(checkpoint_path)))
 
 
-def output_stride_of(card: Card | None) -> int:
-    """Return how many voxels a logit of a card's network covers along each axis; 1 without a card."""
-    if card is None:
-        return 1
-    with torch.device("meta"):  # nothing is computed
-        return int(getattr(build_network(card["network_def"], "a card"), "output_stride", 1))
+def tell_how_to_cut_windows(card: Card | None, exported: nn.Module) -> None:
+    """Give a network out of an exported file the attributes that windows are cut by; nothing without a card."""
+    if card is not None:
+        with torch.device("meta"):  # nothing is computed
+            pass_on(build_network(card["network_def"], "a card"), exported, ON_WINDOWS)
 
 
 def species_of(

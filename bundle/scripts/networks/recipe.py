@@ -25,6 +25,9 @@ FOREIGN_NETWORKS = (  # segment volumes, and download nothing
 )
 OWN_NETWORKS = "scripts.networks."
 
+ON_WINDOWS = ("output_stride", "stride", "depends_on_window")  # how windows have to be cut
+ASKED_FOR = (*ON_WINDOWS, "values_per_voxel", "recipe")  # what others ask a network for
+
 Network = TypeVar("Network", bound=type[nn.Module])
 
 
@@ -136,6 +139,13 @@ def with_defaults(recipe: Mapping[str, Any], source: str) -> dict[str, Any]:
 def output_stride(network: nn.Module) -> int:
     """Return how many voxels a logit covers along each axis: the network's attribute of this name; 1 without one."""
     return int(getattr(network, "output_stride", 1))
+
+
+def pass_on(network: nn.Module, wrapper: nn.Module, names: Sequence[str] = ASKED_FOR) -> None:
+    """Give a wrapper the attributes of the wrapped network, as far as the network has them."""
+    for name in names:
+        if hasattr(network, name):
+            setattr(wrapper, name, getattr(network, name))
 
 
 def recipe_of(network: nn.Module) -> dict[str, Any]:
