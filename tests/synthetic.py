@@ -1,5 +1,7 @@
 """Small volumes, sets of species, files, networks and samples that the tests share."""
 
+from dataclasses import asdict
+
 import mrcfile
 import numpy as np
 import torch
@@ -7,9 +9,13 @@ from ignite.engine import Engine
 from monai.data import MetaTensor
 from scripts.coordinates import affine_of
 from scripts.networks.convnext_unet import ConvNeXtUNet
-from scripts.networks.model_card import make_card
+from scripts.networks.crop_classifier import CropClassifier
+from scripts.networks.model_card import make_card, sha256_of
 from scripts.networks.weights import as_bytes, save_model
+from scripts.picking.calibration import Calibration
+from scripts.picking.second_look import CALIBRATION, CROP, FIRST_SHA256
 from scripts.picks import Pick, as_records
+from scripts.preparation.crops import CropShape
 from scripts.simulation.specimens import distances
 from scripts.species import Species, SpeciesSet
 from scripts.training.spheres import Spheres
@@ -55,6 +61,28 @@ def write_weights(path, network=None, species_set=None, **facts):
     network = tiny_network() if network is None else network
     card = make_card(network.recipe, species_set or make_species(network.recipe["out_channels"]), Spheres(), **facts)
     save_model(path, as_bytes(network.state_dict()), card)
+    return path
+
+
+def tiny_classifier(seed=0, classes=3):
+    """Return a classifier of small crops with the same random weights every time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return CropClassifier(classes, crop_size=8, widths=(4, 4), depths=(1, 1))
+
+
+def write_second_look(path, weights, species_set, classifier=None, **facts):
+    """Write a second look for a first network's weights, with its card, and return the path."""
+    names = species_set.names
+    classifier = tiny_classifier(classes=len(names) + 1) if classifier is None else classifier
+    ones = np.ones(len(names))
+    facts = {
+        FIRST_SHA256: sha256_of(weights),
+        CROP: asdict(CropShape(8, 40.0, species_set.voxel_size_angstrom)),
+        CALIBRATION: Calibration(ones, ones, -ones, ("run",)).as_table(names),
+        **facts,
+    }
+    save_model(path, as_bytes(classifier.state_dict()), make_card(classifier.recipe, species_set, Spheres(), **facts))
     return path
 
 

@@ -34,7 +34,7 @@ ALLOWED = {
     "scoring": {"picking", "picks"},
     "pages": {"scoring", "picking", "picks"},
     "results": {"pages", "datasets", "picks"},
-    "monai_label": {"preparation", "datasets", "picks", "networks", "volumes"},
+    "monai_label": {"preparation", "datasets", "picks", "picking", "networks", "volumes"},
     "handlers": {
         *("results", "pages", "scoring", "picking", "preparation", "datasets", "picks", "networks"),
     },
@@ -43,8 +43,9 @@ MONAI = {  # the modules that hold MONAI's and Ignite's classes; everything else
     *("command_line", "monai_label", "volumes.monai_reader", "results.batch"),
     *("preparation.image_facts", "preparation.voxel_size", "preparation.scaling", "preparation.contrast"),
     *("preparation.region", "preparation.truth", "preparation.cache", "preparation.batch"),
-    *("inference.inferers", "training.windows", "training.window_dataset"),
-    *("picking.image_picks", "picking.pick_transform", "scoring.threshold_sweep", "simulation.dataset"),
+    *("inference.inferers", "training.windows", "training.window_dataset", "training.crop_dataset"),
+    *("picking.image_picks", "picking.pick_transform", "picking.second_look_transform"),
+    *("scoring.threshold_sweep", "simulation.dataset"),
 }
 NO_TORCH = [
     "records",

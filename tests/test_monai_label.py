@@ -14,6 +14,7 @@ from scripts.errors import InputError, find_input_error
 from scripts.monai_label import (
     CheckServedWeights,
     ToStudyGridd,
+    chosen_points,
     client_options,
     is_served,
     studies_with_points,
@@ -87,10 +88,22 @@ def test_a_wrong_setting_is_refused(settings, message):
         client_options(make_species(), **{"merge_distance_in_radii": 1.0, "rotations": 1, "flips": [], **settings})
 
 
+def test_with_a_second_look_the_operating_point_takes_the_place_of_thresholds():
+    given = {"merge_distance_in_radii": 1.0, "rotations": 1, "flips": []}
+    table = client_options(make_species(2), **given, operating_point={"b": {"precision": 0.9}})
+    points = {"operating_point_a": "F1", "operating_point_b": "precision 0.9"}
+    assert table == {**points, "merge_distance_in_radii": 1.0, "rotations": 1, "flips": ""}
+    assert chosen_points({**table, "operating_point_a": "f4"}, "f1") == {"a": "f4", "b": "precision 0.9"}
+    assert chosen_points({"rotations": 1}, "f1") == "f1"
+    with pytest.raises(InputError, match="with a second look there are no thresholds: set operating_point_<species>"):
+        with_options(make_species(2), {**table, "threshold_a": 0.5})
+
+
 def test_options_put_into_the_config_as_the_server_does_reach_inferer_and_picks(bundle_dir):
     config = ConfigParser()
     config.read_config(bundle_dir / "configs" / "inference.json")
     config["bundle_root"] = str(bundle_dir)
+    config["second_look"] = False
     table = config.get_parsed_content("displayable_configs")
     config["displayable_configs"].update({**table, "rotations": 3, "flips": "zx", "threshold_ribosome": 0.25})
     config["displayable_configs"].update({"merge_distance_in_radii": 0.5, "min_voxels_ribosome": 7})

@@ -14,7 +14,7 @@ from scripts.preparation.cache import StoredDataset
 from scripts.records import canonical, first_difference
 from scripts.species import read_species
 from scripts.volumes.ome_zarr_writer import write_ome_zarr
-from synthetic import noise, tiny_network, write_weights
+from synthetic import noise, tiny_network, write_second_look, write_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundle" / "configs"
@@ -33,7 +33,8 @@ OTHER = {  # another value of each setting than that of the config, or of the ba
     "resample": True, "probability_thresholds": {"ribosome": 0.25}, "merge_distance_in_radii": 0.5,
     "mode": "one_to_one", "mask_path": "{run}.mrc", "slab_z_angstrom": [10.0, 90.0], "user_id": "other",
     "session_id": "7", "page_megabytes": 0, "pick_formats": ["csv"], "pick_binning": 2.0, "write_to_project": True,
-    "overwrite": True, "load_pretrain": False, "backend": "compile",
+    "overwrite": True, "load_pretrain": False, "backend": "compile", "second_look": False, "second_look_copies": 3,
+    "second_look_path": "none.pt", "operating_point": "f4",
 }  # fmt: skip
 PLACES = {"imports", "bundle_root", "dataset_dir", "output_dir", "species_path", "checkpoint_path", "device"}
 SECTIONS = {
@@ -66,7 +67,8 @@ def project(tmp_path_factory):
             voxel_size_angstrom=VOXEL_SIZE, user_id="me", session_id="1",
         )  # fmt: skip
     write_project(root, species_set, "test", "three runs")
-    write_weights(root / "weights.pt", tiny_network(out_channels=5), species_set)
+    weights = write_weights(root / "weights.pt", tiny_network(out_channels=5), species_set)
+    write_second_look(root / "second_look.pt", weights, species_set)
     return root
 
 

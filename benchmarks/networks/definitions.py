@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from scripts.atomic_files import require_writable
-from scripts.backends.openvino import pass_on_attributes
 from scripts.datasets.runs import require_runs
 from scripts.datasets.truth import list_labelled_runs
 from scripts.errors import InputError, chain_of
+from scripts.networks.recipe import pass_on
 from torch import Tensor, nn
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
@@ -176,7 +176,7 @@ class PaddedNetwork(nn.Module):
         super().__init__()
         self.network, self.stride = network, stride
         self.output_stride = 1
-        pass_on_attributes(network, self)
+        pass_on(network, self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's output."""

@@ -22,13 +22,14 @@ from scripts.datasets.runs import run_name
 from scripts.datasets.truth import TRUTH_TABLE
 from scripts.errors import InputError
 from scripts.networks.weights import load_weights
+from scripts.picking.operating_point import parse_operating_points
 from scripts.picks import read_copick_json, read_csv
 from scripts.preparation.image_facts import original_affine_of
 from scripts.species import SpeciesSet, with_thresholds
 from scripts.volumes.reading import is_tomogram
 
 APP_DIR, STUDIES_DIR = "MONAI_LABEL_APP_DIR", "MONAI_LABEL_STUDIES"  # set by the server, also for its child processes
-THRESHOLD, MIN_VOXELS = "threshold_", "min_voxels_"
+THRESHOLD, MIN_VOXELS, POINT = "threshold_", "min_voxels_", "operating_point_"
 SHARED_OPTIONS = ("merge_distance_in_radii", "rotations", "flips")
 XYZ = [2, 1, 0]  # indices of z, y, x when the first axis is x
 
@@ -40,7 +41,12 @@ def is_served(bundle_root: str) -> bool:
 
 
 def client_options(
-    species_set: SpeciesSet, merge_distance_in_radii: float, rotations: int, flips: Sequence[str], **chosen: float
+    species_set: SpeciesSet,
+    merge_distance_in_radii: float,
+    rotations: int,
+    flips: Sequence[str],
+    operating_point: Any = None,
+    **chosen: float,
 ) -> dict[str, Any]:
     """Return the options of one inference that a client can set, as a flat table with their present values.
 
@@ -51,6 +57,8 @@ def client_options(
         merge_distance_in_radii: see `picking.blobs.Blobs`.
         rotations: see `inference.inferers.TomogramInferer`.
         flips: see `inference.inferers.TomogramInferer`; in the table the axes are one word, such as ``zy``.
+        operating_point: of a second look, see `picking.operating_point`; it takes the place of thresholds and sizes.
+            None without a second look.
         chosen: ``threshold_<species>`` and ``min_voxels_<species>`` that replace the defaults.
 
     Raises:
@@ -63,9 +71,13 @@ def client_options(
     if not isinstance(merge_distance_in_radii, int | float) or not merge_distance_in_radii >= 0:
         raise InputError(f"merge_distance_in_radii must not be negative; got {merge_distance_in_radii!r}.")
     picked = with_options(species_set, chosen).picked
+    own: dict[str, Any] = {f"{THRESHOLD}{species.name}": species.probability_threshold for species in picked}
+    own |= {f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked}
+    if operating_point is not None:
+        points = parse_operating_points(operating_point, species_set)
+        own = {f"{POINT}{name}": str(point) for name, point in points.items()}
     return {
-        **{f"{THRESHOLD}{species.name}": species.probability_threshold for species in picked},
-        **{f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked},
+        **own,
         "merge_distance_in_radii": merge_distance_in_radii,
         "rotations": int(rotations),
         "flips": "".join(flips),
@@ -81,9 +93,12 @@ def with_options(species_set: SpeciesSet, options: Mapping[str, Any]) -> Species
     source = "the request"
     thresholds = {key.removeprefix(THRESHOLD): value for key, value in options.items() if key.startswith(THRESHOLD)}
     sizes = {key.removeprefix(MIN_VOXELS): value for key, value in options.items() if key.startswith(MIN_VOXELS)}
-    unknown = [key for key in options if not key.startswith((THRESHOLD, MIN_VOXELS)) and key not in SHARED_OPTIONS]
+    own = (THRESHOLD, MIN_VOXELS, POINT)
+    unknown = [key for key in options if not key.startswith(own) and key not in SHARED_OPTIONS]
     if unknown:
         raise InputError(f"{source}: there is no option '{unknown[0]}'.")
+    if thresholds and any(key.startswith(POINT) for key in options):
+        raise InputError(f"{source}: with a second look there are no thresholds: set {POINT}<species>.")
     for name, size in sizes.items():
         species_set.named(name, source)
         if isinstance(size, bool | str) or size != int(size) or size < 1:
@@ -93,6 +108,12 @@ def with_options(species_set: SpeciesSet, options: Mapping[str, Any]) -> Species
         species_set,
         known=tuple(replace(one, min_voxels=int(sizes.get(one.name, one.min_voxels))) for one in known),
     )
+
+
+def chosen_points(options: Mapping[str, Any], operating_point: Any) -> Any:
+    """Return the operating points of a table of `client_options`, by species; the given one where it has none."""
+    points = {key.removeprefix(POINT): value for key, value in options.items() if key.startswith(POINT)}
+    return points or operating_point
 
 
 class CheckServedWeights(Transform):

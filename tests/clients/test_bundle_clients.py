@@ -108,7 +108,8 @@ def test_a_compiled_network_gives_the_same_picks(published, dataset_dir, tmp_pat
         torch.manual_seed(0)
         made = create_workflow(
             config_file=str(published / "configs" / "inference.json"), workflow_type="infer",
-            backend="compile" if compiled else "torch", probability_thresholds=thresholds, **small, **settings_of(published, dataset_dir, tmp_path / str(compiled)),
+            backend="compile" if compiled else "torch", probability_thresholds=thresholds, **small,
+            **settings_of(published, dataset_dir, tmp_path / str(compiled)),
         )  # fmt: skip
         made.run()
         table = np.genfromtxt(tmp_path / str(compiled) / "picks.csv", delimiter=",", skip_header=1)

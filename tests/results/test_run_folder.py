@@ -114,9 +114,11 @@ def test_tables_are_made_of_the_finished_folders_in_a_fixed_order(tomogram, tmp_
     assert [pick.run for pick in read_csv(output / "picks.csv")] == ["one", "two", "two"]
     assert [line.split(",")[0] for line in (output / "picks.csv").read_text().splitlines()] == ["id", "0", "1", "2"]
     table = list(csv.reader((output / "summary.csv").read_text().splitlines()))
-    assert table[0] == ["run", "status", "picks", "a", "b", "seconds", "peak_memory_gib", "failure"]
-    assert table[1] == ["bad", "failed", "", "", "", "", "", "bad.mrc is cut short."]
-    assert table[3] == ["two", "done", "2", "1", "1", "2.2", "1.50", ""]
+    assert table[0] == [
+        "run", "status", "picks", "a", "b", "expected_right", "seconds", "peak_memory_gib", "not_calibrated", "failure",
+    ]  # fmt: skip
+    assert table[1] == ["bad", "failed", *[""] * 7, "bad.mrc is cut short."]
+    assert table[3] == ["two", "done", "2", "1", "1", "", "2.2", "1.50", "", ""]
 
 
 def test_a_replaced_folder_is_read_again(tomogram, tmp_path):
@@ -158,6 +160,26 @@ def test_the_summary_on_the_screen_lines_up(tomogram):
         "bad        failed  bad.mrc is cut short.",
         "none       missing",
     ]
+
+
+EXPECTED = {
+    "a": {"operating_point": "F1", "lowest_probability": 0.5, "picks": 9, "precision": 0.75, "missed": 1.5},
+    "b": {"operating_point": "F1", "lowest_probability": float("inf"), "picks": 0, "precision": float("nan")},
+}
+
+
+def test_what_is_expected_of_the_picks_and_a_warning_are_in_the_record_and_the_summary(tomogram, tmp_path):
+    picks = [Pick("one", "a", 1, 2, 3)] * 9
+    record = make_record("one", tomogram, SETTINGS, picks, make_species(2), {"network": 2.0}, 1.5, EXPECTED, "skewness")
+    write_record(tmp_path, record)
+    found = read_record(tmp_path)
+    assert found.expected["a"]["precision"] == 0.75
+    assert found.expected["b"]["lowest_probability"] is None
+    assert found.expected["b"]["precision"] is None
+    lines = format_summary([SummaryRow("one", DONE, found)], make_species(2)).splitlines()
+    assert lines[0].split() == ["run", "status", "picks", "a", "b", "right", "seconds", "GiB"]
+    assert lines[1].split() == ["one", "done", "9", "9", "0", "7", "2.0", "1.50"]
+    assert lines[2] == "one: scores are not calibrated for this tomogram: skewness"
 
 
 def test_a_note_that_cannot_be_written_is_an_input_error(tmp_path):

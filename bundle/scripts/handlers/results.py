@@ -19,7 +19,7 @@ from scripts.pages.figures import save_figure
 from scripts.pages.html import PAGE_NAME, check_megabytes
 from scripts.pages.run_page import write_run_page
 from scripts.picking.pick_transform import picks_of
-from scripts.picks import Facts, Pick, check_formats, write_copick_json, write_run_folder
+from scripts.picks import Facts, Pick, check_formats, from_records, write_copick_json, write_run_folder
 from scripts.records import as_json, record_of
 from scripts.results.project_session import project_of, run_folder_in_project
 from scripts.results.run_folder import make_record, write_record
@@ -134,7 +134,11 @@ class WritePicks:
                 self.write_files(folder, picks, sample)
                 seconds = {**getattr(engine.state, "seconds", {}), "write": perf_counter() - started}
                 memory = peak_memory_gib()
-                record = make_record(run, tomogram, self.settings, picks, self.species_set, seconds, memory)
+                result = sample["result"]
+                record = make_record(
+                    run, tomogram, self.settings, picks, self.species_set, seconds, memory,
+                    result.get("expected"), result.get("unfamiliar", ""),
+                )  # fmt: skip
                 write_record(folder, record)
             logger.info("%s: %d picks in %s", run, len(picks), self.folder / run)
 
@@ -152,4 +156,9 @@ class WritePicks:
         )
         write_run_folder(folder, picks, self.species_set.names, self.formats, facts)
         save_figure(picture_of(sample, self.species_set), folder / "overlay.png")
-        write_run_page(folder / PAGE_NAME, tomogram_of(sample), picks, self.species_set, self.page_megabytes)
+        warning = sample["result"].get("unfamiliar", "")
+        write_run_page(
+            folder / PAGE_NAME, tomogram_of(sample), picks, self.species_set, self.page_megabytes,
+            others=from_records(sample["result"].get("others", ())),
+            warning=f"Scores are not calibrated for this tomogram: {warning}." if warning else "",
+        )  # fmt: skip

@@ -74,7 +74,7 @@ def write_summary_page(
     valleys = valleys_of(everything, species_set)
     total = sum_of(list((comparisons or {}).values()))
     data: dict[str, Any] = {
-        **species_data(species_set, valleys),
+        **species_data(species_set, everything, valleys),
         "runs": [_run_data(Path(path).parent, run, found, species_set) for run, found in picks.items()],
         "failures": [{"name": run, "reason": reason} for run, reason in (failures or {}).items()],
         "truth": None if total is None else total.as_json(species_set, *sweep),

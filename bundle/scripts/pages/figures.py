@@ -17,6 +17,7 @@ from PIL import Image
 from scripts.atomic_files import write_atomically
 from scripts.file_pages import release_file_pages
 from scripts.picks import Pick, by_species
+from scripts.scoring.calibration import Reliability
 from scripts.species import SpeciesSet
 
 # Okabe and Ito's palette, readable with every kind of colour vision
@@ -143,6 +144,28 @@ def sweep_figure(thresholds: NDArray[np.float64], fbeta: Mapping[str, NDArray[np
     axis.set(xlabel="probability threshold", ylabel="F4", xlim=(0, 1), ylim=(0, 1.02))
     axis.grid(alpha=0.3)
     axis.legend(title="chosen threshold")
+    return figure
+
+
+def reliability_figure(reliabilities: Mapping[str, Reliability], species_set: SpeciesSet) -> Figure:
+    """Draw how often candidates of similar probability are right, one curve per species.
+
+    Args:
+        reliabilities: by the species' names.
+        species_set: the species, for their colours.
+    """
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--", label="probability = share of right ones")
+    for species in species_set.picked:
+        if species.name not in reliabilities:
+            continue
+        one = reliabilities[species.name]
+        label = f"{species.name}, error {one.error:.3f}"
+        axes.plot(one.probability, one.right, marker="o", color=colour_of(species.label), label=label)
+    axes.set(xlabel="probability of candidates", ylabel="share of right ones", xlim=(0, 1), ylim=(0, 1))
+    axes.legend(loc="upper left", fontsize="small")
     return figure
 
 

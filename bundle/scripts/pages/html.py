@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
 from scripts.pages.figures import colour_of
+from scripts.picking.candidates import LEAST_PROBABILITY
 from scripts.picking.score_valley import HIGHEST, Valley, suggest_threshold
 from scripts.picks import Pick, by_species
 from scripts.species import SpeciesSet
@@ -38,19 +40,40 @@ def valleys_of(picks: Sequence[Pick], species_set: SpeciesSet) -> dict[str, Vall
     return {name: suggest_threshold([pick.score for pick in own[name]]) for name in species_set.names}
 
 
-def species_data(species_set: SpeciesSet, valleys: Mapping[str, Valley]) -> dict[str, Any]:
-    """Return what the pages show of the species."""
-    species = [
-        {
-            "name": one.name,
-            "colour": colour_of(one.label),
-            "radius": one.radius_angstrom,
-            "threshold": one.probability_threshold,
-            "valley": None if valleys[one.name].threshold is None else asdict(valleys[one.name]),
-        }
-        for one in species_set.picked
-    ]
-    return {"species": species, "highestScore": HIGHEST}
+def species_data(species_set: SpeciesSet, picks: Sequence[Pick], valleys: Mapping[str, Valley]) -> dict[str, Any]:
+    """Return what the pages show of the species: colours, thresholds, valleys.
+
+    After a second look the threshold of a species is the lowest score of its picks, and the sliders go down to
+    `LEAST_PROBABILITY`.
+
+    Args:
+        species_set: the species.
+        picks: that the page shows at first.
+        valleys: of their scores.
+    """
+    is_judged, own = are_judged(picks), by_species(picks)
+    species = []
+    for one in species_set.picked:
+        threshold = one.probability_threshold
+        if is_judged:
+            threshold = min((pick.score for pick in own[one.name]), default=HIGHEST)
+        valley = None if valleys[one.name].threshold is None else asdict(valleys[one.name])
+        species.append(
+            {
+                "name": one.name,
+                "colour": colour_of(one.label),
+                "radius": one.radius_angstrom,
+                "threshold": threshold,
+                "lowest": LEAST_PROBABILITY if is_judged else threshold,
+                "valley": valley,
+            }
+        )
+    return {"species": species, "highestScore": HIGHEST, "judged": is_judged}
+
+
+def are_judged(picks: Iterable[Pick]) -> bool:
+    """Return whether the scores of picks are the probabilities of a second look."""
+    return any(not math.isnan(pick.network_score) for pick in picks)
 
 
 def write_page(path: str | Path, template: str, title: str, scripts: Sequence[str], data: Mapping[str, Any]) -> None:

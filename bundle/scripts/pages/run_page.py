@@ -106,6 +106,8 @@ def write_run_page(
     species_set: SpeciesSet,
     page_megabytes: float,
     compared: ComparedRun | None = None,
+    others: Sequence[Pick] = (),
+    warning: str = "",
 ) -> None:
     """Write the page of one run.
 
@@ -116,11 +118,14 @@ def write_run_page(
         species_set: the species.
         page_megabytes: size limit; 0 writes no page.
         compared: the comparison of the picks with the truth, as `compare_run` returns it; None where there is no truth.
+        others: candidates of a second look that were not picked; a slider shows them.
+        warning: shown at the top.
     """
     if page_megabytes == 0:
         return
-    items = _pick_items(picks, tomogram, species_set)
+    items = _pick_items([*picks, *others], tomogram, species_set)
     if compared is not None:
+        items = items[: len(picks)]
         items = _judged_items(items, picks, compared, tomogram, species_set)
     data = {
         "run": tomogram.run,
@@ -128,7 +133,10 @@ def write_run_page(
         "voxelSize": tomogram.voxel_size_angstrom,
         "ownVoxelSize": tomogram.own_voxel_size_angstrom,
         "tile": {"pixels": TILE_PIXELS, "columns": SHEET_COLUMNS, "radii": TILE_RADII},
-        **species_data(species_set, valleys_of(picks, species_set)),
+        **species_data(species_set, picks, valleys_of(picks, species_set)),
+        "picked": len(picks),
+        "candidates": len(items) > len(picks) and compared is None,
+        "warning": warning,
         "sheets": _add_tiles(items, tomogram, species_set),
         "items": items,
         "truth": None if compared is None else _truth_data(compared, species_set),

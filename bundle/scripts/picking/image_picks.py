@@ -24,6 +24,7 @@ def picks_in_image(
     species: Species,
     facts: ImageFacts,
     voxel_offset: float,
+    network_scores: NDArray[np.float64] | None = None,
 ) -> list[Pick]:
     """Return picks at voxels of an image, in the coordinates of the tomogram as it was read.
 
@@ -33,14 +34,16 @@ def picks_in_image(
         species: what was picked.
         facts: of the image.
         voxel_offset: see `coordinates`.
+        network_scores: ``(N,)``, the first network's, where ``scores`` are those of a second look.
     """
+    firsts = np.full(len(scores), np.nan) if network_scores is None else network_scores
     own = facts.own_voxel_size_angstrom
     voxels = centres_zyx_vox * (facts.voxel_size_angstrom / own)
     points = to_xyz_angstrom(voxels, own, voxel_offset)
     return [
-        Pick(facts.run, species.name, x, y, z, score, species.radius_angstrom, x_voxel, y_voxel, z_voxel)
-        for (x, y, z), score, (z_voxel, y_voxel, x_voxel) in zip(
-            points.tolist(), scores.tolist(), voxels.tolist(), strict=True
+        Pick(facts.run, species.name, x, y, z, score, species.radius_angstrom, x_voxel, y_voxel, z_voxel, first)
+        for (x, y, z), score, (z_voxel, y_voxel, x_voxel), first in zip(
+            points.tolist(), scores.tolist(), voxels.tolist(), firsts.tolist(), strict=True
         )
     ]
 

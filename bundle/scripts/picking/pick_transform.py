@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
-from scripts.picking.candidates import Finder
+from scripts.picking.candidates import Candidates, Finder
 from scripts.picking.image_picks import (
     find_in_image,
     keep_inside,
@@ -20,7 +21,8 @@ from scripts.picking.image_picks import (
     picks_in_image,
     probability_of,
 )
-from scripts.picks import Pick, as_records, by_species
+from scripts.picking.operating_point import expect, parse_operating_points
+from scripts.picks import Pick, as_records, by_species, from_records
 from scripts.preparation.image_facts import ImageFacts, facts_of_image, original_affine_of
 from scripts.species import SpeciesSet
 from scripts.volumes.labels import paint_spheres
@@ -40,6 +42,10 @@ class PickParticlesd(MapTransform):
         voxel_offset: see `coordinates`.
         region_key: region to pick in ``(1, Z, Y, X)``, see `preparation.region.LimitRegiond`; without one, the whole
             volume.
+        operating_point: which candidates of a second look are picked, see `operating_point`.
+        candidates_key: the candidates of a second look, see `second_look_transform.SecondLookd`; without them the
+            finder's are picked. The result then also holds the candidates that were not picked, ``others``, and, by
+            species, what is ``expected`` of the picks.
     """
 
     def __init__(
@@ -51,8 +57,11 @@ class PickParticlesd(MapTransform):
         result_key: str = "result",
         voxel_offset: float = 0.0,
         region_key: str = "region",
+        operating_point: Any = "f1",
+        candidates_key: str = "candidates",
     ) -> None:
         super().__init__(keys)
+        self.points, self.candidates_key = parse_operating_points(operating_point, species_set), candidates_key
         self.species_set, self.finder, self.voxel_offset = species_set, finder, voxel_offset
         self.image_key, self.result_key, self.region_key = image_key, result_key, region_key
 
@@ -67,10 +76,16 @@ class PickParticlesd(MapTransform):
                 raise ValueError(
                     f"{key} needs {len(self.species_set.picked)} channels, one per species; got {logits.shape[0]}."
                 )
-            picks = self.pick(logits, image, facts, sample.get(self.region_key))
+            region = sample.get(self.region_key)
+            result: dict[str, Any] = {"run": facts.run}
+            if self.candidates_key in sample:
+                picks, more = self.choose(sample[self.candidates_key], facts, region)
+                result |= more | {"unfamiliar": sample.get("unfamiliar", "")}
+            else:
+                picks = self.pick(logits, image, facts, region)
             sample[key] = MetaTensor(self.draw(picks, facts), meta=image.meta)
             sample[key].affine = original_affine_of(image)
-            sample[self.result_key] = {"run": facts.run, "picks": as_records(picks)}
+            sample[self.result_key] = {**result, "picks": as_records(picks)}
         return sample
 
     def pick(self, logits: Tensor, image: MetaTensor, facts: ImageFacts, region: Tensor | None = None) -> list[Pick]:
@@ -89,6 +104,25 @@ class PickParticlesd(MapTransform):
             picks += picks_in_image(found.centres_zyx_vox, found.scores, species, facts, self.voxel_offset)
         return picks
 
+    def choose(
+        self, candidates: Mapping[str, Candidates], facts: ImageFacts, region: Tensor | None = None
+    ) -> tuple[list[Pick], dict[str, Any]]:
+        """Return the picks out of the candidates of a second look, and what else is known of them."""
+        picks: list[Pick] = []
+        others: list[Pick] = []
+        expected = {}
+        for species in self.species_set.picked:
+            found, point = keep_inside(candidates[species.name], region), self.points[species.name]
+            lowest = point.lowest_probability(found.scores)
+            for chosen, kept in ((picks, found.scores >= lowest), (others, found.scores < lowest)):
+                part = found.only(kept)
+                chosen += picks_in_image(
+                    part.centres_zyx_vox, part.scores, species, facts, self.voxel_offset, part.network_scores
+                )
+            expectation = asdict(expect(found.scores, found.scores >= lowest))
+            expected[species.name] = {"operating_point": str(point), "lowest_probability": lowest, **expectation}
+        return picks, {"others": as_records(others), "expected": expected}
+
     def draw(self, picks: Sequence[Pick], facts: ImageFacts) -> Tensor:
         """Return the label map ``(1, Z, Y, X)`` of the picks, on the grid of the tomogram as it was read."""
         found = by_species(picks)
@@ -102,4 +136,4 @@ class PickParticlesd(MapTransform):
 
 def picks_of(sample: Mapping[str, Any]) -> list[Pick]:
     """Return the picks that `PickParticlesd` left in a sample."""
-    return [Pick(**record) for record in sample["result"]["picks"]]
+    return from_records(sample["result"]["picks"])

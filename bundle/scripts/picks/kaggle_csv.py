@@ -13,11 +13,13 @@ from scripts.picks.parsing import ANGSTROM_DIGITS, SCORE_DIGITS, VOXEL_DIGITS, d
 from scripts.picks.pick import Pick
 
 REQUIRED_COLUMNS = ("experiment", "particle_type", "x", "y", "z")
-OPTIONAL_COLUMNS = ("score", "radius_angstrom", "x_voxel", "y_voxel", "z_voxel")
+OPTIONAL_COLUMNS = ("score", "radius_angstrom", "x_voxel", "y_voxel", "z_voxel", "network_score")
 
 
 def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:
-    """Write the table with Kaggle's six columns first, then score, radius and voxels; without picks only the header.
+    """Write the table with Kaggle's six columns first, then score, radius, voxels and network score.
+
+    Without picks there is only the header.
 
     Ångströms have 3 decimals, voxels 4, scores 6; unknown values are empty.
     """
@@ -28,7 +30,8 @@ def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:
             angstroms = [decimal(value, ANGSTROM_DIGITS) for value in pick.xyz_angstrom]
             voxels = [decimal(value, VOXEL_DIGITS) for value in (pick.x_voxel, pick.y_voxel, pick.z_voxel)]
             score, radius = decimal(pick.score, SCORE_DIGITS), decimal(pick.radius_angstrom, ANGSTROM_DIGITS)
-            writer.writerow((row, pick.run, pick.species, *angstroms, score, radius, *voxels))
+            network_score = decimal(pick.network_score, SCORE_DIGITS)
+            writer.writerow((row, pick.run, pick.species, *angstroms, score, radius, *voxels, network_score))
 
 
 def read_csv(path: str | Path) -> list[Pick]:

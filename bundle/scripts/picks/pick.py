@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +26,10 @@ class Pick:
         run: name of the tomogram's run ("experiment" in Kaggle's files).
         species: name of the species.
         x_angstrom: position in file coordinates, with ``y_angstrom`` and ``z_angstrom``.
-        score: confidence of the pick; 1 for an annotation.
+        score: confidence of the pick, after a second look the probability that it is right; 1 for an annotation.
         radius_angstrom: radius of the species; nan when unknown.
         x_voxel: position in the tomogram's own voxels, with ``y_voxel`` and ``z_voxel``; nan when unknown.
+        network_score: the first network's score where `score` is that of a second look; nan elsewhere.
     """
 
     run: str
@@ -40,6 +42,7 @@ class Pick:
     x_voxel: float = UNKNOWN
     y_voxel: float = UNKNOWN
     z_voxel: float = UNKNOWN
+    network_score: float = UNKNOWN
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (*self.xyz_angstrom, self.score))):
@@ -68,6 +71,14 @@ def as_records(picks: Iterable[Pick]) -> list[dict[str, str | float | None]]:
     """Return the table as plain dictionaries for JSON; unknown values become None."""
     names = [field.name for field in fields(Pick)]
     return [{name: _plain(getattr(pick, name)) for name in names} for pick in picks]
+
+
+def from_records(records: Iterable[Mapping[str, Any]]) -> list[Pick]:
+    """Return the table that `as_records` turned into dictionaries."""
+    known: list[dict[str, Any]] = [
+        {key: UNKNOWN if value is None else value for key, value in record.items()} for record in records
+    ]
+    return [Pick(**row) for row in known]
 
 
 def xyz_angstrom_of(picks: Sequence[Pick]) -> NDArray[np.float64]:

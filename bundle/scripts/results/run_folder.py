@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,6 +24,13 @@ from scripts.species import SpeciesSet
 
 RECORD_FILE, PICKS_TABLE, SUMMARY, FAILURES = "run.json", "picks.csv", "summary.csv", "failures"
 DONE, FAILED, MISSING = "done", "failed", "missing"
+SUMMARY_ENDS = (
+    "expected_right",
+    "seconds",
+    "peak_memory_gib",
+    "not_calibrated",
+    "failure",
+)  # columns after the species
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,8 @@ class Record:
         picks: how many there are of every species.
         seconds: how long every stage took.
         peak_memory_gib: largest memory of the process so far.
+        expected: after a second look what to expect of the picks of every species, see `picking.operating_point`.
+        unfamiliar: why the scores are not calibrated for this tomogram; "" if they are.
     """
 
     run: str
@@ -44,6 +54,8 @@ class Record:
     picks: dict[str, int]
     seconds: dict[str, float]
     peak_memory_gib: float
+    expected: dict[str, dict[str, Any]] | None = None
+    unfamiliar: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,12 +76,24 @@ def make_record(
     species_set: SpeciesSet,
     seconds: Mapping[str, float],
     peak_memory_gib: float,
+    expected: Mapping[str, Mapping[str, Any]] | None = None,
+    unfamiliar: str = "",
 ) -> Record:
     """Return the record of a run that was picked."""
     found = Counter(pick.species for pick in picks)
     counts = {name: found[name] for name in species_set.names}
     times = {stage: round(value, 3) for stage, value in seconds.items()}
-    return Record(run, state_of(tomogram), dict(settings), counts, times, round(peak_memory_gib, 3))
+    memory = round(peak_memory_gib, 3)
+    plain = None if expected is None else {name: _finite(row) for name, row in expected.items()}
+    return Record(run, state_of(tomogram), dict(settings), counts, times, memory, plain, unfamiliar)
+
+
+def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with rounded numbers, and None for those that JSON does not have."""
+    return {
+        key: (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
+        for key, value in row.items()
+    }
 
 
 def state_of(tomogram: str | Path) -> dict[str, Any]:
@@ -159,9 +183,7 @@ class BatchTables:
         write_csv(self.output_dir / PICKS_TABLE, [pick for _, picks in found for pick in picks])
         with write_atomically(self.output_dir / SUMMARY) as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(
-                ("run", "status", "picks", *self.species_set.names, "seconds", "peak_memory_gib", "failure")
-            )
+            writer.writerow((*("run", "status", "picks"), *self.species_set.names, *SUMMARY_ENDS))
             writer.writerows(_cells(row, self.species_set.names) for row in rows)
         return rows
 
@@ -179,24 +201,41 @@ class BatchTables:
 
 def _cells(row: SummaryRow, names: Sequence[str]) -> list[Any]:
     if row.record is None:
-        return [row.run, row.status, *[""] * (len(names) + 3), row.failure]
+        return [row.run, row.status, *[""] * (len(names) + len(SUMMARY_ENDS)), row.failure]
     counts = [row.record.picks[name] for name in names]
     seconds = f"{sum(row.record.seconds.values()):.1f}"
-    return [row.run, row.status, sum(counts), *counts, seconds, f"{row.record.peak_memory_gib:.2f}", ""]
+    memory, right = f"{row.record.peak_memory_gib:.2f}", _expected_right(row.record)
+    return [row.run, row.status, sum(counts), *counts, right, seconds, memory, row.record.unfamiliar, ""]
+
+
+def _expected_right(record: Record) -> str:
+    """Return how many of the picks are expected to be right; nothing without a second look."""
+    if record.expected is None:
+        return ""
+    return f"{sum(row['picks'] * (row['precision'] or 0) for row in record.expected.values()):.0f}"
 
 
 def format_summary(rows: Sequence[SummaryRow], species_set: SpeciesSet) -> str:
     """Return the summary as a table for the screen; a run that is not done has its failure in place of numbers."""
     names = species_set.names
     width = max(map(len, ["run", *(row.run for row in rows)]))
-    heads = ["run".ljust(width), "status", "picks", *names, "seconds", "GiB"]
-    done = {row.run: [row.run.ljust(width), *map(str, _cells(row, names)[1:-1])] for row in rows if row.status == DONE}
+    are_judged = any(row.record is not None and row.record.expected is not None for row in rows)
+    heads = ["run".ljust(width), "status", "picks", *names, *["right"] * are_judged, "seconds", "GiB"]
+    done = {row.run: [row.run.ljust(width), *map(str, _cells(row, names)[1:-2])] for row in rows if row.status == DONE}
+    for cells in done.values():
+        if not are_judged:
+            del cells[-3]
     head, *aligned = _align([heads, *done.values()])
     lines = dict(zip(done, aligned, strict=True))
     for row in rows:
         if row.status != DONE:
             lines[row.run] = f"{row.run.ljust(width)}  {row.status}  {row.failure}".rstrip()
-    return "\n".join([head, *(lines[row.run] for row in rows)])
+    warnings = [
+        f"{row.run}: scores are not calibrated for this tomogram: {row.record.unfamiliar}"
+        for row in rows
+        if row.record is not None and row.record.unfamiliar
+    ]
+    return "\n".join([head, *(lines[row.run] for row in rows), *warnings])
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

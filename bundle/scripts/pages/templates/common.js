@@ -54,9 +54,10 @@ class SpeciesPanel {
     this.changed = changed;
     this.odds = scores.map((own) => own.map(logOdds));
     this.wrong = wrong && wrong.map((own) => own.map(logOdds));
-    this.low = species.map((one) => logOdds(one.threshold));
+    this.low = species.map((one) => logOdds(one.lowest));
     this.high = logOdds(1);
-    this.threshold = [...this.low];
+    this.start = species.map((one) => logOdds(one.threshold));
+    this.threshold = [...this.start];
     this.on = species.map(() => true);
     this.cards = species.map((_, index) => this.card(index));
     byId("species").append(...this.cards.map((card) => card.element));
@@ -78,12 +79,45 @@ class SpeciesPanel {
 
   // The threshold as a probability: exactly the one in use while the slider has not been moved.
   value(index) {
-    return this.threshold[index] === this.low[index] ? species[index].threshold : probability(this.threshold[index]);
+    return this.threshold[index] === this.start[index] ? species[index].threshold : probability(this.threshold[index]);
+  }
+
+  // What calibrated scores say of the picks from the threshold on, with intervals that hold it with 90 %.
+  expected(index) {
+    const chances = this.odds[index].map(probability), kept = this.odds[index].map((odds) => this.keeps(index, odds));
+    const sums = (wanted) => chances.reduce(([sum, variance, count], one, place) => (kept[place] === wanted
+      ? [sum + one, variance + one * (1 - one), count + 1] : [sum, variance, count]), [0, 0, 0]);
+    const [right, variance, count] = sums(true), [missed, missedVariance] = sums(false);
+    const percent = (value) => Math.round(100 * Math.min(Math.max(value / count, 0), 1)), spread = 1.645 * Math.sqrt(variance);
+    const share = count ? `expected right ${percent(right)} % (${percent(right - spread)}–${percent(right + spread)})` : "";
+    const beyond = 1.645 * Math.sqrt(missedVariance);
+    const rest = data.candidates ? `missed ${missed.toFixed(0)} (${Math.max(missed - beyond, 0).toFixed(0)}–${(missed + beyond).toFixed(0)})` : "";
+    return [share, rest].filter(Boolean).join(", ");
+  }
+
+  // The threshold with the highest expected F-beta, or the lowest one with a wanted expected share of right picks.
+  point(index, beta, wanted) {
+    const falling = [...this.odds[index]].sort((a, b) => b - a), all = falling.reduce((sum, odds) => sum + probability(odds), 0);
+    let right = 0, best = 0, chosen = this.high;
+    falling.forEach((odds, place) => {
+      right += probability(odds);
+      const value = wanted ? (right / (place + 1) >= wanted ? place + 1 : 0)
+        : ((1 + beta ** 2) * right) / (beta ** 2 * all + place + 1);
+      if (value > best) [best, chosen] = [value, odds];
+    });
+    this.set(index, chosen);
+  }
+
+  points(index) {
+    const button = (words, beta, wanted) => make("button", { type: "button", "aria-label": `${words} of ${species[index].name}`,
+      onclick: () => this.point(index, beta, wanted) }, words);
+    return data.candidates ? [button("F1", 1), button("F4", 4), button("90 % right", 0, 0.9)] : [];
   }
 
   card(index) {
     const one = species[index];
-    const parts = { count: make("span", { class: "count" }), threshold: make("span", { class: "threshold" }) };
+    const parts = { count: make("span", { class: "count" }), threshold: make("span", { class: "threshold" }),
+      expected: make("div", { class: "below expected" }) };
     parts.box = make("input", {
       type: "checkbox", checked: true, "aria-label": `show ${one.name}`,
       onchange: () => { this.on[index] = parts.box.checked; this.update(); },
@@ -95,7 +129,8 @@ class SpeciesPanel {
     parts.histogram = this.histogram(index);
     parts.element = make("div", { class: "card" },
       make("div", { class: "top" }, make("label", {}, parts.box, swatch(index), one.name), parts.count),
-      parts.histogram.element, parts.slider, make("div", { class: "below" }, parts.threshold, this.advice(index)));
+      parts.histogram.element, parts.slider, make("div", { class: "below" }, parts.threshold, ...this.points(index), this.advice(index)),
+      ...(data.judged ? [parts.expected] : []));
     return parts;
   }
 
@@ -158,13 +193,15 @@ class SpeciesPanel {
       const kept = this.count(index), all = this.odds[index].length, value = shown(this.value(index));
       card.count.textContent = kept === all ? `${all}` : `${kept} of ${all}`;
       card.threshold.textContent = `≥ ${value}`;
+      card.expected.textContent = data.judged ? this.expected(index) : "";
       card.slider.value = Math.round(((this.threshold[index] - this.low[index]) / (this.high - this.low[index])) * STEPS);
       card.slider.setAttribute("aria-valuetext", `${value}, ${kept} of ${all} picks`);
       card.element.classList.toggle("off", !this.on[index]);
       card.histogram.fade();
     });
-    const settings = species.map((one, index) => `'${one.name}': ${+this.value(index).toFixed(6)}`);
-    byId("command").value = `--probability_thresholds "{${settings.join(", ")}}"`;
+    const wanted = (index) => +Math.min(this.value(index), data.highestScore).toFixed(6);
+    const settings = species.map((one, index) => `'${one.name}': ${data.judged ? `{'probability': ${wanted(index)}}` : +this.value(index).toFixed(6)}`);
+    byId("command").value = `--${data.judged ? "operating_point" : "probability_thresholds"} "{${settings.join(", ")}}"`;
     this.changed(this);
   }
 

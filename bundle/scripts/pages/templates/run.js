@@ -270,7 +270,12 @@ function start() {
   byId("heading").textContent = data.run;
   const averaged = [data.zStep > 1 ? `${data.zStep} slices` : "", data.pixelStep > 1 ? `${data.pixelStep} × ${data.pixelStep} pixels` : ""];
   const size = averaged.some(Boolean) ? `, ${averaged.filter(Boolean).join(" and ")} averaged into one` : "";
-  byId("facts").textContent = `${picks.length} picks · ${data.volumeShape.join(" × ")} voxels (z, y, x) of ${data.voxelSize.toFixed(2)} Å${size}`;
+  byId("facts").textContent = `${data.picked} picks · ${data.volumeShape.join(" × ")} voxels (z, y, x) of ${data.voxelSize.toFixed(2)} Å${size}`;
+  byId("warning").textContent = data.warning;
+  byId("warning").hidden = !data.warning;
+  if (data.judged) {
+    byId("species-note").textContent = "A score is the probability that a pick is right. A slider hides the picks below it everywhere on this page, or shows more candidates; below it stands what to expect of the picks that are left. The files stay as they are.";
+  }
   byId("z").max = depth - 1;
   byId("y").max = height - 1;
   if (data.truth) {

@@ -1,0 +1,252 @@
+"""Make a second look: store what the first network proposes, and fit the probabilities after the training."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.data import Dataset
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from scripts.atomic_files import write_atomically
+from scripts.errors import InputError
+from scripts.handlers.finished_sample import image_facts_of, samples_of
+from scripts.networks.crop_classifier import CropClassifier
+from scripts.networks.model_card import needed_card, network_of, sha256_of
+from scripts.networks.weights import load_weights, read_bytes, save_model
+from scripts.pages.figures import reliability_figure, save_figure
+from scripts.picking.familiarity import Familiarity, statistics_of
+from scripts.picking.operating_point import parse_operating_points
+from scripts.picking.second_look import CALIBRATION, CROP, FAMILIARITY, FIRST_SHA256, SECOND_LOOK, SecondLook
+from scripts.picking.stored_proposals import read_proposals, write_proposals
+from scripts.preparation.crops import CropShape
+from scripts.records import as_json
+from scripts.scoring.calibration import (
+    JudgedCandidates,
+    JudgedScores,
+    average_precision,
+    fit_calibration,
+    judge_candidates,
+    judge_scores,
+    reliability_of,
+    sampling_error,
+)
+from scripts.scoring.metrics import Counts, fbeta, precision, recall, score_counts
+from scripts.species import SpeciesSet
+
+logger = logging.getLogger(__name__)
+
+RELIABILITY_COLUMNS = ("species", "candidates", "calibration_error", "sampling_error", "average_precision")
+POINT_COLUMNS = (
+    *(
+        "operating_point",
+        "species",
+        "truths",
+        "picks",
+        "wrong",
+        "expected_precision",
+        "precision",
+        "recall",
+        "f1",
+        "f4",
+    ),
+)
+POINTS: tuple[Any, ...] = ("f1", "f4", {"precision": 0.9}, {"recall": 0.95})
+
+PROPOSALS = "proposals"  # key of a tomogram's item: the file of its proposals
+
+
+class StoreProposals:
+    """Write the proposals of every tomogram to the file that its item names, see `with_proposals`."""
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        given: Any = engine.state.batch
+        for item, sample in zip(given, samples_of(engine), strict=True):
+            write_proposals(Path(item["proposals_path"]), sample[PROPOSALS])
+
+
+def with_proposals(
+    tomograms: Sequence[dict[str, Any]], folder: str | Path, checkpoint_path: str | Path
+) -> list[dict[str, Any]]:
+    """Return the items of tomograms with the files of their proposals, which depend on the first network's weights."""
+    folder = Path(folder) / sha256_of(checkpoint_path)[:12]
+    return [{**item, "proposals_path": str(folder / f"{_name_of(item)}.npz")} for item in tomograms]
+
+
+def _name_of(item: Mapping[str, Any]) -> str:
+    """Return a name that only this tomogram has: a run may be there as several kinds, or in several datasets."""
+    path = Path(str(item["image"])).absolute()
+    return f"{item['run']}_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+
+
+def without_proposals(tomograms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the tomograms whose proposals are not stored yet, each once."""
+    missing = {item["proposals_path"]: item for item in tomograms if not Path(item["proposals_path"]).exists()}
+    return list(missing.values())
+
+
+class StoredPlaces:
+    """Reads the proposed places of a tomogram, by its number.
+
+    Args:
+        tomograms: the items of `with_proposals`.
+    """
+
+    def __init__(self, tomograms: Sequence[dict[str, Any]]) -> None:
+        self.paths = [Path(item["proposals_path"]) for item in tomograms]
+
+    def record(self) -> dict[str, Any]:
+        """Return an empty record: places depend on the weights, which the names of the files tell."""
+        return {}
+
+    def __call__(self, number: int) -> NDArray[np.float64]:
+        """Return the places ``(N, 3)``."""
+        return read_proposals(self.paths[number]).centres_zyx_vox
+
+
+def judge_tomograms(tomograms: Dataset, second_look: SecondLook, species_set: SpeciesSet) -> list[JudgedCandidates]:
+    """Return the candidates of prepared tomograms with the answers of both networks and of the truth."""
+    judged = []
+    for item, sample in zip(tomograms.data, tqdm(tomograms, desc="second look"), strict=True):
+        proposals = read_proposals(Path(item["proposals_path"]))
+        volume = sample["image"][0]
+        log_odds = second_look.log_odds(volume, proposals.centres_zyx_vox).reshape(proposals.logits.shape)
+        particles = np.asarray(sample["label"], dtype=np.float64).reshape(-1, 4)
+        right = judge_candidates(proposals.centres_zyx_vox, particles, species_set, species_set.voxel_size_angstrom)
+        statistics = statistics_of(volume, proposals.logits, log_odds)
+        judged.append(JudgedCandidates(item["run"], proposals.logits, log_odds, right, statistics))
+    return judged
+
+
+def calibrate_second_look(
+    tomograms: Dataset,
+    weights: str | Path,
+    checkpoint_path: str | Path,
+    crop_shape: CropShape,
+    species_set: SpeciesSet,
+    output_dir: str | Path,
+    dtype: torch.dtype = torch.float32,
+    known: Dataset | None = None,
+) -> None:
+    """Fit the probabilities of a trained second look, and write it with its card, as inference takes it.
+
+    Args:
+        tomograms: prepared tomograms with stored proposals, which neither network was trained on.
+        weights: of the second look, written by the training.
+        checkpoint_path: the first network's.
+        crop_shape: of the crops.
+        species_set: the species.
+        output_dir: where ``second_look.pt``, its card and ``reliability.png`` are written.
+        dtype: what the second look computes in.
+        known: prepared tomograms that it was trained on: these, and those above, are familiar to it.
+    """
+    network = load_weights(network_of(weights), weights)
+    if not isinstance(network, CropClassifier):
+        raise InputError(f"{weights} is no second look: its network is {type(network).__name__}.")
+    second_look = SecondLook(network, crop_shape, None, dtype=dtype)
+    judged = judge_tomograms(tomograms, second_look, species_set)
+    trained = [] if known is None else judge_tomograms(known, second_look, species_set)
+    familiarity = Familiarity.learn(np.unique([one.statistics for one in [*judged, *trained]], axis=0))
+    names = species_set.names
+    calibration, few = fit_calibration(judged, names)
+    for name in few:
+        logger.warning("%s: too few particles to fit its probability on; that of the second look is taken", name)
+    card = {
+        **needed_card(weights, "output_dir"),
+        FIRST_SHA256: sha256_of(checkpoint_path),
+        CROP: as_json(asdict(crop_shape)),
+        CALIBRATION: calibration.as_table(names),
+        FAMILIARITY: familiarity.as_table(),
+    }
+    folder = Path(output_dir)
+    save_model(folder / SECOND_LOOK, read_bytes(weights), card)
+    reliabilities = {}
+    for column, name in enumerate(names):
+        found = np.concatenate([calibration.probabilities(one.logits, one.log_odds)[:, column] for one in judged])
+        reliabilities[name] = reliability_of(found, np.concatenate([one.is_right[:, column] for one in judged]))
+        logger.info("%s: calibration error %.3f on the runs it was fitted on", name, reliabilities[name].error)
+    save_figure(reliability_figure(reliabilities, species_set), folder / "reliability.png")
+    logger.info("second look: %s; copy it and its card beside the first network's weights", folder / SECOND_LOOK)
+
+
+class WriteReliability:
+    """Compare the probabilities of a second look with the truth.
+
+    ``reliability.csv`` has a row per species: its candidates from a probability of 0.05 on, their calibration error,
+    the error that exact probabilities would have with as few candidates, and average precision; ``reliability.png``
+    draws it. ``operating_points.csv`` has, for every point that can be asked for, what was asked and what came.
+
+    Args:
+        output_dir: where the files are written.
+        species_set: the species.
+    """
+
+    def __init__(self, output_dir: str, species_set: SpeciesSet) -> None:
+        self.folder, self.species_set = Path(output_dir), species_set
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.reset)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+        engine.add_event_handler(Events.COMPLETED, self.write)
+
+    def reset(self, engine: Engine) -> None:
+        self.judged: list[dict[str, JudgedScores]] = []
+
+    def __call__(self, engine: Engine) -> None:
+        for sample in samples_of(engine):
+            size = image_facts_of(sample).voxel_size_angstrom
+            particles = np.asarray(sample["label"].cpu(), dtype=np.float64).reshape(-1, 4)
+            self.judged.append(judge_scores(sample["candidates"], particles, self.species_set, size))
+
+    def write(self, engine: Engine) -> None:
+        reliabilities, rows = {}, []
+        for name in self.species_set.names:
+            own = [run[name] for run in self.judged]
+            scores, right = (np.concatenate([getattr(one, key) for one in own]) for key in ("scores", "is_right"))
+            found = reliabilities[name] = reliability_of(scores, right)
+            truths = sum(len(one.truths_angstrom) for one in own)
+            numbers = found.error, sampling_error(scores), average_precision(scores, right, truths)
+            rows.append([name, int(found.count.sum()), *(f"{value:.4f}" for value in numbers)])
+        write_table(self.folder / "reliability.csv", RELIABILITY_COLUMNS, rows)
+        write_table(self.folder / "operating_points.csv", POINT_COLUMNS, list(self.point_rows()))
+        save_figure(reliability_figure(reliabilities, self.species_set), self.folder / "reliability.png")
+
+    def point_rows(self) -> Iterator[list[Any]]:
+        """Yield, for every operating point, a row per species and one of their mean F1 and weighted F4."""
+        for wanted in POINTS:
+            counts: dict[str, Counts] = {}
+            for name, point in parse_operating_points(wanted, self.species_set).items():
+                found = [run[name].counts_at(point) for run in self.judged]
+                one = counts[name] = sum((part for part, _ in found), Counts())
+                expected = sum(right for _, right in found) / one.predicted if one.predicted else math.nan
+                shares = precision(one.tp, one.predicted), recall(one.tp, one.truths)
+                f1, f4 = (fbeta(one.tp, one.predicted, one.truths, beta) for beta in (1.0, 4.0))
+                numbers = [f"{value:.4f}" for value in (expected, *shares, f1, f4)]
+                yield [str(point), name, one.truths, one.predicted, one.fp, *numbers]
+            total = sum(counts.values(), Counts())
+            f1s = [fbeta(one.tp, one.predicted, one.truths, 1.0) for one in counts.values() if one.truths]
+            totals = float(np.mean(f1s)) if f1s else 0.0, score_counts(counts, self.species_set)
+            shares = precision(total.tp, total.predicted), recall(total.tp, total.truths)
+            numbers = ["", *(f"{value:.4f}" for value in (*shares, *totals))]
+            yield [str(point), "total", total.truths, total.predicted, total.fp, *numbers]
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table of comma-separated values, atomically."""
+    with write_atomically(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)

@@ -1,0 +1,119 @@
+"""Whether a tomogram is like those that the probabilities of a second look were learned on.
+
+Some numbers describe each tomogram and what both networks answer in it. A tomogram that is farther from every known one
+than these are from each other is unfamiliar: its probabilities may be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+STATISTICS = (
+    "noise between neighbours in x",
+    "noise between neighbours in z",
+    "skewness",
+    "proposals",
+    "network's confidence",
+    "second look's confidence",
+    "agreement of both networks",
+)
+STATISTICS_STEP = 4  # every fourth plane and row
+MARGIN = 1.5  # times the largest distance of a known tomogram from the nearest other one
+LEAST_TOMOGRAMS = 8  # that a limit can be learned from
+LEAST_SPREAD = 0.02  # of a statistic, so that one that hardly varies does not decide alone
+
+
+@dataclass(frozen=True)
+class Familiarity:
+    """The known tomograms.
+
+    Attributes:
+        rows: ``(N, len(STATISTICS))`` of the known tomograms.
+        spread: ``(len(STATISTICS),)``, the standard deviation of each statistic.
+        limit: largest distance from the nearest known tomogram that is familiar.
+    """
+
+    rows: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    limit: float
+
+    @staticmethod
+    def learn(rows: NDArray[np.float64]) -> Familiarity:
+        """Return the familiarity of known tomograms; with less than `LEAST_TOMOGRAMS`, everything is familiar."""
+        spread = np.maximum(rows.std(axis=0), LEAST_SPREAD)
+        if len(rows) < LEAST_TOMOGRAMS:
+            return Familiarity(rows, spread, np.inf)
+        scaled = rows / spread
+        distance = np.linalg.norm(scaled[:, None] - scaled[None], axis=2) + np.diag(np.full(len(rows), np.inf))
+        return Familiarity(rows, spread, float(MARGIN * distance.min(axis=1).max()))
+
+    def why_unfamiliar(self, statistics: NDArray[np.float64]) -> str | None:
+        """Return in words how a tomogram differs most from the nearest known one; None if it is familiar."""
+        away = (statistics - self.rows) / self.spread
+        distance = np.linalg.norm(away, axis=1)
+        nearest = int(distance.argmin())
+        if distance[nearest] <= self.limit:
+            return None
+        most = int(np.abs(away[nearest]).argmax())
+        low, high = self.rows[:, most].min(), self.rows[:, most].max()
+        return (
+            f"{STATISTICS[most]}: {statistics[most]:.2f}; where the probabilities were learned, {low:.2f} to {high:.2f}"
+        )
+
+    def as_table(self) -> dict[str, Any]:
+        """Return the familiarity as a table for JSON."""
+        limit = None if np.isinf(self.limit) else round(self.limit, 4)
+        return {"statistics": list(STATISTICS), "limit": limit, "rows": np.round(self.rows, 4).tolist()}
+
+    @staticmethod
+    def from_table(table: Mapping[str, Any]) -> Familiarity:
+        """Return the familiarity that `as_table` wrote.
+
+        Raises:
+            ValueError: it has other statistics.
+        """
+        if tuple(table["statistics"]) != STATISTICS:
+            raise ValueError("its statistics are those of another version")
+        rows = np.asarray(table["rows"], dtype=np.float64).reshape(-1, len(STATISTICS))
+        limit = np.inf if table["limit"] is None else float(table["limit"])
+        return Familiarity(rows, np.maximum(rows.std(axis=0), LEAST_SPREAD), limit)
+
+
+def statistics_of(
+    volume: Any, logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Return the `STATISTICS` of a tomogram.
+
+    Args:
+        volume: ``(Z, Y, X)``.
+        logits: ``(N, C)`` of the first network at its proposals.
+        log_odds: ``(N, C)`` of the second look there.
+    """
+    depth, height, width = volume.shape
+    planes = [
+        np.asarray(volume[z : z + 2, 0:height, 0:width], np.float32) for z in range(0, depth - 1, STATISTICS_STEP)
+    ]
+    pairs: NDArray[np.float32] = np.stack([plane[:, ::STATISTICS_STEP] for plane in planes])
+    deviation = max(float(pairs.std()), 1e-6)
+    along_x = float(np.diff(pairs, axis=3).std()) / deviation
+    along_z = float(np.diff(pairs, axis=1).std()) / deviation
+    skewness = float((((pairs - pairs.mean()) / deviation) ** 3).mean())
+    return np.array([along_x, along_z, skewness, *_answers(volume.shape, logits, log_odds)])
+
+
+def _answers(
+    shape: Sequence[int], logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]
+) -> tuple[float, float, float, float]:
+    """Return the statistics of the answers of both networks."""
+    if len(logits) == 0:
+        return 0.0, 0.0, 0.0, 1.0
+    per_million = np.log10(1 + len(logits) / np.prod(shape) * 1e6)
+    first, second = logits.max(axis=1), log_odds.max(axis=1)
+    agree = (logits.argmax(axis=1) == log_odds.argmax(axis=1))[second > 0]
+    confidence = float(np.abs(np.tanh(second / 2)).mean())
+    return float(per_million), float(np.tanh(first / 2).mean()), confidence, float(agree.mean()) if len(agree) else 1.0

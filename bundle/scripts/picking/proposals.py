@@ -1,0 +1,139 @@
+"""Proposals: all places in a tomogram where a particle of any species may be, for a second look at each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scripts.picking.candidates import highest_among_neighbours
+
+LOWEST_LOGIT = -3.0  # a probability of 0.047
+SAME_PLACE_ANGSTROM = 60.0  # the centres of the smallest species' neighbours are farther apart
+CENTRE_ROUNDS = 3
+CENTRE_REACH = 3  # voxels of the logits around a peak that its centre is computed from
+REACH = 1  # voxels of the logits around a place that hold its highest logit of every species
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """Places where a particle may be, the most likely first.
+
+    Attributes:
+        centres_zyx_vox: ``(N, 3)`` voxel indices of the image.
+        logits: ``(N, C)``, the network's highest logit of every species around each place.
+    """
+
+    centres_zyx_vox: NDArray[np.float64]
+    logits: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def only(self, wanted: NDArray[np.bool_] | NDArray[np.int64]) -> Proposals:
+        """Return the places that a mask or an array of indices selects."""
+        return Proposals(self.centres_zyx_vox[wanted], self.logits[wanted])
+
+
+def propose(
+    logits: Tensor,
+    voxel_size_angstrom: float,
+    stride: int = 1,
+    lowest_logit: float = LOWEST_LOGIT,
+    same_place_angstrom: float = SAME_PLACE_ANGSTROM,
+) -> Proposals:
+    """Return the peaks of all species' logits; of peaks at one place only the highest, with the logits of all species.
+
+    A peak's centre is the mean of the voxels around it, weighted by their probability.
+
+    Args:
+        logits: ``(C, Z, Y, X)``, by ``stride`` coarser than the image.
+        voxel_size_angstrom: of the image.
+        stride: see `image_picks.logits_stride_of`.
+        lowest_logit: of a peak.
+        same_place_angstrom: peaks nearer to a higher one than this are at its place.
+    """
+    places, heights = [], []
+    for channel in logits:
+        found = peaks_of(channel, lowest_logit)
+        places.append(found)
+        heights.append(values_at(channel, found))
+    peaks, height = np.concatenate(places), np.concatenate(heights)
+    channels = np.repeat(np.arange(len(logits)), [len(one) for one in places])
+    kept = highest_among_neighbours(peaks, height, same_place_angstrom / (voxel_size_angstrom * stride))
+    peaks, channels = peaks[kept], channels[kept]
+    centres = np.zeros((len(peaks), 3))
+    for number, channel in enumerate(logits):
+        own = channels == number
+        centres[own] = centres_around(channel, peaks[own])
+    around = np.stack([highest_around(channel, peaks) for channel in logits], axis=1).astype(np.float32)
+    return Proposals(centres * stride + (stride - 1) / 2, around)
+
+
+def peaks_of(values: Tensor, lowest: float) -> NDArray[np.int64]:
+    """Return the voxels ``(N, 3)`` above ``lowest`` that no neighbour exceeds; of equal neighbours the first."""
+    inside = _above(values, lowest)
+    height = values_at(values, inside)
+    shape = np.asarray(values.shape)
+    is_peak = np.ones(len(inside), dtype=bool)
+    for step in product((-1, 0, 1), repeat=3):
+        if step == (0, 0, 0):
+            continue
+        rows = np.flatnonzero(is_peak)
+        near = inside[rows] + step
+        there = np.all((near >= 0) & (near < shape), axis=1)
+        rows, other = rows[there], values_at(values, near[there])
+        comes_first = step < (0, 0, 0)
+        is_peak[rows] = height[rows] > other if comes_first else height[rows] >= other
+    return inside[is_peak]
+
+
+def centres_around(channel: Tensor, peaks: NDArray[np.int64], reach: int = CENTRE_REACH) -> NDArray[np.float64]:
+    """Return the centres ``(N, 3)`` of the voxels within ``reach`` of each peak, weighted by their probability."""
+    centres = peaks.astype(np.float64)
+    for _ in range(CENTRE_ROUNDS):
+        sums, weights = np.zeros((len(peaks), 3)), np.zeros(len(peaks))
+        for place, values in _around(channel, np.rint(centres).astype(np.int64), reach):
+            weight = 1 / (1 + np.exp(-values.astype(np.float64)))
+            sums += weight[:, None] * place
+            weights += weight
+        centres = sums / np.maximum(weights, 1e-9)[:, None]
+    return centres
+
+
+def highest_around(channel: Tensor, peaks: NDArray[np.int64], reach: int = REACH) -> NDArray[np.float32]:
+    """Return the highest value ``(N,)`` within ``reach`` voxels of each peak."""
+    highest = np.full(len(peaks), -np.inf, dtype=np.float32)
+    for _, values in _around(channel, peaks, reach):
+        highest = np.maximum(highest, values)
+    return highest
+
+
+def values_at(values: Tensor, places: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the values ``(N,)`` at voxels ``(N, 3)``."""
+    z, y, x = torch.from_numpy(np.ascontiguousarray(places.T)).to(values.device)
+    return np.asarray(values[z, y, x].float().cpu())
+
+
+def _around(
+    channel: Tensor, peaks: NDArray[np.int64], reach: int
+) -> Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Return, for every step within ``reach`` along each axis, the voxels and values there; outside: at the rim."""
+    last = np.asarray(channel.shape) - 1
+    steps = [step for step in product(range(-reach, reach + 1), repeat=3) if np.dot(step, step) <= reach**2 + 1]
+    around = [np.clip(peaks + step, 0, last) for step in steps]
+    return [(place, values_at(channel, place)) for place in around]
+
+
+def _above(values: Tensor, lowest: float) -> NDArray[np.int64]:
+    """Return the voxels ``(N, 3)`` above a value, in order; plane by plane, to save memory."""
+    found = []
+    for z, plane in enumerate(values):
+        inside = torch.nonzero(plane > lowest).cpu().numpy()
+        found.append(np.column_stack([np.full(len(inside), z), inside]))
+    return np.concatenate(found).astype(np.int64)

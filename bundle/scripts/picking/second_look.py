@@ -1,0 +1,209 @@
+"""A second look at every place that the first network proposes: a small network judges it alone.
+
+The first network sees a whole window and cannot always tell similar species apart. The second one sees one particle in
+the middle of a crop, its neighbours masked, and answers with one probability per species and one for nothing. Both
+answers become one calibrated probability, see `calibration`.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scripts.errors import InputError, InputWarning
+from scripts.networks.crop_classifier import CropClassifier
+from scripts.networks.model_card import SHA256, current_card, needed_card, network_of, sha256_of
+from scripts.networks.weights import load_weights
+from scripts.picking.calibration import Calibration, log_odds_of
+from scripts.picking.familiarity import Familiarity, statistics_of
+from scripts.picking.proposals import Proposals
+from scripts.preparation.crops import COPIES, Brightness, CropShape, as_input, cut_crop, turned_copies
+from scripts.species import SpeciesSet
+
+SECOND_LOOK = "second_look.pt"  # beside the weights of the first network
+FIRST_SHA256, CROP, CALIBRATION, FAMILIARITY = "first_network_sha256", "crop", "calibration", "familiarity"
+BATCH = 32  # crops at a time: their features stay in the processor's cache
+COPIES_USED = 2  # turned copies; more gain nothing measurable
+TRAIN_COMMAND = "python -m monai.bundle run second_look"
+
+logger = logging.getLogger(__name__)
+
+
+class SecondLook:
+    """Judges candidates.
+
+    Args:
+        network: maps crops ``(B, 1, S, S, S)`` to logits ``(B, 1 + C)``; class 0 is nothing.
+        crop_shape: of the crops.
+        calibration: of the probabilities; None while it is not fitted.
+        familiarity: the tomograms that the probabilities were learned on; None if they are not known.
+        copies: turned copies of each crop whose answers are averaged, 1 to 8.
+        dtype: what the network computes in.
+        weights_sha256: of its weights file, for the record.
+    """
+
+    def __init__(
+        self,
+        network: CropClassifier,
+        crop_shape: CropShape,
+        calibration: Calibration | None,
+        familiarity: Familiarity | None = None,
+        copies: int = COPIES_USED,
+        dtype: torch.dtype = torch.float32,
+        weights_sha256: str = "",
+    ) -> None:
+        if not 1 <= copies <= len(COPIES):
+            raise InputError(f"second_look_copies must be from 1 to {len(COPIES)}; got {copies}.")
+        self.weights_sha256 = weights_sha256
+        self.network, self.crop_shape, self.calibration = network.folded(dtype), crop_shape, calibration
+        self.familiarity, self.copies, self.dtype = familiarity, copies, dtype
+        self.device = next(network.parameters()).device
+        self.mask = crop_shape.mask().to(self.device)
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings that the picks depend on."""
+        return {"weights_sha256": self.weights_sha256, "crop": asdict(self.crop_shape), "copies": self.copies}
+
+    def judge(self, volume: Any, proposals: Proposals) -> tuple[NDArray[np.float64], str | None]:
+        """Return the calibrated probability of every species at every place, ``(N, C)``, and why they may be wrong.
+
+        Args:
+            volume: ``(Z, Y, X)``, scaled as for the first network.
+            proposals: places in voxels of the volume.
+
+        Returns:
+            The probabilities; and, for a tomogram unlike those that they were learned on, in words how it differs.
+        """
+        assert self.calibration is not None
+        log_odds = self.log_odds(volume, proposals.centres_zyx_vox).reshape(proposals.logits.shape)
+        warning = None
+        if self.familiarity is not None:
+            warning = self.familiarity.why_unfamiliar(statistics_of(volume, proposals.logits, log_odds))
+        return self.calibration.probabilities(proposals.logits, log_odds), warning
+
+    def log_odds(self, volume: Any, centres_zyx_vox: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the log-odds of every species at every place, before calibration: ``(N, C)``."""
+        brightness = Brightness.of(volume)
+        answers = [
+            self.log_probabilities(self.cut(volume, centres_zyx_vox[first : first + BATCH], brightness))
+            for first in range(0, len(centres_zyx_vox), BATCH)
+        ]
+        if not answers:
+            return np.zeros((0, 0))
+        return log_odds_of(torch.cat(answers).cpu().numpy())
+
+    def cut(self, volume: Any, centres_zyx_vox: NDArray[np.float64], brightness: Brightness) -> Tensor:
+        """Return crops ``(N, S + 1, S + 1, S + 1)``."""
+        size = self.crop_shape.cut_size
+        crops = np.stack([cut_crop(volume, place, size, brightness) for place in centres_zyx_vox])
+        return torch.from_numpy(crops).to(self.device)
+
+    @torch.no_grad()
+    def log_probabilities(self, cut: Tensor) -> Tensor:
+        """Return the log-probabilities of all classes, averaged over turned copies: ``(N, 1 + C)``."""
+        answers = [
+            self.network(as_input(copy, self.mask).to(self.dtype)).float().log_softmax(dim=1)
+            for copy in turned_copies(cut, self.copies)
+        ]
+        return torch.stack(answers).mean(dim=0).log_softmax(dim=1)
+
+
+def find_second_look(
+    wanted: bool | str,
+    path: str | Path,
+    checkpoint_path: str | Path,
+    species_set: SpeciesSet,
+    copies: int = COPIES_USED,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    has_network: bool = True,
+    probability_thresholds: Any = None,
+) -> SecondLook | None:
+    """Return the second look of a first network, or None where there is to be none.
+
+    Args:
+        wanted: True for the one in ``path``; False for none; ``auto`` for the one in ``path`` if it is there, and was
+            trained for this first network, which otherwise a message or a warning says.
+        path: the weights of the second look.
+        checkpoint_path: the weights of the first network, or a file exported from them.
+        species_set: the species to pick.
+        copies: see `SecondLook`.
+        dtype: see `SecondLook`.
+        device: where the network runs.
+        has_network: whether the first network has the weights of ``checkpoint_path``; ``auto`` needs them.
+        probability_thresholds: for the first network's scores; with them ``auto`` means none.
+
+    Raises:
+        InputError: ``wanted`` is something else, or comes with thresholds; or the second look is wanted, and missing,
+            damaged, or for other species, another voxel size or another first network.
+    """
+    if wanted not in (True, False, "auto"):
+        raise InputError(f"second_look must be true, false or 'auto'; got {wanted!r}.")
+    if wanted is False or (wanted == "auto" and not has_network):
+        return None
+    if probability_thresholds is not None:
+        if wanted is True:
+            raise InputError(
+                "probability_thresholds are for the first network's scores: leave them out and set operating_point, "
+                "or set second_look to false."
+            )
+        logger.info("no second look: the probability thresholds are for the first network's scores")
+        return None
+    if wanted == "auto" and not Path(path).is_file():
+        logger.info("no second look in %s: picks and scores are the first network's", path)
+        return None
+    try:
+        return load_second_look(path, checkpoint_path, species_set, copies, dtype, device)
+    except InputError as error:
+        if wanted is True:
+            raise
+        warnings.warn(f"There is no second look: {error}", InputWarning, stacklevel=2)
+        return None
+
+
+def load_second_look(
+    path: str | Path,
+    checkpoint_path: str | Path,
+    species_set: SpeciesSet,
+    copies: int = COPIES_USED,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> SecondLook:
+    """Load a second look, see `find_second_look`.
+
+    Raises:
+        InputError: it is missing or damaged, or for other species, another voxel size or another first network.
+    """
+    if not Path(path).is_file():
+        raise InputError(
+            f"cannot read {path}: no such file. Set second_look to false, or train one: {TRAIN_COMMAND} ..."
+        )
+    card = needed_card(path, "second_look to false")
+    missing = [key for key in (FIRST_SHA256, CROP, CALIBRATION) if not card.get(key)]
+    if missing:
+        raise InputError(f"{path} is no second look: its card has no {missing[0]}. Train one: {TRAIN_COMMAND} ...")
+    first = current_card(checkpoint_path)
+    known = set(first[SHA256].values()) if first else {sha256_of(checkpoint_path)}
+    if card[FIRST_SHA256] not in known:
+        raise InputError(
+            f"{path} was trained on the candidates of other weights than {checkpoint_path}. Set second_look to false, "
+            f"or train one for these weights: {TRAIN_COMMAND} ..."
+        )
+    network = load_weights(network_of(path), path, species_set).to(device)
+    if not isinstance(network, CropClassifier):
+        raise InputError(f"{path} is no second look: its network is {type(network).__name__}.")
+    try:
+        crop_shape, table = CropShape(**card[CROP]), card.get(FAMILIARITY)
+        familiarity = None if table is None else Familiarity.from_table(table)
+        calibration = Calibration.from_table(card[CALIBRATION], species_set.names)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path}: its card is damaged: {error}. Copy both again.") from error
+    return SecondLook(network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path))

@@ -1,0 +1,105 @@
+"""The second look as transforms between the network and the picking."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import numpy as np
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+
+from scripts.errors import InputWarning
+from scripts.picking.candidates import LEAST_PROBABILITY, Candidates, highest_of_neighbours
+from scripts.picking.image_picks import logits_stride_of
+from scripts.picking.proposals import Proposals, propose
+from scripts.picking.second_look import SecondLook
+from scripts.preparation.image_facts import facts_of_image
+from scripts.species import SpeciesSet
+
+
+class ProposePlacesd(MapTransform):
+    """Find the places where a particle of any species may be, see `proposals.propose`.
+
+    Args:
+        keys: logits ``(C, Z, Y, X)``; not changed.
+        image_key: the tomogram, for its shape and voxel size.
+        proposals_key: key for the `proposals.Proposals`, in voxels of the image.
+    """
+
+    def __init__(self, keys: KeysCollection, image_key: str = "image", proposals_key: str = "proposals") -> None:
+        super().__init__(keys)
+        self.image_key, self.proposals_key = image_key, proposals_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with its proposals; a volume without contrast, which the scaling set to 0, has none."""
+        sample = dict(data)
+        image: MetaTensor = sample[self.image_key]
+        for key in self.key_iterator(sample):
+            logits = sample[key]
+            if not any(plane.any() for plane in image.as_tensor()[0]):
+                sample[self.proposals_key] = Proposals(np.zeros((0, 3)), np.zeros((0, len(logits)), np.float32))
+                continue
+            stride = logits_stride_of(logits.shape[1:], image.shape[1:])
+            sample[self.proposals_key] = propose(logits, facts_of_image(image).voxel_size_angstrom, stride)
+        return sample
+
+
+class SecondLookd(MapTransform):
+    """Judge the proposed places, and make candidates of every species out of them.
+
+    Args:
+        keys: the `proposals.Proposals`.
+        species_set: the species.
+        second_look: judges them.
+        merge_distance_in_radii: of two candidates of a species nearer than this times its radius the more probable one
+            is kept.
+        image_key: the tomogram.
+        candidates_key: key for the candidates: a table of `candidates.Candidates` by the species' names, whose scores
+            are probabilities.
+        warning_key: key for why the scores of this tomogram are not calibrated, see `familiarity`; else "".
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        species_set: SpeciesSet,
+        second_look: SecondLook,
+        merge_distance_in_radii: float = 1.0,
+        image_key: str = "image",
+        candidates_key: str = "candidates",
+        warning_key: str = "unfamiliar",
+    ) -> None:
+        super().__init__(keys)
+        self.species_set, self.second_look = species_set, second_look
+        self.merge_distance_in_radii = merge_distance_in_radii
+        self.image_key, self.candidates_key, self.warning_key = image_key, candidates_key, warning_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with the candidates."""
+        sample = dict(data)
+        image: MetaTensor = sample[self.image_key]
+        voxel_size_angstrom = facts_of_image(image).voxel_size_angstrom
+        for key in self.key_iterator(sample):
+            proposals: Proposals = sample[key]
+            probabilities, warning = self.second_look.judge(image.as_tensor()[0], proposals)
+            sample[self.warning_key] = warning or ""
+            if warning:
+                run = facts_of_image(image, sample.get("run")).run
+                message = f"{run}: scores are not calibrated for this tomogram: {warning}."
+                warnings.warn(message, InputWarning, stacklevel=2)
+            candidates = {}
+            for column, species in enumerate(self.species_set.picked):
+                likely = np.flatnonzero(probabilities[:, column] >= LEAST_PROBABILITY)
+                found = Candidates(
+                    proposals.centres_zyx_vox[likely],
+                    probabilities[likely, column],
+                    np.ones(len(likely), dtype=np.int64),
+                    1 / (1 + np.exp(-proposals.logits[likely, column].astype(np.float64))),
+                )
+                distance = self.merge_distance_in_radii * species.radius_angstrom / voxel_size_angstrom
+                candidates[species.name] = highest_of_neighbours(found, distance)
+            sample[self.candidates_key] = candidates
+        return sample

@@ -1,0 +1,35 @@
+"""Proposals on disk: what a first network proposes in the tomograms that a second look is trained and fitted on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from scripts.atomic_files import write_atomically
+from scripts.errors import InputError
+from scripts.picking.proposals import Proposals
+
+
+def proposals_path(folder: str | Path, number: int, run: str) -> Path:
+    """Return the file of a tomogram's proposals; ``number`` is its place in the list of tomograms."""
+    return Path(folder) / f"{number:04d}_{run}.npz"
+
+
+def write_proposals(path: Path, proposals: Proposals) -> None:
+    """Write proposals, atomically."""
+    with write_atomically(path, "wb") as file:
+        np.savez(file, centres_zyx_vox=proposals.centres_zyx_vox, logits=proposals.logits)
+
+
+def read_proposals(path: Path) -> Proposals:
+    """Read what `write_proposals` wrote.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path) as content:
+            return Proposals(content["centres_zyx_vox"], content["logits"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError(f"cannot read the proposals in {path}: {error}. Delete it, and start again.") from error

@@ -1,0 +1,212 @@
+"""Fit the probabilities of candidates to what the truth says of them, and measure how well they mean what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+from sklearn.linear_model import LogisticRegression
+
+from scripts.errors import InputError
+from scripts.picking.calibration import LARGEST, Calibration
+from scripts.picking.candidates import Candidates
+from scripts.picking.operating_point import OperatingPoint
+from scripts.scoring.matching import HIT_FRACTION, count_hits
+from scripts.scoring.metrics import Counts
+from scripts.species import SpeciesSet
+
+LEAST_PARTICLES = 10  # of a species, to fit it
+INVERSE_PENALTY = 10.0  # of the logistic regression
+BINS = 10
+LEAST_COUNTED = 0.05  # candidates below it do not count in the calibration error: there are hundreds of them
+
+
+@dataclass(frozen=True)
+class JudgedCandidates:
+    """The candidates of one tomogram, with the answers of both networks and of the truth.
+
+    Attributes:
+        run: name of the tomogram.
+        logits: ``(N, C)`` of the first network.
+        log_odds: ``(N, C)`` of the second look.
+        is_right: ``(N, C)``, whether a candidate is the nearest hit of a true particle of the species.
+        statistics: of the tomogram, see `picking.familiarity`.
+    """
+
+    run: str
+    logits: NDArray[np.floating[Any]]
+    log_odds: NDArray[np.floating[Any]]
+    is_right: NDArray[np.bool_]
+    statistics: NDArray[np.float64]
+
+
+def judge_candidates(
+    centres_zyx_vox: NDArray[np.float64], particles: NDArray[np.float64], species_set: SpeciesSet, voxel_size: float
+) -> NDArray[np.bool_]:
+    """Return which candidates are right: ``(N, C)``; of several near one particle only the nearest.
+
+    Args:
+        centres_zyx_vox: ``(N, 3)``.
+        particles: ``(M, 4)`` rows of label and voxel index.
+        species_set: the species.
+        voxel_size: in ångströms.
+    """
+    is_right = np.zeros((len(centres_zyx_vox), len(species_set.picked)), dtype=bool)
+    if len(centres_zyx_vox) == 0:
+        return is_right
+    tree = KDTree(centres_zyx_vox)
+    for column, species in enumerate(species_set.picked):
+        own = particles[particles[:, 0] == species.label, 1:]
+        if len(own):
+            distance, nearest = tree.query(own)
+            is_right[nearest[distance * voxel_size <= HIT_FRACTION * species.radius_angstrom], column] = True
+    return is_right
+
+
+def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) -> tuple[Calibration, list[str]]:
+    """Fit one logistic function per species.
+
+    Args:
+        judged: candidates of tomograms that neither network was trained on.
+        names: of the species.
+
+    Returns:
+        The calibration, and the species with too few particles, whose probability is that of the second look alone.
+
+    Raises:
+        InputError: there are no candidates.
+    """
+    if not sum(len(one.logits) for one in judged):
+        raise InputError(
+            f"the first network proposes nothing in {', '.join(one.run for one in judged) or 'no run'}: there is nothing "
+            "to fit probabilities on. Name other validation_runs, or train the first network first."
+        )
+    columns, few = [], []
+    for number, name in enumerate(names):
+        right = np.concatenate([one.is_right[:, number] for one in judged])
+        if right.sum() < LEAST_PARTICLES:
+            few.append(name)
+            columns.append((0.0, 1.0, 0.0))
+            continue
+        features = np.column_stack(
+            [
+                np.concatenate([one.logits[:, number] for one in judged]),
+                np.concatenate([one.log_odds[:, number] for one in judged]),
+            ]
+        )
+        model = LogisticRegression(C=INVERSE_PENALTY).fit(np.clip(features, -LARGEST, LARGEST), right)
+        columns.append((*model.coef_[0].tolist(), float(model.intercept_[0])))
+    first, second, offset = np.array(columns).T
+    return Calibration(first, second, offset, tuple(sorted({one.run for one in judged}))), few
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How often candidates of similar probability are right.
+
+    Attributes:
+        probability: ``(B,)``, the mean in each bin; NaN in an empty one.
+        right: ``(B,)``, the share of right ones in each bin.
+        count: ``(B,)`` candidates in each bin.
+        error: calibration error: the mean of the difference between both over all candidates.
+    """
+
+    probability: NDArray[np.float64]
+    right: NDArray[np.float64]
+    count: NDArray[np.int64]
+    error: float
+
+
+def reliability_of(probabilities: NDArray[np.float64], is_right: NDArray[np.bool_]) -> Reliability:
+    """Compare the probabilities ``(N,)`` of candidates with whether they are right, in `BINS` bins of equal width.
+
+    Source:
+        Naeini, Cooper and Hauskrecht 2015, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", for the
+        expected calibration error.
+    """
+    counted = probabilities >= LEAST_COUNTED
+    probabilities, is_right = probabilities[counted], is_right[counted]
+    bins = np.minimum((probabilities * BINS).astype(np.int64), BINS - 1)
+    count = np.bincount(bins, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        mean, right = (
+            np.bincount(bins, values.astype(np.float64), BINS) / count for values in (probabilities, is_right)
+        )
+    filled = count > 0
+    error = float(np.abs(mean - right)[filled] @ count[filled] / max(count.sum(), 1))
+    return Reliability(mean, right, count, error)
+
+
+def sampling_error(probabilities: NDArray[np.float64], draws: int = 50) -> float:
+    """Return the mean calibration error of exact probabilities ``(N,)``, with as few candidates as there are."""
+    random = np.random.default_rng(0)
+    drawn = [reliability_of(probabilities, random.random(len(probabilities)) < probabilities) for _ in range(draws)]
+    return float(np.mean([one.error for one in drawn]))
+
+
+def average_precision(scores: NDArray[np.float64], is_right: NDArray[np.bool_], truths: int) -> float:
+    """Return the area under the precision-recall curve of candidates, by steps; 0 without true particles.
+
+    Args:
+        scores: ``(N,)``.
+        is_right: ``(N,)``, each true particle at most once.
+        truths: number of true particles, found or not.
+    """
+    if truths == 0 or len(scores) == 0:
+        return 0.0
+    right = is_right[np.argsort(-scores, kind="stable")]
+    precision = np.cumsum(right) / np.arange(1, len(right) + 1)
+    return float(precision[right].sum() / truths)
+
+
+@dataclass(frozen=True)
+class JudgedScores:
+    """The candidates of one species in one tomogram, beside its true particles.
+
+    Attributes:
+        scores: ``(N,)`` probabilities.
+        is_right: ``(N,)``, see `judge_candidates`.
+        centres_angstrom: ``(N, 3)``.
+        truths_angstrom: ``(M, 3)``, the true particles.
+        hit_angstrom: largest distance of a hit.
+    """
+
+    scores: NDArray[np.float64]
+    is_right: NDArray[np.bool_]
+    centres_angstrom: NDArray[np.float64]
+    truths_angstrom: NDArray[np.float64]
+    hit_angstrom: float
+
+    def counts_at(self, point: OperatingPoint) -> tuple[Counts, float]:
+        """Return hits, picks and truths at an operating point, one to one, and the expected number of right picks."""
+        is_picked = self.scores >= point.lowest_probability(self.scores)
+        hits = count_hits(self.truths_angstrom, self.centres_angstrom[is_picked], self.hit_angstrom, "one_to_one")
+        return Counts(hits, int(is_picked.sum()), len(self.truths_angstrom)), float(self.scores[is_picked].sum())
+
+
+def judge_scores(
+    candidates: Mapping[str, Candidates], particles: NDArray[np.float64], species_set: SpeciesSet, voxel_size: float
+) -> dict[str, JudgedScores]:
+    """Return the candidates of every species beside its true particles.
+
+    Args:
+        candidates: by the species' names.
+        particles: ``(M, 4)`` rows of label and voxel index.
+        species_set: the species.
+        voxel_size: in ångströms.
+    """
+    judged = {}
+    for column, species in enumerate(species_set.picked):
+        found = candidates[species.name]
+        judged[species.name] = JudgedScores(
+            found.scores,
+            judge_candidates(found.centres_zyx_vox, particles, species_set, voxel_size)[:, column],
+            found.centres_zyx_vox * voxel_size,
+            particles[particles[:, 0] == species.label, 1:] * voxel_size,
+            HIT_FRACTION * species.radius_angstrom,
+        )
+    return judged

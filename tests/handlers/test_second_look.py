@@ -1,0 +1,139 @@
+"""The command that makes a second look, and what takes it."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow
+from scripts.networks.model_card import read_card, sha256_of
+from scripts.picks import Pick, read_csv, write_csv
+from scripts.volumes.labels import draw_spheres
+from synthetic import make_species, noise, tiny_network, write_mrc, write_weights
+
+RUNS, SHAPE = ("one", "two", "three"), (32, 48, 56)
+NAMES = ("a", "b")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Return a folder of three tomograms with truth, and weights of a first network that proposes bright places."""
+    folder, picks = tmp_path_factory.mktemp("dataset"), []
+    for seed, run in enumerate(RUNS):
+        places = np.argwhere(np.ones((2, 3, 3))) * 14 + 9
+        volume = noise(seed, SHAPE) + 3 * (draw_spheres(SHAPE, places[::2], 3) + draw_spheres(SHAPE, places[1::2], 2))
+        write_mrc(folder / f"{run}.mrc", volume)
+        for number, (z, y, x) in enumerate((10.0 * places).tolist()):
+            picks.append(Pick(run, NAMES[number % 2], x, y, z))
+    write_csv(folder / "truth.csv", picks)
+    network = tiny_network()
+    with torch.no_grad():
+        network.head.weight.mul_(20)
+        network.head.bias.fill_(-2)
+    write_weights(folder / "weights" / "model.pt", network, make_species(2))
+    return folder
+
+
+def workflow(bundle_dir, dataset, kind, configs, output, **changes):
+    made = ConfigWorkflow(
+        config_file=[str(bundle_dir / "configs" / name) for name in configs], workflow_type=kind, logging_file=False,
+        bundle_root=str(bundle_dir), dataset_dir=str(dataset), output_dir=str(output), precision="float32",
+        checkpoint_path=str(dataset / "weights" / "model.pt"), backend="torch", device=torch.device("cpu"), **changes,
+    )  # fmt: skip
+    made.initialize()
+    return made
+
+
+def make_second_look(bundle_dir, dataset, output, **changes):
+    given = {
+        "validation_runs": ["three"], "epochs": 1, "windows_per_epoch": 32, "batch_size": 16, "crop_size": 8,
+        "mask_radius_angstrom": 40.0, "network_def#widths": [4, 4], "network_def#depths": [1, 1],
+    }  # fmt: skip
+    configs = ["train.json", "second_look.json"]
+    workflow(bundle_dir, dataset, "train", configs, output, **{**given, **changes}).run()
+
+
+@pytest.fixture(scope="module")
+def made(bundle_dir, dataset, tmp_path_factory):
+    """Return the folder with a second look, which stands beside the weights too."""
+    output = tmp_path_factory.mktemp("second_look")
+    make_second_look(bundle_dir, dataset, output)
+    for name in ("second_look.pt", "second_look.json"):
+        (dataset / "weights" / name).write_bytes((output / name).read_bytes())
+    return output
+
+
+def rows_of(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_command_writes_a_second_look_with_its_card(made, dataset):
+    card = read_card(made / "second_look.pt")
+    assert card["first_network_sha256"] == sha256_of(dataset / "weights" / "model.pt")
+    assert card["crop"] == {"size_voxels": 8, "mask_radius_angstrom": 40.0, "voxel_size_angstrom": 10.0}
+    assert card["calibration"]["fitted_on"] == ["three"]
+    assert set(card["calibration"]) == {"fitted_on", *NAMES}
+    assert len(card["familiarity"]["rows"]) == 3
+    assert card["network_def"]["classes"] == 3
+    assert card["trained_on"] == ["one", "two"]
+    assert (made / "reliability.png").stat().st_size > 1000
+    (proposals,) = {path.parent for path in (made / "proposals").rglob("*.npz")}
+    assert len(list(proposals.iterdir())) == 3
+
+
+def test_proposals_are_stored_once_and_a_complete_training_is_not_repeated(made, dataset, bundle_dir):
+    before = {path: path.stat().st_mtime_ns for path in (made / "proposals").rglob("*.npz")}
+    with pytest.raises(RuntimeError) as caught:
+        make_second_look(bundle_dir, dataset, made)
+    assert "is a complete training of 1 epochs" in str(caught.value.__cause__)
+    assert {path: path.stat().st_mtime_ns for path in (made / "proposals").rglob("*.npz")} == before
+
+
+def test_inference_takes_the_second_look_beside_the_weights(made, dataset, bundle_dir, tmp_path):
+    workflow(bundle_dir, dataset, "infer", ["inference.json"], tmp_path, operating_point={"probability": 0.7}).run()
+    picks = read_csv(tmp_path / "picks.csv")
+    assert picks
+    assert all(0.7 <= pick.score <= 1 and 0 <= pick.network_score <= 1 for pick in picks)
+    record = json.loads((tmp_path / "one" / "run.json").read_text())
+    assert {row["operating_point"] for row in record["expected"].values()} == {"probability 0.7"}
+    assert sum(row["picks"] for row in record["expected"].values()) == sum(record["picks"].values())
+    settings = json.dumps(record["settings"])
+    assert sha256_of(made / "second_look.pt") in settings
+    page = (tmp_path / "one" / "report.html").read_text()
+    assert '"judged":true' in page
+    assert '"candidates":true' in page
+    (row, *_) = rows_of(tmp_path / "summary.csv")
+    assert int(row["expected_right"]) <= int(row["picks"])
+
+
+def test_without_it_picks_are_the_first_networks(made, dataset, bundle_dir, tmp_path):
+    workflow(bundle_dir, dataset, "infer", ["inference.json"], tmp_path, second_look=False).run()
+    assert all(np.isnan(pick.network_score) for pick in read_csv(tmp_path / "picks.csv"))
+    assert json.loads((tmp_path / "one" / "run.json").read_text())["expected"] is None
+
+
+def test_evaluation_says_what_was_asked_and_what_came(made, dataset, bundle_dir, tmp_path):
+    configs = ["train.json", "evaluate.json"]
+    workflow(bundle_dir, dataset, "train", configs, tmp_path, validation_runs=["three"], sweep_thresholds=[0.5]).run()
+    points = rows_of(tmp_path / "operating_points.csv")
+    assert [row["operating_point"] for row in points[::3]] == ["F1", "F4", "precision 0.9", "recall 0.95"]
+    assert [row["species"] for row in points[:3]] == ["a", "b", "total"]
+    assert int(points[0]["truths"]) + int(points[1]["truths"]) == int(points[2]["truths"]) == 18
+    assert [row["species"] for row in rows_of(tmp_path / "reliability.csv")] == list(NAMES)
+    assert not (tmp_path / "thresholds.json").exists()  # they are for the first network's scores
+
+
+def test_fitting_thresholds_leaves_the_second_look_out(made, dataset, bundle_dir, tmp_path):
+    made_workflow = workflow(
+        bundle_dir, dataset, "train", ["train.json", "evaluate.json"], tmp_path, record_thresholds=True,
+        validation_runs=["three"],
+    )  # fmt: skip
+    assert made_workflow.parser.get_parsed_content("judge") is None
+
+
+def test_without_runs_to_calibrate_on_it_is_refused(dataset, bundle_dir, tmp_path):
+    with pytest.raises(RuntimeError) as caught:
+        make_second_look(bundle_dir, dataset, tmp_path, validation_runs=["four"])
+    assert "holds no run four; it holds one, three, two" in str(caught.value.__cause__)

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+import torch
+from scripts.errors import InputError, InputWarning
+from scripts.networks.model_card import read_card, write_card
+from scripts.picking.calibration import Calibration, log_odds_of
+from scripts.picking.proposals import Proposals
+from scripts.picking.second_look import SecondLook, find_second_look, load_second_look
+from scripts.preparation.crops import CropShape
+from synthetic import make_species, noise, tiny_classifier, tiny_network, write_second_look, write_weights
+
+PLACES = np.array([[6.0, 9, 11], [13, 20, 30], [0, 0, 0]])
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Return weights of a first network, and a second look for them."""
+    weights = write_weights(tmp_path / "model.pt", tiny_network())
+    return weights, write_second_look(tmp_path / "second_look.pt", weights, make_species(2))
+
+
+def find(files, wanted, **changes):
+    weights, path = files
+    given = {"path": path, "checkpoint_path": weights, "species_set": make_species(2), **changes}
+    return find_second_look(wanted, **given)
+
+
+def test_log_odds_are_against_all_other_classes():
+    probabilities = np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])
+    assert np.allclose(log_odds_of(np.log(probabilities)), np.log([[1 / 3, 1 / 3], [1 / 7, 3]]))
+
+
+def test_the_probability_is_a_logistic_function_of_both_answers():
+    calibration = Calibration(np.array([0.5, 1]), np.array([2.0, 0]), np.array([-1.0, 0]))
+    found = calibration.probabilities(np.array([[2.0, -50]]), np.array([[1.0, 7]]))
+    assert np.allclose(found, [[1 / (1 + np.exp(-2)), 1 / (1 + np.exp(12))]])
+    again = Calibration.from_table(calibration.as_table(["a", "b"]), ["a", "b"])
+    assert np.array_equal(again.first, calibration.first)
+    assert np.array_equal(again.offset, calibration.offset)
+
+
+def test_a_second_look_sees_one_crop_per_place_in_any_batch(files):
+    look = load_second_look(files[1], files[0], make_species(2))
+    volume = noise(1)
+    together = look.log_odds(volume, np.repeat(PLACES, 20, axis=0))
+    alone = np.concatenate([look.log_odds(volume, place[None]) for place in PLACES])
+    assert np.allclose(together, np.repeat(alone, 20, axis=0), atol=1e-4)
+
+
+def test_what_lies_beyond_the_mask_does_not_count(files):
+    look = load_second_look(files[1], files[0], make_species(2))
+    volume = noise(1)
+    before = look.log_probabilities(torch.from_numpy(volume[None, 1:10, 4:13, 6:15]))
+    volume[1, 4, 6] += 5  # in the corner of the crop, 7 voxels away: the mask is 4 voxels large
+    after = look.log_probabilities(torch.from_numpy(volume[None, 1:10, 4:13, 6:15]))
+    assert torch.allclose(before, after, atol=0.01)
+
+
+def test_turned_copies_are_averaged():
+    network = tiny_classifier().eval()
+    cut = torch.from_numpy(noise(shape=(3, 9, 9, 9)))
+    one, two = (SecondLook(network, CropShape(8, 0.0), None, copies=number) for number in (1, 2))
+    turned = torch.rot90(cut, 2, (2, 3))
+    mean = (one.log_probabilities(cut) + one.log_probabilities(turned)) / 2
+    assert torch.allclose(two.log_probabilities(cut), mean.log_softmax(dim=1), atol=1e-5)
+    with pytest.raises(InputError, match="second_look_copies must be from 1 to 8; got 9"):
+        SecondLook(network, CropShape(8, 0.0), None, copies=9)
+
+
+def test_no_places_give_no_probabilities(files):
+    look = load_second_look(files[1], files[0], make_species(2))
+    found, warning = look.judge(noise(), Proposals(np.zeros((0, 3)), np.zeros((0, 2), np.float32)))
+    assert found.shape == (0, 2)
+    assert warning is None
+
+
+def test_auto_takes_the_second_look_beside_the_weights(files):
+    assert find(files, "auto") is not None
+    assert find(files, "auto", has_network=False) is None
+    assert find(files, "auto", probability_thresholds={"a": 0.5}) is None
+    assert find(files, False) is None
+    assert find(files, "auto", path=files[1].with_name("none.pt")) is None
+
+
+def test_a_second_look_that_is_wanted_must_be_there(files):
+    with pytest.raises(InputError, match=r"none\.pt: no such file\. Set second_look to false, or train one: python"):
+        find(files, True, path=files[1].with_name("none.pt"))
+    with pytest.raises(InputError, match="thresholds are for the first network's scores: leave them out and set oper"):
+        find(files, True, probability_thresholds={"a": 0.5})
+    with pytest.raises(InputError, match="second_look must be true, false or 'auto'; got 'yes'"):
+        find(files, "yes")
+
+
+def test_a_second_look_for_other_weights_is_refused_and_auto_warns(files):
+    other = write_weights(files[0].with_name("other.pt"), tiny_network(seed=3))
+    with pytest.raises(
+        InputError, match=r"was trained on the candidates of other weights than .*other\.pt\. Set second"
+    ):
+        find(files, True, checkpoint_path=other)
+    with pytest.warns(InputWarning, match=r"There is no second look: .* other weights than"):
+        assert find(files, "auto", checkpoint_path=other) is None
+
+
+def test_a_second_look_for_other_species_or_voxels_is_refused(files):
+    with pytest.raises(InputError, match="was trained on 2 species, a, b; the species file has 3"):
+        find(files, True, species_set=make_species(3))
+    with pytest.raises(InputError, match="was trained on voxels of 10 Å, the species file has 5 Å"):
+        find(files, True, species_set=make_species(2, voxel_size_angstrom=5.0))
+
+
+def test_weights_that_are_no_second_look_are_refused(files):
+    with pytest.raises(InputError, match=r"model\.pt is no second look: its card has no first_network_sha256"):
+        find(files, True, path=files[0])
+    card = read_card(files[1])
+    write_card(files[1], {**card, "calibration": {"fitted_on": ["run"]}})
+    with pytest.raises(InputError, match=r"second_look\.pt: its card is damaged: 'a'\. Copy both again"):
+        find(files, True)

@@ -1,0 +1,94 @@
+import numpy as np
+import pytest
+from scripts.errors import InputError
+from scripts.picking.candidates import Candidates
+from scripts.picking.operating_point import OperatingPoint
+from scripts.scoring.calibration import (
+    JudgedCandidates,
+    average_precision,
+    fit_calibration,
+    judge_candidates,
+    judge_scores,
+    reliability_of,
+    sampling_error,
+)
+from synthetic import make_species
+
+SPECIES = make_species(2)  # radius 40 Å: a hit is within 20 Å
+
+
+def drawn(count=4000, seed=0):
+    """Return candidates whose chance is a known function of two answers."""
+    random = np.random.default_rng(seed)
+    logits, log_odds = random.normal(0, 3, (count, 2)), random.normal(0, 3, (count, 2))
+    chance = 1 / (1 + np.exp(-(0.5 * logits + 1.5 * log_odds - 1)))
+    return JudgedCandidates(f"run{seed}", logits, log_odds, random.random((count, 2)) < chance, np.zeros(7))
+
+
+def test_the_fit_finds_the_function_behind_the_candidates():
+    found, few = fit_calibration([drawn(), drawn(seed=1)], ["a", "b"])
+    assert few == []
+    assert found.fitted_on == ("run0", "run1")
+    assert np.allclose(found.first, 0.5, atol=0.1)
+    assert np.allclose(found.second, 1.5, atol=0.15)
+    assert np.allclose(found.offset, -1, atol=0.15)
+    new = drawn(seed=2)
+    probabilities = found.probabilities(new.logits, new.log_odds)
+    assert reliability_of(probabilities[:, 0], new.is_right[:, 0]).error < 0.02
+
+
+def test_a_species_with_few_particles_keeps_the_second_looks_answer():
+    one = drawn(200)
+    one.is_right[:, 1] = False
+    found, few = fit_calibration([one], ["a", "b"])
+    assert few == ["b"]
+    assert found.probabilities(np.zeros((1, 2)), np.ones((1, 2)))[0, 1] == pytest.approx(1 / (1 + np.exp(-1)))
+    nothing = JudgedCandidates("TS_1", *[np.zeros((0, 2))] * 2, np.zeros((0, 2), dtype=bool), np.zeros(7))
+    with pytest.raises(InputError, match="the first network proposes nothing in TS_1: there is nothing to fit"):
+        fit_calibration([nothing], ["a", "b"])
+
+
+def test_of_several_candidates_near_a_particle_only_the_nearest_is_right():
+    centres = np.array([[5.0, 5, 5], [5, 5, 6.5], [5, 5, 20], [0, 0, 0]])
+    particles = np.array([[1, 5, 5, 5.5], [2, 5, 5, 22.0], [2, 9, 9, 9]])
+    right = judge_candidates(centres, particles, SPECIES, 10.0)
+    assert right.tolist() == [[True, False], [False, False], [False, True], [False, False]]
+    assert not judge_candidates(centres, particles, SPECIES, 10.1)[2, 1]  # 20.2 Å away
+    assert judge_candidates(np.zeros((0, 3)), particles, SPECIES, 10.0).shape == (0, 2)
+
+
+def test_reliability_counts_in_bins():
+    probabilities, right = np.array([0.01, 0.72, 0.78, 0.31, 1.0]), np.array([True, True, False, False, True])
+    found = reliability_of(probabilities, right)
+    assert found.count.tolist() == [0, 0, 0, 1, 0, 0, 0, 2, 0, 1]
+    assert (found.probability[7], found.right[7]) == (0.75, 0.5)
+    assert found.error == pytest.approx((0.31 + 2 * 0.25 + 0) / 4)
+    assert reliability_of(np.zeros(0), np.zeros(0, dtype=bool)).error == 0
+
+
+def test_exact_probabilities_have_the_sampling_error():
+    random = np.random.default_rng(1)
+    probabilities = random.random(500)
+    errors = [reliability_of(probabilities, random.random(500) < probabilities).error for _ in range(40)]
+    assert sampling_error(probabilities) == pytest.approx(np.mean(errors), abs=0.006)
+    assert sampling_error(random.random(20000)) < 0.01
+
+
+def test_average_precision_is_the_area_under_the_curve():
+    scores, right = np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, False, True, False])
+    assert average_precision(scores, right, 3) == pytest.approx((1 + 2 / 3) / 3)
+    assert average_precision(scores[::-1], right[::-1], 3) == pytest.approx((1 + 2 / 3) / 3)
+    assert average_precision(np.zeros(0), np.zeros(0, dtype=bool), 3) == 0
+    assert average_precision(scores, right, 0) == 0
+
+
+def test_counts_at_a_point_are_one_to_one():
+    centres = np.array([[5.0, 5, 5], [5, 5, 6], [5, 5, 20]])
+    found = Candidates(centres, np.array([0.9, 0.8, 0.4]), np.ones(3, dtype=np.int64))
+    none = Candidates(centres[:0], np.zeros(0), np.zeros(0, dtype=np.int64))
+    particles = np.array([[1, 5, 5, 5.0], [2, 9, 9, 9.0]])
+    judged = judge_scores({"a": found, "b": none}, particles, SPECIES, 10.0)
+    counts, expected = judged["a"].counts_at(OperatingPoint("probability", 0.5))
+    assert (counts.tp, counts.predicted, counts.truths, expected) == (1, 2, 1, pytest.approx(1.7))
+    counts, expected = judged["b"].counts_at(OperatingPoint("f", 1.0))
+    assert (counts.tp, counts.predicted, counts.truths, expected) == (0, 0, 1, 0)

@@ -1,0 +1,56 @@
+import numpy as np
+import torch
+from monai.data import Dataset
+from scripts.preparation.crops import CropShape
+from scripts.records import first_difference, record_of
+from scripts.training.crop_dataset import CropDataset
+from scripts.training.crops import CropMix, CropVariation
+from synthetic import POINTS, image_of, make_species, noise
+
+ROWS = torch.tensor([[1.0, *POINTS[0]], [2.0, *POINTS[1]]])
+RUNS = [{"image": f"{name}.mrc", "run": name} for name in ("one", "two")]
+
+
+class Prepared(Dataset):
+    """Two prepared tomograms."""
+
+    def __getitem__(self, number):
+        return {**self.data[number], "image": image_of(noise(number)), "label": ROWS}
+
+
+def places_of(number):
+    return np.array([POINTS[0], [15, 5, 5]], dtype=float)
+
+
+def crops(**changes):
+    given = {
+        "tomograms": Prepared(RUNS), "places_of": places_of, "species_set": make_species(2),
+        "crop_shape": CropShape(8, 40.0, 10.0), "variation": CropVariation(), "mix": CropMix(), "seed": 0,
+    }  # fmt: skip
+    return CropDataset(**{**given, **changes})
+
+
+def test_a_crop_of_a_number_is_always_the_same():
+    first, second = crops(), crops()
+    found = [second[number] for number in (7, 3, 5)]
+    for number, crop in zip((7, 3, 5), found, strict=True):
+        assert torch.equal(first[number]["image"], crop["image"])
+        assert first[number]["label"] == crop["label"]
+    assert not torch.equal(crops(seed=1)[7]["image"], found[0]["image"])
+
+
+def test_crops_are_of_all_classes_in_their_shares():
+    dataset = crops()
+    labels = np.bincount([dataset[number]["label"] for number in range(400)], minlength=3) / 400
+    assert np.allclose(labels, [0.45, 0.275, 0.275], atol=0.06)
+    assert dataset[0]["image"].shape == (1, 8, 8, 8)
+    assert dataset[0]["image"].dtype == torch.float32
+
+
+def test_what_the_crops_depend_on_is_in_the_record():
+    before = record_of(crops())
+    for changes in (
+        {"seed": 1}, {"mix": CropMix(hard=0.5)}, {"variation": CropVariation(noise=0.25)},
+        {"crop_shape": CropShape(8, 30.0, 10.0)}, {"tomograms": Prepared(RUNS[:1])},
+    ):  # fmt: skip
+        assert first_difference(before, record_of(crops(**changes)))
