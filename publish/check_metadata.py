@@ -14,8 +14,9 @@ from refusal import Refusal
 
 SCHEMA = Path(__file__).resolve().with_name("metadata_schema.json")
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
-TOTAL = "weighted total"
-F4 = 8  # column of the table of the shipped weights
+# of the tables of the shipped weights: how many columns, which of them is F4, and the rows that are meant
+TOTALS_COLUMNS, TOTALS_F4, F4_POINT = 7, 5, "second look, F4"
+SPECIES_COLUMNS, SPECIES_F4 = 13, 9
 PINNED_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 PACKAGE_OF_MODULE = {
     "PIL": "pillow", "cc3d": "connected-components-3d", "ignite": "pytorch-ignite", "sklearn": "scikit-learn",
@@ -145,14 +146,17 @@ def table_of(section: str) -> dict[str, float]:
 
 
 def measured_scores(results: Path) -> dict[str, dict[str, float]]:
-    """Return the F4 of every dataset in the table of the shipped weights, keyed as in ``eval_metrics``."""
-    table = results.read_text(encoding="utf-8").partition(RESULTS_START)[2].partition(RESULTS_END)[0]
+    """Return the F4 of every dataset in the tables of the shipped weights, keyed as in ``eval_metrics``."""
+    tables = results.read_text(encoding="utf-8").partition(RESULTS_START)[2].partition(RESULTS_END)[0]
     scores: dict[str, dict[str, float]] = {}
-    for line in table.splitlines():
-        cells = [cell.strip(" *") for cell in line.strip("|").split("|")]
-        if len(cells) == 10 and re.fullmatch(r"[01]\.\d+", cells[F4]):
-            key = "f4_weighted_mean" if cells[1] == TOTAL else f"f4_{cells[1]}"
-            scores.setdefault(cells[0], {})[key] = float(cells[F4])
+    dataset = ""
+    for line in tables.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        dataset = cells[0] or dataset
+        if len(cells) == TOTALS_COLUMNS and cells[1] == F4_POINT:
+            scores.setdefault(dataset, {})["f4_weighted_mean"] = float(cells[TOTALS_F4])
+        elif len(cells) == SPECIES_COLUMNS and re.fullmatch(r"[01]\.\d+", cells[SPECIES_F4]):
+            scores.setdefault(dataset, {})[f"f4_{cells[1]}"] = float(cells[SPECIES_F4])
     if not scores:
-        raise Refusal(f"{results.name} has no table of the shipped weights.")
+        raise Refusal(f"{results.name} has no tables of the shipped weights.")
     return scores

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from scripts.coordinates import affine_of
-from scripts.errors import InputError, find_input_error
+from scripts.errors import InputError, InputWarning, find_input_error
 from scripts.monai_label import (
     CheckServedWeights,
     ToStudyGridd,
@@ -21,10 +21,24 @@ from scripts.monai_label import (
     with_options,
 )
 from scripts.networks.model_card import checked_card, read_card, sha256_of, write_card
+from scripts.picking.blobs import Blobs
+from scripts.picking.pick_transform import PickParticlesd
+from scripts.picking.second_look import load_second_look
+from scripts.picking.second_look_transform import ProposePlacesd, SecondLookd
 from scripts.picks import Pick, write_copick_json
 from scripts.records import as_json, record_of
 from scripts.training.spheres import Spheres
-from synthetic import SHAPE, image_of, make_species, noise, tiny_network, write_mrc, write_weights
+from synthetic import (
+    SHAPE,
+    image_of,
+    logits_of,
+    make_species,
+    noise,
+    tiny_network,
+    write_mrc,
+    write_second_look,
+    write_weights,
+)
 
 VOXEL_SIZE = 10.012
 SMALL = {
@@ -97,6 +111,23 @@ def test_with_a_second_look_the_operating_point_takes_the_place_of_thresholds():
     assert chosen_points({"rotations": 1}, "f1") == "f1"
     with pytest.raises(InputError, match="with a second look there are no thresholds: set operating_point_<species>"):
         with_options(make_species(2), {**table, "threshold_a": 0.5})
+
+
+def test_other_weights_than_the_second_looks_are_served_without_it(tmp_path):
+    species_set = make_species(2)
+    for seed, name in enumerate(("model", "other")):
+        write_weights(tmp_path / f"{name}.pt", tiny_network(seed=seed), species_set)
+    path = write_second_look(tmp_path / "second_look.pt", tmp_path / "model.pt", species_set)
+    look = load_second_look(path, tmp_path / "model.pt", species_set)
+    check = CheckServedWeights(tiny_network(), str(tmp_path), species_set, Spheres(), second_look=look)
+    assert "without_second_look" not in check({"model_filename": "model.pt"})
+    with pytest.warns(InputWarning, match=r"other\.pt has no second look"):
+        sample = check({"model_filename": ["other.pt"]})
+    sample |= {"pred": logits_of(species_set), "image": image_of(noise())}
+    picking = PickParticlesd("pred", species_set, Blobs())
+    for step in (ProposePlacesd("pred"), SecondLookd("proposals", species_set, look), picking):
+        sample = step(sample)
+    assert [pick["score"] for pick in sample["result"]["picks"]] == pytest.approx([1 / (1 + np.exp(-6))] * 2)
 
 
 def test_options_put_into_the_config_as_the_server_does_reach_inferer_and_picks(bundle_dir):

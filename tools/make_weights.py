@@ -1,11 +1,12 @@
-"""Make the shipped weights: simulate, train, fit thresholds on runs that were not trained on, score, install.
+"""Make the shipped weights: simulate, train, fit thresholds, make a second look, score, install.
 
     python tools/make_weights.py [--work_dir WORK] [--maps_dir MAPS] [--outside_dir DATA] [--install | --smoke]
 
 Every step is a documented command that runs on a copy of the bundle in WORK and resumes where it was stopped; delete
 WORK to start from scratch. Without maps the particles are phantoms. DATA holds annotated tomograms from another source,
-if there are any: in the order of their names, the last two are only scored, thresholds are fitted on the one before
-them, and the others are added to the simulated training data.
+if there are any: in the order of their names, the last two are only scored, thresholds and probabilities are fitted on
+the one before them, and the others are added to the simulated training data. The second look is trained on simulated
+tomograms that the first network has not seen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,28 +33,92 @@ from scripts.datasets.truth import list_labelled_runs  # noqa: E402
 from scripts.networks.weights import read_model, save_model  # noqa: E402
 
 FIT, KINDS = "wbp", ("wbp", "denoised")
+HARD = ("--imaging#contrast", '{"from": 0.3, "to": 1.0}')  # also series in which particles are barely seen
+Rows = list[dict[str, str]]
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 
 
 @dataclass(frozen=True)
-class Size:
-    """The size of a training: data, epochs, network."""
+class Simulated:
+    """A simulated dataset.
 
-    runs: int = 76
+    Attributes:
+        letter: first letter of its runs.
+        runs: their number.
+        seed: added to that of the command line.
+        settings: of the simulation, beside the shipped ones.
+        is_full_size: whether its tomograms are as large as the challenge's.
+    """
+
+    letter: str
+    runs: int
+    seed: int
+    settings: tuple[str, ...] = ()
+    is_full_size: bool = False
+
+
+def crowded(low: float, high: float) -> tuple[str, str]:
+    """Return the setting for a range of crowding."""
+    return "--scene#crowding", json.dumps({"from": float(low), "to": float(high)} if low < high else float(low))
+
+
+DATASETS = {  # by folder
+    "simulated": Simulated("S", 76, 0),  # trains the network; the last runs validate
+    "more": Simulated("L", 60, 6999, (*crowded(1, 2), *HARD)),  # trains it in the second stage
+    "second": Simulated("T", 40, 7999, (*crowded(1, 3), *HARD)),  # trains the second look
+    "calibration": Simulated("C", 12, 8999, (*crowded(1, 3), *HARD)),  # fits thresholds and probabilities
+    "held_out": Simulated("H", 4, 1000, crowded(1, 1), is_full_size=True),  # this and the rest are only scored
+    "noisy": Simulated("N", 4, 10999, (*crowded(1, 1), "--imaging#contrast", "0.35"), is_full_size=True),
+    "crowd2": Simulated("E2", 4, 11999, crowded(2, 2)),
+    "crowd4": Simulated("E4", 4, 13999, crowded(4, 4)),
+}
+SCORED = {  # folder, kind: its name in the tables
+    ("held_out", "wbp"): "simulated, full size, real crowding, wbp",
+    ("held_out", "denoised"): "simulated, full size, real crowding, denoised",
+    ("noisy", "wbp"): "the same with a third of the contrast, wbp",
+    ("crowd2", "wbp"): "simulated, twice as crowded, wbp",
+    ("crowd4", "wbp"): "simulated, four times as crowded, wbp",
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training of the network; each goes on from the last.
+
+    Attributes:
+        epochs: their number.
+        learning_rate: the highest.
+        folders: datasets to train on.
+    """
+
+    epochs: int
+    learning_rate: float
+    folders: tuple[str, ...] = ("simulated",)
+
+
+@dataclass(frozen=True)
+class Size:
+    """The size of a training: data, epochs, networks."""
+
+    runs: int | None = None  # of every dataset; None for its own number
     validation_runs: int = 4
     shape: tuple[int, int, int] = (128, 320, 320)
-    held_out_runs: int = 4
-    held_out_shape: tuple[int, int, int] = (184, 630, 630)
+    full_shape: tuple[int, int, int] = (184, 630, 630)
     outside_copies: int = 8  # of each outside tomogram, per two kinds of each simulated one
-    stages: tuple[tuple[int, float], ...] = ((32, 1e-3),)  # epochs, learning rate; each continues the last
+    stages: tuple[Stage, ...] = (Stage(32, 1e-3), Stage(60, 7e-4, ("simulated", "more")))
     windows_per_epoch: int = 200
     network: tuple[str, ...] = ()
+    second_outside_copies: int = 3
+    second_epochs: int = 30
+    second_settings: tuple[str, ...] = ()
 
 
 SMOKE = Size(
-    runs=3, validation_runs=1, shape=(48, 96, 96), held_out_runs=1, held_out_shape=(64, 128, 128),
-    stages=((2, 1e-3), (1, 5e-4)), windows_per_epoch=8,
+    runs=2, validation_runs=1, shape=(48, 96, 96), full_shape=(64, 128, 128),
+    stages=(Stage(2, 1e-3), Stage(1, 5e-4, ("simulated", "more"))), windows_per_epoch=8,
     network=("--network_def#widths", "[8,16]", "--network_def#depths", "[1,1]", "--window_size", "[32,48,48]"),
+    second_epochs=1,  # a network that has hardly learned proposes nothing at the usual probability
+    second_settings=("--windows_per_epoch", "128", "--validate#postprocessing#transforms#0#lowest_logit", "-7.0"),
 )  # fmt: skip
 
 
@@ -65,31 +131,33 @@ def main() -> None:
     bundle = work / "bundle"
     if not bundle.exists():
         shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("__pycache__", "output"))
-    make_data(bundle, work, options.maps_dir, size, options.seed)
+    for name in DATASETS:
+        simulate(bundle, work / name, options.maps_dir, size, name, options.seed)
 
     outside, names = options.outside_dir, options.outside_names
     own = sorted({item["run"] for item in list_labelled_runs(work / "simulated", tomogram_kind=FIT)})
-    own_train, own_fit = own[: len(own) - size.validation_runs], own[len(own) - size.validation_runs :]
+    validation = own[len(own) - size.validation_runs :]
     train_names, fit_names, test_names = names[:-3], names[-3:-2], names[-2:]
 
     minutes, weights = 0.0, None
     for number in range(len(size.stages)):
-        spent, weights = train(bundle, work, outside, own_fit, train_names, size, options.seed, number, weights)
+        spent, weights = train(bundle, work, outside, validation, train_names, size, options.seed, number, weights)
         minutes += spent
     assert weights is not None
-    folders = [work / "simulated", *([outside] if outside else [])]
-    evaluate(bundle, work / "fitted", folders, FIT, [*own_fit, *fit_names], weights, fit=True)
-    scores = score_all(bundle, work, outside, test_names, weights)
+    folders = [work / "calibration", *([outside] if outside else [])]
+    calibration = [item["run"] for item in list_labelled_runs(work / "calibration", tomogram_kind=FIT)]
+    evaluate(bundle, work / "fitted", folders, FIT, [*calibration, *fit_names], weights, "--record_thresholds", True)
+    second_look = make_second_look(bundle, work, outside, train_names, fit_names, weights, size, options.seed)
+    scores = score_all(bundle, work, outside, test_names, weights, second_look)
     made = {
         "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
-        "outside": outside is not None,
-        "trained_on": {"simulated": own_train, "outside": train_names}, "fitted_on": [*own_fit, *fit_names],
-        "scores": scores,
+        "outside": outside is not None, "trained_on": {"simulated": own, "outside": train_names},
+        "fitted_on": [*calibration, *fit_names], "scores": scores,
     }  # fmt: skip
     (work / "weights.json").write_text(json.dumps(made, indent=1) + "\n")
-    print(as_table(scores))
+    print(as_tables(scores))
     if options.install:
-        install(weights, made)
+        install(weights, second_look, made)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -114,24 +182,28 @@ def read_arguments() -> argparse.Namespace:
     return options
 
 
-def make_data(bundle: Path, work: Path, maps: Path | None, size: Size, seed: int) -> None:
-    """Simulate the runs of the training, and full-size runs to score, in the folders ``simulated`` and ``held_out``."""
-    simulate(bundle, work / "simulated", maps, size.runs, size.shape, seed, [])
-    real = ["--scene#crowding", "1.0", "--run_name", "H{number:03d}"]
-    simulate(bundle, work / "held_out", maps, size.held_out_runs, size.held_out_shape, seed + 1000, real)
-
-
 def score_all(
-    bundle: Path, work: Path, outside: Path | None, test_names: list[str], weights: Path
-) -> dict[str, list[dict[str, str]]]:
-    """Score weights on the outside test runs and on both kinds of the held-out runs; return the rows by dataset."""
-    scores = {}
+    bundle: Path, work: Path, outside: Path | None, test_names: list[str], weights: Path, second_look: Path
+) -> dict[str, dict[str, Rows]]:
+    """Score the first network and the second look on the outside test runs and on the simulated runs for scoring.
+
+    Returns:
+        By dataset: ``first`` and ``second``, rows of ``scores.csv``; ``points``, rows of ``operating_points.csv``; and
+        ``reliability``, rows of ``reliability.csv``.
+    """
+    wanted: dict[str, tuple[list[Path], str | None, list[str] | None]] = {}
     if outside is not None:
-        name = f"{' and '.join(test_names)}, from another simulator"
-        scores[name] = evaluate(bundle, work / "scored_outside", [outside], None, test_names, weights)
-    for kind in KINDS:
-        name = f"simulated, full size, real crowding, {kind}"
-        scores[name] = evaluate(bundle, work / f"scored_{kind}", [work / "held_out"], kind, None, weights)
+        wanted[f"{' and '.join(test_names)}, from another simulator"] = ([outside], None, test_names)
+    wanted |= {name: ([work / folder], kind, None) for (folder, kind), name in SCORED.items()}
+    scores = {}
+    for number, (name, (folders, kind, runs)) in enumerate(wanted.items()):
+        first, second = (work / f"scored_{number}_{network}" for network in ("first", "second"))
+        one = evaluate(bundle, first, folders, kind, runs, weights, "--second_look", False)
+        two = evaluate(
+            bundle, second, folders, kind, runs, weights, "--second_look", True, "--second_look_path", second_look
+        )
+        points, reliability = (read_rows(second / f"{table}.csv") for table in ("operating_points", "reliability"))
+        scores[name] = {"first": one, "second": two, "points": points, "reliability": reliability}
     return scores
 
 
@@ -146,14 +218,15 @@ def bundle_run(bundle: Path, configs: list[str], *settings: Any, task: str = "ru
     return (time.perf_counter() - start) / 60
 
 
-def simulate(
-    bundle: Path, folder: Path, maps: Path | None, runs: int, shape: tuple[int, ...], seed: int, more: list[str]
-) -> None:
+def simulate(bundle: Path, folder: Path, maps: Path | None, size: Size, name: str, seed: int) -> None:
     """Write a simulated dataset, or the missing part of it."""
+    wanted = DATASETS[name]
     configs = ["configs/simulate.json", *(["configs/simulate_maps.json"] if maps else [])]
     where = ["--maps_dir", str(maps.resolve())] if maps else []
-    settings = ["--runs", runs, "--shape", list(shape), "--seed", seed, "--workers", 2]
-    bundle_run(bundle, configs, "--dataset_dir", folder, *settings, *where, *more)
+    shape = size.full_shape if wanted.is_full_size else size.shape
+    settings = ["--runs", size.runs or wanted.runs, "--shape", list(shape), "--seed", seed + wanted.seed]
+    named = ["--run_name", wanted.letter + ("{number:03d}" if len(wanted.letter) == 1 else "{number:02d}")]
+    bundle_run(bundle, configs, "--dataset_dir", folder, *settings, *named, "--workers", 2, *where, *wanted.settings)
 
 
 def train(
@@ -165,95 +238,189 @@ def train(
     Returns:
         The minutes that it took, and the averaged weights after its last step.
     """
-    output, (epochs, learning_rate) = work / f"trained_{number + 1}", size.stages[number]
+    output, stage = work / f"trained_{number + 1}", size.stages[number]
     done, weights = output / "minutes.json", output / "model_last.pt"
     if done.exists():
         return float(json.loads(done.read_text())), weights
-    listed = {"_target_": "scripts.datasets.truth.list_labelled_runs", "repeat_runs": True}
+    simulated = {
+        f"{folder}_runs": runs_in(work / folder, list(KINDS), without=validation if folder == "simulated" else [])
+        for folder in stage.folders
+    }
     overlay: dict[str, Any] = {
-        "simulated_runs": {
-            **listed, "dataset_dir": "@dataset_dir", "without": "@validation_names", "tomogram_kind": list(KINDS)
-        },
-        "outside_runs": {**listed, "dataset_dir": str(outside), "only": names} if outside else [],
+        **simulated,
+        "outside_runs": runs_in(outside, None, only=names) if outside else [],
         "outside_copies": size.outside_copies,
-        "train#dataset#data": "$@simulated_runs + @outside_copies * @outside_runs",
-    }  # fmt: skip
+        "train#dataset#data": "$" + " + ".join(f"@{key}" for key in simulated) + " + @outside_copies * @outside_runs",
+    }
     (work / "train_overlay.json").write_text(json.dumps(overlay, indent=1))
     minutes = bundle_run(
         bundle, ["configs/train.json", str(work / "train_overlay.json")],
         "--dataset_dir", work / "simulated", "--tomogram_kind", FIT, "--validation_runs", validation,
-        "--epochs", epochs, "--val_interval", epochs + 1, "--windows_per_epoch", size.windows_per_epoch,
-        "--learning_rate", learning_rate, "--seed", seed + number, "--output_dir", output,
+        "--epochs", stage.epochs, "--val_interval", stage.epochs + 1, "--windows_per_epoch", size.windows_per_epoch,
+        "--learning_rate", stage.learning_rate, "--seed", seed, "--output_dir", output, "--cache_dir", work / "cache",
         *(["--checkpoint_path", start] if start else []), *size.network, task="training",
     )  # fmt: skip
     done.write_text(json.dumps(round(minutes, 1)))
     return minutes, weights
 
 
+def runs_in(folder: Path, kinds: list[str] | None, **more: Any) -> dict[str, Any]:
+    """Return the part of a config that lists the annotated runs of a folder, once per kind."""
+    target = "scripts.datasets.truth.list_labelled_runs"
+    return {"_target_": target, "repeat_runs": True, "dataset_dir": str(folder), "tomogram_kind": kinds, **more}
+
+
+def make_second_look(
+    bundle: Path, work: Path, outside: Path | None, names: list[str], fit_names: list[str], weights: Path, size: Size,
+    seed: int,
+) -> Path:  # fmt: skip
+    """Train and calibrate the second look, unless that is done already; return its file."""
+    output = work / "second_look"
+    made = output / "second_look.pt"
+    if made.exists():
+        return made
+    overlay: dict[str, Any] = {
+        "simulated_runs": runs_in(work / "second", list(KINDS)),
+        "outside_runs": runs_in(outside, None, only=names) if outside else [],
+        "training_runs": f"$@simulated_runs + {size.second_outside_copies} * @outside_runs",
+        "simulated_calibration": runs_in(work / "calibration", list(KINDS)),
+        "outside_calibration": runs_in(outside, None, only=fit_names) if outside else [],
+        "calibration_runs": "$@simulated_calibration + @outside_calibration",
+    }
+    (work / "second_overlay.json").write_text(json.dumps(overlay, indent=1))
+    bundle_run(
+        bundle, ["configs/train.json", "configs/second_look.json", str(work / "second_overlay.json")],
+        "--checkpoint_path", weights, "--dataset_dir", work / "second", "--validation_runs", ["T000"],
+        "--epochs", size.second_epochs, "--seed", seed, "--cache_dir", work / "cache", "--output_dir", output,
+        *size.second_settings, task="second_look",
+    )  # fmt: skip
+    return made
+
+
 def evaluate(
     bundle: Path, output: Path, folders: list[Path], kind: str | None, runs: list[str] | None, weights: Path,
-    fit: bool = False,
-) -> list[dict[str, str]]:  # fmt: skip
+    *settings: Any,
+) -> Rows:  # fmt: skip
     """Score weights or fit their thresholds, unless that is done already; return the rows of ``scores.csv``."""
-    settings: list[Any] = ["--dataset_dir", [str(folder) for folder in folders], "--checkpoint_path", weights]
-    settings += ["--validation_runs", runs] if runs else []
-    settings += ["--tomogram_kind", kind] if kind else []
-    if fit:
-        settings += ["--record_thresholds", True]
-    else:  # only one threshold in the sweep: each takes a minute on a full-size tomogram
-        settings += ["--sweep_thresholds", [0.5]]
+    given: list[Any] = ["--dataset_dir", [str(folder) for folder in folders], "--checkpoint_path", weights]
+    given += ["--validation_runs", runs] if runs else []
+    given += ["--tomogram_kind", kind] if kind else []
+    if "--record_thresholds" not in settings:  # only one threshold in the sweep: each takes a minute at full size
+        given += ["--sweep_thresholds", [0.5]]
     configs = ["configs/train.json", "configs/evaluate.json"]
-    if not (output / "thresholds.png").exists():  # the last file that is written
-        bundle_run(bundle, configs, *settings, "--output_dir", output, task="evaluating")
-    with open(output / "scores.csv", newline="") as file:
+    if not (output / "report.html").exists():  # the last file that is written
+        bundle_run(bundle, configs, *given, *settings, "--output_dir", output, task="evaluating")
+    return read_rows(output / "scores.csv")
+
+
+def read_rows(path: Path) -> Rows:
+    """Return the rows of a table."""
+    with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
-def as_table(scores: dict[str, list[dict[str, str]]]) -> str:
-    """Return the scores as a Markdown table, one row per dataset and species."""
-    heads = ("data", "species", "truths", "picks", "wrong picks", "precision", "recall", "F1", "F4", "F4, one to one")
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for name, rows in scores.items():
-        strict = {row["species"]: row["f4"] for row in rows if row["mode"] == "one_to_one"}
-        kaggle = [row for row in rows if row["mode"] == "kaggle"]
-        for row in kaggle:
-            f1, f4, other = float(row["f1"]), float(row["f4"]), float(strict[row["species"]])
-            if row["species"] == "total":
-                wrong = sum(int(one["fp"]) for one in kaggle if one["fp"])
-                total = f"| {name} | **weighted total** | | | {wrong} | | | {f1:.3f} |"
-                lines.append(f"{total} **{f4:.3f}** | **{other:.3f}** |")
+def as_tables(scores: dict[str, dict[str, Rows]]) -> str:
+    """Return the scores as Markdown: totals, species, what was asked for and what came, calibration."""
+    return "\n\n".join([totals_table(scores), species_table(scores), points_table(scores)])
+
+
+def totals_table(scores: dict[str, dict[str, Rows]]) -> str:
+    """Return a row per dataset and way to pick."""
+    rows = []
+    for name, tables in scores.items():
+        strict = [row for row in tables["first"] if row["mode"] == "one_to_one"]
+        species, total = strict[:-1], strict[-1]
+        picks, wrong, truths = (sum(int(row[key]) for row in species) for key in ("picks", "fp", "truths"))
+        right = picks - wrong
+        shares = right / max(picks, 1), right / max(truths, 1), float(total["f1"]), float(total["f4"])
+        rows.append([name, "first network alone", *map(three, shares), f"{wrong} of {picks}"])
+        for row in tables["points"]:
+            if row["species"] == "total" and row["operating_point"] in ("F1", "F4"):
+                numbers = [three(row[key]) for key in ("precision", "recall", "f1", "f4")]
+                way = f"second look, {row['operating_point']}"
+                rows.append(["", way, *numbers, f"{row['wrong']} of {row['picks']}"])
+    return markdown(["data", "picks of", "precision", "recall", "mean F1", "F4", "wrong picks"], rows)
+
+
+def species_table(scores: dict[str, dict[str, Rows]]) -> str:
+    """Return a row per dataset and species: before, and after the second look."""
+    rows = []
+    for name, tables in scores.items():
+        before = {row["species"]: row for row in tables["first"] if row["mode"] == "one_to_one"}
+        reliability = {row["species"]: row for row in tables["reliability"]}
+        all_found = {row["species"]: row for row in tables["points"] if row["operating_point"] == "F4"}
+        for row in tables["points"]:
+            species = row["species"]
+            if row["operating_point"] != "F1" or species == "total":
                 continue
-            shares = " | ".join(f"{float(row[key]):.3f}" if row[key] else "" for key in ("precision", "recall"))
-            counts = " | ".join(row[key] for key in ("truths", "picks", "fp"))
-            lines.append(f"| {name} | {row['species']} | {counts} | {shares} | {f1:.3f} | {f4:.3f} | {other:.3f} |")
-    return "\n".join(lines)
+            old, sure = before[species], reliability[species]
+            rows.append(
+                [
+                    name, species, row["truths"], f"{old['fp']} of {old['picks']}", three(old["f1"]),
+                    f"{row['wrong']} of {row['picks']}", *(three(row[key]) for key in ("precision", "recall", "f1")),
+                    three(all_found[species]["f4"]),
+                    three(sure["average_precision"]), three(sure["calibration_error"]), three(sure["sampling_error"]),
+                ]
+            )  # fmt: skip
+    heads = ["data", "species", "truths", "wrong before", "F1 before", "wrong", "precision", "recall", "F1", "F4"]
+    return markdown([*heads, "average precision", "calibration error", "of exact scores"], rows)
 
 
-def install(weights: Path, made: dict[str, Any]) -> None:
-    """Put the weights, thresholds and scores into the bundle and the documentation."""
-    configs, model = ROOT / "bundle" / "configs", ROOT / "bundle" / "models" / "model.pt"
-    content, card = read_model(weights)
+def points_table(scores: dict[str, dict[str, Rows]]) -> str:
+    """Return what came where a precision of 90 % or a recall of 95 % was asked for, by dataset and species."""
+    rows = []
+    for name, tables in scores.items():
+        for key, point in (("precision", "precision 0.9"), ("recall", "recall 0.95")):
+            own = {row["species"]: row for row in tables["points"] if row["operating_point"] == point}
+            rows.append([name, point, *(f"{three(row[key])} ({row['picks']})" for row in own.values())])
+            names, name = list(own), ""
+    return markdown(["data", "asked for", *names], rows)
+
+
+def three(value: Any) -> str:
+    """Return a number with three decimals; nothing for nothing."""
+    return f"{float(value):.3f}" if value != "" else ""
+
+
+def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a Markdown table."""
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def install(weights: Path, second_look: Path, made: dict[str, Any]) -> None:
+    """Put both networks, thresholds and scores into the bundle and the documentation."""
+    configs, models = ROOT / "bundle" / "configs", ROOT / "bundle" / "models"
     given = f"--seed {made['seed']}{' --maps_dir MAPS' * made['maps']}{' --outside_dir DATA' * made['outside']}"
-    save_model(model, content, {**card, "command": f'make weights OPTIONS="--install {given}"'})
+    card = read_model(weights)[1]
+    for name, one in ((models / "model.pt", weights), (models / "second_look.pt", second_look)):
+        own_content, own_card = read_model(one)
+        save_model(name, own_content, {**own_card, "command": f'make weights OPTIONS="--install {given}"'})
+        write_atomically_formatted(name.with_suffix(".json"), json.loads(name.with_suffix(".json").read_text()))
     species = json.loads((configs / "species.json").read_text())
-    for name, row in card["species"].items():
-        species["species"][name]["probability_threshold"] = row["probability_threshold"]
-    with write_atomically(configs / "species.json") as file:
-        file.write(layout_of(json.dumps(species)))
+    for name_, row in card["species"].items():
+        species["species"][name_]["probability_threshold"] = row["probability_threshold"]
+    write_atomically_formatted(configs / "species.json", species)
     metadata = json.loads((configs / "metadata.json").read_text())
-    name, rows = next(iter(made["scores"].items()))
-    found = {row["species"]: round(float(row["f4"]), 3) for row in rows if row["mode"] == "kaggle"}
+    dataset, tables = next(iter(made["scores"].items()))
+    found = {row["species"]: row for row in tables["points"] if row["operating_point"] == "F4"}
     metadata["eval_metrics"] = {
-        "f4_weighted_mean": found.pop("total"), **{f"f4_{species}": f4 for species, f4 in found.items()}
-    }  # fmt: skip
-    with write_atomically(configs / "metadata.json") as file:
-        file.write(layout_of(json.dumps(metadata)))
+        "f4_weighted_mean": round(float(found.pop("total")["f4"]), 3),
+        **{f"f4_{name}": round(float(row["f4"]), 3) for name, row in found.items()},
+    }
+    write_atomically_formatted(configs / "metadata.json", metadata)
     page = ROOT / "docs" / "reference" / "results.md"
     before, _, rest = page.read_text().partition(RESULTS_START)
     after = rest.partition(RESULTS_END)[2]
     with write_atomically(page) as file:
-        file.write(f"{before}{RESULTS_START}\n\n{as_table(made['scores'])}\n\n{RESULTS_END}{after}")
-    print(f"installed: {model}, thresholds, scores on {name}")
+        file.write(f"{before}{RESULTS_START}\n\n{as_tables(made['scores'])}\n\n{RESULTS_END}{after}")
+    print(f"installed: {models / 'model.pt'}, second_look.pt, thresholds, scores on {dataset}")
+
+
+def write_atomically_formatted(path: Path, content: Any) -> None:
+    """Write JSON in the layout of the configs."""
+    with write_atomically(path) as file:
+        file.write(layout_of(json.dumps(content)))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ label was saved.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,12 @@ from torch import nn
 from scripts.copick_tree import PICKS_FOLDER
 from scripts.datasets.runs import run_name
 from scripts.datasets.truth import TRUTH_TABLE
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
+from scripts.networks.model_card import sha256_of
 from scripts.networks.weights import load_weights
 from scripts.picking.operating_point import parse_operating_points
+from scripts.picking.second_look import SecondLook
+from scripts.picking.second_look_transform import WITHOUT
 from scripts.picks import read_copick_json, read_csv
 from scripts.preparation.image_facts import original_affine_of
 from scripts.species import SpeciesSet, with_thresholds
@@ -125,6 +129,7 @@ class CheckServedWeights(Transform):
         species_set: the species that are picked.
         painter: what painted the targets.
         filename_key: key of the file that the client chose: a name, or a list with the choice first.
+        second_look: of the bundle's weights; with other weights a request is answered without it, with a warning.
 
     Raises:
         InputError: the file is missing, damaged, holds more than tensors or is of another network.
@@ -137,7 +142,9 @@ class CheckServedWeights(Transform):
         species_set: SpeciesSet,
         painter: Any,
         filename_key: str = "model_filename",
+        second_look: SecondLook | None = None,
     ) -> None:
+        self.second_look = second_look
         self.network, self.models_dir, self.filename_key = network, Path(models_dir), filename_key
         self.species_set, self.painter = species_set, painter
 
@@ -146,11 +153,15 @@ class CheckServedWeights(Transform):
         return {}
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Return the sample unchanged."""
+        """Return the sample, with a note where its weights have no second look."""
         named = data[self.filename_key]
         weights = self.models_dir / (named if isinstance(named, str) else named[0])
         load_weights(self.network, weights, self.species_set, self.painter)
-        return dict(data)
+        if self.second_look is None or sha256_of(weights) == self.second_look.first_sha256:
+            return dict(data)
+        message = f"{weights.name} has no second look: picks and scores are the first network's, by its thresholds."
+        warnings.warn(message, InputWarning, stacklevel=2)
+        return {**data, WITHOUT: True}
 
 
 class ToStudyGridd(MapTransform):

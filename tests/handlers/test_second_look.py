@@ -92,12 +92,12 @@ def test_proposals_are_stored_once_and_a_complete_training_is_not_repeated(made,
 
 
 def test_inference_takes_the_second_look_beside_the_weights(made, dataset, bundle_dir, tmp_path):
-    workflow(bundle_dir, dataset, "infer", ["inference.json"], tmp_path, operating_point={"probability": 0.7}).run()
+    workflow(bundle_dir, dataset, "infer", ["inference.json"], tmp_path, operating_point={"recall": 0.5}).run()
     picks = read_csv(tmp_path / "picks.csv")
     assert picks
-    assert all(0.7 <= pick.score <= 1 and 0 <= pick.network_score <= 1 for pick in picks)
+    assert all(0 <= pick.score <= 1 and 0 <= pick.network_score <= 1 for pick in picks)
     record = json.loads((tmp_path / "one" / "run.json").read_text())
-    assert {row["operating_point"] for row in record["expected"].values()} == {"probability 0.7"}
+    assert {row["operating_point"] for row in record["expected"].values()} == {"recall 0.5"}
     assert sum(row["picks"] for row in record["expected"].values()) == sum(record["picks"].values())
     settings = json.dumps(record["settings"])
     assert sha256_of(made / "second_look.pt") in settings

@@ -220,8 +220,8 @@ class WriteReliability:
             truths = sum(len(one.truths_angstrom) for one in own)
             numbers = found.error, sampling_error(scores), average_precision(scores, right, truths)
             rows.append([name, int(found.count.sum()), *(f"{value:.4f}" for value in numbers)])
-        write_table(self.folder / "reliability.csv", RELIABILITY_COLUMNS, rows)
-        write_table(self.folder / "operating_points.csv", POINT_COLUMNS, list(self.point_rows()))
+        write_rows(self.folder / "reliability.csv", RELIABILITY_COLUMNS, rows)
+        write_rows(self.folder / "operating_points.csv", POINT_COLUMNS, list(self.point_rows()))
         save_figure(reliability_figure(reliabilities, self.species_set), self.folder / "reliability.png")
 
     def point_rows(self) -> Iterator[list[Any]]:
@@ -244,7 +244,7 @@ class WriteReliability:
             yield [str(point), "total", total.truths, total.predicted, total.fp, *numbers]
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Write a table of comma-separated values, atomically."""
     with write_atomically(path) as file:
         writer = csv.writer(file, lineterminator="\n")

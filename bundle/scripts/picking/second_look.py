@@ -48,6 +48,7 @@ class SecondLook:
         copies: turned copies of each crop whose answers are averaged, 1 to 8.
         dtype: what the network computes in.
         weights_sha256: of its weights file, for the record.
+        first_sha256: of the first network's weights, whose candidates it was trained on.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class SecondLook:
         copies: int = COPIES_USED,
         dtype: torch.dtype = torch.float32,
         weights_sha256: str = "",
+        first_sha256: str = "",
     ) -> None:
         if not 1 <= copies <= len(COPIES):
             raise InputError(f"second_look_copies must be from 1 to {len(COPIES)}; got {copies}.")
-        self.weights_sha256 = weights_sha256
+        self.weights_sha256, self.first_sha256 = weights_sha256, first_sha256
         self.network, self.crop_shape, self.calibration = network.folded(dtype), crop_shape, calibration
         self.familiarity, self.copies, self.dtype = familiarity, copies, dtype
         self.device = next(network.parameters()).device
@@ -118,7 +120,7 @@ class SecondLook:
 
 def find_second_look(
     wanted: bool | str,
-    path: str | Path,
+    path: str | Path | None,
     checkpoint_path: str | Path,
     species_set: SpeciesSet,
     copies: int = COPIES_USED,
@@ -132,7 +134,7 @@ def find_second_look(
     Args:
         wanted: True for the one in ``path``; False for none; ``auto`` for the one in ``path`` if it is there, and was
             trained for this first network, which otherwise a message or a warning says.
-        path: the weights of the second look.
+        path: the weights of the second look; None for the file of the usual name beside the first network's.
         checkpoint_path: the weights of the first network, or a file exported from them.
         species_set: the species to pick.
         copies: see `SecondLook`.
@@ -157,7 +159,8 @@ def find_second_look(
             )
         logger.info("no second look: the probability thresholds are for the first network's scores")
         return None
-    if wanted == "auto" and not Path(path).is_file():
+    path = Path(checkpoint_path).with_name(SECOND_LOOK) if path is None else Path(path)
+    if wanted == "auto" and not path.is_file():
         logger.info("no second look in %s: picks and scores are the first network's", path)
         return None
     try:
@@ -206,4 +209,4 @@ def load_second_look(
         calibration = Calibration.from_table(card[CALIBRATION], species_set.names)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its card is damaged: {error}. Copy both again.") from error
-    return SecondLook(network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path))
+    return SecondLook(network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path), card[FIRST_SHA256])

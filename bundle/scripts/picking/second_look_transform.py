@@ -14,10 +14,12 @@ from monai.transforms import MapTransform
 from scripts.errors import InputWarning
 from scripts.picking.candidates import LEAST_PROBABILITY, Candidates, highest_of_neighbours
 from scripts.picking.image_picks import logits_stride_of
-from scripts.picking.proposals import Proposals, propose
+from scripts.picking.proposals import LOWEST_LOGIT, Proposals, propose
 from scripts.picking.second_look import SecondLook
 from scripts.preparation.image_facts import facts_of_image
 from scripts.species import SpeciesSet
+
+WITHOUT = "without_second_look"  # key of a sample whose logits are of another network than the second look's
 
 
 class ProposePlacesd(MapTransform):
@@ -27,15 +29,24 @@ class ProposePlacesd(MapTransform):
         keys: logits ``(C, Z, Y, X)``; not changed.
         image_key: the tomogram, for its shape and voxel size.
         proposals_key: key for the `proposals.Proposals`, in voxels of the image.
+        lowest_logit: of a proposal.
     """
 
-    def __init__(self, keys: KeysCollection, image_key: str = "image", proposals_key: str = "proposals") -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        image_key: str = "image",
+        proposals_key: str = "proposals",
+        lowest_logit: float = LOWEST_LOGIT,
+    ) -> None:
         super().__init__(keys)
-        self.image_key, self.proposals_key = image_key, proposals_key
+        self.image_key, self.proposals_key, self.lowest_logit = image_key, proposals_key, lowest_logit
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its proposals; a volume without contrast, which the scaling set to 0, has none."""
         sample = dict(data)
+        if sample.get(WITHOUT):
+            return sample
         image: MetaTensor = sample[self.image_key]
         for key in self.key_iterator(sample):
             logits = sample[key]
@@ -43,7 +54,9 @@ class ProposePlacesd(MapTransform):
                 sample[self.proposals_key] = Proposals(np.zeros((0, 3)), np.zeros((0, len(logits)), np.float32))
                 continue
             stride = logits_stride_of(logits.shape[1:], image.shape[1:])
-            sample[self.proposals_key] = propose(logits, facts_of_image(image).voxel_size_angstrom, stride)
+            sample[self.proposals_key] = propose(
+                logits, facts_of_image(image).voxel_size_angstrom, stride, self.lowest_logit
+            )
         return sample
 
 
@@ -80,6 +93,8 @@ class SecondLookd(MapTransform):
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with the candidates."""
         sample = dict(data)
+        if sample.get(WITHOUT):
+            return sample
         image: MetaTensor = sample[self.image_key]
         voxel_size_angstrom = facts_of_image(image).voxel_size_angstrom
         for key in self.key_iterator(sample):

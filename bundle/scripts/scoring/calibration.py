@@ -82,8 +82,8 @@ def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) ->
     """
     if not sum(len(one.logits) for one in judged):
         raise InputError(
-            f"the first network proposes nothing in {', '.join(one.run for one in judged) or 'no run'}: there is nothing "
-            "to fit probabilities on. Name other validation_runs, or train the first network first."
+            f"the first network proposes nothing in {', '.join(one.run for one in judged) or 'no run'}: there is "
+            "nothing to fit probabilities on. Name other validation_runs, or train the first network first."
         )
     columns, few = [], []
     for number, name in enumerate(names):
