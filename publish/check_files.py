@@ -30,6 +30,7 @@ KINDS = {
 }
 LARGE_FILES = "large_files.yml"
 SMALL_BYTES = 2**20  # size limit in the model zoo's repository
+MODELS = ("model", "second_look")  # each a weights file and its card
 WEIGHTS_BYTES = 25 * 2**20  # size limit of weights that we keep in the folder
 PERSONAL = re.compile(rb"(?<![\w.])/(?:home|Users|root|mnt|media|scratch|tmp|work)/[\w.-]+|[A-Za-z]:\\+Users\\+\w+")
 ARCHIVE_PARTS = re.compile(
@@ -112,15 +113,20 @@ def check_personal_paths(bundle: Path) -> str:
 def check_weights(bundle: Path) -> str:
     """Check that weights hold only tensors, are not damaged, and have the SHA-256 on the card beside them.
 
+    A second look must be that of the model.
+
     Raises:
         Refusal: names the file.
     """
-    recorded = read_json(bundle / "models" / "model.json").get("weights_sha256", {})
+    cards = {name: read_json(bundle / "models" / f"{name}.json") for name in MODELS}
+    recorded = {file: sha256 for card in cards.values() for file, sha256 in card.get("weights_sha256", {}).items()}
+    if cards["second_look"].get("first_network_sha256") != recorded.get("model.pt"):
+        raise Refusal("models/second_look.json is of another first network than models/model.pt.")
     listed = listed_files(bundle)
     present = {
         file.name: bundle / file for file in files_in(bundle) if file.parts[0] == "models" and file.suffix != ".json"
     }
-    for name in sorted({"model.pt", *recorded, *present}):
+    for name in sorted({*(f"{model}.pt" for model in MODELS), *recorded, *present}):
         if name not in present:
             if listed.get(f"models/{name}") != recorded.get(name) or name not in recorded:
                 raise Refusal(f"models/{name} is missing, and {LARGE_FILES} does not list it with its SHA-256.")
@@ -128,7 +134,7 @@ def check_weights(bundle: Path) -> str:
         if name.endswith(".pt"):
             check_only_tensors(present[name])
         if recorded.get(name) != sha256_of(present[name]):
-            raise Refusal(f"models/{name} has not the SHA-256 that models/model.json lists.")
+            raise Refusal(f"models/{name} has not the SHA-256 that models/{Path(name).stem}.json lists.")
     return ", ".join(sorted(present)) or f"to be fetched as {LARGE_FILES} says"
 
 

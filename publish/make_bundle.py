@@ -19,7 +19,8 @@ from refusal import Refusal
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "cryoet_particle_segmentation"  # MONAI Label and monai.bundle.load identify a bundle by its folder's name
-PUBLISHED = ("LICENSE", "configs", "scripts", "docs", "models/model.json", "models/model.pt")
+MODELS = tuple(f"models/{name}" for name in ("model.json", "model.pt", "second_look.json", "second_look.pt"))
+PUBLISHED = ("LICENSE", "configs", "scripts", "docs", *MODELS)
 ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 

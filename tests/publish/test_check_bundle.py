@@ -30,7 +30,7 @@ def bundle(tmp_path):
 
 def edit(bundle, name, change):
     """Replace a JSON file of the bundle by what ``change`` makes of it in place."""
-    path = bundle / ("models" if name == "model.json" else "configs") / name
+    path = bundle / ("models" if name in ("model.json", "second_look.json") else "configs") / name
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
@@ -41,6 +41,7 @@ def put_weights(bundle, content, save=torch.save):
     path = bundle / "models" / "model.pt"
     save(content, path)
     edit(bundle, "model.json", lambda card: card["weights_sha256"].update({"model.pt": sha256_of(path)}))
+    edit(bundle, "second_look.json", lambda card: card.update(first_network_sha256=sha256_of(path)))
 
 
 def refusal_of(bundle):
@@ -93,6 +94,11 @@ def test_a_flipped_byte_is_refused(bundle):
 def test_other_weights_than_those_of_the_metadata_are_refused(bundle):
     torch.save({"weight": torch.zeros(2)}, bundle / "models" / "model.pt")
     assert refusal_of(bundle) == "models/model.pt has not the SHA-256 that models/model.json lists."
+
+
+def test_a_second_look_of_another_model_is_refused(bundle):
+    edit(bundle, "second_look.json", lambda card: card.update(first_network_sha256="0" * 64))
+    assert refusal_of(bundle) == "models/second_look.json is of another first network than models/model.pt."
 
 
 @pytest.mark.parametrize(
@@ -211,12 +217,14 @@ def test_only_what_is_published_is_copied(bundle):
     tops = {path.name for path in bundle.iterdir()}
     assert tops == {"LICENSE", "configs", "scripts", "docs", "models"}
     assert not list(bundle.rglob("__pycache__"))
-    assert [path.name for path in sorted((bundle / "models").iterdir())] == ["model.json", "model.pt"]
+    assert [path.name for path in sorted((bundle / "models").iterdir())] == [
+        "model.json", "model.pt", "second_look.json", "second_look.pt",
+    ]  # fmt: skip
 
 
 def test_weights_with_an_address_are_listed_and_left_out(tmp_path):
     folder = assemble(tmp_path / NAME, weights_url="https://example.org/model.pt")
-    assert [path.name for path in (folder / "models").iterdir()] == ["model.json"]
+    assert not (folder / "models" / "model.pt").exists()
     run_checks(folder, reading_checks(RESULTS))
     listed = (folder / "large_files.yml").read_text()
     assert sha256_of(ROOT / "bundle" / "models" / "model.pt") in listed
