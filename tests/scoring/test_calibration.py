@@ -3,15 +3,8 @@ import pytest
 from scripts.errors import InputError
 from scripts.picking.candidates import Candidates
 from scripts.picking.operating_point import OperatingPoint
-from scripts.scoring.calibration import (
-    JudgedCandidates,
-    average_precision,
-    fit_calibration,
-    judge_candidates,
-    judge_scores,
-    reliability_of,
-    sampling_error,
-)
+from scripts.scoring.calibration import JudgedCandidates, fit_calibration, judge_candidates, judge_scores
+from scripts.scoring.reliability import average_precision, reliability_of, sampling_error
 from synthetic import make_species
 
 SPECIES = make_species(2)  # radius 40 Å: a hit is within 20 Å

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,6 +34,11 @@ def pick(species, z, y, x, score, run=RUN):
 RIBOSOMES = [pick("ribosome", 15, 45, 15 + 18 * n, 0.87 + 0.02 * n) for n in range(6)]
 FERRITINS = [pick("apo-ferritin", 3 * n, 20, 12 * n, 0.91 + 0.009 * n) for n in range(10)]
 TRUTH = [*RIBOSOMES[1:], pick("apo-ferritin", 15, 45, 15, 1.0), pick("thyroglobulin", 15, 75, 60, 1.0)]
+# scores of a second look; the first two were picked
+JUDGED = [
+    replace(one, score=score, network_score=0.99)
+    for one, score in zip(RIBOSOMES[:5], (0.9, 0.8, 0.5, 0.1, 0.02), strict=True)
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +64,8 @@ def pages(tmp_path_factory, shipped_species):
     sweep = (THRESHOLDS, "kaggle")
     write_summary_page(folder / "evaluation" / "report.html", {RUN: picks}, species_set, None, comparisons, sweep)
     write_batch_page(folder / "batch", species_set, failures={"TS_7": "the file ends early"})
+    path, others = folder / "judged" / RUN / "report.html", JUDGED[2:]
+    write_run_page(path, tomogram, JUDGED[:2], species_set, 20, others=others, warning="Not calibrated: noise.")
     return folder
 
 
@@ -92,6 +101,11 @@ def open_page(browser, pages):
 @pytest.fixture
 def run_page(open_page):
     return open_page(f"batch/{RUN}/report.html")
+
+
+@pytest.fixture
+def judged_page(open_page):
+    return open_page(f"judged/{RUN}/report.html")
 
 
 @pytest.fixture
@@ -220,8 +234,36 @@ def test_a_threshold_hides_picks_everywhere_and_says_how_many_remain(run_page):
     assert count_of(run_page, "ribosome") == f"{left} of 6"
     assert len(run_page.find_elements(By.CLASS_NAME, "tile")) == left
     assert len(run_page.find_elements(By.CSS_SELECTOR, "#xy circle[data-species='2']")) == left
-    assert f"'ribosome': {threshold}" in run_page.find_element(By.ID, "command").get_attribute("value")
+    (asked,) = re.findall(r"'ribosome': ([\d.]+)", run_page.find_element(By.ID, "command").get_attribute("value"))
+    assert float(asked) == pytest.approx(threshold, abs=0.005)  # which is shown with two decimals
     assert count_of(run_page, "apo-ferritin") == "10"
+
+
+def expected_of(browser, name):
+    card = labelled(browser, f"show {name}").find_element(By.XPATH, "ancestor::*[@class='card' or @class='card off']")
+    return card.find_element(By.CLASS_NAME, "expected").text
+
+
+def test_after_a_second_look_the_slider_says_what_to_expect(judged_page):
+    assert judged_page.find_element(By.ID, "warning").text == "Not calibrated: noise."
+    assert "2 picks" in judged_page.find_element(By.ID, "facts").text
+    assert count_of(judged_page, "ribosome") == "2 of 5"
+    assert expected_of(judged_page, "ribosome") == "expected right 85 % (44–100), missed 1 (0–2)"
+    slide(judged_page, "threshold of ribosome", 0)
+    assert count_of(judged_page, "ribosome") == "5"
+    assert expected_of(judged_page, "ribosome").startswith("expected right 46 %")
+
+
+def test_after_a_second_look_a_button_asks_for_an_operating_point(judged_page):
+    command = judged_page.find_element(By.ID, "command")
+    labelled(judged_page, "90 % right of ribosome").click()
+    assert count_of(judged_page, "ribosome") == "1 of 5"
+    assert command.get_attribute("value").startswith('--operating_point "{')
+    assert "'ribosome': {'probability': 0.9}" in command.get_attribute("value")
+    labelled(judged_page, "F4 of ribosome").click()
+    assert count_of(judged_page, "ribosome") == "4 of 5"
+    labelled(judged_page, "F1 of ribosome").click()
+    assert count_of(judged_page, "ribosome") == "3 of 5"
 
 
 def test_the_gallery_is_sorted_and_jumps_to_its_slice(run_page):

@@ -34,14 +34,12 @@ from scripts.records import as_json
 from scripts.scoring.calibration import (
     JudgedCandidates,
     JudgedScores,
-    average_precision,
     fit_calibration,
     judge_candidates,
     judge_scores,
-    reliability_of,
-    sampling_error,
 )
 from scripts.scoring.metrics import Counts, fbeta, precision, recall, score_counts
+from scripts.scoring.reliability import average_precision, reliability_of, sampling_error
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from PIL import Image
 from scripts.atomic_files import write_atomically
 from scripts.file_pages import release_file_pages
 from scripts.picks import Pick, by_species
-from scripts.scoring.calibration import Reliability
+from scripts.scoring.reliability import Reliability
 from scripts.species import SpeciesSet
 
 # Okabe and Ito's palette, readable with every kind of colour vision

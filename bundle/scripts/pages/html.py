@@ -14,7 +14,7 @@ from typing import Any
 from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
 from scripts.pages.figures import colour_of
-from scripts.picking.candidates import LEAST_PROBABILITY
+from scripts.picking.operating_point import LEAST_PROBABILITY
 from scripts.picking.score_valley import HIGHEST, Valley, suggest_threshold
 from scripts.picks import Pick, by_species
 from scripts.species import SpeciesSet

@@ -12,8 +12,6 @@ from sklearn.cluster import DBSCAN
 
 from scripts.species import Species
 
-LEAST_PROBABILITY = 0.01  # of a candidate of a second look; those below are left out
-
 
 @dataclass(frozen=True)
 class Candidates:

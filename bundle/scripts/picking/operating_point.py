@@ -20,6 +20,7 @@ from scripts.species import SpeciesSet
 NAMED = {"f1": 1.0, "f4": 4.0}
 SHARES = ("precision", "recall", "probability")
 HELP = "give f1, f4, {'precision': 0.9}, {'recall': 0.95} or {'probability': 0.5}, or one of these per species, by name"
+LEAST_PROBABILITY = 0.01  # of a candidate of a second look; those below are left out
 Z_90 = 1.645  # standard deviations on either side of the mean that hold 90 % of a normal distribution
 
 

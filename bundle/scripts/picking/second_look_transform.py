@@ -12,8 +12,9 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 
 from scripts.errors import InputWarning
-from scripts.picking.candidates import LEAST_PROBABILITY, Candidates, highest_of_neighbours
+from scripts.picking.candidates import Candidates, highest_of_neighbours
 from scripts.picking.image_picks import logits_stride_of
+from scripts.picking.operating_point import LEAST_PROBABILITY
 from scripts.picking.proposals import LOWEST_LOGIT, Proposals, propose
 from scripts.picking.second_look import SecondLook
 from scripts.preparation.image_facts import facts_of_image

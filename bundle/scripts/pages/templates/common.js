@@ -101,7 +101,7 @@ class SpeciesPanel {
     let right = 0, best = 0, chosen = this.high;
     falling.forEach((odds, place) => {
       right += probability(odds);
-      const value = wanted ? (right / (place + 1) >= wanted ? place + 1 : 0)
+      const value = wanted ? (right / (place + 1) >= wanted - 1e-9 ? place + 1 : 0)
         : ((1 + beta ** 2) * right) / (beta ** 2 * all + place + 1);
       if (value > best) [best, chosen] = [value, odds];
     });

@@ -1,0 +1,114 @@
+"""What each part of the second look is worth: leave one out at a time, train, calibrate, score.
+
+    python benchmarks/second_look/ablate.py --work_dir WORK [--outside_dir DATA] [--seeds 0,1] [--epochs 6]
+
+WORK is the folder of ``tools/make_weights.py`` after it has simulated and trained: its network proposes, its datasets
+train, calibrate and score. Every step is a documented command that is not repeated once it is done. The table goes to
+``WORK/ablation/table.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
+
+from make_weights import SCORED, Rows, bundle_run, evaluate, markdown, read_rows  # noqa: E402
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "as shipped, trained shorter": (),
+    "no mask": ("--mask_radius_angstrom", "0"),
+    "no hard negatives": ("--train#dataset#mix#hard", "0.0"),
+    "no faded particles": ("--train#dataset#mix#faded", "0.0"),
+    "crops of 24 voxels": ("--crop_size", "24", "--mask_radius_angstrom", "110"),
+    "crops of 40 voxels": ("--crop_size", "40", "--mask_radius_angstrom", "190"),
+    "half the channels": ("--network_def#widths", "[16,32,64]"),
+    "1.5 times the channels": ("--network_def#widths", "[48,96,192]"),
+}
+COPIES = {"one copy": 1, "eight turned copies": 8}  # of the network as shipped
+FOLDERS = (("crowd2", "wbp"), ("crowd4", "wbp"))
+
+
+def main() -> None:
+    """Run what is not done yet, and write the table."""
+    options = read_arguments()
+    work, folder = options.work_dir.resolve(), options.work_dir.resolve() / "ablation"
+    weights = options.checkpoint_path or max(work.glob("trained_*/model_last.pt"))
+    found: dict[str, list[dict[str, Rows]]] = {}
+    for seed in options.seeds:
+        for number, (name, settings) in enumerate(VARIANTS.items()):
+            output = folder / f"{number}_{seed}"
+            made = train(work, output, weights, seed, options.epochs, settings)
+            found.setdefault(name, []).append(score(work, output, weights, made, options.outside_dir))
+            if number == 0:
+                for words, copies in COPIES.items():
+                    output, more = folder / f"copies{copies}_{seed}", ("--second_look_copies", copies)
+                    found.setdefault(words, []).append(score(work, output, weights, made, options.outside_dir, *more))
+    (folder / "table.md").write_text(table(found) + "\n")
+    print(table(found))
+
+
+def read_arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work_dir", type=Path, default=ROOT / "output" / "weights")
+    parser.add_argument("--outside_dir", type=Path, help="annotated tomograms from elsewhere; the last two are scored")
+    parser.add_argument("--checkpoint_path", type=Path, help="another first network than the last one in WORK")
+    parser.add_argument("--seeds", default=[0, 1], type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--epochs", type=int, default=6, help="of 100 steps")
+    return parser.parse_args()
+
+
+def train(work: Path, output: Path, weights: Path, seed: int, epochs: int, settings: tuple[str, ...]) -> Path:
+    """Make a second look, unless it is made; return its file."""
+    made = output / "second_look.pt"
+    if not made.exists():
+        configs = ["configs/train.json", "configs/second_look.json", str(work / "second_overlay.json")]
+        where = ["--proposals_dir", work / "second_look" / "proposals", "--cache_dir", work / "cache"]
+        bundle_run(
+            work / "bundle", configs, "--checkpoint_path", weights, "--dataset_dir", work / "second",
+            "--validation_runs", ["T000"], "--output_dir", output, "--seed", seed, "--epochs", epochs, *where,
+            *settings, task="second_look",
+        )  # fmt: skip
+    return made
+
+
+def score(work: Path, output: Path, weights: Path, made: Path, outside: Path | None, *settings: Any) -> dict[str, Rows]:
+    """Score a second look on datasets that it was neither trained nor calibrated on; return the rows by dataset."""
+    data: dict[str, tuple[Path, str | None, list[str] | None]] = {
+        SCORED[key]: (work / key[0], key[1], None) for key in FOLDERS
+    }
+    if outside is not None:
+        data["another simulator"] = (outside, None, ["D7", "D8"])
+    scores = {}
+    for number, (name, (folder, kind, runs)) in enumerate(data.items()):
+        there = output / f"scored_{number}"
+        given = ("--second_look", True, "--second_look_path", made, *settings)
+        evaluate(work / "bundle", there, [folder], kind, runs, weights, *given)
+        scores[name] = read_rows(there / "operating_points.csv")
+    return scores
+
+
+def table(found: dict[str, list[dict[str, Rows]]]) -> str:
+    """Return mean F1 and wrong picks at the F1 point, one column per dataset: the mean over seeds, and each seed."""
+    heads = ["second look", *next(iter(found.values()))[0]]
+    lines = []
+    for name, seeds in found.items():
+        cells = []
+        for dataset in heads[1:]:
+            totals = [next(row for row in one[dataset] if row["species"] == "total") for one in seeds]
+            f1 = [float(row["f1"]) for row in totals]
+            wrong = ", ".join(f"{row['wrong']} of {row['picks']}" for row in totals)
+            cells.append(f"{np.mean(f1):.3f} ({', '.join(f'{value:.3f}' for value in f1)}; wrong {wrong})")
+        lines.append([name, *cells])
+    return markdown(heads, lines)
+
+
+if __name__ == "__main__":
+    main()
