@@ -13,8 +13,8 @@ from synthetic import SHAPE, make_species, noise
 VOXEL_SIZE = 10.0
 
 
-def pick(species, z, y, x, score=0.9):
-    return Pick("run", species, 10.0 * x, 10.0 * y, 10.0 * z, score, 40.0, x, y, z)
+def pick(species, z, y, x, score=0.9, **more):
+    return Pick("run", species, 10.0 * x, 10.0 * y, 10.0 * z, score, 40.0, x, y, z, **more)
 
 
 def tomogram(run="run", shape=SHAPE, own=VOXEL_SIZE):
@@ -117,3 +117,14 @@ def test_a_valley_stands_beside_its_species(page):
     one, other = (species["valley"] for species in data_of(page)["species"])
     assert 0.7 < one["low"] <= one["threshold"] <= one["high"] < 0.998
     assert other is None
+
+
+def test_after_a_second_look_the_page_holds_more_candidates_and_starts_at_the_picks(page):
+    picks = [pick("a", 6, 9, 11, 0.9000004, network_score=0.99), pick("a", 9, 9, 11, 0.8123456, network_score=0.9)]
+    others = [pick("b", 6, 9, 20, 0.25, network_score=0.5)]
+    write_run_page(page, tomogram(), picks, make_species(2), 20, others=others, warning="Not calibrated.")
+    found = data_of(page)
+    assert (found["judged"], found["candidates"], found["picked"]) == (True, True, 2)
+    assert found["warning"] == "Not calibrated."
+    assert [item["score"] for item in found["items"]] == [0.9, 0.812346, 0.25]
+    assert [(one["threshold"], one["lowest"]) for one in found["species"]] == [(0.81234, 0.01), (0.99999, 0.01)]

@@ -56,7 +56,8 @@ def species_data(species_set: SpeciesSet, picks: Sequence[Pick], valleys: Mappin
     for one in species_set.picked:
         threshold = one.probability_threshold
         if is_judged:
-            threshold = min((pick.score for pick in own[one.name]), default=HIGHEST)
+            lowest = min((pick.score for pick in own[one.name]), default=HIGHEST)
+            threshold = math.floor(lowest * 1e5) / 1e5  # the pages round scores
         valley = None if valleys[one.name].threshold is None else asdict(valleys[one.name])
         species.append(
             {

@@ -192,7 +192,7 @@ class SpeciesPanel {
     this.cards.forEach((card, index) => {
       const kept = this.count(index), all = this.odds[index].length, value = shown(this.value(index));
       card.count.textContent = kept === all ? `${all}` : `${kept} of ${all}`;
-      card.threshold.textContent = `≥ ${value}`;
+      card.threshold.textContent = value.startsWith(">") ? value : `≥ ${value}`;
       card.expected.textContent = data.judged ? this.expected(index) : "";
       card.slider.value = Math.round(((this.threshold[index] - this.low[index]) / (this.high - this.low[index])) * STEPS);
       card.slider.setAttribute("aria-valuetext", `${value}, ${kept} of ${all} picks`);
