@@ -66,7 +66,7 @@ DATASETS = {  # by folder
     "simulated": Simulated("S", 76, 0),  # trains the network; the last runs validate
     "more": Simulated("L", 60, 6999, (*crowded(1, 2), *HARD)),  # trains it in the second stage
     "second": Simulated("T", 40, 7999, (*crowded(1, 3), *HARD)),  # trains the second look
-    "calibration": Simulated("C", 12, 8999, (*crowded(1, 3), *HARD)),  # fits thresholds and probabilities
+    "calibration": Simulated("C", 36, 8999, (*crowded(1, 3), *HARD)),  # fits thresholds and probabilities
     "held_out": Simulated("H", 4, 1000, crowded(1, 1), is_full_size=True),  # this and the rest are only scored
     "noisy": Simulated("N", 4, 10999, (*crowded(1, 1), "--imaging#contrast", "0.35"), is_full_size=True),
     "crowd2": Simulated("E2", 4, 11999, crowded(2, 2)),
@@ -108,6 +108,7 @@ class Size:
     stages: tuple[Stage, ...] = (Stage(32, 1e-3), Stage(60, 7e-4, ("simulated", "more")))
     windows_per_epoch: int = 200
     network: tuple[str, ...] = ()
+    threshold_runs: int = 12  # of those for calibration
     second_outside_copies: int = 3
     second_epochs: int = 30
     second_settings: tuple[str, ...] = ()
@@ -146,13 +147,14 @@ def main() -> None:
     assert weights is not None
     folders = [work / "calibration", *([outside] if outside else [])]
     calibration = [item["run"] for item in list_labelled_runs(work / "calibration", tomogram_kind=FIT)]
-    evaluate(bundle, work / "fitted", folders, FIT, [*calibration, *fit_names], weights, "--record_thresholds", True)
+    fitted = [*calibration[: size.threshold_runs], *fit_names]
+    evaluate(bundle, work / "fitted", folders, FIT, fitted, weights, "--record_thresholds", True)
     second_look = make_second_look(bundle, work, outside, train_names, fit_names, weights, size, options.seed)
     scores = score_all(bundle, work, outside, test_names, weights, second_look)
     made = {
         "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
         "outside": outside is not None, "trained_on": {"simulated": own, "outside": train_names},
-        "fitted_on": [*calibration, *fit_names], "scores": scores,
+        "fitted_on": fitted, "scores": scores,
     }  # fmt: skip
     (work / "weights.json").write_text(json.dumps(made, indent=1) + "\n")
     print(as_tables(scores))

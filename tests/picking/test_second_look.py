@@ -3,7 +3,7 @@ import pytest
 import torch
 from scripts.errors import InputError, InputWarning
 from scripts.networks.model_card import read_card, write_card
-from scripts.picking.calibration import Calibration, log_odds_of
+from scripts.picking.calibration import Calibration, confidence_of, log_odds_of
 from scripts.picking.proposals import Proposals
 from scripts.picking.second_look import SecondLook, find_second_look, load_second_look
 from scripts.preparation.crops import CropShape
@@ -31,12 +31,19 @@ def test_log_odds_are_against_all_other_classes():
 
 
 def test_the_probability_is_a_logistic_function_of_both_answers():
-    calibration = Calibration(np.array([0.5, 1]), np.array([2.0, 0]), np.array([-1.0, 0]))
+    calibration = Calibration(np.array([[0.5, 2, 0, 0, -1], [1, 0, 3, -2, 0]]), ("run",))
     found = calibration.probabilities(np.array([[2.0, -50]]), np.array([[1.0, 7]]))
-    assert np.allclose(found, [[1 / (1 + np.exp(-2)), 1 / (1 + np.exp(12))]])
+    sure = np.tanh([1, 3.5])  # of the first network and of the second look, here of one candidate
+    assert np.allclose(found, [[1 / (1 + np.exp(-2)), 1 / (1 + np.exp(12 - 3 * sure[0] + 2 * sure[1]))]])
     again = Calibration.from_table(calibration.as_table(["a", "b"]), ["a", "b"])
-    assert np.array_equal(again.first, calibration.first)
-    assert np.array_equal(again.offset, calibration.offset)
+    assert np.array_equal(again.weights, calibration.weights)
+
+
+def test_confidence_is_high_where_candidates_are_clear():
+    clear, unclear = np.array([[9.0, -9], [-9, -9]]), np.array([[0.1, -0.1], [-0.1, -0.2]])
+    assert confidence_of(clear, clear) == pytest.approx((0, 1), abs=0.01)
+    assert confidence_of(unclear, unclear) == pytest.approx((0, 0.05), abs=0.01)
+    assert confidence_of(np.zeros((0, 2)), np.zeros((0, 2))) == (0, 0)
 
 
 def test_a_second_look_sees_one_crop_per_place_in_any_batch(files):

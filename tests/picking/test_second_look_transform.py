@@ -18,8 +18,7 @@ class Known(SecondLook):
     """A second look whose probabilities are given."""
 
     def __init__(self, table, familiarity=None):
-        ones = np.ones(2)
-        super().__init__(tiny_classifier(), CropShape(8, 0.0), Calibration(ones, ones, ones), familiarity)
+        super().__init__(tiny_classifier(), CropShape(8, 0.0), Calibration(np.ones((2, 5))), familiarity)
         self.table = table
 
     def judge(self, volume, proposals):

@@ -22,12 +22,31 @@ def test_the_fit_finds_the_function_behind_the_candidates():
     found, few = fit_calibration([drawn(), drawn(seed=1)], ["a", "b"])
     assert few == []
     assert found.fitted_on == ("run0", "run1")
-    assert np.allclose(found.first, 0.5, atol=0.1)
-    assert np.allclose(found.second, 1.5, atol=0.15)
-    assert np.allclose(found.offset, -1, atol=0.15)
+    assert np.allclose(found.weights, [[0.5, 1.5, 0, 0, -1]] * 2, atol=0.15)
     new = drawn(seed=2)
     probabilities = found.probabilities(new.logits, new.log_odds)
     assert reliability_of(probabilities[:, 0], new.is_right[:, 0]).error < 0.02
+
+
+def test_the_same_answer_means_less_in_a_tomogram_with_more_noise():
+    random, judged = np.random.default_rng(0), []
+    for number in range(24):
+        clear = random.uniform(0.5, 3)  # spread of the answers: small where the noise is strong
+        logits, log_odds = random.normal(0, clear, (2000, 1)), random.normal(0, clear, (2000, 1))
+        chance = 1 / (1 + np.exp(-(logits + log_odds + clear - 2)))
+        judged.append(JudgedCandidates(str(number), logits, log_odds, random.random((2000, 1)) < chance, np.zeros(7)))
+    found, _ = fit_calibration(judged[:12], ["a"])
+    alone, _ = fit_calibration(judged[:2], ["a"])  # too few to know what the confidence in a tomogram means
+    assert (alone.weights[:, 2:4] == 0).all()
+    errors = {
+        name: [
+            reliability_of(one.probabilities(run.logits, run.log_odds)[:, 0], run.is_right[:, 0]).error
+            for run in judged[12:]
+        ]
+        for name, one in {"with": found, "without": alone}.items()
+    }
+    assert np.mean(errors["with"]) < 0.03
+    assert np.mean(errors["with"]) < np.mean(errors["without"]) / 2
 
 
 def test_a_species_with_few_particles_keeps_the_second_looks_answer():

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.picking.calibration import confidence_of
+
 STATISTICS = (
     "noise between neighbours in x",
     "noise between neighbours in z",
@@ -113,7 +115,5 @@ def _answers(
     if len(logits) == 0:
         return 0.0, 0.0, 0.0, 1.0
     per_million = np.log10(1 + len(logits) / np.prod(shape) * 1e6)
-    first, second = logits.max(axis=1), log_odds.max(axis=1)
-    agree = (logits.argmax(axis=1) == log_odds.argmax(axis=1))[second > 0]
-    confidence = float(np.abs(np.tanh(second / 2)).mean())
-    return float(per_million), float(np.tanh(first / 2).mean()), confidence, float(agree.mean()) if len(agree) else 1.0
+    agree = (logits.argmax(axis=1) == log_odds.argmax(axis=1))[log_odds.max(axis=1) > 0]
+    return float(per_million), *confidence_of(logits, log_odds), float(agree.mean()) if len(agree) else 1.0

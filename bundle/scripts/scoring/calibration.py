@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 from sklearn.linear_model import LogisticRegression
 
 from scripts.errors import InputError
-from scripts.picking.calibration import LARGEST, Calibration
+from scripts.picking.calibration import Calibration, confidence_of, within
 from scripts.picking.candidates import Candidates
 from scripts.picking.operating_point import OperatingPoint
 from scripts.scoring.matching import HIT_FRACTION, count_hits
@@ -20,6 +20,7 @@ from scripts.scoring.metrics import Counts
 from scripts.species import SpeciesSet
 
 LEAST_PARTICLES = 10  # of a species, to fit it
+LEAST_TOMOGRAMS = 8  # to fit what the confidence in a tomogram means
 INVERSE_PENALTY = 10.0  # of the logistic regression
 
 
@@ -83,23 +84,27 @@ def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) ->
             f"the first network proposes nothing in {', '.join(one.run for one in judged) or 'no run'}: there is "
             "nothing to fit probabilities on. Name other validation_runs, or train the first network first."
         )
+    tomograms = np.array([confidence_of(one.logits, one.log_odds) for one in judged])
+    middle, spread = tomograms.mean(axis=0), tomograms.std(axis=0)
+    is_known = spread > 0 if len(judged) >= LEAST_TOMOGRAMS else np.zeros(2, dtype=bool)
+    scaled = np.where(is_known, (tomograms - middle) / np.where(is_known, spread, 1), 0)
     columns, few = [], []
     for number, name in enumerate(names):
         right = np.concatenate([one.is_right[:, number] for one in judged])
         if right.sum() < LEAST_PARTICLES:
             few.append(name)
-            columns.append((0.0, 1.0, 0.0))
+            columns.append([0.0, 1.0, 0.0, 0.0, 0.0])
             continue
-        features = np.column_stack(
-            [
-                np.concatenate([one.logits[:, number] for one in judged]),
-                np.concatenate([one.log_odds[:, number] for one in judged]),
-            ]
-        )
-        model = LogisticRegression(C=INVERSE_PENALTY).fit(np.clip(features, -LARGEST, LARGEST), right)
-        columns.append((*model.coef_[0].tolist(), float(model.intercept_[0])))
-    first, second, offset = np.array(columns).T
-    return Calibration(first, second, offset, tuple(sorted({one.run for one in judged}))), few
+        answers = [(within(one.logits[:, number]), within(one.log_odds[:, number])) for one in judged]
+        features = [
+            np.column_stack([*both, np.broadcast_to(row, (len(both[0]), 2))])
+            for both, row in zip(answers, scaled, strict=True)
+        ]
+        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(np.concatenate(features), right)
+        *own, first, second = model.coef_[0].tolist()
+        shares = np.where(is_known, np.array([first, second]) / np.where(is_known, spread, 1), 0)
+        columns.append([*own, *shares, float(model.intercept_[0]) - float(shares @ middle)])
+    return Calibration(np.array(columns), tuple(sorted({one.run for one in judged}))), few
 
 
 @dataclass(frozen=True)
