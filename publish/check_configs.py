@@ -23,7 +23,7 @@ MONAI_COMPONENTS = {  # classes of MONAI that are named without their module
 }  # fmt: skip
 TARGETS = MONAI_COMPONENTS | {
     "ignite.handlers.ProgressBar", "monai.optimizers.WarmupCosineSchedule", "torch.nn.BCEWithLogitsLoss",
-    "torch.nn.parallel.DistributedDataParallel", "torch.optim.AdamW",
+    "torch.nn.CrossEntropyLoss",    "torch.nn.parallel.DistributedDataParallel", "torch.optim.AdamW",
 }  # fmt: skip
 OWN = "scripts."
 WHOLE_EXPRESSIONS = {"sys.path.insert(0, os.path.abspath(@bundle_root))"}

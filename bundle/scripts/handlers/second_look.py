@@ -90,10 +90,14 @@ def _name_of(item: Mapping[str, Any]) -> str:
     return f"{item['run']}_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
 
 
+def each_once(tomograms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the items of `with_proposals` without repetitions."""
+    return list({item["proposals_path"]: item for item in tomograms}.values())
+
+
 def without_proposals(tomograms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the tomograms whose proposals are not stored yet, each once."""
-    missing = {item["proposals_path"]: item for item in tomograms if not Path(item["proposals_path"]).exists()}
-    return list(missing.values())
+    return [item for item in each_once(tomograms) if not Path(item["proposals_path"]).exists()]
 
 
 class StoredPlaces:
