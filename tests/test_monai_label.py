@@ -102,15 +102,13 @@ def test_a_wrong_setting_is_refused(settings, message):
         client_options(make_species(), **{"merge_distance_in_radii": 1.0, "rotations": 1, "flips": [], **settings})
 
 
-def test_with_a_second_look_the_operating_point_takes_the_place_of_thresholds():
+def test_with_a_second_look_there_are_operating_points():
     given = {"merge_distance_in_radii": 1.0, "rotations": 1, "flips": []}
     table = client_options(make_species(2), **given, operating_point={"b": {"precision": 0.9}})
     points = {"operating_point_a": "F1", "operating_point_b": "precision 0.9"}
-    assert table == {**points, "merge_distance_in_radii": 1.0, "rotations": 1, "flips": ""}
+    assert table == {**client_options(make_species(2), **given), **points}
     assert chosen_points({**table, "operating_point_a": "f4"}, "f1") == {"a": "f4", "b": "precision 0.9"}
     assert chosen_points({"rotations": 1}, "f1") == "f1"
-    with pytest.raises(InputError, match="with a second look there are no thresholds: set operating_point_<species>"):
-        with_options(make_species(2), {**table, "threshold_a": 0.5})
 
 
 def test_other_weights_than_the_second_looks_are_served_without_it(tmp_path):
@@ -119,10 +117,14 @@ def test_other_weights_than_the_second_looks_are_served_without_it(tmp_path):
         write_weights(tmp_path / f"{name}.pt", tiny_network(seed=seed), species_set)
     path = write_second_look(tmp_path / "second_look.pt", tmp_path / "model.pt", species_set)
     look = load_second_look(path, tmp_path / "model.pt", species_set)
-    check = CheckServedWeights(tiny_network(), str(tmp_path), species_set, Spheres(), second_look=look)
+    given = tiny_network(), str(tmp_path), species_set, Spheres()
+    check = CheckServedWeights(*given, second_look=look, options={"threshold_a": 0.5})
     assert "without_second_look" not in check({"model_filename": "model.pt"})
     with pytest.warns(InputWarning, match=r"other\.pt has no second look"):
         sample = check({"model_filename": ["other.pt"]})
+    surer = CheckServedWeights(*given, second_look=look, options={"threshold_a": 0.75})
+    with pytest.raises(InputError, match="threshold_a is for weights without a second look: set operating_point_a"):
+        surer({"model_filename": "model.pt"})
     sample |= {"pred": logits_of(species_set), "image": image_of(noise())}
     picking = PickParticlesd("pred", species_set, Blobs())
     for step in (ProposePlacesd("pred"), SecondLookd("proposals", species_set, look), picking):

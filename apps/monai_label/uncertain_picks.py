@@ -39,13 +39,16 @@ class MyApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for a class 
 def uncertainty(picks: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> float:
     """Return the number of uncertain picks: one at its threshold counts 1, one with score 1 counts 0, linear between.
 
+    After a second look, a pick counts the probability that it is wrong.
+
     Args:
         picks: as in a response, with ``species`` and ``score``.
         options: the thresholds, ``threshold_<species>``.
     """
     total = 0.0
     for pick in picks:
-        threshold = float(options[f"threshold_{pick['species']}"])
+        is_judged = pick.get("network_score") is not None
+        threshold = 0.0 if is_judged else float(options[f"threshold_{pick['species']}"])
         total += (1 - float(pick["score"])) / (1 - threshold)
     return total
 

@@ -61,8 +61,8 @@ def client_options(
         merge_distance_in_radii: see `picking.blobs.Blobs`.
         rotations: see `inference.inferers.TomogramInferer`.
         flips: see `inference.inferers.TomogramInferer`; in the table the axes are one word, such as ``zy``.
-        operating_point: of a second look, see `picking.operating_point`; it takes the place of thresholds and sizes.
-            None without a second look.
+        operating_point: of a second look, see `picking.operating_point`; thresholds and sizes are then for weights that
+            it was not made for. None without a second look.
         chosen: ``threshold_<species>`` and ``min_voxels_<species>`` that replace the defaults.
 
     Raises:
@@ -79,7 +79,7 @@ def client_options(
     own |= {f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked}
     if operating_point is not None:
         points = parse_operating_points(operating_point, species_set)
-        own = {f"{POINT}{name}": str(point) for name, point in points.items()}
+        own |= {f"{POINT}{name}": str(point) for name, point in points.items()}
     return {
         **own,
         "merge_distance_in_radii": merge_distance_in_radii,
@@ -101,8 +101,6 @@ def with_options(species_set: SpeciesSet, options: Mapping[str, Any]) -> Species
     unknown = [key for key in options if not key.startswith(own) and key not in SHARED_OPTIONS]
     if unknown:
         raise InputError(f"{source}: there is no option '{unknown[0]}'.")
-    if thresholds and any(key.startswith(POINT) for key in options):
-        raise InputError(f"{source}: with a second look there are no thresholds: set {POINT}<species>.")
     for name, size in sizes.items():
         species_set.named(name, source)
         if isinstance(size, bool | str) or size != int(size) or size < 1:
@@ -130,9 +128,11 @@ class CheckServedWeights(Transform):
         painter: what painted the targets.
         filename_key: key of the file that the client chose: a name, or a list with the choice first.
         second_look: of the bundle's weights; with other weights a request is answered without it, with a warning.
+        options: see `client_options`.
 
     Raises:
-        InputError: the file is missing, damaged, holds more than tensors or is of another network.
+        InputError: the file is missing, damaged, holds more than tensors or is of another network; or a threshold or a
+            smallest size is asked for with weights whose candidates the second look judges.
     """
 
     def __init__(
@@ -143,8 +143,9 @@ class CheckServedWeights(Transform):
         painter: Any,
         filename_key: str = "model_filename",
         second_look: SecondLook | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.second_look = second_look
+        self.second_look, self.options = second_look, options or {}
         self.network, self.models_dir, self.filename_key = network, Path(models_dir), filename_key
         self.species_set, self.painter = species_set, painter
 
@@ -157,11 +158,25 @@ class CheckServedWeights(Transform):
         named = data[self.filename_key]
         weights = self.models_dir / (named if isinstance(named, str) else named[0])
         load_weights(self.network, weights, self.species_set, self.painter)
-        if self.second_look is None or sha256_of(weights) == self.second_look.first_sha256:
+        if self.second_look is None:
+            return dict(data)
+        if sha256_of(weights) == self.second_look.first_sha256:
+            self.refuse_thresholds()
             return dict(data)
         message = f"{weights.name} has no second look: picks and scores are the first network's, by its thresholds."
         warnings.warn(message, InputWarning, stacklevel=2)
         return {**data, WITHOUT: True}
+
+    def refuse_thresholds(self) -> None:
+        """Refuse options that would change nothing."""
+        for species in self.species_set.picked:
+            usual = {THRESHOLD: species.probability_threshold, MIN_VOXELS: species.min_voxels}
+            for key, value in usual.items():
+                if self.options.get(f"{key}{species.name}", value) != value:
+                    raise InputError(
+                        f"the request: {key}{species.name} is for weights without a second look: set "
+                        f"{POINT}{species.name}, for example to 'precision 0.9' or 'probability 0.5'."
+                    )
 
 
 class ToStudyGridd(MapTransform):

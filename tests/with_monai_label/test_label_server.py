@@ -22,7 +22,7 @@ from scripts.coordinates import affine_of
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.networks.model_card import checked_card, sha256_of
 from scripts.networks.weights import read_tensors
-from scripts.picks import Pick, read_csv
+from scripts.picks import from_records, read_csv
 from scripts.volumes.reading import read_tomogram
 from synthetic import make_species, write_mrc, write_weights
 
@@ -71,7 +71,7 @@ class Server:
         (self.folder / "answer.nii.gz").write_bytes(image.content)
         result = json.loads(params.content)
         print(f"\n/infer {study} {options}: {len(result['picks'])} picks, {result['latencies']['total']} s")
-        return [Pick(**pick) for pick in result["picks"]], nibabel.load(self.folder / "answer.nii.gz")
+        return from_records(result["picks"]), nibabel.load(self.folder / "answer.nii.gz")
 
     def save_label(self, study, path):
         with open(path, "rb") as file:
@@ -231,6 +231,7 @@ def test_the_server_shows_species_and_options(server, shipped_species):
     for species in shipped_species.picked:
         assert options[f"threshold_{species.name}"] == species.probability_threshold
         assert options[f"min_voxels_{species.name}"] == species.min_voxels
+        assert options[f"operating_point_{species.name}"] == "F1"
     assert (options["merge_distance_in_radii"], options["rotations"], options["flips"]) == (1.0, 1, "")
     assert MODEL in info["trainers"]
 
@@ -266,11 +267,9 @@ def test_options_of_a_request_change_its_picks_and_no_others(server):
     before, _ = server.infer("corner")
     score, name = doubtful(before)
     count = sum(pick.species == name for pick in before)
-    surer, _ = server.infer("corner", **{f"threshold_{name}": round(score + 1e-4, 4)})
+    surer, _ = server.infer("corner", **{f"operating_point_{name}": f"probability {min(score + 1e-6, 0.999999)}"})
     assert 0 < sum(pick.species == name for pick in surer) <= count
     assert all(pick.score > score for pick in surer if pick.species == name)
-    larger, _ = server.infer("corner", **{f"min_voxels_{name}": 100000})
-    assert {pick.species for pick in larger} == {pick.species for pick in before} - {name}
     turned, _ = server.infer("corner", rotations=2, flips="z")
     assert [pick.score for pick in turned] != [pick.score for pick in before]
     assert_same_picks(server.infer("corner")[0], before, tolerance_vox=1e-3)
@@ -281,6 +280,11 @@ def test_options_of_a_request_change_its_picks_and_no_others(server):
     [
         ({"threshold_ribosome": 1.4}, "the threshold of 'ribosome' is a probability, 0 <= t < 1; got 1.4."),
         ({"min_voxels_ribosome": 0}, "min_voxels_ribosome must be a whole number from 1; got 0."),
+        (
+            {"threshold_ribosome": 0.9},
+            "threshold_ribosome is for weights without a second look: set operating_point_ribosome, for example to "
+            "'precision 0.9' or 'probability 0.5'.",
+        ),
         ({"rotations": 7}, "rotations counts quarter turns, 1 to 4; got 7."),
         ({"flips": "xx"}, "flips names axes out of z, y and x, each once; got 'xx'."),
     ],

@@ -128,6 +128,7 @@ def find_second_look(
     device: torch.device | str = "cpu",
     has_network: bool = True,
     probability_thresholds: Any = None,
+    checks_first: bool = True,
 ) -> SecondLook | None:
     """Return the second look of a first network, or None where there is to be none.
 
@@ -142,6 +143,7 @@ def find_second_look(
         device: where the network runs.
         has_network: whether the first network has the weights of ``checkpoint_path``; ``auto`` needs them.
         probability_thresholds: for the first network's scores; with them ``auto`` means none.
+        checks_first: False where the weights are chosen later and compared then, see `monai_label.CheckServedWeights`.
 
     Raises:
         InputError: ``wanted`` is something else, or comes with thresholds; or the second look is wanted, and missing,
@@ -164,7 +166,7 @@ def find_second_look(
         logger.info("no second look in %s: picks and scores are the first network's", path)
         return None
     try:
-        return load_second_look(path, checkpoint_path, species_set, copies, dtype, device)
+        return load_second_look(path, checkpoint_path if checks_first else None, species_set, copies, dtype, device)
     except InputError as error:
         if wanted is True:
             raise
@@ -174,13 +176,13 @@ def find_second_look(
 
 def load_second_look(
     path: str | Path,
-    checkpoint_path: str | Path,
+    checkpoint_path: str | Path | None,
     species_set: SpeciesSet,
     copies: int = COPIES_USED,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> SecondLook:
-    """Load a second look, see `find_second_look`.
+    """Load a second look, see `find_second_look`; without ``checkpoint_path`` the first network is not compared.
 
     Raises:
         InputError: it is missing or damaged, or for other species, another voxel size or another first network.
@@ -193,9 +195,7 @@ def load_second_look(
     missing = [key for key in (FIRST_SHA256, CROP, CALIBRATION) if not card.get(key)]
     if missing:
         raise InputError(f"{path} is no second look: its card has no {missing[0]}. Train one: {TRAIN_COMMAND} ...")
-    first = current_card(checkpoint_path)
-    known = set(first[SHA256].values()) if first else {sha256_of(checkpoint_path)}
-    if card[FIRST_SHA256] not in known:
+    if checkpoint_path is not None and card[FIRST_SHA256] not in _sha256_of_all(checkpoint_path):
         raise InputError(
             f"{path} was trained on the candidates of other weights than {checkpoint_path}. Set second_look to false, "
             f"or train one for these weights: {TRAIN_COMMAND} ..."
@@ -210,3 +210,9 @@ def load_second_look(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its card is damaged: {error}. Copy both again.") from error
     return SecondLook(network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path), card[FIRST_SHA256])
+
+
+def _sha256_of_all(checkpoint_path: str | Path) -> set[str]:
+    """Return the SHA-256 of weights, and of the files exported from them; of an export, also of its weights."""
+    card = current_card(checkpoint_path)
+    return {sha256_of(checkpoint_path)} if card is None else set(card[SHA256].values())
