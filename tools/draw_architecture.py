@@ -72,14 +72,20 @@ PLACES = {
     "fetch": Place("right", 0, "around", "copies remote data to this disk"),
     "volumes": Place("middle", 1, "way", "reads and writes MRC, OME-Zarr and NIfTI; label volumes"),
     "datasets": Place("right", 1, "way", "which runs a folder holds, and where their truth is"),
-    "training": Place("left", 2, "training", "windows, and the painter that paints the target"),
-    "preparation": Place("middle", 2, "way", "voxel size, grey values, region, truth; kept on the disk"),
-    "networks": Place("left", 3, "training", "plain torch: the network, its weights and their model.json"),
+    "training": Place(
+        "left", 2, "training", "windows, and the painter that paints the target; crops for the second look"
+    ),
+    "preparation": Place("middle", 2, "way", "voxel size, grey values, region, truth, crops; kept on the disk"),
+    "networks": Place(
+        "left", 3, "training", "plain torch: the network, the second look's, their weights and model.json"
+    ),
     "inference": Place("middle", 3, "way", "sliding window, views, number format"),
     "backends": Place("right", 3, "around", "other programs for the same network: OpenVINO, TorchScript, ONNX"),
-    "picking": Place("middle", 4, "way", "the finder: probabilities to candidates; candidates to picks"),
+    "picking": Place(
+        "middle", 4, "way", "the finder: probabilities to candidates; the second look at them; candidates to picks"
+    ),
     "picks": Place("middle", 5, "way", "the table of picks, and one module per file format"),
-    "scoring": Place("right", 5, "truth", "picks against truth: F-beta, causes of mistakes, sweep"),
+    "scoring": Place("right", 5, "truth", "picks against truth: F-beta, causes of mistakes, sweep, calibration"),
     "monai_label": Place("left", 5, "around", "what MONAI Label's server needs beyond the configs"),
     "results": Place("middle", 6, "way", "a folder per run, resumable batches, project sessions"),
     "pages": Place("right", 6, "truth", "HTML pages and pictures to look at"),

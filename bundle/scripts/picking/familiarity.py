@@ -6,7 +6,7 @@ than these are from each other is unfamiliar: its probabilities may be wrong.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,12 @@ STATISTICS = (
     "noise between neighbours in x",
     "noise between neighbours in z",
     "skewness",
-    "proposals",
     "network's confidence",
     "second look's confidence",
     "agreement of both networks",
 )
 STATISTICS_STEP = 4  # every fourth plane and row
-MARGIN = 1.5  # times the largest distance of a known tomogram from the nearest other one
+MARGIN = 1.2  # times the largest distance of a known tomogram from the nearest other one
 LEAST_TOMOGRAMS = 8  # that a limit can be learned from
 LEAST_SPREAD = 0.02  # of a statistic, so that one that hardly varies does not decide alone
 
@@ -105,15 +104,8 @@ def statistics_of(
     along_x = float(np.diff(pairs, axis=3).std()) / deviation
     along_z = float(np.diff(pairs, axis=1).std()) / deviation
     skewness = float((((pairs - pairs.mean()) / deviation) ** 3).mean())
-    return np.array([along_x, along_z, skewness, *_answers(volume.shape, logits, log_odds)])
-
-
-def _answers(
-    shape: Sequence[int], logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]
-) -> tuple[float, float, float, float]:
-    """Return the statistics of the answers of both networks."""
-    if len(logits) == 0:
-        return 0.0, 0.0, 0.0, 1.0
-    per_million = np.log10(1 + len(logits) / np.prod(shape) * 1e6)
-    agree = (logits.argmax(axis=1) == log_odds.argmax(axis=1))[log_odds.max(axis=1) > 0]
-    return float(per_million), *confidence_of(logits, log_odds), float(agree.mean()) if len(agree) else 1.0
+    clear = np.flatnonzero(log_odds.max(axis=1, initial=-1) > 0)
+    agree = logits[clear].argmax(axis=1) == log_odds[clear].argmax(axis=1)
+    return np.array(
+        [along_x, along_z, skewness, *confidence_of(logits, log_odds), float(agree.mean()) if len(agree) else 1.0]
+    )

@@ -20,7 +20,7 @@ from scripts.scoring.metrics import Counts
 from scripts.species import SpeciesSet
 
 LEAST_PARTICLES = 10  # of a species, to fit it
-LEAST_TOMOGRAMS = 8  # to fit what the confidence in a tomogram means
+TOMOGRAMS_FOR_CONFIDENCE = 8  # to fit what the confidence in a tomogram means
 INVERSE_PENALTY = 10.0  # of the logistic regression
 
 
@@ -86,7 +86,7 @@ def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) ->
         )
     tomograms = np.array([confidence_of(one.logits, one.log_odds) for one in judged])
     middle, spread = tomograms.mean(axis=0), tomograms.std(axis=0)
-    is_known = spread > 0 if len(judged) >= LEAST_TOMOGRAMS else np.zeros(2, dtype=bool)
+    is_known = spread > 0 if len(judged) >= TOMOGRAMS_FOR_CONFIDENCE else np.zeros(2, dtype=bool)
     scaled = np.where(is_known, (tomograms - middle) / np.where(is_known, spread, 1), 0)
     columns, few = [], []
     for number, name in enumerate(names):
