@@ -109,6 +109,12 @@ def test_with_a_second_look_there_are_operating_points():
     assert table == {**client_options(make_species(2), **given), **points}
     assert chosen_points({**table, "operating_point_a": "f4"}, "f1") == {"a": "f4", "b": "precision 0.9"}
     assert chosen_points({"rotations": 1}, "f1") == "f1"
+    surer = client_options(make_species(2), **given, operating_point="f1", operating_point_b="probability 0.75")
+    assert (surer["operating_point_a"], surer["operating_point_b"]) == ("F1", "probability 0.75")
+    with pytest.raises(InputError, match="operating_point 'high' is not one that can be asked for"):
+        client_options(make_species(2), **given, operating_point="f1", operating_point_b="high")
+    with pytest.raises(InputError, match="operating_point_b needs a second look, which is not there: set threshold_b"):
+        client_options(make_species(2), **given, operating_point_b="f4")
 
 
 def test_other_weights_than_the_second_looks_are_served_without_it(tmp_path):

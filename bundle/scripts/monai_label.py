@@ -50,7 +50,7 @@ def client_options(
     rotations: int,
     flips: Sequence[str],
     operating_point: Any = None,
-    **chosen: float,
+    **chosen: Any,
 ) -> dict[str, Any]:
     """Return the options of one inference that a client can set, as a flat table with their present values.
 
@@ -63,7 +63,8 @@ def client_options(
         flips: see `inference.inferers.TomogramInferer`; in the table the axes are one word, such as ``zy``.
         operating_point: of a second look, see `picking.operating_point`; thresholds and sizes are then for weights that
             it was not made for. None without a second look.
-        chosen: ``threshold_<species>`` and ``min_voxels_<species>`` that replace the defaults.
+        chosen: ``threshold_<species>``, ``min_voxels_<species>`` and ``operating_point_<species>`` that replace the
+            defaults.
 
     Raises:
         InputError: a value is out of its range, or an option is unknown.
@@ -77,9 +78,13 @@ def client_options(
     picked = with_options(species_set, chosen).picked
     own: dict[str, Any] = {f"{THRESHOLD}{species.name}": species.probability_threshold for species in picked}
     own |= {f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked}
+    wanted = {key.removeprefix(POINT): value for key, value in chosen.items() if key.startswith(POINT)}
     if operating_point is not None:
-        points = parse_operating_points(operating_point, species_set)
+        points = parse_operating_points(operating_point, species_set) | parse_operating_points(wanted, species_set, {})
         own |= {f"{POINT}{name}": str(point) for name, point in points.items()}
+    elif wanted:
+        name = next(iter(wanted))
+        raise InputError(f"the request: {POINT}{name} needs a second look, which is not there: set {THRESHOLD}{name}.")
     return {
         **own,
         "merge_distance_in_radii": merge_distance_in_radii,

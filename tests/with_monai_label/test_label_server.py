@@ -337,7 +337,8 @@ def test_the_new_weights_are_recorded_and_a_second_training_begins_with_them(ser
     assert server.train_here().status_code == 200
     assert sha256_of(server.weights) != first
     second, shipped = read_tensors(server.weights), read_tensors(ROOT / "bundle" / "models" / "model.pt")
-    assert all(torch.allclose(second[name], shipped[name], atol=0.05) for name in second)  # not from random weights
+    learned = [name for name in second if "running" not in name and "num_batches" not in name]  # by the optimizer
+    assert all(torch.allclose(second[name], shipped[name], atol=0.05) for name in learned)  # not from random weights
 
 
 def test_a_cancelled_training_changes_no_weights(server):

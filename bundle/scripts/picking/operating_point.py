@@ -107,12 +107,13 @@ def expect(probabilities: NDArray[np.float64], is_picked: NDArray[np.bool_]) -> 
     return Expectation(count, mean, low, high, missed, max(missed - missed_spread, 0.0), missed + missed_spread)
 
 
-def parse_operating_points(wanted: Any, species_set: SpeciesSet) -> dict[str, OperatingPoint]:
+def parse_operating_points(wanted: Any, species_set: SpeciesSet, default: Any = "f1") -> dict[str, OperatingPoint]:
     """Return the operating point of every picked species, by name.
 
     Args:
-        wanted: one for all, or a table of one per species; a species that the table leaves out gets F1.
+        wanted: one for all, or a table of one per species.
         species_set: the species.
+        default: of a species that the table leaves out; an empty table leaves it out of the result, too.
 
     Raises:
         InputError: there is no such point, its value is no share, or a species is unknown.
@@ -121,7 +122,9 @@ def parse_operating_points(wanted: Any, species_set: SpeciesSet) -> dict[str, Op
     if isinstance(wanted, Mapping) and not set(wanted) <= set(SHARES):
         for name in wanted:
             species_set.named(str(name), "operating_point")
-        return {name: _parse(wanted.get(name, "f1")) for name in names}
+        return {name: _parse(wanted.get(name, default)) for name in names if name in wanted or default}
+    if default == {} and wanted == {}:
+        return {}
     point = _parse(wanted)
     return dict.fromkeys(names, point)
 
