@@ -128,3 +128,11 @@ def test_after_a_second_look_the_page_holds_more_candidates_and_starts_at_the_pi
     assert found["warning"] == "Not calibrated."
     assert [item["score"] for item in found["items"]] == [0.9, 0.812346, 0.25]
     assert [(one["threshold"], one["lowest"]) for one in found["species"]] == [(0.81234, 0.01), (0.99999, 0.01)]
+
+
+def test_candidates_alone_are_no_picks(page):
+    others = [pick("a", 6, 9, 20, 0.75, network_score=0.99)]
+    write_run_page(page, tomogram(), [], make_species(1), 20, others=others)
+    found = data_of(page)
+    assert (found["judged"], found["picked"]) == (True, 0)
+    assert found["species"][0]["threshold"] == 0.99999

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -80,6 +82,7 @@ def test_a_volume_without_contrast_has_no_candidates():
     found = looked_at([[0.9, 0.9], [0.9, 0.9]], sample)
     assert found["result"]["picks"] == []
     assert found["result"]["expected"]["a"]["picks"] == 0
+    assert json.loads(json.dumps(found["result"], allow_nan=False))["expected"]["a"]["precision"] is None
 
 
 def test_an_unfamiliar_tomogram_is_said_aloud_and_kept_in_the_result():

@@ -54,6 +54,8 @@ def test_a_species_with_few_particles_keeps_the_second_looks_answer():
     one.is_right[:, 1] = False
     found, few = fit_calibration([one], ["a", "b"])
     assert few == ["b"]
+    one.is_right[:] = True  # there is no wrong one to learn from
+    assert fit_calibration([one], ["a", "b"])[1] == ["a", "b"]
     assert found.probabilities(np.zeros((1, 2)), np.ones((1, 2)))[0, 1] == pytest.approx(1 / (1 + np.exp(-1)))
     nothing = JudgedCandidates("TS_1", *[np.zeros((0, 2))] * 2, np.zeros((0, 2), dtype=bool), np.zeros(7))
     with pytest.raises(InputError, match="the first network proposes nothing in TS_1: there is nothing to fit"):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset
+from monai.transforms import Transform
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -26,9 +26,11 @@ from scripts.networks.model_card import needed_card, network_of, sha256_of
 from scripts.networks.weights import load_weights, read_bytes, save_model
 from scripts.pages.figures import reliability_figure, save_figure
 from scripts.picking.familiarity import Familiarity, statistics_of
+from scripts.picking.image_picks import keep_inside
 from scripts.picking.operating_point import parse_operating_points
 from scripts.picking.second_look import CALIBRATION, CROP, FAMILIARITY, FIRST_SHA256, SECOND_LOOK, SecondLook
 from scripts.picking.stored_proposals import read_proposals, write_proposals
+from scripts.preparation.cache import entry_name
 from scripts.preparation.crops import CropShape
 from scripts.records import as_json
 from scripts.scoring.calibration import (
@@ -77,17 +79,17 @@ class StoreProposals:
 
 
 def with_proposals(
-    tomograms: Sequence[dict[str, Any]], folder: str | Path, checkpoint_path: str | Path
+    tomograms: Sequence[dict[Any, Any]], folder: str | Path, checkpoint_path: str | Path, preparation: Transform
 ) -> list[dict[str, Any]]:
-    """Return the items of tomograms with the files of their proposals, which depend on the first network's weights."""
+    """Return the items of tomograms with the files of their proposals.
+
+    A file's name depends on the first network's weights, on the tomogram's content and on how it is prepared.
+    """
     folder = Path(folder) / sha256_of(checkpoint_path)[:12]
-    return [{**item, "proposals_path": str(folder / f"{_name_of(item)}.npz")} for item in tomograms]
-
-
-def _name_of(item: Mapping[str, Any]) -> str:
-    """Return a name that only this tomogram has: a run may be there as several kinds, or in several datasets."""
-    path = Path(str(item["image"])).absolute()
-    return f"{item['run']}_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    names = [entry_name(item, preparation) for item in tomograms]
+    return [
+        {**item, "proposals_path": str(folder / f"{name}.npz")} for item, name in zip(tomograms, names, strict=True)
+    ]
 
 
 def each_once(tomograms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -165,7 +167,9 @@ def calibrate_second_look(
     names = species_set.names
     calibration, few = fit_calibration(judged, names)
     for name in few:
-        logger.warning("%s: too few particles to fit its probability on; that of the second look is taken", name)
+        logger.warning(
+            "%s: too few right or wrong candidates to fit on; the second look's own probability counts", name
+        )
     card = {
         **needed_card(weights, "output_dir"),
         FIRST_SHA256: sha256_of(checkpoint_path),
@@ -211,7 +215,9 @@ class WriteReliability:
         for sample in samples_of(engine):
             size = image_facts_of(sample).voxel_size_angstrom
             particles = np.asarray(sample["label"].cpu(), dtype=np.float64).reshape(-1, 4)
-            self.judged.append(judge_scores(sample["candidates"], particles, self.species_set, size))
+            region = sample.get("region")
+            inside = {name: keep_inside(found, region) for name, found in sample["candidates"].items()}
+            self.judged.append(judge_scores(inside, particles, self.species_set, size))
 
     def write(self, engine: Engine) -> None:
         reliabilities, rows = {}, []

@@ -40,7 +40,9 @@ def valleys_of(picks: Sequence[Pick], species_set: SpeciesSet) -> dict[str, Vall
     return {name: suggest_threshold([pick.score for pick in own[name]]) for name in species_set.names}
 
 
-def species_data(species_set: SpeciesSet, picks: Sequence[Pick], valleys: Mapping[str, Valley]) -> dict[str, Any]:
+def species_data(
+    species_set: SpeciesSet, picks: Sequence[Pick], valleys: Mapping[str, Valley], is_judged: bool | None = None
+) -> dict[str, Any]:
     """Return what the pages show of the species: colours, thresholds, valleys.
 
     After a second look the threshold of a species is the lowest score of its picks, and the sliders go down to
@@ -50,8 +52,9 @@ def species_data(species_set: SpeciesSet, picks: Sequence[Pick], valleys: Mappin
         species_set: the species.
         picks: that the page shows at first.
         valleys: of their scores.
+        is_judged: whether scores are those of a second look; None finds it from the picks.
     """
-    is_judged, own = are_judged(picks), by_species(picks)
+    is_judged, own = are_judged(picks) if is_judged is None else is_judged, by_species(picks)
     species = []
     for one in species_set.picked:
         threshold = one.probability_threshold

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.pages.html import TEMPLATES, as_script_json, species_data, valleys_of, write_page
+from scripts.pages.html import TEMPLATES, are_judged, as_script_json, species_data, valleys_of, write_page
 from scripts.pages.jpeg import SHEET_COLUMNS, TILE_PIXELS, TILE_RADII, Stack, encode_stack, sprite_sheet
 from scripts.picks import Pick
 from scripts.scoring.comparison import Comparison, cause_in_words, compare
@@ -133,7 +133,7 @@ def write_run_page(
         "voxelSize": tomogram.voxel_size_angstrom,
         "ownVoxelSize": tomogram.own_voxel_size_angstrom,
         "tile": {"pixels": TILE_PIXELS, "columns": SHEET_COLUMNS, "radii": TILE_RADII},
-        **species_data(species_set, picks, valleys_of(picks, species_set)),
+        **species_data(species_set, picks, valleys_of(picks, species_set), are_judged([*picks, *others])),
         "picked": len(picks),
         "candidates": len(items) > len(picks) and compared is None,
         "warning": warning,

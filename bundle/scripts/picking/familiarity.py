@@ -96,13 +96,12 @@ def statistics_of(
         log_odds: ``(N, C)`` of the second look there.
     """
     depth, height, width = volume.shape
-    planes = [
-        np.asarray(volume[z : z + 2, 0:height, 0:width], np.float32) for z in range(0, depth - 1, STATISTICS_STEP)
-    ]
+    starts = range(0, max(depth - 1, 1), STATISTICS_STEP)
+    planes = [np.asarray(volume[z : z + 2, 0:height, 0:width], np.float32) for z in starts]
     pairs: NDArray[np.float32] = np.stack([plane[:, ::STATISTICS_STEP] for plane in planes])
     deviation = max(float(pairs.std()), 1e-6)
     along_x = float(np.diff(pairs, axis=3).std()) / deviation
-    along_z = float(np.diff(pairs, axis=1).std()) / deviation
+    along_z = float(np.diff(pairs, axis=1).std()) / deviation if depth > 1 else 0.0
     skewness = float((((pairs - pairs.mean()) / deviation) ** 3).mean())
     clear = np.flatnonzero(log_odds.max(axis=1, initial=-1) > 0)
     agree = logits[clear].argmax(axis=1) == log_odds[clear].argmax(axis=1)

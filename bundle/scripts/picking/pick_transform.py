@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -120,7 +121,9 @@ class PickParticlesd(MapTransform):
                     part.centres_zyx_vox, part.scores, species, facts, self.voxel_offset, part.network_scores
                 )
             expectation = asdict(expect(found.scores, found.scores >= lowest))
-            expected[species.name] = {"operating_point": str(point), "lowest_probability": lowest, **expectation}
+            numbers = {"lowest_probability": lowest, **expectation}
+            known = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+            expected[species.name] = {"operating_point": str(point), **known}
         return picks, {"others": as_records(others), "expected": expected}
 
     def draw(self, picks: Sequence[Pick], facts: ImageFacts) -> Tensor:

@@ -72,7 +72,13 @@ class SecondLook:
 
     def record(self) -> dict[str, Any]:
         """Return the settings that the picks depend on."""
-        return {"weights_sha256": self.weights_sha256, "crop": asdict(self.crop_shape), "copies": self.copies}
+        return {
+            "weights_sha256": self.weights_sha256,
+            "crop": asdict(self.crop_shape),
+            "copies": self.copies,
+            "calibration": self.calibration,
+            "familiarity": self.familiarity,
+        }
 
     def judge(self, volume: Any, proposals: Proposals) -> tuple[NDArray[np.float64], str | None]:
         """Return the calibrated probability of every species at every place, ``(N, C)``, and why they may be wrong.
@@ -149,7 +155,7 @@ def find_second_look(
         InputError: ``wanted`` is something else, or comes with thresholds; or the second look is wanted, and missing,
             damaged, or for other species, another voxel size or another first network.
     """
-    if wanted not in (True, False, "auto"):
+    if not (isinstance(wanted, bool) or wanted == "auto"):
         raise InputError(f"second_look must be true, false or 'auto'; got {wanted!r}.")
     if wanted is False or (wanted == "auto" and not has_network):
         return None

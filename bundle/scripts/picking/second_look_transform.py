@@ -100,7 +100,7 @@ class SecondLookd(MapTransform):
         voxel_size_angstrom = facts_of_image(image).voxel_size_angstrom
         for key in self.key_iterator(sample):
             proposals: Proposals = sample[key]
-            probabilities, warning = self.second_look.judge(image.as_tensor()[0], proposals)
+            probabilities, warning = self.second_look.judge(image.as_tensor()[0].cpu(), proposals)
             sample[self.warning_key] = warning or ""
             if warning:
                 run = facts_of_image(image, sample.get("run")).run

@@ -74,7 +74,8 @@ def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) ->
         names: of the species.
 
     Returns:
-        The calibration, and the species with too few particles, whose probability is that of the second look alone.
+        The calibration, and the species with too few right or wrong candidates, whose probability is that of the second
+        look alone.
 
     Raises:
         InputError: there are no candidates.
@@ -91,7 +92,7 @@ def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) ->
     columns, few = [], []
     for number, name in enumerate(names):
         right = np.concatenate([one.is_right[:, number] for one in judged])
-        if right.sum() < LEAST_PARTICLES:
+        if right.sum() < LEAST_PARTICLES or right.all():
             few.append(name)
             columns.append([0.0, 1.0, 0.0, 0.0, 0.0])
             continue

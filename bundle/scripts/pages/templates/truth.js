@@ -98,5 +98,5 @@ function showTruth(truth, lookUpPicks, lookUpTruth) {
       make("div", {}, make("h3", {}, "What became of the true particles"),
         causeTable("truth", truth.ofTruth, ["found", ...truth.causes.slice(1)], lookUpTruth))),
     make("h3", {}, "Confusion between species"), confusionTable(truth.liesOn),
-    make("h3", {}, `At other thresholds (${truth.sweepMode.replaceAll("_", " ")})`), curves(truth));
+    make("h3", {}, `${data.judged ? "The first network alone, at its thresholds" : "At other thresholds"} (${truth.sweepMode.replaceAll("_", " ")})`), curves(truth));
 }
