@@ -38,7 +38,7 @@ def example(name):
         (
             "copick",
             5,
-            {"picks/picks.csv", "evaluation/thresholds.json", "training/model.pt", "own_evaluation/scores.csv"},
+            {"picks/picks.csv", "evaluation/operating_points.csv", "training/model.pt", "own_evaluation/scores.csv"},
         ),
         ("nifti", 5, {"picks/picks.csv"}),
     ],

@@ -225,7 +225,7 @@ def test_a_threshold_hides_picks_everywhere_and_says_how_many_remain(run_page):
     assert count_of(run_page, "ribosome") == "6"
     assert len(run_page.find_elements(By.CLASS_NAME, "tile")) == 6
     slider = labelled(run_page, "threshold of ribosome")
-    for _ in range(18):
+    for _ in range(30):
         slider.send_keys(Keys.ARROW_RIGHT)
     settle(run_page)
     threshold = float(slider.get_attribute("aria-valuetext").split(",")[0])

@@ -93,7 +93,7 @@ class SecondLook:
         assert self.calibration is not None
         log_odds = self.log_odds(volume, proposals.centres_zyx_vox).reshape(proposals.logits.shape)
         warning = None
-        if self.familiarity is not None:
+        if self.familiarity is not None and len(proposals):  # without candidates there is no score to be wrong
             warning = self.familiarity.why_unfamiliar(statistics_of(volume, proposals.logits, log_odds))
         return self.calibration.probabilities(proposals.logits, log_odds), warning
 
