@@ -372,11 +372,10 @@ def points_table(scores: dict[str, dict[str, Rows]]) -> str:
     """Return what came where a precision of 90 % or a recall of 95 % was asked for, by dataset and species."""
     rows = []
     for name, tables in scores.items():
-        for key, point in (("precision", "precision 0.9"), ("recall", "recall 0.95")):
-            own = {row["species"]: row for row in tables["points"] if row["operating_point"] == point}
-            rows.append([name, point, *(f"{three(row[key])} ({row['picks']})" for row in own.values())])
-            names, name = list(own), ""
-    return markdown(["data", "asked for", *names], rows)
+        for label, key, point in ((name, "precision", "precision 0.9"), ("", "recall", "recall 0.95")):
+            own = [row for row in tables["points"] if row["operating_point"] == point]
+            rows.append([label, point, *(f"{three(row[key])} ({row['picks']})" for row in own)])
+    return markdown(["data", "asked for", *(row["species"] for row in own)], rows)
 
 
 def three(value: Any) -> str:

@@ -24,7 +24,7 @@ from scripts.datasets.truth import TRUTH_TABLE
 from scripts.errors import InputError, InputWarning
 from scripts.networks.model_card import sha256_of
 from scripts.networks.weights import load_weights
-from scripts.picking.operating_point import parse_operating_points
+from scripts.picking.operating_point import parse_operating_point, parse_operating_points
 from scripts.picking.second_look import SecondLook
 from scripts.picking.second_look_transform import WITHOUT
 from scripts.picks import read_copick_json, read_csv
@@ -80,7 +80,9 @@ def client_options(
     own |= {f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked}
     wanted = {key.removeprefix(POINT): value for key, value in chosen.items() if key.startswith(POINT)}
     if operating_point is not None:
-        points = parse_operating_points(operating_point, species_set) | parse_operating_points(wanted, species_set, {})
+        points = parse_operating_points(operating_point, species_set)
+        for name, point in wanted.items():
+            points[species_set.named(name, "the request").name] = parse_operating_point(point)
         own |= {f"{POINT}{name}": str(point) for name, point in points.items()}
     elif wanted:
         name = next(iter(wanted))

@@ -11,6 +11,7 @@ import hashlib
 import inspect
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -143,6 +144,11 @@ def canonical(record: Any) -> str:
 def as_json(record: Any) -> Any:
     """Return a record as it would be read back from a JSON file."""
     return json.loads(json.dumps(record))
+
+
+def finite_or_none(number: float) -> float | None:
+    """Return a number as JSON can hold it: None for NaN and infinity."""
+    return number if math.isfinite(number) else None
 
 
 def first_difference(before: Any, now: Any) -> str | None:

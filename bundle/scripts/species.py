@@ -15,6 +15,7 @@ from scripts.errors import InputError
 
 SPECIES_FILE = Path(__file__).resolve().parents[1] / "configs" / "species.json"  # the bundle's own
 NAME = re.compile(r"\w[\w .,+()-]{0,99}")  # a part of file names, and of configs
+HIT_FRACTION = 0.5  # a pick within this fraction of a particle's radius of its centre finds it
 MAX_LABELS = 255  # a label volume has one byte per voxel
 
 

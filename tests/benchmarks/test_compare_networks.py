@@ -27,15 +27,6 @@ SMALL = {
 WIDTHS = [8, 16, 16, 16]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small volumes gain nothing from more threads, and lose much on busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def dataset_dir(tmp_path):
     """Four runs that show apo-ferritin; the truth of run 'wrong' names other places."""

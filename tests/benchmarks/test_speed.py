@@ -19,15 +19,6 @@ CONDITIONS = {
 STAGES = {"read and scale": 1.0, "network": 6.0, "pick": 0.5, "write": 0.5}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Small volumes gain nothing from more threads, and lose much on busy cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def empty_page(tmp_path):
     """An empty page with text around the marks of its tables."""

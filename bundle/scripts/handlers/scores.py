@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 
-from scripts.atomic_files import write_atomically
+from scripts.atomic_files import write_table_of_rows
 from scripts.handlers.finished_sample import samples_of, true_picks_of
 from scripts.picking.pick_transform import picks_of
 from scripts.picks import Pick
@@ -73,10 +72,8 @@ class WriteScores:
                 numbers = counts.truths, counts.predicted, counts.tp, counts.fp, counts.fn
                 rows.append([mode, row.name, *numbers, row.precision, row.recall, row.f1, row.fbeta])
             rows.append([mode, "total", *[""] * 7, score.mean_f1, score.total])
-        with write_atomically(self.folder / "scores.csv") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow("mode,species,truths,picks,tp,fp,fn,precision,recall,f1,f4".split(","))
-            writer.writerows(rows)
+        columns = "mode,species,truths,picks,tp,fp,fn,precision,recall,f1,f4".split(",")
+        write_table_of_rows(self.folder / "scores.csv", columns, rows)
         logger.info("scores in %s", self.folder / "scores.csv")
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from monai.transforms import Transform
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from scripts.atomic_files import write_atomically
+from scripts.atomic_files import write_table_of_rows
 from scripts.errors import InputError
 from scripts.handlers.finished_sample import image_facts_of, samples_of
 from scripts.networks.crop_classifier import CropClassifier
@@ -27,7 +26,7 @@ from scripts.networks.weights import load_weights, read_bytes, save_model
 from scripts.pages.figures import reliability_figure, save_figure
 from scripts.picking.familiarity import Familiarity, statistics_of
 from scripts.picking.image_picks import keep_inside
-from scripts.picking.operating_point import parse_operating_points
+from scripts.picking.operating_point import OperatingPoint, parse_operating_points
 from scripts.picking.second_look import CALIBRATION, CROP, FAMILIARITY, FIRST_SHA256, SECOND_LOOK, SecondLook
 from scripts.picking.stored_proposals import read_proposals, write_proposals
 from scripts.preparation.cache import entry_name
@@ -40,30 +39,17 @@ from scripts.scoring.calibration import (
     judge_candidates,
     judge_scores,
 )
-from scripts.scoring.metrics import Counts, fbeta, precision, recall, score_counts
+from scripts.scoring.metrics import Counts, SpeciesScore, mean_f1, score_counts, score_species
 from scripts.scoring.reliability import average_precision, reliability_of, sampling_error
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
 
-RELIABILITY_COLUMNS = ("species", "candidates", "calibration_error", "sampling_error", "average_precision")
-POINT_COLUMNS = (
-    *(
-        "operating_point",
-        "species",
-        "truths",
-        "picks",
-        "wrong",
-        "expected_precision",
-        "precision",
-        "recall",
-        "f1",
-        "f4",
-    ),
-)
+RELIABILITY_COLUMNS = "species,candidates,calibration_error,sampling_error,average_precision".split(",")
+POINT_COLUMNS = "operating_point,species,truths,picks,wrong,expected_precision,precision,recall,f1,f4".split(",")
 POINTS: tuple[Any, ...] = ("f1", "f4", {"precision": 0.9}, {"recall": 0.95})
 
-PROPOSALS = "proposals"  # key of a tomogram's item: the file of its proposals
+PROPOSALS_PATH = "proposals_path"  # key of a tomogram's item: the file of its proposals
 
 
 class StoreProposals:
@@ -75,7 +61,7 @@ class StoreProposals:
     def __call__(self, engine: Engine) -> None:
         given: Any = engine.state.batch
         for item, sample in zip(given, samples_of(engine), strict=True):
-            write_proposals(Path(item["proposals_path"]), sample[PROPOSALS])
+            write_proposals(Path(item[PROPOSALS_PATH]), sample["proposals"])
 
 
 def with_proposals(
@@ -87,19 +73,17 @@ def with_proposals(
     """
     folder = Path(folder) / sha256_of(checkpoint_path)[:12]
     names = [entry_name(item, preparation) for item in tomograms]
-    return [
-        {**item, "proposals_path": str(folder / f"{name}.npz")} for item, name in zip(tomograms, names, strict=True)
-    ]
+    return [{**item, PROPOSALS_PATH: str(folder / f"{name}.npz")} for item, name in zip(tomograms, names, strict=True)]
 
 
 def each_once(tomograms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the items of `with_proposals` without repetitions."""
-    return list({item["proposals_path"]: item for item in tomograms}.values())
+    return list({item[PROPOSALS_PATH]: item for item in tomograms}.values())
 
 
 def without_proposals(tomograms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the tomograms whose proposals are not stored yet, each once."""
-    return [item for item in each_once(tomograms) if not Path(item["proposals_path"]).exists()]
+    return [item for item in each_once(tomograms) if not Path(item[PROPOSALS_PATH]).exists()]
 
 
 class StoredPlaces:
@@ -110,7 +94,7 @@ class StoredPlaces:
     """
 
     def __init__(self, tomograms: Sequence[dict[str, Any]]) -> None:
-        self.paths = [Path(item["proposals_path"]) for item in tomograms]
+        self.paths = [Path(item[PROPOSALS_PATH]) for item in tomograms]
 
     def record(self) -> dict[str, Any]:
         """Return an empty record: places depend on the weights, which the names of the files tell."""
@@ -125,9 +109,9 @@ def judge_tomograms(tomograms: Dataset, second_look: SecondLook, species_set: Sp
     """Return the candidates of prepared tomograms with the answers of both networks and of the truth."""
     judged = []
     for item, sample in zip(tomograms.data, tqdm(tomograms, desc="second look"), strict=True):
-        proposals = read_proposals(Path(item["proposals_path"]))
+        proposals = read_proposals(Path(item[PROPOSALS_PATH]))
         volume = sample["image"][0]
-        log_odds = second_look.log_odds(volume, proposals.centres_zyx_vox).reshape(proposals.logits.shape)
+        log_odds = second_look.log_odds(volume, proposals.centres_zyx_vox)
         particles = np.asarray(sample["label"], dtype=np.float64).reshape(-1, 4)
         right = judge_candidates(proposals.centres_zyx_vox, particles, species_set, species_set.voxel_size_angstrom)
         statistics = statistics_of(volume, proposals.logits, log_odds)
@@ -228,33 +212,27 @@ class WriteReliability:
             truths = sum(len(one.truths_angstrom) for one in own)
             numbers = found.error, sampling_error(scores), average_precision(scores, right, truths)
             rows.append([name, int(found.count.sum()), *(f"{value:.4f}" for value in numbers)])
-        write_rows(self.folder / "reliability.csv", RELIABILITY_COLUMNS, rows)
-        write_rows(self.folder / "operating_points.csv", POINT_COLUMNS, list(self.point_rows()))
+        write_table_of_rows(self.folder / "reliability.csv", RELIABILITY_COLUMNS, rows)
+        write_table_of_rows(self.folder / "operating_points.csv", POINT_COLUMNS, list(self.point_rows()))
         save_figure(reliability_figure(reliabilities, self.species_set), self.folder / "reliability.png")
 
     def point_rows(self) -> Iterator[list[Any]]:
         """Yield, for every operating point, a row per species and one of their mean F1 and weighted F4."""
         for wanted in POINTS:
-            counts: dict[str, Counts] = {}
+            scores: list[SpeciesScore] = []
             for name, point in parse_operating_points(wanted, self.species_set).items():
                 found = [run[name].counts_at(point) for run in self.judged]
-                one = counts[name] = sum((part for part, _ in found), Counts())
-                expected = sum(right for _, right in found) / one.predicted if one.predicted else math.nan
-                shares = precision(one.tp, one.predicted), recall(one.tp, one.truths)
-                f1, f4 = (fbeta(one.tp, one.predicted, one.truths, beta) for beta in (1.0, 4.0))
-                numbers = [f"{value:.4f}" for value in (expected, *shares, f1, f4)]
-                yield [str(point), name, one.truths, one.predicted, one.fp, *numbers]
-            total = sum(counts.values(), Counts())
-            f1s = [fbeta(one.tp, one.predicted, one.truths, 1.0) for one in counts.values() if one.truths]
-            totals = float(np.mean(f1s)) if f1s else 0.0, score_counts(counts, self.species_set)
-            shares = precision(total.tp, total.predicted), recall(total.tp, total.truths)
-            numbers = ["", *(f"{value:.4f}" for value in (*shares, *totals))]
-            yield [str(point), "total", total.truths, total.predicted, total.fp, *numbers]
+                scores.append(score_species(name, sum((counts for counts, _ in found), Counts())))
+                picks = scores[-1].counts.predicted
+                expected = sum(right for _, right in found) / picks if picks else math.nan
+                yield _point_row(point, scores[-1], f"{expected:.4f}")
+            total = score_species("total", sum((row.counts for row in scores), Counts()))
+            f4 = score_counts({row.name: row.counts for row in scores}, self.species_set)
+            yield _point_row(point, replace(total, f1=mean_f1(scores), fbeta=f4), "")
 
 
-def write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Write a table of comma-separated values, atomically."""
-    with write_atomically(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+def _point_row(point: OperatingPoint, score: SpeciesScore, expected: str) -> list[Any]:
+    """Return a row of ``operating_points.csv``."""
+    counts, shares = score.counts, (score.precision, score.recall, score.f1, score.fbeta)
+    numbers = [f"{value:.4f}" for value in shares]
+    return [str(point), score.name, counts.truths, counts.predicted, counts.fp, expected, *numbers]

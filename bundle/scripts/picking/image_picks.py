@@ -58,6 +58,11 @@ def true_picks(rows: Tensor, species_set: SpeciesSet, facts: ImageFacts, voxel_o
     return truth
 
 
+def has_contrast(image: Tensor) -> bool:
+    """Return whether an image ``(1, Z, Y, X)`` is not 0 everywhere, as the scaling leaves a constant volume."""
+    return any(bool(plane.any()) for plane in image[0])
+
+
 def logits_stride_of(logits_zyx: Sequence[int], image_zyx: Sequence[int]) -> int:
     """Return how many image voxels a voxel of the logits covers along each axis.
 

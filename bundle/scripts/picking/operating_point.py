@@ -107,13 +107,12 @@ def expect(probabilities: NDArray[np.float64], is_picked: NDArray[np.bool_]) -> 
     return Expectation(count, mean, low, high, missed, max(missed - missed_spread, 0.0), missed + missed_spread)
 
 
-def parse_operating_points(wanted: Any, species_set: SpeciesSet, default: Any = "f1") -> dict[str, OperatingPoint]:
+def parse_operating_points(wanted: Any, species_set: SpeciesSet) -> dict[str, OperatingPoint]:
     """Return the operating point of every picked species, by name.
 
     Args:
-        wanted: one for all, or a table of one per species.
+        wanted: one for all, or a table of one per species; a species that the table leaves out gets F1.
         species_set: the species.
-        default: of a species that the table leaves out; an empty table leaves it out of the result, too.
 
     Raises:
         InputError: there is no such point, its value is no share, or a species is unknown.
@@ -122,14 +121,16 @@ def parse_operating_points(wanted: Any, species_set: SpeciesSet, default: Any = 
     if isinstance(wanted, Mapping) and not set(wanted) <= set(SHARES):
         for name in wanted:
             species_set.named(str(name), "operating_point")
-        return {name: _parse(wanted.get(name, default)) for name in names if name in wanted or default}
-    if default == {} and wanted == {}:
-        return {}
-    point = _parse(wanted)
-    return dict.fromkeys(names, point)
+        return {name: parse_operating_point(wanted.get(name, "f1")) for name in names}
+    return dict.fromkeys(names, parse_operating_point(wanted))
 
 
-def _parse(wanted: Any) -> OperatingPoint:
+def parse_operating_point(wanted: Any) -> OperatingPoint:
+    """Return the operating point of one species, see `HELP`.
+
+    Raises:
+        InputError: there is no such point, or its value is no share.
+    """
     if isinstance(wanted, str) and wanted.lower() in NAMED:
         return OperatingPoint("f", NAMED[wanted.lower()])
     if isinstance(wanted, str) and len(wanted.split()) == 2:  # as a point is written

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from scripts.picking.candidates import Candidates, Finder
 from scripts.picking.image_picks import (
     find_in_image,
+    has_contrast,
     keep_inside,
     logits_stride_of,
     picks_in_image,
@@ -25,6 +25,7 @@ from scripts.picking.image_picks import (
 from scripts.picking.operating_point import expect, parse_operating_points
 from scripts.picks import Pick, as_records, by_species, from_records
 from scripts.preparation.image_facts import ImageFacts, facts_of_image, original_affine_of
+from scripts.records import finite_or_none
 from scripts.species import SpeciesSet
 from scripts.volumes.labels import paint_spheres
 
@@ -95,7 +96,7 @@ class PickParticlesd(MapTransform):
         A volume without contrast, which the scaling set to 0, has no picks.
         """
         picks: list[Pick] = []
-        if not any(plane.any() for plane in image.as_tensor()[0]):
+        if not has_contrast(image.as_tensor()):
             return picks
         stride = logits_stride_of(logits.shape[1:], image.shape[1:])
         for channel, species in zip(logits, self.species_set.picked, strict=True):
@@ -115,14 +116,13 @@ class PickParticlesd(MapTransform):
         for species in self.species_set.picked:
             found, point = keep_inside(candidates[species.name], region), self.points[species.name]
             lowest = point.lowest_probability(found.scores)
-            for chosen, kept in ((picks, found.scores >= lowest), (others, found.scores < lowest)):
-                part = found.only(kept)
+            is_picked = found.scores >= lowest
+            for chosen, part in ((picks, found.only(is_picked)), (others, found.only(~is_picked))):
                 chosen += picks_in_image(
                     part.centres_zyx_vox, part.scores, species, facts, self.voxel_offset, part.network_scores
                 )
-            expectation = asdict(expect(found.scores, found.scores >= lowest))
-            numbers = {"lowest_probability": lowest, **expectation}
-            known = {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+            numbers = {"lowest_probability": lowest, **asdict(expect(found.scores, is_picked))}
+            known = {key: finite_or_none(value) for key, value in numbers.items()}
             expected[species.name] = {"operating_point": str(point), **known}
         return picks, {"others": as_records(others), "expected": expected}
 

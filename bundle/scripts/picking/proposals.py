@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.special import expit
 from torch import Tensor
 
 from scripts.picking.candidates import highest_among_neighbours
@@ -35,10 +36,6 @@ class Proposals:
     def __len__(self) -> int:
         return len(self.logits)
 
-    def only(self, wanted: NDArray[np.bool_] | NDArray[np.int64]) -> Proposals:
-        """Return the places that a mask or an array of indices selects."""
-        return Proposals(self.centres_zyx_vox[wanted], self.logits[wanted])
-
 
 def propose(
     logits: Tensor,
@@ -47,7 +44,7 @@ def propose(
     lowest_logit: float = LOWEST_LOGIT,
     same_place_angstrom: float = SAME_PLACE_ANGSTROM,
 ) -> Proposals:
-    """Return the peaks of all species' logits; of peaks at one place only the highest, with the logits of all species.
+    """Return the local maxima of all species' logits, merged: of several within a distance only the highest is kept.
 
     A peak's centre is the mean of the voxels around it, weighted by their probability.
 
@@ -56,16 +53,12 @@ def propose(
         voxel_size_angstrom: of the image.
         stride: see `image_picks.logits_stride_of`.
         lowest_logit: of a peak.
-        same_place_angstrom: peaks nearer to a higher one than this are at its place.
+        same_place_angstrom: a peak within this distance of a higher one, of any species, is dropped.
     """
-    places, heights = [], []
-    for channel in logits:
-        found = peaks_of(channel, lowest_logit)
-        places.append(found)
-        heights.append(values_at(channel, found))
-    peaks, height = np.concatenate(places), np.concatenate(heights)
-    channels = np.repeat(np.arange(len(logits)), [len(one) for one in places])
-    kept = highest_among_neighbours(peaks, height, same_place_angstrom / (voxel_size_angstrom * stride))
+    found = [peaks_of(channel, lowest_logit) for channel in logits]
+    maxima = [values_at(channel, own) for channel, own in zip(logits, found, strict=True)]
+    peaks, channels = np.concatenate(found), np.repeat(np.arange(len(logits)), [len(own) for own in found])
+    kept = highest_among_neighbours(peaks, np.concatenate(maxima), same_place_angstrom / (voxel_size_angstrom * stride))
     peaks, channels = peaks[kept], channels[kept]
     centres = np.zeros((len(peaks), 3))
     for number, channel in enumerate(logits):
@@ -78,7 +71,7 @@ def propose(
 def peaks_of(values: Tensor, lowest: float) -> NDArray[np.int64]:
     """Return the voxels ``(N, 3)`` above ``lowest`` that no neighbour exceeds; of equal neighbours the first."""
     inside = _above(values, lowest)
-    height = values_at(values, inside)
+    own = values_at(values, inside)
     shape = np.asarray(values.shape)
     is_peak = np.ones(len(inside), dtype=bool)
     for step in product((-1, 0, 1), repeat=3):
@@ -89,7 +82,7 @@ def peaks_of(values: Tensor, lowest: float) -> NDArray[np.int64]:
         there = np.all((near >= 0) & (near < shape), axis=1)
         rows, other = rows[there], values_at(values, near[there])
         comes_first = step < (0, 0, 0)
-        is_peak[rows] = height[rows] > other if comes_first else height[rows] >= other
+        is_peak[rows] = own[rows] > other if comes_first else own[rows] >= other
     return inside[is_peak]
 
 
@@ -99,7 +92,7 @@ def centres_around(channel: Tensor, peaks: NDArray[np.int64], reach: int = CENTR
     for _ in range(CENTRE_ROUNDS):
         sums, weights = np.zeros((len(peaks), 3)), np.zeros(len(peaks))
         for place, values in _around(channel, np.rint(centres).astype(np.int64), reach):
-            weight = 1 / (1 + np.exp(-values.astype(np.float64)))
+            weight = expit(values.astype(np.float64))
             sums += weight[:, None] * place
             weights += weight
         centres = sums / np.maximum(weights, 1e-9)[:, None]
@@ -123,7 +116,10 @@ def values_at(values: Tensor, places: NDArray[np.int64]) -> NDArray[np.float32]:
 def _around(
     channel: Tensor, peaks: NDArray[np.int64], reach: int
 ) -> Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Return, for every step within ``reach`` along each axis, the voxels and values there; outside: at the rim."""
+    """Return, for every step within ``reach``, the voxels there and their values.
+
+    Beyond the volume the nearest voxel of it is taken.
+    """
     last = np.asarray(channel.shape) - 1
     steps = [step for step in product(range(-reach, reach + 1), repeat=3) if np.dot(step, step) <= reach**2 + 1]
     around = [np.clip(peaks + step, 0, last) for step in steps]

@@ -91,7 +91,7 @@ class SecondLook:
             The probabilities; and, for a tomogram unlike those that they were learned on, in words how it differs.
         """
         assert self.calibration is not None
-        log_odds = self.log_odds(volume, proposals.centres_zyx_vox).reshape(proposals.logits.shape)
+        log_odds = self.log_odds(volume, proposals.centres_zyx_vox)
         warning = None
         if self.familiarity is not None and len(proposals):  # without candidates there is no score to be wrong
             warning = self.familiarity.why_unfamiliar(statistics_of(volume, proposals.logits, log_odds))
@@ -105,7 +105,7 @@ class SecondLook:
             for first in range(0, len(centres_zyx_vox), BATCH)
         ]
         if not answers:
-            return np.zeros((0, 0))
+            return np.zeros((0, self.network.head.out_features - 1))
         return log_odds_of(torch.cat(answers).cpu().numpy())
 
     def cut(self, volume: Any, centres_zyx_vox: NDArray[np.float64], brightness: Brightness) -> Tensor:

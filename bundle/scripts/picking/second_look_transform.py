@@ -10,10 +10,11 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
+from scipy.special import expit
 
 from scripts.errors import InputWarning
 from scripts.picking.candidates import Candidates, highest_of_neighbours
-from scripts.picking.image_picks import logits_stride_of
+from scripts.picking.image_picks import has_contrast, logits_stride_of
 from scripts.picking.operating_point import LEAST_PROBABILITY
 from scripts.picking.proposals import LOWEST_LOGIT, Proposals, propose
 from scripts.picking.second_look import SecondLook
@@ -51,7 +52,7 @@ class ProposePlacesd(MapTransform):
         image: MetaTensor = sample[self.image_key]
         for key in self.key_iterator(sample):
             logits = sample[key]
-            if not any(plane.any() for plane in image.as_tensor()[0]):
+            if not has_contrast(image.as_tensor()):
                 sample[self.proposals_key] = Proposals(np.zeros((0, 3)), np.zeros((0, len(logits)), np.float32))
                 continue
             stride = logits_stride_of(logits.shape[1:], image.shape[1:])
@@ -97,14 +98,13 @@ class SecondLookd(MapTransform):
         if sample.get(WITHOUT):
             return sample
         image: MetaTensor = sample[self.image_key]
-        voxel_size_angstrom = facts_of_image(image).voxel_size_angstrom
+        facts = facts_of_image(image, sample.get("run"))
         for key in self.key_iterator(sample):
             proposals: Proposals = sample[key]
             probabilities, warning = self.second_look.judge(image.as_tensor()[0].cpu(), proposals)
             sample[self.warning_key] = warning or ""
             if warning:
-                run = facts_of_image(image, sample.get("run")).run
-                message = f"{run}: scores are not calibrated for this tomogram: {warning}."
+                message = f"{facts.run}: scores are not calibrated for this tomogram: {warning}."
                 warnings.warn(message, InputWarning, stacklevel=2)
             candidates = {}
             for column, species in enumerate(self.species_set.picked):
@@ -113,9 +113,9 @@ class SecondLookd(MapTransform):
                     proposals.centres_zyx_vox[likely],
                     probabilities[likely, column],
                     np.ones(len(likely), dtype=np.int64),
-                    1 / (1 + np.exp(-proposals.logits[likely, column].astype(np.float64))),
+                    expit(proposals.logits[likely, column].astype(np.float64)),
                 )
-                distance = self.merge_distance_in_radii * species.radius_angstrom / voxel_size_angstrom
+                distance = self.merge_distance_in_radii * species.radius_angstrom / facts.voxel_size_angstrom
                 candidates[species.name] = highest_of_neighbours(found, distance)
             sample[self.candidates_key] = candidates
         return sample

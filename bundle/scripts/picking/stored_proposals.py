@@ -11,11 +11,6 @@ from scripts.errors import InputError
 from scripts.picking.proposals import Proposals
 
 
-def proposals_path(folder: str | Path, number: int, run: str) -> Path:
-    """Return the file of a tomogram's proposals; ``number`` is its place in the list of tomograms."""
-    return Path(folder) / f"{number:04d}_{run}.npz"
-
-
 def write_proposals(path: Path, proposals: Proposals) -> None:
     """Write proposals, atomically."""
     with write_atomically(path, "wb") as file:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable
 from pathlib import Path
 
-from scripts.atomic_files import write_atomically
+from scripts.atomic_files import write_table_of_rows
 from scripts.errors import InputError
 from scripts.picks.parsing import ANGSTROM_DIGITS, SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text
 from scripts.picks.pick import Pick
@@ -23,15 +23,8 @@ def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:
 
     Ångströms have 3 decimals, voxels 4, scores 6; unknown values are empty.
     """
-    with write_atomically(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("id", *REQUIRED_COLUMNS, *OPTIONAL_COLUMNS))
-        for row, pick in enumerate(picks):
-            angstroms = [decimal(value, ANGSTROM_DIGITS) for value in pick.xyz_angstrom]
-            voxels = [decimal(value, VOXEL_DIGITS) for value in (pick.x_voxel, pick.y_voxel, pick.z_voxel)]
-            score, radius = decimal(pick.score, SCORE_DIGITS), decimal(pick.radius_angstrom, ANGSTROM_DIGITS)
-            network_score = decimal(pick.network_score, SCORE_DIGITS)
-            writer.writerow((row, pick.run, pick.species, *angstroms, score, radius, *voxels, network_score))
+    rows = ((number, *_row_of_pick(pick)) for number, pick in enumerate(picks))
+    write_table_of_rows(path, ("id", *REQUIRED_COLUMNS, *OPTIONAL_COLUMNS), rows)
 
 
 def read_csv(path: str | Path) -> list[Pick]:
@@ -53,6 +46,21 @@ def read_csv(path: str | Path) -> list[Pick]:
         for count, row in enumerate(rows[1:], start=2)
         if any(value.strip() for value in row)
     ]
+
+
+def _row_of_pick(pick: Pick) -> tuple[str, ...]:
+    angstroms = [decimal(value, ANGSTROM_DIGITS) for value in pick.xyz_angstrom]
+    voxels = [decimal(value, VOXEL_DIGITS) for value in (pick.x_voxel, pick.y_voxel, pick.z_voxel)]
+    score, network_score = (decimal(value, SCORE_DIGITS) for value in (pick.score, pick.network_score))
+    return (
+        pick.run,
+        pick.species,
+        *angstroms,
+        score,
+        decimal(pick.radius_angstrom, ANGSTROM_DIGITS),
+        *voxels,
+        network_score,
+    )
 
 
 def _check_header(path: str | Path, header: list[str]) -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import to_xyz_angstrom, to_zyx_vox
 from scripts.errors import InputError
+from scripts.records import finite_or_none
 from scripts.species import SpeciesSet
 
 UNKNOWN = math.nan
@@ -153,6 +154,4 @@ def check_truth(truth: Iterable[Pick], species_set: SpeciesSet, source: str) -> 
 
 
 def _plain(value: str | float) -> str | float | None:
-    if isinstance(value, str):
-        return value
-    return None if math.isnan(value) else float(value)
+    return value if isinstance(value, str) else finite_or_none(float(value))

@@ -8,29 +8,22 @@ processes it had.
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.atomic_files import stamps_of, write_atomically
+from scripts.atomic_files import stamps_of, write_atomically, write_table_of_rows
 from scripts.picks import Pick, read_csv, write_csv
-from scripts.records import first_difference
+from scripts.records import finite_or_none, first_difference
 from scripts.species import SpeciesSet
 
 RECORD_FILE, PICKS_TABLE, SUMMARY, FAILURES = "run.json", "picks.csv", "summary.csv", "failures"
 DONE, FAILED, MISSING = "done", "failed", "missing"
-SUMMARY_ENDS = (
-    "expected_right",
-    "seconds",
-    "peak_memory_gib",
-    "not_calibrated",
-    "failure",
-)  # columns after the species
+# columns after those of the species
+SUMMARY_ENDS = "expected_right", "seconds", "peak_memory_gib", "not_calibrated", "failure"
 
 
 @dataclass(frozen=True)
@@ -84,16 +77,13 @@ def make_record(
     counts = {name: found[name] for name in species_set.names}
     times = {stage: round(value, 3) for stage, value in seconds.items()}
     memory = round(peak_memory_gib, 3)
-    plain = None if expected is None else {name: _finite(row) for name, row in expected.items()}
+    plain = None if expected is None else {name: _rounded(row) for name, row in expected.items()}
     return Record(run, state_of(tomogram), dict(settings), counts, times, memory, plain, unfamiliar)
 
 
-def _finite(row: Mapping[str, Any]) -> dict[str, Any]:
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row with rounded numbers, and None for those that JSON does not have."""
-    return {
-        key: (round(value, 4) if math.isfinite(value) else None) if isinstance(value, float) else value
-        for key, value in row.items()
-    }
+    return {key: finite_or_none(round(value, 4)) if isinstance(value, float) else value for key, value in row.items()}
 
 
 def state_of(tomogram: str | Path) -> dict[str, Any]:
@@ -181,10 +171,9 @@ class BatchTables:
         found = [self._look_at(run) for run in self.tomograms]
         rows = [row for row, _ in found]
         write_csv(self.output_dir / PICKS_TABLE, [pick for _, picks in found for pick in picks])
-        with write_atomically(self.output_dir / SUMMARY) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow((*("run", "status", "picks"), *self.species_set.names, *SUMMARY_ENDS))
-            writer.writerows(_cells(row, self.species_set.names) for row in rows)
+        names = self.species_set.names
+        columns = "run", "status", "picks", *names, *SUMMARY_ENDS
+        write_table_of_rows(self.output_dir / SUMMARY, columns, [_cells(row, names) for row in rows])
         return rows
 
     def _look_at(self, run: str) -> tuple[SummaryRow, list[Pick]]:
@@ -221,10 +210,11 @@ def format_summary(rows: Sequence[SummaryRow], species_set: SpeciesSet) -> str:
     width = max(map(len, ["run", *(row.run for row in rows)]))
     are_judged = any(row.record is not None and row.record.expected is not None for row in rows)
     heads = ["run".ljust(width), "status", "picks", *names, *["right"] * are_judged, "seconds", "GiB"]
-    done = {row.run: [row.run.ljust(width), *map(str, _cells(row, names)[1:-2])] for row in rows if row.status == DONE}
-    for cells in done.values():
-        if not are_judged:
-            del cells[-3]
+    done = {}
+    for row in rows:
+        if row.status == DONE:
+            *counts, right, seconds, memory = map(str, _cells(row, names)[1:-2])
+            done[row.run] = [row.run.ljust(width), *counts, *[right] * are_judged, seconds, memory]
     head, *aligned = _align([heads, *done.values()])
     lines = dict(zip(done, aligned, strict=True))
     for row in rows:

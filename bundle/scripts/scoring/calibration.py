@@ -15,9 +15,9 @@ from scripts.errors import InputError
 from scripts.picking.calibration import Calibration, confidence_of, within
 from scripts.picking.candidates import Candidates
 from scripts.picking.operating_point import OperatingPoint
-from scripts.scoring.matching import HIT_FRACTION, count_hits
+from scripts.scoring.matching import count_hits
 from scripts.scoring.metrics import Counts
-from scripts.species import SpeciesSet
+from scripts.species import HIT_FRACTION, SpeciesSet
 
 LEAST_PARTICLES = 10  # of a species, to fit it
 TOMOGRAMS_FOR_CONFIDENCE = 8  # to fit what the confidence in a tomogram means
@@ -54,16 +54,24 @@ def judge_candidates(
         species_set: the species.
         voxel_size: in ångströms.
     """
-    is_right = np.zeros((len(centres_zyx_vox), len(species_set.picked)), dtype=bool)
-    if len(centres_zyx_vox) == 0:
-        return is_right
-    tree = KDTree(centres_zyx_vox)
-    for column, species in enumerate(species_set.picked):
-        own = particles[particles[:, 0] == species.label, 1:]
-        if len(own):
-            distance, nearest = tree.query(own)
-            is_right[nearest[distance * voxel_size <= HIT_FRACTION * species.radius_angstrom], column] = True
-    return is_right
+    columns = [
+        nearest_hits(
+            centres_zyx_vox * voxel_size,
+            particles[particles[:, 0] == species.label, 1:] * voxel_size,
+            HIT_FRACTION * species.radius_angstrom,
+        )
+        for species in species_set.picked
+    ]
+    return np.stack(columns, axis=1)
+
+
+def nearest_hits(centres: NDArray[np.float64], truths: NDArray[np.float64], distance: float) -> NDArray[np.bool_]:
+    """Return which of the points ``(N, 3)`` is the nearest to one of ``(M, 3)`` true particles, within a distance."""
+    is_hit = np.zeros(len(centres), dtype=bool)
+    if len(centres) and len(truths):
+        away, nearest = KDTree(centres).query(truths)
+        is_hit[nearest[away <= distance]] = True
+    return is_hit
 
 
 def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) -> tuple[Calibration, list[str]]:
@@ -114,7 +122,7 @@ class JudgedScores:
 
     Attributes:
         scores: ``(N,)`` probabilities.
-        is_right: ``(N,)``, see `judge_candidates`.
+        is_right: ``(N,)``, see `nearest_hits`.
         centres_angstrom: ``(N, 3)``.
         truths_angstrom: ``(M, 3)``, the true particles.
         hit_angstrom: largest distance of a hit.
@@ -145,13 +153,10 @@ def judge_scores(
         voxel_size: in ångströms.
     """
     judged = {}
-    for column, species in enumerate(species_set.picked):
-        found = candidates[species.name]
-        judged[species.name] = JudgedScores(
-            found.scores,
-            judge_candidates(found.centres_zyx_vox, particles, species_set, voxel_size)[:, column],
-            found.centres_zyx_vox * voxel_size,
-            particles[particles[:, 0] == species.label, 1:] * voxel_size,
-            HIT_FRACTION * species.radius_angstrom,
-        )
+    for species in species_set.picked:
+        found, distance = candidates[species.name], HIT_FRACTION * species.radius_angstrom
+        centres = found.centres_zyx_vox * voxel_size
+        truths = particles[particles[:, 0] == species.label, 1:] * voxel_size
+        is_right = nearest_hits(centres, truths, distance)
+        judged[species.name] = JudgedScores(found.scores, is_right, centres, truths, distance)
     return judged

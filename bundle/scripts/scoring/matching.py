@@ -13,7 +13,6 @@ from scipy.spatial import KDTree
 from scripts.coordinates import as_points
 
 MODES = ("kaggle", "one_to_one")
-HIT_FRACTION = 0.5  # a pick within this fraction of the particle's radius finds it
 
 
 def check_mode(mode: str) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from scripts.errors import InputError
 from scripts.picks import Pick, check_truth, xyz_angstrom_of
-from scripts.scoring.matching import HIT_FRACTION, count_hits
-from scripts.species import SpeciesSet
+from scripts.scoring.matching import count_hits
+from scripts.species import HIT_FRACTION, SpeciesSet
 
 
 @dataclass(frozen=True)
@@ -187,17 +187,29 @@ def score_picks(
             dropped.append(pick)
     counts = count_matches(truth, kept, species_set, mode)
     shown = [species.name for species in species_set.known if species.label > 0 or species.name in counts]
-    rows = tuple(_row(name, counts.get(name, Counts()), beta) for name in shown)
-    f1 = [row.f1 for row in rows if row.counts.truths > 0 and row.name in species_set.names]
+    rows = tuple(score_species(name, counts.get(name, Counts()), beta) for name in shown)
     return Score(
         rows=rows,
         total=score_counts(counts, species_set, order=dict.fromkeys(pick.species for pick in truth), beta=beta),
-        mean_f1=sum(f1) / len(f1) if f1 else 0.0,
+        mean_f1=mean_f1([row for row in rows if row.name in species_set.names]),
         mode=mode,
         beta=beta,
         dropped=len(dropped),
         dropped_runs=tuple(sorted({pick.run for pick in dropped})),
     )
+
+
+def score_species(name: str, counts: Counts, beta: float = 4.0) -> SpeciesScore:
+    """Return the result of one species."""
+    tp, predicted, truths = counts.tp, counts.predicted, counts.truths
+    f1, f = (fbeta(tp, predicted, truths, one) for one in (1.0, beta))
+    return SpeciesScore(name, counts, precision(tp, predicted), recall(tp, truths), f1, f)
+
+
+def mean_f1(rows: Iterable[SpeciesScore]) -> float:
+    """Return the mean F1 of the species with true particles, all with the same weight; 0 without any."""
+    f1 = [row.f1 for row in rows if row.counts.truths > 0]
+    return sum(f1) / len(f1) if f1 else 0.0
 
 
 def format_table(score: Score) -> str:
@@ -231,12 +243,6 @@ def _by_species_and_run(picks: Iterable[Pick]) -> dict[tuple[str, str], list[Pic
     for pick in picks:
         groups.setdefault((pick.species, pick.run), []).append(pick)
     return groups
-
-
-def _row(name: str, counts: Counts, beta: float) -> SpeciesScore:
-    tp, predicted, truths = counts.tp, counts.predicted, counts.truths
-    f1, f = (fbeta(tp, predicted, truths, one) for one in (1.0, beta))
-    return SpeciesScore(name, counts, precision(tp, predicted), recall(tp, truths), f1, f)
 
 
 def _share(value: float, of: int) -> str:

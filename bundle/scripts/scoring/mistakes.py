@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.distance import cdist
 
-from scripts.scoring.matching import HIT_FRACTION, match_pairs, picks_within
+from scripts.scoring.matching import match_pairs, picks_within
+from scripts.species import HIT_FRACTION
 
 RIGHT = "right"
 CAUSES = ("repeated", "merged", "wrong species", "near miss", "border", "no signal")

@@ -14,8 +14,8 @@ from monai.transforms import MapTransform
 from scripts.coordinates import voxel_size_of
 from scripts.picking.candidates import Finder
 from scripts.picking.image_picks import find_in_image, keep_inside, logits_stride_of, probability_of
-from scripts.scoring.matching import HIT_FRACTION, check_mode, count_hits
-from scripts.species import SpeciesSet
+from scripts.scoring.matching import check_mode, count_hits
+from scripts.species import HIT_FRACTION, SpeciesSet
 
 
 class SweepThresholdsd(MapTransform):

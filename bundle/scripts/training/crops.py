@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.preparation.crops import Brightness, cut_crop
+from scripts.species import HIT_FRACTION
 
 NOTHING, UNCLEAR = 0, -1
-HIT, MISS = 0.5, 0.75  # of the radius: a place nearer to a particle shows it; one farther away does not
+MISS_FRACTION = 0.75  # a place farther from a particle than this times its radius does not show it
 JITTER_VOXELS = 0.4  # standard deviation along each axis of the shift of a proposed place
 TRUE_JITTER_IN_RADII, MOST_JITTER_VOXELS = 0.12, 1.0  # the same for true places
 BESIDE_RADII = (0.9, 1.6)  # distances from a particle of places beside it
@@ -42,7 +43,7 @@ def classes_of_places(
     in_radii = distance / np.asarray(radii_vox)[labels - 1]
     nearest = in_radii.argmin(axis=1)
     least = in_radii[np.arange(len(nearest)), nearest]
-    return np.where(least <= HIT, labels[nearest], np.where(least < MISS, UNCLEAR, NOTHING))
+    return np.where(least <= HIT_FRACTION, labels[nearest], np.where(least < MISS_FRACTION, UNCLEAR, NOTHING))
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,8 @@ class CropVariation:
         """Return a crop ``(N, N, N)`` turned, mirrored, and with other contrast, brightness and noise."""
         crop = np.rot90(crop, random.randint(4), (1, 2))
         crop = np.flip(crop, tuple(axis for axis in range(3) if random.rand() < 0.5))
-        factor, shift = (
-            1 + random.uniform(-self.contrast, self.contrast),
-            random.uniform(-self.brightness, self.brightness),
-        )
+        factor = 1 + random.uniform(-self.contrast, self.contrast)
+        shift = random.uniform(-self.brightness, self.brightness)
         varied = crop * np.float32(factor) + np.float32(shift)
         if random.rand() < self.noisy:
             generator = np.random.Generator(np.random.SFC64(random.randint(2**31)))
