@@ -1,4 +1,4 @@
-"""A small 3D network that says which species stands in the middle of a crop, or none."""
+"""A small 3D network that classifies the particle at the centre of a crop: one of the species, or none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STRIDE = 2  # of the first layer: 2 x 2 x 2 voxels become channels, which costs 
 
 @recorded()
 class CropClassifier(nn.Module):
-    """Convolutions in stages, each at half the resolution of the one before; the last one is read voxel by voxel.
+    """Convolutions in stages of halved resolution, and a linear layer on all features of the last stage.
 
     Args:
         classes: species and, as class 0, nothing.

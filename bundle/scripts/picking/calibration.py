@@ -1,4 +1,4 @@
-"""From the answers of two networks to the probability that a candidate is a particle of a species."""
+"""From the outputs of two networks to the probability that a candidate is a particle of a species."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Whether a tomogram is like those that the probabilities of a second look were learned on.
 
-Some numbers describe each tomogram and what both networks answer in it. A tomogram that is farther from every known one
-than these are from each other is unfamiliar: its probabilities may be wrong.
+Each tomogram is described by a few statistics of its voxels and of both networks' output. A tomogram whose distance
+from the nearest known one exceeds the distances among these is unfamiliar: its probabilities may be wrong.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Familiarity:
         return Familiarity(rows, spread, float(MARGIN * distance.min(axis=1).max()))
 
     def why_unfamiliar(self, statistics: NDArray[np.float64]) -> str | None:
-        """Return in words how a tomogram differs most from the nearest known one; None if it is familiar."""
+        """Return a description of how a tomogram differs most from the nearest known one; None if it is familiar."""
         away = (statistics - self.rows) / self.spread
         distance = np.linalg.norm(away, axis=1)
         nearest = int(distance.argmin())

@@ -1,8 +1,8 @@
 """A second look at every place that the first network proposes: a small network judges it alone.
 
-The first network sees a whole window and cannot always tell similar species apart. The second one sees one particle in
-the middle of a crop, its neighbours masked, and answers with one probability per species and one for nothing. Both
-answers become one calibrated probability, see `calibration`.
+The first network sees a whole window and cannot always tell similar species apart. The second one sees one particle at
+the centre of a crop, its neighbours masked, and returns one probability per species and one for nothing. Both outputs
+are combined into one calibrated probability, see `calibration`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class SecondLook:
             proposals: places in voxels of the volume.
 
         Returns:
-            The probabilities; and, for a tomogram unlike those that they were learned on, in words how it differs.
+            The probabilities; and, for an unfamiliar tomogram, a description of how it differs from the known ones.
         """
         assert self.calibration is not None
         log_odds = self.log_odds(volume, proposals.centres_zyx_vox)

@@ -1,4 +1,4 @@
-"""Fit the probabilities of candidates to what the truth says of them, and measure how well they mean what they say."""
+"""Calibrate the probabilities of candidates on tomograms with truth, and compare candidates with the truth."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INVERSE_PENALTY = 10.0  # of the logistic regression
 
 @dataclass(frozen=True)
 class JudgedCandidates:
-    """The candidates of one tomogram, with the answers of both networks and of the truth.
+    """The candidates of one tomogram, with the outputs of both networks, compared with the truth.
 
     Attributes:
         run: name of the tomogram.

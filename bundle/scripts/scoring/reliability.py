@@ -1,4 +1,4 @@
-"""How well the probabilities of candidates mean what they say."""
+"""How well the probabilities of candidates are calibrated."""
 
 from __future__ import annotations
 

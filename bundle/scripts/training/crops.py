@@ -1,4 +1,4 @@
-"""Training crops for a second look: particles, what the first network took for particles, and nothing.
+"""Training crops for a second look: particles, false positives of the first network, and background.
 
 The classes are the species' labels; 0 is nothing. A crop of nothing is a place that the first network proposes wrongly,
 a place beside a particle, any other place, or a particle so faint that it cannot be told from noise.
