@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from scripts.handlers.second_look import WriteReliability
 from scripts.networks.model_card import read_card, sha256_of
+from scripts.picking.candidates import Candidates
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.volumes.labels import draw_spheres
-from synthetic import make_species, noise, tiny_network, write_mrc, write_weights
+from synthetic import box_mask, make_species, noise, run_engine, sample_of, tiny_network, write_mrc, write_weights
 
 RUNS, SHAPE = ("one", "two", "three"), (32, 48, 56)
 NAMES = ("a", "b")
@@ -123,6 +125,21 @@ def test_evaluation_says_what_was_asked_and_what_came(made, dataset, bundle_dir,
     assert int(points[0]["truths"]) + int(points[1]["truths"]) == int(points[2]["truths"]) == 18
     assert [row["species"] for row in rows_of(tmp_path / "reliability.csv")] == list(NAMES)
     assert not (tmp_path / "thresholds.json").exists()  # they are for the first network's scores
+
+
+def test_only_candidates_in_the_region_are_compared_with_the_truth(tmp_path):
+    sample = sample_of([(1, 6, 9, 11)], [])
+    centres = np.array([[6.0, 9, 11], [13, 20, 34]])  # the second one lies outside of the box
+    found = Candidates(centres, np.array([0.9, 0.8]), np.ones(2, dtype=np.int64))
+    sample |= {"candidates": {"a": found, "b": found.only(np.zeros(2, dtype=bool))}}
+    wrong = {}
+    box = torch.from_numpy(box_mask((slice(4, 11), slice(4, 14), slice(6, 20)))[None])
+    for name, region in (("whole", None), ("box", box)):
+        (tmp_path / name).mkdir()
+        run_engine([sample | {"region": region}], WriteReliability(str(tmp_path / name), make_species(2)))
+        row = rows_of(tmp_path / name / "operating_points.csv")[0]
+        wrong[name] = row["picks"], row["wrong"], row["precision"]
+    assert wrong == {"whole": ("2", "1", "0.5000"), "box": ("1", "0", "1.0000")}
 
 
 def test_fitting_thresholds_leaves_the_second_look_out(made, dataset, bundle_dir, tmp_path):

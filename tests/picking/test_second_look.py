@@ -63,6 +63,18 @@ def test_what_lies_beyond_the_mask_does_not_count(files):
     assert torch.allclose(before, after, atol=0.01)
 
 
+def test_the_network_sees_masked_crops(files):
+    look, seen = load_second_look(files[1], files[0], make_species(2)), []
+    look.network = lambda crops: seen.append(crops) or torch.zeros(len(crops), 3)
+    cut = torch.ones(1, 9, 9, 9)  # the mask has a radius of 4 voxels
+    look.log_probabilities(cut)
+    assert [len(crops) for crops in seen] == [1, 1]  # two copies
+    for crops in seen:
+        assert crops[0, 0, 4, 4, 4] > 0.99
+        assert crops[0, 0, 0, 0, 0] < 0.02
+        assert torch.equal(crops[0, 0], look.crop_shape.mask())
+
+
 def test_turned_copies_are_averaged():
     network = tiny_classifier().eval()
     cut = torch.from_numpy(noise(shape=(3, 9, 9, 9)))
