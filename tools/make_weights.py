@@ -48,6 +48,7 @@ class Simulated:
         seed: added to that of the command line.
         settings: of the simulation, beside the shipped ones.
         is_full_size: whether its tomograms are as large as the challenge's.
+        is_cell: whether filaments, membranes and specks surround the particles, of which some runs have none.
     """
 
     letter: str
@@ -55,6 +56,7 @@ class Simulated:
     seed: int
     settings: tuple[str, ...] = ()
     is_full_size: bool = False
+    is_cell: bool = False
 
 
 def crowded(low: float, high: float) -> tuple[str, str]:
@@ -65,10 +67,14 @@ def crowded(low: float, high: float) -> tuple[str, str]:
 DATASETS = {  # by folder
     "simulated": Simulated("S", 76, 0),  # trains the network; the last runs validate
     "more": Simulated("L", 60, 6999, (*crowded(1, 2), *HARD)),  # trains it in the second stage
+    "cells": Simulated("K", 60, 15999, HARD, is_cell=True),  # and in the third
     "second": Simulated("T", 40, 7999, (*crowded(1, 3), *HARD)),  # trains the second look
     "calibration": Simulated("C", 36, 8999, (*crowded(1, 3), *HARD)),  # fits thresholds and probabilities
+    "second_cells": Simulated("U", 30, 16999, HARD, is_cell=True),  # the same two in cells
+    "calibration_cells": Simulated("V", 18, 17999, HARD, is_cell=True),
     "held_out": Simulated("H", 4, 1000, crowded(1, 1), is_full_size=True),  # this and the rest are only scored
     "noisy": Simulated("N", 4, 10999, (*crowded(1, 1), "--imaging#contrast", "0.35"), is_full_size=True),
+    "cells_held_out": Simulated("X", 4, 18999, is_full_size=True, is_cell=True),
     "crowd2": Simulated("E2", 4, 11999, crowded(2, 2)),
     "crowd4": Simulated("E4", 4, 13999, crowded(4, 4)),
 }
@@ -223,7 +229,8 @@ def bundle_run(bundle: Path, configs: list[str], *settings: Any, task: str = "ru
 def simulate(bundle: Path, folder: Path, maps: Path | None, size: Size, name: str, seed: int) -> None:
     """Write a simulated dataset, or the missing part of it."""
     wanted = DATASETS[name]
-    configs = ["configs/simulate.json", *(["configs/simulate_maps.json"] if maps else [])]
+    overlays = ["maps"] * (maps is not None) + ["cell"] * wanted.is_cell
+    configs = ["configs/simulate.json", *(f"configs/simulate_{overlay}.json" for overlay in overlays)]
     where = ["--maps_dir", str(maps.resolve())] if maps else []
     shape = size.full_shape if wanted.is_full_size else size.shape
     settings = ["--runs", size.runs or wanted.runs, "--shape", list(shape), "--seed", seed + wanted.seed]

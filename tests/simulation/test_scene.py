@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import center_of_mass
 from scipy.spatial.distance import pdist
-from scripts.simulation.scene import GOLD_IN_PROTEINS, PROTEIN_KDA_PER_ANGSTROM3, Scene
+from scripts.simulation.scene import ACTIN, GOLD_IN_PROTEINS, MICROTUBULE, PROTEIN_KDA_PER_ANGSTROM3, Scene
 from scripts.simulation.specimens import read_specimen
 
 VOXEL = 10.0
@@ -93,6 +93,52 @@ def test_a_vesicle_has_two_leaflets_at_its_radius():
     assert scene.density_kda[47, 47, 47] == 0
     assert scene.taken[47, 47, 77]
     assert not scene.taken[47, 47, 47]
+
+
+@pytest.mark.parametrize(
+    ("kind", "kda_per_angstrom", "widest_angstrom"), [(MICROTUBULE, 13 * 50 / 40, 150), (ACTIN, 42 / 27.5, 50)]
+)
+def test_a_filament_crosses_the_slab_with_its_mass_per_length(kind, kda_per_angstrom, widest_angstrom):
+    scene = empty((96, 160, 160), 960.0, seed=4)
+    scene.add_filament(np.array([47.0, 80.0, 80.0]), kind)
+    points = np.argwhere(scene.taken)
+    along = np.linalg.svd(points - points.mean(axis=0), full_matrices=False)[2][0]
+    length = np.ptp(points @ along) * VOXEL
+    assert length > 1400  # from one border to the other
+    assert scene.density_kda.sum() / length == pytest.approx(kda_per_angstrom, rel=0.2)
+    away = points - points.mean(axis=0)
+    away -= np.outer(away @ along, along)
+    assert np.percentile(np.linalg.norm(away, axis=1), 99) * VOXEL < widest_angstrom + 40  # a little bent
+    assert scene.placed == []  # no particle
+
+
+def test_a_microtubule_is_hollow():
+    scene = empty((96, 160, 160), 960.0, seed=4)
+    scene.add_filament(np.array([47.0, 80.0, 80.0]), MICROTUBULE)
+    middle = scene.density_kda[45:50, 78:83, 78:83].mean()
+    assert middle < 0.05 * scene.density_kda.max()
+
+
+def test_filaments_do_not_pass_through_particles(ribosome):
+    scene = empty((96, 160, 160), 960.0, seed=4)
+    assert scene.add_specimen(ribosome, np.array([47.0, 80.0, 80.0]))
+    before = scene.density_kda.copy()
+    free = ~scene.taken
+    scene.add_filament(np.array([47.0, 80.0, 80.0]), MICROTUBULE)
+    np.testing.assert_array_equal(scene.density_kda[~free], before[~free])
+    assert (scene.density_kda[free] > before[free]).any()
+
+
+def test_specks_have_their_masses_and_leave_particles_alone(ribosome):
+    scene = empty((96, 160, 160), 960.0)
+    assert scene.add_specimen(ribosome, np.array([47.0, 80.0, 80.0]))
+    before, solid = scene.density_kda.copy(), scene.taken.copy()
+    scene.add_specks(30, 100.0, 100.0)
+    np.testing.assert_array_equal(scene.density_kda[solid], before[solid])
+    added = (scene.density_kda - before).sum()
+    assert added == pytest.approx(30 * 100, rel=0.15)  # those at a border or beside the ribosome are cut
+    assert (scene.density_kda - before).max() < 2.5 * PROTEIN_KDA_PER_ANGSTROM3 * VOXEL**3
+    assert len(scene.placed) == 1
 
 
 def test_a_gold_bead_weighs_what_its_volume_says():

@@ -29,7 +29,7 @@ from scripts.picking.image_picks import keep_inside
 from scripts.picking.operating_point import OperatingPoint, parse_operating_points
 from scripts.picking.second_look import CALIBRATION, CROP, FAMILIARITY, FIRST_SHA256, SECOND_LOOK, SecondLook
 from scripts.picking.stored_proposals import read_proposals, write_proposals
-from scripts.preparation.cache import entry_name
+from scripts.preparation.cache import PROPOSALS_PATH, entry_name
 from scripts.preparation.crops import CropShape
 from scripts.records import as_json
 from scripts.scoring.calibration import (
@@ -48,8 +48,6 @@ logger = logging.getLogger(__name__)
 RELIABILITY_COLUMNS = "species,candidates,calibration_error,sampling_error,average_precision".split(",")
 POINT_COLUMNS = "operating_point,species,truths,picks,wrong,expected_precision,precision,recall,f1,f4".split(",")
 POINTS: tuple[Any, ...] = ("f1", "f4", {"precision": 0.9}, {"recall": 0.95})
-
-PROPOSALS_PATH = "proposals_path"  # key of a tomogram's item: the file of its proposals
 
 
 class StoreProposals:

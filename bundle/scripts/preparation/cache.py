@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 # Increase when the on-disk layout changes: it is part of every entry's hash, so old entries are ignored.
 CACHE_FORMAT = 2
 META = "meta.json"
+PROPOSALS_PATH = "proposals_path"  # key of an item that no preparation reads: two lists of tomograms share an entry
 KEPT_META = ("affine", "original_affine", "spatial_shape", "filename_or_obj")
 
 
@@ -145,6 +146,7 @@ def prepared_dataset(
 
 def entry_name(item: Mapping[Hashable, Any], preparation: Callable[..., Any]) -> str:
     """Return the name of an entry: that of the run, and a hash of the files and the settings."""
+    item = {key: value for key, value in item.items() if key != PROPOSALS_PATH}
     files = {
         key: stamps_of(Path(value))
         for key, value in item.items()

@@ -26,7 +26,7 @@ from scripts.copick_tree import picks_path, tomogram_path, write_project
 from scripts.errors import InputError
 from scripts.picks import Pick, write_copick_json
 from scripts.simulation.imaging import Imaging, beams, count_electrons, expected_counts, reconstruct
-from scripts.simulation.scene import Scene
+from scripts.simulation.scene import ACTIN, MICROTUBULE, Scene
 from scripts.simulation.specimens import Specimen, read_specimen
 from scripts.species import SpeciesSet
 from scripts.volumes.mrc_writer import write_mrc
@@ -43,9 +43,12 @@ SCENE_KEYS = {
     *("crowding", "count_variation", "specimen_scale", "ice_thickness_angstrom", "slab_tilt_y_degree"),
     *("slab_tilt_x_degree", "ice_grain_kda_per_voxel", "vesicles_per_square_micrometer", "vesicle_radius_angstrom"),
     *("gold_per_square_micrometer", "gold_radius_angstrom", "carbon_probability", "carbon_share"),
-    "carbon_thickness_angstrom",
+    *("carbon_thickness_angstrom", "vesicle_layers", "membranes_per_square_micrometer"),
+    *("membrane_radius_angstrom", "microtubules_per_square_micrometer", "actin_filaments_per_square_micrometer"),
+    *("specks_per_square_micrometer", "speck_mass_kda"),
 }
 RECONSTRUCTION_KEYS = {"noise_share", "resolution_angstrom"}
+LAYER_DISTANCE_ANGSTROM = (90.0, 250.0)  # between the membranes of a vesicle with several layers
 Settings = Mapping[str, Any]
 
 
@@ -199,23 +202,49 @@ def fill_scene(used: Settings, random: np.random.Generator) -> Scene:
     )
     if random.random() < options["carbon_probability"]:
         scene.add_carbon_edge(options["carbon_share"], options["carbon_thickness_angstrom"])
-    for _ in range(random.poisson(options["vesicles_per_square_micrometer"] * scene.square_micrometers)):
-        radius = random.uniform(*options["vesicle_radius_angstrom"])
-        scene.add_vesicle(scene.draw_place(radius / voxel_size), radius, random.uniform(0.8, 1.2, 3))
-    for _ in range(random.poisson(max(options["gold_per_square_micrometer"], 0) * scene.square_micrometers)):
-        scene.add_gold(scene.draw_place(), random.uniform(*options["gold_radius_angstrom"]))
+    add_surroundings(scene, options, random)
     crowds = [
         ([read_variant(name, source, voxel_size, options["specimen_scale"]) for source in crowd["sources"]], crowd)
         for group in ("specimens", "distractors")
         for name, crowd in used[group].items()
     ]
     for specimens, crowd in sorted(crowds, key=lambda pair: -pair[0][0].radius_angstrom):
-        wanted = crowd["per_square_micrometer"] * options["crowding"] * scene.square_micrometers
+        wanted = crowd["per_square_micrometer"] * max(options["crowding"], 0) * scene.square_micrometers
         count = random.poisson(wanted * random.lognormal(0, options["count_variation"]))
         distance = crowd.get("companion_distance_angstrom", (0.0, 0.0))
         scene.add_particles(specimens, count, crowd.get("companion_share", 0.0), distance)
+    scene.add_specks(_count_of("specks", options, scene, random), *options["speck_mass_kda"])
     scene.add_ice_grain(options["ice_grain_kda_per_voxel"])
     return scene
+
+
+def add_surroundings(scene: Scene, options: Settings, random: np.random.Generator) -> None:
+    """Add what is there before the particles: vesicles, membranes, filaments and gold beads."""
+    voxel_size = scene.voxel_size_angstrom
+    for _ in range(_count_of("vesicles", options, scene, random)):
+        radius = random.uniform(*options["vesicle_radius_angstrom"])
+        place, stretch = scene.draw_place(radius / voxel_size), random.uniform(0.8, 1.2, 3)
+        fewest, most = options["vesicle_layers"]
+        for inner in range(random.integers(fewest, most, endpoint=True)):
+            if inner:
+                radius -= random.uniform(*LAYER_DISTANCE_ANGSTROM)
+            if radius > LAYER_DISTANCE_ANGSTROM[0]:
+                scene.add_vesicle(place, radius, stretch)
+    for _ in range(_count_of("membranes", options, scene, random)):
+        radius, normal = random.uniform(*options["membrane_radius_angstrom"]), random.standard_normal(3)
+        normal[0] /= 2  # most stand upright in the slab
+        centre = scene.draw_place() + normal / np.linalg.norm(normal) * radius / voxel_size
+        scene.add_vesicle(centre, radius, np.ones(3))
+    for kind, filament in (("microtubules", MICROTUBULE), ("actin_filaments", ACTIN)):
+        for _ in range(_count_of(kind, options, scene, random)):
+            scene.add_filament(scene.draw_place(filament.radius_angstrom / voxel_size), filament)
+    for _ in range(_count_of("gold", options, scene, random)):
+        scene.add_gold(scene.draw_place(), random.uniform(*options["gold_radius_angstrom"]))
+
+
+def _count_of(what: str, options: Settings, scene: Scene, random: np.random.Generator) -> int:
+    """Return how many objects of a kind a scene gets; none if their setting is below 0."""
+    return int(random.poisson(max(options[f"{what}_per_square_micrometer"], 0) * scene.square_micrometers))
 
 
 def read_variant(name: str, source: Settings, voxel_size_angstrom: float, scale: float) -> Specimen:

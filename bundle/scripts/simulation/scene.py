@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +20,9 @@ TRIES = 60  # positions tried for one particle before it is left out
 BILAYER_HALF_ANGSTROM, LEAFLET_SIGMA_ANGSTROM = 18.0, 7.0
 LEAFLET_SHARE_OF_PROTEIN = 0.9
 GOLD_IN_PROTEINS, CARBON_IN_PROTEINS = 9.0, 1.6  # contrast against ice, relative to that of protein
+SEGMENT_VOX = 32  # length of the pieces in which a filament is drawn
+LUMP_KDA = 35.0  # a speck is made of lumps of about this mass, the size of a domain
+LUMP_STEP_ANGSTROM = 36.0  # distance between a lump and the one that it hangs on
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,48 @@ class Placed:
 
     name: str
     centre_zyx_vox: tuple[float, float, float]
+
+
+class Filament(NamedTuple):
+    """A kind of filament.
+
+    Attributes:
+        radius_angstrom: beyond it there is nothing.
+        bending_radius_angstrom: the least radius of its curvature.
+        density: relative to that of protein, from the distance to the axis in ångströms, the angle about the axis in
+            radians and the position along the axis in ångströms, arrays of one shape.
+    """
+
+    radius_angstrom: float
+    bending_radius_angstrom: float
+    density: Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
+
+
+def microtubule_density(
+    distance: NDArray[np.float64], angle: NDArray[np.float64], axial: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the density of 13 protofilaments of 50 kDa every 40 Å, a wall of 170 to 250 Å across (PDB 3JAR)."""
+    wall = np.exp(-(((distance - 107) / 16) ** 2) / 2)
+    protofilaments = 1 + 0.5 * np.cos(13 * angle)
+    monomers = 1 + 0.4 * np.cos(2 * math.pi * axial / 40 + 3 * angle)  # three starts
+    return 0.8 * wall * protofilaments * monomers
+
+
+def actin_density(
+    distance: NDArray[np.float64], angle: NDArray[np.float64], axial: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the density of two strands that cross every 370 Å, 42 kDa every 27.5 Å in all (PDB 6DJO)."""
+    turned = angle - math.pi * axial / 370
+    strands = sum(
+        np.exp(-((distance * np.cos(turned) - side) ** 2 + (distance * np.sin(turned)) ** 2) / (2 * 13**2))
+        for side in (-16, 16)
+    )
+    subunits = 1 + 0.3 * np.cos(2 * math.pi * axial / 55 + angle)
+    return 0.9 * strands * subunits
+
+
+MICROTUBULE = Filament(150, 20000, microtubule_density)
+ACTIN = Filament(50, 8000, actin_density)
 
 
 class Scene:
@@ -155,6 +200,80 @@ class Scene:
         level = LEAFLET_SHARE_OF_PROTEIN * PROTEIN_KDA_PER_ANGSTROM3 * self.voxel_size_angstrom**3
         self.density_kda[here] += (level * leaflets * free).astype(np.float32)
         self.taken[here] |= wall
+
+    def add_filament(self, place_zyx_vox: NDArray[np.float64], kind: Filament) -> None:
+        """Add a filament through a place: slightly bent, within 8 degrees of the slab's plane, across the whole slab.
+
+        What is occupied already cuts it.
+        """
+        along, bend = self._filament_axes()
+        curvature_per_vox = self.random.uniform(0, self.voxel_size_angstrom / kind.bending_radius_angstrom)
+        side = np.cross(along, bend)
+        turn = self.random.uniform(0, 2 * math.pi)
+        level = PROTEIN_KDA_PER_ANGSTROM3 * self.voxel_size_angstrom**3
+        reach_vox = kind.radius_angstrom / self.voxel_size_angstrom
+        half_length = int(math.hypot(*self.shape)) // SEGMENT_VOX + 1
+        for number in range(-half_length, half_length + 1):
+            start = number * SEGMENT_VOX
+            middle = start + SEGMENT_VOX / 2
+            centre = place_zyx_vox + middle * along + curvature_per_vox * middle**2 / 2 * bend
+            half_box = int(SEGMENT_VOX * (0.5 + abs(curvature_per_vox * middle)) + reach_vox) + 3
+            here, _ = _overlap(np.rint(centre).astype(int) - half_box, (2 * half_box + 1,) * 3, self.shape)
+            if any(cut.stop <= cut.start for cut in here):
+                continue
+            grid = np.meshgrid(*(np.arange(cut.start, cut.stop) for cut in here), indexing="ij", sparse=True)
+            offset = [axis - one for axis, one in zip(grid, place_zyx_vox, strict=True)]
+            axial, towards, across = (
+                sum(axis * one for axis, one in zip(offset, vector, strict=True)) for vector in (along, bend, side)
+            )
+            towards = towards - curvature_per_vox * axial**2 / 2
+            distance = np.hypot(towards, across) * self.voxel_size_angstrom
+            inside = (axial >= start) & (axial < start + SEGMENT_VOX) & (distance < kind.radius_angstrom)
+            y, x = grid[1], grid[2]
+            inside &= np.abs(grid[0] - self.slab_centre_vox(y, x)) <= self.half_thickness_vox
+            angle = np.arctan2(across, towards) + turn
+            density = kind.density(distance, angle, axial * self.voxel_size_angstrom)
+            self.density_kda[here] += (level * density * inside * ~self.taken[here]).astype(np.float32)
+            self.taken[here] |= inside
+
+    def _filament_axes(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the direction of a filament and the direction in which it is bent, orthogonal unit vectors."""
+        azimuth, slope = self.random.uniform(0, 2 * math.pi), math.radians(self.random.uniform(-8, 8))
+        along = np.array([math.sin(slope), math.cos(slope) * math.sin(azimuth), math.cos(slope) * math.cos(azimuth)])
+        bend = np.array([0.0, -math.cos(azimuth), math.sin(azimuth)])
+        return along, bend
+
+    def add_specks(self, count: int, least_kda: float, most_kda: float) -> None:
+        """Add small complexes of random shape where the ice is free, their masses spread evenly over the logarithm.
+
+        Each is a chain of lumps of the density of protein. They are no particles: nothing of them is written as truth.
+        """
+        for _ in range(count):
+            place = self.draw_place()
+            mass = math.exp(self.random.uniform(math.log(least_kda), math.log(most_kda)))
+            lumps = max(round(mass / LUMP_KDA), 1)
+            centres = np.zeros((lumps, 3))
+            for number in range(1, lumps):
+                step = self.random.standard_normal(3)
+                parent = centres[self.random.integers(number)]
+                centres[number] = parent + step / np.linalg.norm(step) * LUMP_STEP_ANGSTROM
+            centres = place + (centres - centres.mean(axis=0)) / self.voxel_size_angstrom
+            corner = np.rint(place).astype(int)
+            if not self.holds(place) or self.taken[tuple(np.clip(corner, 0, np.array(self.shape) - 1))]:
+                continue
+            volume = mass / lumps / PROTEIN_KDA_PER_ANGSTROM3
+            sigma = volume ** (1 / 3) / math.sqrt(2 * math.pi) / self.voxel_size_angstrom  # its peak: that of protein
+            low = np.floor(centres.min(axis=0) - 3 * sigma).astype(int)
+            box = np.ceil(centres.max(axis=0) + 3 * sigma).astype(int) + 1 - low
+            here, _ = _overlap(low, box, self.shape)
+            z, y, x = (
+                np.exp(-(((np.arange(cut.start, cut.stop) - centres[:, axis, None]) / sigma) ** 2) / 2)
+                for axis, cut in enumerate(here)
+            )
+            density = np.einsum("nz,ny,nx->zyx", z, y, x) * (mass / lumps / (math.sqrt(2 * math.pi) * sigma) ** 3)
+            self.density_kda[here] += (density * ~self.taken[here]).astype(np.float32)
+            if density.size:
+                self.taken[here] |= density > SOLID * density.max()
 
     def add_gold(self, place_zyx_vox: NDArray[np.float64], radius_angstrom: float) -> None:
         """Add a gold bead."""
