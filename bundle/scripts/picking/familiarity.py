@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.picking.calibration import confidence_of
+from scripts.preparation.padding import without_padding
 
 STATISTICS = (
     "noise between neighbours in x",
@@ -99,12 +100,20 @@ def statistics_of(
     starts = range(0, max(depth - 1, 1), STATISTICS_STEP)
     planes = [np.asarray(volume[z : z + 2, 0:height, 0:width], np.float32) for z in starts]
     pairs: NDArray[np.float32] = np.stack([plane[:, ::STATISTICS_STEP] for plane in planes])
-    deviation = max(float(pairs.std()), 1e-6)
-    along_x = float(np.diff(pairs, axis=3).std()) / deviation
-    along_z = float(np.diff(pairs, axis=1).std()) / deviation if depth > 1 else 0.0
-    skewness = float((((pairs - pairs.mean()) / deviation) ** 3).mean())
+    image = without_padding(pairs)
+    deviation = max(float(image.std()), 1e-6)
+    along_x, along_z = (_step_deviation(pairs, axis, image.size < pairs.size) / deviation for axis in (3, 1))
+    skewness = float((((image - image.mean()) / deviation) ** 3).mean())
     clear = np.flatnonzero(log_odds.max(axis=1, initial=-1) > 0)
     agree = logits[clear].argmax(axis=1) == log_odds[clear].argmax(axis=1)
     return np.array(
         [along_x, along_z, skewness, *confidence_of(logits, log_odds), float(agree.mean()) if len(agree) else 1.0]
     )
+
+
+def _step_deviation(pairs: NDArray[np.float32], axis: int, is_padded: bool) -> float:
+    """Return the standard deviation of the differences between neighbours; equal ones are padding, if there is any."""
+    steps = np.diff(pairs, axis=axis)
+    if is_padded:
+        steps = steps[steps != 0]
+    return float(steps.std()) if steps.size else 0.0

@@ -16,6 +16,7 @@ from scripts.coordinates import voxel_size_of
 from scripts.errors import InputWarning
 from scripts.file_pages import slabs_of
 from scripts.preparation.image_facts import source_of
+from scripts.preparation.padding import without_padding
 
 SMOOTHED_ANGSTROM = 60.0  # side of the blocks whose means distinguish bright from dark particles
 INVERTED_SKEWNESS = -0.3
@@ -42,7 +43,8 @@ def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
 def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -> float | None:
     """Return the skewness of the means of 60 Å blocks: positive for bright particles, negative for dark ones.
 
-    Particles fill little of the volume and deviate to one side; the noise is symmetric and averages out.
+    Particles fill little of the volume and deviate to one side; the noise is symmetric and averages out. Padding does
+    not count.
 
     Args:
         volume: ``(Z, Y, X)``.
@@ -51,7 +53,8 @@ def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -
     Returns:
         None where there are too few blocks, or their means are all equal.
     """
-    means = block_means(volume, max(1, round(SMOOTHED_ANGSTROM / voxel_size_angstrom))).astype(np.float64)
+    blocks = block_means(volume, max(1, round(SMOOTHED_ANGSTROM / voxel_size_angstrom)))
+    means = without_padding(blocks).astype(np.float64)
     spread = means.std()
     if means.size < MIN_BLOCKS or spread == 0:
         return None

@@ -14,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scripts.preparation.padding import without_padding
+
 EDGE_VOXELS = 0.7  # width of the mask's soft edge
 SAMPLED_STEP = 4  # along each axis, of the voxels that a tomogram's brightness is computed from
 # Quarter turns about the beam's axis z, and whether z is mirrored: the first are the most unlike.
@@ -58,7 +60,7 @@ class CropShape:
 
 @dataclass(frozen=True)
 class Brightness:
-    """Mean and standard deviation of a tomogram's voxels."""
+    """Mean and standard deviation of a tomogram's voxels, without padding."""
 
     mean: float
     deviation: float
@@ -68,7 +70,7 @@ class Brightness:
         """Return the brightness of a volume ``(Z, Y, X)``, from one voxel in `SAMPLED_STEP` along each axis."""
         step, (depth, height, width) = SAMPLED_STEP, volume.shape
         planes = [volume[z : z + 1, 0:height, 0:width][0] for z in range(0, depth, step)]  # also out of a file
-        values = np.stack([np.asarray(plane[::step, ::step], dtype=np.float64) for plane in planes])
+        values = without_padding(np.stack([np.asarray(plane[::step, ::step], dtype=np.float64) for plane in planes]))
         return Brightness(float(values.mean()), max(float(values.std()), 1e-6))
 
 

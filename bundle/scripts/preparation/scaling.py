@@ -1,10 +1,17 @@
-"""Scale grey values for the network: two percentiles become 0 and 1."""
+"""Scale grey values for the network: two percentiles of the image become 0 and 1.
+
+Padding is no image, and neither are voxels far outside of the rest, such as those of gold beads: they are left out of
+the percentiles. Padding that is brighter or darker than the image then takes its median, so that its border is
+no edge.
+"""
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,11 +25,17 @@ from torch import Tensor
 from scripts.errors import InputError, InputWarning, NoContrastWarning
 from scripts.file_pages import new_volume, release_file_pages, slabs_of
 from scripts.preparation.image_facts import source_of
+from scripts.preparation.padding import Padding, find_padding, padded_in_plane, planes_of
+
+logger = logging.getLogger(__name__)
 
 MAX_NON_FINITE_SHARE = 0.1
 CHUNK_VOXELS = 2**16  # few enough that a chunk stays in the processor's cache from one operation to the next
 SAMPLE_STEP = 499  # every such voxel of a chunk is sampled; a prime, so that no axis length is a multiple of it
 BRACKET_WIDTH = 6.0  # standard errors of a sampled percentile on either side of it
+TAIL_PERCENT = 6.0  # the distance of this percentile from the median measures how far values reach on either side
+FAR = 12.0  # times that distance: 18 standard deviations of noise
+LEAST_FAR_SHARE = 0.002  # of the voxels; fewer move no percentile by much
 
 Bracket = tuple[float, float]
 Tally = tuple[int, int, NDArray[np.float32], int]  # voxels below low, up to low; values between; voxels up to high
@@ -55,27 +68,106 @@ def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
     return count
 
 
-def percentiles_of(volume: NDArray[Any], percents: tuple[float, float]) -> tuple[float, float]:
-    """Return two percentiles of the voxels as float32, the numbers that ``np.percentile`` returns, bit for bit.
+@dataclass(frozen=True)
+class LeftOut:
+    """Voxels of a volume that are no image.
+
+    Attributes:
+        lowest: number of the lowest voxels that are left out.
+        highest: number of the highest.
+        padding: voxels of one value between these, of which `padding_rank` counts the voxels of the volume before them
+            in rising order.
+        padding_rank: see `padding`.
+    """
+
+    lowest: int = 0
+    highest: int = 0
+    padding: int = 0
+    padding_rank: int = 0
+
+    def rank_in_volume(self, rank: int) -> int:
+        """Return the rank in the sorted volume of a rank in the sorted image."""
+        rank += self.lowest
+        return rank + self.padding if rank >= self.padding_rank else rank
+
+
+ALL_COUNT = LeftOut()
+
+
+def percentiles_of(volume: NDArray[Any], percents: Sequence[float], left_out: LeftOut = ALL_COUNT) -> tuple[float, ...]:
+    """Return percentiles of the voxels as float32, the numbers that ``np.percentile`` returns, bit for bit.
 
     The values on either side of a percentile are found by counting, see `_values_at`; NumPy interpolates between them.
 
     Args:
         volume: any shape, at least one voxel; any type of real numbers, possibly memory-mapped. It is not copied.
         percents: 0 to 100.
+        left_out: voxels that do not count; at least one has to be left.
 
     Returns:
-        The two; both NaN if a voxel is NaN.
+        One for each of ``percents``; all NaN if a voxel is NaN.
     """
-    places = (volume.size - 1) * (np.asarray(percents, dtype=np.float64) / 100)
+    size = volume.size - left_out.lowest - left_out.highest - left_out.padding
+    places = (size - 1) * (np.asarray(percents, dtype=np.float64) / 100)
     below = np.floor(places).astype(np.int64)
-    above = np.minimum(below + 1, volume.size - 1)
-    values = _values_at(volume, [*below.tolist(), *above.tolist()])
-    low, high = (
+    above = np.minimum(below + 1, size - 1)
+    ranks = [[left_out.rank_in_volume(rank) for rank in side.tolist()] for side in (below, above)]
+    values = _values_at(volume, [*ranks[0], *ranks[1]])
+    return tuple(
         float(np.quantile(np.array([values[first], values[second]], dtype=np.float32), np.array([share]))[0])
-        for first, second, share in zip(below.tolist(), above.tolist(), (places - below).tolist(), strict=True)
+        for first, second, share in zip(*ranks, (places - below).tolist(), strict=True)
     )
-    return low, high
+
+
+def find_left_out(volume: NDArray[Any], source: str) -> tuple[LeftOut, Padding | None]:
+    """Return which voxels of a volume are no image, and its padding; the log and a warning say what was found.
+
+    Args:
+        volume: any shape, finite.
+        source: the file, for messages.
+    """
+    sample = np.sort(_sample_of(volume))
+    padding = find_padding(volume, sample)
+    padded = 0 if padding is None else padding.voxels
+    if padding is not None:
+        sample = sample[sample != np.float32(padding.value)]
+        logger.info("%s: %.1f %% of the voxels are padding", source, 100 * padded / volume.size)
+    low, high = _far_limits(sample)
+    lowest = 0 if low == -math.inf else _count_where(volume, lambda chunk: chunk < low)
+    highest = 0 if high == math.inf else _count_where(volume, lambda chunk: chunk > high)
+    far = lowest + highest
+    if padding is None or not low <= padding.value <= high:  # padding in the tails is left out with them
+        far, left_out = far - padded, LeftOut(lowest, highest)
+    else:
+        value = np.float32(padding.value)
+        rank = _count_where(volume, lambda chunk: chunk <= value) - padded
+        left_out = LeftOut(lowest, highest, padded, rank)
+    if far > 0:
+        share = 100 * far / (volume.size - padded)
+        warnings.warn(
+            f"{source}: {share:.1f} % of the voxels are far brighter or darker than all others, as gold beads are: "
+            "they are left out of the scaling, and picks on or beside them are doubtful.",
+            InputWarning,
+            stacklevel=2,
+        )
+    return left_out, padding
+
+
+def _far_limits(sorted_sample: NDArray[np.float32]) -> tuple[float, float]:
+    """Return two values beyond which a voxel is far outside of the rest; infinite where few or none are."""
+    if len(sorted_sample) == 0:
+        return -math.inf, math.inf
+    values = sorted_sample.astype(np.float64)  # the limits may lie beyond float32
+    tails = np.percentile(values, [TAIL_PERCENT, 50, 100 - TAIL_PERCENT])
+    low, high = (float(tails[1] + FAR * (tail - tails[1])) for tail in (tails[0], tails[2]))
+    far = (values < low).sum() + (values > high).sum()
+    is_flat = tails[0] == tails[1] or tails[1] == tails[2]  # too few grey values to tell
+    return (-math.inf, math.inf) if is_flat or far < LEAST_FAR_SHARE * len(values) else (low, high)
+
+
+def _count_where(volume: NDArray[Any], is_wanted: Callable[[NDArray[np.float32]], NDArray[np.bool_]]) -> int:
+    """Return for how many voxels a condition holds."""
+    return sum(int(np.count_nonzero(is_wanted(chunk))) for chunk in _chunks_of(volume))
 
 
 def scale_between(
@@ -131,7 +223,8 @@ def scale_percentiles(
         memory_gib: of the whole program: a result that takes too much of it is kept in a file, see `file_pages`.
 
     Returns:
-        A new float32 array; all 0, with a warning, where the two percentiles are the same value.
+        A new float32 array; all 0, with a warning, where the two percentiles are the same value. See the module for
+        padding and for voxels far outside of the rest.
 
     Raises:
         InputError: too many voxels are not finite.
@@ -141,15 +234,22 @@ def scale_percentiles(
         np.copyto(scaled, volume, casting="unsafe")
         volume = scaled
         replace_non_finite(scaled, source)
-    low, high = percentiles_of(volume, (lower, upper))
+    left_out, padding = find_left_out(volume, source)
+    low, high = percentiles_of(volume, (lower, upper), left_out)
     if not high > low:
         what = "constant" if volume.min() == volume.max() else f"constant between percentiles {lower} and {upper}"
         warnings.warn(f"{source} is {what}: nothing can be picked in it.", NoContrastWarning, stacklevel=2)
         scaled.fill(0)
         return scaled
     single, result = without_leading_axes(volume), without_leading_axes(scaled)
+    fill = None
+    if padding is not None and not low < padding.value < high:
+        fill = (percentiles_of(volume, [50], left_out)[0] - low) / (high - low)
     for slab in slabs_of(result):
         scale_between(single[slab], low, high, result[slab])
+        if padding is not None and fill is not None:
+            for plane, scaled_plane in zip(planes_of(single[slab]), planes_of(result[slab]), strict=True):
+                scaled_plane[padded_in_plane(plane, padding.value)] = fill
         if invert:
             np.subtract(1, result[slab], out=result[slab])
         release_file_pages(volume)
@@ -172,6 +272,11 @@ def _chunks_of(volume: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         yield from np.nditer(volume[slab], flags, op_dtypes=[np.float32], casting="unsafe", buffersize=CHUNK_VOXELS)
 
 
+def _sample_of(volume: NDArray[Any]) -> NDArray[np.float32]:
+    """Return every `SAMPLE_STEP`-th voxel."""
+    return np.concatenate([chunk[::SAMPLE_STEP].copy() for chunk in _chunks_of(volume)])
+
+
 def _values_at(volume: NDArray[Any], ranks: Iterable[int]) -> dict[int, float]:
     """Return the float32 values at some ranks of the sorted voxels; NaN at all ranks if a voxel is NaN.
 
@@ -179,7 +284,7 @@ def _values_at(volume: NDArray[Any], ranks: Iterable[int]) -> dict[int, float]:
     its bracket missed, a second pass gathers all voxels on that side: slower, but as exact. Voxels equal to an end of
     the bracket are counted and not gathered, so that many equal voxels take no memory.
     """
-    sample = np.sort(np.concatenate([chunk[::SAMPLE_STEP].copy() for chunk in _chunks_of(volume)]))
+    sample = np.sort(_sample_of(volume))
     brackets = {rank: _bracket_around(rank / volume.size, sample) for rank in ranks}
     values: dict[int, float] = {}
     while brackets:

@@ -1,0 +1,101 @@
+"""Padding: the constant part of a volume that holds no image, such as the border of a rotated tomogram.
+
+Padding has one value. It is told from image voxels of the same value, of which there are many in files of 8 bits, by
+long straight runs along x or y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LEAST_SHARE = 0.003  # of the voxels; less padding moves no percentile by much
+EXCESS = 1.5  # how many times as common as the next values padding is; in 8 bits, the commonest value is less so
+CHANCE = 3.0  # standard deviations of a count
+ENOUGH_VALUES = 100_000  # to tell how common one is
+RUN_VOXELS = 16  # so many voxels of one value in a row are no image
+
+
+@dataclass(frozen=True)
+class Padding:
+    """The padding of a volume.
+
+    Attributes:
+        value: of its voxels.
+        voxels: their number.
+    """
+
+    value: float
+    voxels: int
+
+
+def find_padding(volume: NDArray[Any], sorted_sample: NDArray[np.float32]) -> Padding | None:
+    """Return the padding of a volume ``(..., Y, X)``, or None.
+
+    Args:
+        volume: any real numbers, finite.
+        sorted_sample: some of its voxels, in rising order.
+    """
+    value = too_common_value(sorted_sample)
+    if value is None or volume.ndim < 2:
+        return None
+    voxels = sum(int(padded_in_plane(plane, value).sum()) for plane in planes_of(volume))
+    return Padding(value, voxels) if LEAST_SHARE * volume.size <= voxels < volume.size else None
+
+
+def planes_of(volume: NDArray[Any]) -> NDArray[Any]:
+    """Return a view ``(N, Y, X)`` of a volume ``(..., Y, X)``."""
+    return volume.reshape(-1, *volume.shape[-2:])
+
+
+def padded_in_plane(plane: NDArray[Any], value: float) -> NDArray[np.bool_]:
+    """Return which voxels of a plane ``(Y, X)`` are padding of this value."""
+    equal: NDArray[np.bool_] = plane == value
+    if not equal.any():
+        return equal
+    return _in_runs(equal) | _in_runs(equal.T).T
+
+
+def _in_runs(equal: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which voxels ``(Y, X)`` lie in runs of `RUN_VOXELS` along x."""
+    inside = np.zeros_like(equal)
+    width = equal.shape[1]
+    if width < RUN_VOXELS:
+        return inside
+    starts, length = equal, 1
+    while length < RUN_VOXELS:
+        step = min(length, RUN_VOXELS - length)
+        starts, length = starts[:, :-step] & starts[:, step:], length + step
+    spread, length = starts, 1
+    while length < RUN_VOXELS:
+        step = min(length, RUN_VOXELS - length)
+        wider = np.zeros((len(equal), spread.shape[1] + step), dtype=bool)
+        wider[:, : spread.shape[1]] = spread
+        wider[:, step:] |= spread
+        spread, length = wider, length + step
+    return spread
+
+
+def too_common_value(values: NDArray[np.floating[Any]]) -> float | None:
+    """Return the value that is far more common than the next lower and the next higher one, if any is."""
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) < 2:
+        return None
+    beside = np.maximum(np.append(0, counts[:-1]), np.append(counts[1:], 0))
+    chance = CHANCE * np.sqrt(beside + 1)
+    is_padding = counts > np.maximum(EXCESS * beside, beside + LEAST_SHARE * values.size) + chance
+    return float(distinct[(counts * is_padding).argmax()]) if is_padding.any() else None
+
+
+def without_padding(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Return some voxels of a scaled volume, or block means, as ``(N,)`` without those that have the padding's value.
+
+    In a scaled volume padding lies inside the range of the image; many voxels have its ends, because they were clipped.
+    """
+    flat = values.ravel()
+    some = flat[:: flat.size // ENOUGH_VALUES | 1]  # an odd step meets every column of an even width
+    value = too_common_value(some[(some > some.min()) & (some < some.max())]) if some.size else None
+    return flat if value is None else flat[flat != value]
