@@ -82,6 +82,8 @@ SCORED = {  # folder, kind: its name in the tables
     ("held_out", "wbp"): "simulated, full size, real crowding, wbp",
     ("held_out", "denoised"): "simulated, full size, real crowding, denoised",
     ("noisy", "wbp"): "the same with a third of the contrast, wbp",
+    ("cells_held_out", "wbp"): "simulated, full size, in cells, wbp",
+    ("cells_held_out", "denoised"): "simulated, full size, in cells, denoised",
     ("crowd2", "wbp"): "simulated, twice as crowded, wbp",
     ("crowd4", "wbp"): "simulated, four times as crowded, wbp",
 }
@@ -111,7 +113,11 @@ class Size:
     shape: tuple[int, int, int] = (128, 320, 320)
     full_shape: tuple[int, int, int] = (184, 630, 630)
     outside_copies: int = 8  # of each outside tomogram, per two kinds of each simulated one
-    stages: tuple[Stage, ...] = (Stage(32, 1e-3), Stage(60, 7e-4, ("simulated", "more")))
+    stages: tuple[Stage, ...] = (
+        Stage(32, 1e-3),
+        Stage(60, 7e-4, ("simulated", "more")),
+        Stage(40, 7e-4, ("more", "cells")),
+    )
     windows_per_epoch: int = 200
     network: tuple[str, ...] = ()
     threshold_runs: int = 12  # of those for calibration
@@ -122,7 +128,7 @@ class Size:
 
 SMOKE = Size(
     runs=2, validation_runs=1, shape=(48, 96, 96), full_shape=(64, 128, 128),
-    stages=(Stage(2, 1e-3), Stage(1, 5e-4, ("simulated", "more"))), windows_per_epoch=8,
+    stages=(Stage(2, 1e-3), Stage(1, 5e-4, ("simulated", "cells"))), windows_per_epoch=8,
     network=("--network_def#widths", "[8,16]", "--network_def#depths", "[1,1]", "--window_size", "[32,48,48]"),
     second_epochs=1,  # a network that has hardly learned proposes nothing at the usual probability
     second_settings=("--windows_per_epoch", "128", "--validate#postprocessing#transforms#0#lowest_logit", "-7.0"),
@@ -252,12 +258,12 @@ def train(
     if done.exists():
         return float(json.loads(done.read_text())), weights
     simulated = {
-        f"{folder}_runs": runs_in(work / folder, list(KINDS), without=validation if folder == "simulated" else [])
+        f"{folder}_runs": runs_in([work / folder], list(KINDS), without=validation if folder == "simulated" else [])
         for folder in stage.folders
     }
     overlay: dict[str, Any] = {
         **simulated,
-        "outside_runs": runs_in(outside, None, only=names) if outside else [],
+        "outside_runs": runs_in([outside], None, only=names) if outside else [],
         "outside_copies": size.outside_copies,
         "train#dataset#data": "$" + " + ".join(f"@{key}" for key in simulated) + " + @outside_copies * @outside_runs",
     }
@@ -273,10 +279,10 @@ def train(
     return minutes, weights
 
 
-def runs_in(folder: Path, kinds: list[str] | None, **more: Any) -> dict[str, Any]:
-    """Return the part of a config that lists the annotated runs of a folder, once per kind."""
-    target = "scripts.datasets.truth.list_labelled_runs"
-    return {"_target_": target, "repeat_runs": True, "dataset_dir": str(folder), "tomogram_kind": kinds, **more}
+def runs_in(folders: list[Path], kinds: list[str] | None, **more: Any) -> dict[str, Any]:
+    """Return the part of a config that lists the annotated runs of some folders, once per kind."""
+    target, where = "scripts.datasets.truth.list_labelled_runs", [str(folder) for folder in folders]
+    return {"_target_": target, "repeat_runs": True, "dataset_dir": where, "tomogram_kind": kinds, **more}
 
 
 def make_second_look(
@@ -289,11 +295,11 @@ def make_second_look(
     if made.exists():
         return made
     overlay: dict[str, Any] = {
-        "simulated_runs": runs_in(work / "second", list(KINDS)),
-        "outside_runs": runs_in(outside, None, only=names) if outside else [],
+        "simulated_runs": runs_in([work / "second", work / "second_cells"], list(KINDS)),
+        "outside_runs": runs_in([outside], None, only=names) if outside else [],
         "training_runs": f"$@simulated_runs + {size.second_outside_copies} * @outside_runs",
-        "simulated_calibration": runs_in(work / "calibration", list(KINDS)),
-        "outside_calibration": runs_in(outside, None, only=fit_names) if outside else [],
+        "simulated_calibration": runs_in([work / "calibration", work / "calibration_cells"], list(KINDS)),
+        "outside_calibration": runs_in([outside], None, only=fit_names) if outside else [],
         "calibration_runs": "$@simulated_calibration + @outside_calibration",
     }
     (work / "second_overlay.json").write_text(json.dumps(overlay, indent=1))
