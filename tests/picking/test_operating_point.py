@@ -25,6 +25,35 @@ def test_the_threshold_of_f_has_the_highest_expected_score(beta):
     assert OperatingPoint("f", beta).lowest_probability(shuffled) == plainly_best(beta)
 
 
+@pytest.mark.parametrize("beta", [0.5, 1.0, 4.0])
+def test_the_threshold_of_f_is_the_plain_one_where_there_are_many_good_candidates(beta):
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        found = np.sort(np.concatenate([random.beta(9, 1, 40), random.beta(1, 9, 60)]))[::-1]
+        right, picks = np.cumsum(found), np.arange(1, len(found) + 1)
+        best = np.argmax((1 + beta**2) * right / (beta**2 * found.sum() + picks))
+        assert OperatingPoint("f", beta).lowest_probability(found) == found[best]
+
+
+@pytest.mark.parametrize(("beta", "lowest"), [(1.0, 0.41421), (4.0, 0.19539)])
+def test_a_candidate_alone_is_picked_only_if_that_is_worth_more_than_to_be_right_about_nothing(beta, lowest):
+    point = OperatingPoint("f", beta)
+    assert point.lowest_probability(np.array([lowest + 0.001])) == lowest + 0.001
+    assert point.lowest_probability(np.array([lowest - 0.001])) == math.inf
+    assert point.lowest_probability(np.array([0.02])) == math.inf
+
+
+@pytest.mark.parametrize("beta", [0.5, 1.0, 4.0])
+def test_however_many_hardly_probable_candidates_give_no_pick(beta):
+    assert OperatingPoint("f", beta).lowest_probability(np.full(300, 0.02)) == math.inf  # 6 of them are right
+
+
+def test_of_probable_and_hardly_probable_candidates_the_latter_are_left_out():
+    found = np.array([0.4] * 4 + [0.2] * 40)
+    assert OperatingPoint("f", 1.0).lowest_probability(found) == 0.4
+    assert OperatingPoint("f", 4.0).lowest_probability(found) == 0.2
+
+
 def test_precision_takes_as_many_picks_as_have_it():
     assert OperatingPoint("precision", 0.85).lowest_probability(FALLING) == 0.8  # 2.69 of 3; with the next 3.29 of 4
     assert OperatingPoint("precision", 0.82).lowest_probability(FALLING) == 0.6

@@ -21,6 +21,7 @@ NAMED = {"f1": 1.0, "f4": 4.0}
 SHARES = ("precision", "recall", "probability")
 HELP = "give f1, f4, {'precision': 0.9}, {'recall': 0.95} or {'probability': 0.5}, or one of these per species, by name"
 LEAST_PROBABILITY = 0.01  # of a candidate of a second look; those below are left out
+LEAST_F = 0.5  # the F-beta that picks are worth, at least: a candidate below LEAST_F / (1 + beta²) is none of them
 Z_90 = 1.645  # standard deviations on either side of the mean that hold 90 % of a normal distribution
 
 
@@ -44,6 +45,18 @@ class OperatingPoint:
     def lowest_probability(self, probabilities: NDArray[np.float64]) -> float:
         """Return the lowest probability that a pick needs; infinity if none is wanted.
 
+        F-beta is expected to be ``F = (1 + beta²) right / (beta² all_right + picks)``. One more candidate raises it
+        exactly if its probability exceeds ``F / (1 + beta²)``. By that alone a species that is absent would always get
+        a pick, because one of 2 % is worth more than nothing if nothing counts 0. Two things stand against it:
+
+        - To pick nothing is right if there is nothing. So nothing is picked if the probability that none of the
+          candidates is right is higher than the best F. For F1 a candidate alone needs 0.41 then, for F4 0.20.
+        - Scores are added up over tomograms, and one without the species does not know their F. It is taken to be
+          `LEAST_F` at least: a candidate needs more than 0.25 for F1, and 0.029 for F4, however many there are.
+
+        Neither changes anything where the best F is above `LEAST_F` and the candidates hold 0.7 right ones or more: the
+        probability of nothing is then below exp(-0.7), which is `LEAST_F`.
+
         Args:
             probabilities: ``(N,)`` of all candidates of a species in one tomogram.
         """
@@ -55,7 +68,10 @@ class OperatingPoint:
         right, picks, all_right = np.cumsum(falling), np.arange(1, len(falling) + 1), falling.sum()
         if self.kind == "f":
             squared = self.value**2
-            count = int(np.argmax((1 + squared) * right / (squared * all_right + picks))) + 1
+            expected = (1 + squared) * right / (squared * all_right + picks)
+            is_worth = expected.max() > np.prod(1 - falling)
+            worthy = int(np.count_nonzero(falling > LEAST_F / (1 + squared)))
+            count = min(int(np.argmax(expected)) + 1, worthy) if is_worth else 0
         elif self.kind == "precision":
             enough = np.flatnonzero(right / picks >= self.value)
             count = int(enough[-1]) + 1 if len(enough) else 0
