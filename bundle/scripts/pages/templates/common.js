@@ -95,17 +95,19 @@ class SpeciesPanel {
     return [share, rest].filter(Boolean).join(", ");
   }
 
-  // The threshold with the highest expected F-beta, or the lowest one with a wanted expected share of right picks.
+  // The threshold of picking/operating_point.py: for the highest expected F-beta, or a wanted expected share of right picks.
   point(index, beta, wanted) {
     const falling = [...this.odds[index]].sort((a, b) => b - a), all = falling.reduce((sum, odds) => sum + probability(odds), 0);
-    let right = 0, best = 0, chosen = this.high;
+    const nothing = falling.reduce((product, odds) => product * (1 - probability(odds)), 1);
+    const worthy = falling.filter((odds) => probability(odds) > 0.5 / (1 + beta ** 2)).length;
+    let right = 0, best = wanted ? 0 : nothing, count = 0;
     falling.forEach((odds, place) => {
       right += probability(odds);
       const value = wanted ? (right / (place + 1) >= wanted - 1e-9 ? place + 1 : 0)
         : ((1 + beta ** 2) * right) / (beta ** 2 * all + place + 1);
-      if (value > best) [best, chosen] = [value, odds];
+      if (value > best) [best, count] = [value, wanted ? place + 1 : Math.min(place + 1, worthy)];
     });
-    this.set(index, chosen);
+    this.set(index, count ? falling[count - 1] : this.high);
   }
 
   points(index) {
