@@ -39,6 +39,7 @@ JUDGED = [
     replace(one, score=score, network_score=0.99)
     for one, score in zip(RIBOSOMES[:5], (0.9, 0.8, 0.5, 0.1, 0.02), strict=True)
 ]
+FAINT = [replace(one, score=0.05, network_score=0.9) for one in FERRITINS[:3]]  # hardly any of them is right
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def pages(tmp_path_factory, shipped_species):
     sweep = (THRESHOLDS, "kaggle")
     write_summary_page(folder / "evaluation" / "report.html", {RUN: picks}, species_set, None, comparisons, sweep)
     write_batch_page(folder / "batch", species_set, failures={"TS_7": "the file ends early"})
-    path, others = folder / "judged" / RUN / "report.html", JUDGED[2:]
+    path, others = folder / "judged" / RUN / "report.html", [*JUDGED[2:], *FAINT]
     write_run_page(path, tomogram, JUDGED[:2], species_set, 20, others=others, warning="Not calibrated: noise.")
     return folder
 
@@ -264,6 +265,13 @@ def test_after_a_second_look_a_button_asks_for_an_operating_point(judged_page):
     assert count_of(judged_page, "ribosome") == "4 of 5"
     labelled(judged_page, "F1 of ribosome").click()
     assert count_of(judged_page, "ribosome") == "3 of 5"
+
+
+def test_the_button_of_an_absent_species_asks_for_nothing(judged_page):
+    slide(judged_page, "threshold of apo-ferritin", 0)
+    assert count_of(judged_page, "apo-ferritin") == "3"
+    labelled(judged_page, "F1 of apo-ferritin").click()
+    assert count_of(judged_page, "apo-ferritin") == "0 of 3"
 
 
 def test_the_gallery_is_sorted_and_jumps_to_its_slice(run_page):
