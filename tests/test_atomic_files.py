@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from pick_files import PICK, write_text
 from scripts.atomic_files import (
+    digest_of_parts,
     lock_folder,
     remove_temporaries,
     stamps_of,
@@ -120,6 +121,36 @@ def test_files_of_a_folder_and_of_a_pattern_have_their_stamps(tmp_path):
     assert stamps_of(tmp_path / "b_*.json") == [two, three]
     assert stamps_of(tmp_path / "b_2.json") == [three]
     assert stamps_of(tmp_path / "none") == []
+
+
+@pytest.mark.parametrize("changed", [0, 400_000, 999_999])
+def test_parts_of_a_file_are_spread_from_its_first_to_its_last_byte(changed, tmp_path):
+    content = bytearray(1_000_000)
+    (tmp_path / "volume.mrc").write_bytes(content)
+    before = digest_of_parts(tmp_path / "volume.mrc")
+    content[changed - changed % 7 : changed + 30_000] = b"1" * len(content[changed - changed % 7 : changed + 30_000])
+    (tmp_path / "volume.mrc").write_bytes(content)
+    assert digest_of_parts(tmp_path / "volume.mrc") != before
+
+
+@pytest.mark.parametrize("changed", [".zattrs", "0/1", "zarr.json"])
+def test_parts_of_a_folder_are_of_its_first_and_last_file_and_some_between(changed, tmp_path):
+    for name in [".zattrs", *(f"0/{z}.{y}.0" for z in range(20) for y in range(20)), "zarr.json"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    before = digest_of_parts(tmp_path)
+    for path in tmp_path.glob(f"{changed}*"):
+        path.write_text(path.read_text()[::-1])
+    assert digest_of_parts(tmp_path) != before
+
+
+def test_a_digest_of_parts_reads_little(tmp_path, monkeypatch):
+    with open(tmp_path / "volume.mrc", "wb") as file:
+        file.truncate(2**33)
+    read, pread = [], os.pread
+    monkeypatch.setattr("os.pread", lambda *what: read.append(what[1]) or pread(*what))
+    digest_of_parts(tmp_path / "volume.mrc")
+    assert 10 * 2**14 < sum(read) < 2**19
 
 
 def test_a_folder_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):

@@ -15,7 +15,7 @@ from scripts.training.spheres import Spheres
 from scripts.training.window_dataset import WindowDataset
 from scripts.training.windows import PaintTargetsd, RandWindowd
 from scripts.volumes.monai_reader import TomogramReader
-from synthetic import make_species, noise, write_mrc
+from synthetic import make_species, noise, replace_silently, write_mrc
 
 SPECIES_SET = make_species(2)
 RUNS = ("one", "two", "three")
@@ -111,6 +111,22 @@ def test_a_changed_file_and_a_changed_setting_make_new_entries(data, tmp_path):
     assert len(entries(tmp_path / "cache")) == 4
     windows_of(data, tmp_path / "cache", preparation=preparation(upper=98.0))
     assert len(entries(tmp_path / "cache")) == 7
+
+
+def test_a_tomogram_that_another_one_replaced_makes_a_new_entry_whatever_its_time(data, tmp_path):
+    windows_of(data, tmp_path / "cache")
+    replace_silently(data[0]["image"], data[1]["image"])
+    windows_of(data, tmp_path / "cache")
+    assert len(entries(tmp_path / "cache")) == 4
+
+
+def test_a_file_that_may_not_be_read_is_named(data, monkeypatch):
+    def denied(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("scripts.preparation.cache.digest_of_parts", denied)
+    with pytest.raises(InputError, match=r"cannot read .*one.mrc: Permission denied."):
+        entry_name(data[0], Compose([]))
 
 
 def test_truth_that_is_named_by_a_pattern_makes_new_entries_when_it_changes(tmp_path):

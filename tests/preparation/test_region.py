@@ -1,5 +1,3 @@
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -8,7 +6,6 @@ from scripts.preparation.batch import prepare_batch
 from scripts.preparation.contrast import block_means
 from scripts.preparation.region import LimitRegiond, fit_slab, is_inside, sample_mask
 from scripts.preparation.voxel_size import CheckVoxelSized
-from scripts.records import record_of
 from scripts.volumes.ome_zarr_writer import write_ome_zarr
 from synthetic import BOX, box_mask, image_of, noise, write_mrc
 
@@ -140,12 +137,3 @@ def test_a_batch_hands_its_region_to_the_inferer():
     images, labels, more, named = prepare_batch({**batch, "region": torch.ones(1, 1, 2, 3, 4)})
     assert (labels, more, list(named)) == (None, (), ["region"])
     assert torch.equal(images, batch["image"])
-
-
-def test_a_mask_that_was_changed_is_in_the_record(tmp_path):
-    mask = tmp_path / "mask.mrc"
-    write_mrc(mask, noise())
-    before = record_of(LimitRegiond("image", str(mask)))
-    assert record_of(LimitRegiond("image", str(mask))) == before
-    os.utime(mask, ns=(0, 0))
-    assert record_of(LimitRegiond("image", str(mask))) != before

@@ -21,7 +21,7 @@ from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.picks import read_csv
 from scripts.species import read_species
 from scripts.volumes.labels import draw_spheres
-from synthetic import SHAPE, noise, write_mrc, write_weights
+from synthetic import SHAPE, box_mask, noise, replace_silently, write_mrc, write_weights
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 CONFIGS = BUNDLE / "configs"
@@ -157,6 +157,34 @@ def test_what_is_there_is_not_replaced_unasked(settings, line, data, reference):
     with pytest.raises(InputError, match=line):
         raise InputError(line_of(data, reference, data.parent / "weights.pt", **settings))
     assert files_of(reference) == before
+
+
+def test_a_failure_is_forgotten_where_the_older_result_is_right_after_all(data, tmp_path):
+    tomogram, output, weights = tmp_path / "one.mrc", tmp_path / "out", data.parent / "weights.pt"
+    whole = (data / "TS_01.mrc").read_bytes()
+    tomogram.write_bytes(whole)
+    time = tomogram.stat().st_mtime_ns
+    pick(tomogram, output, weights)
+    before = files_of(output)
+    tomogram.write_bytes(whole[:-5000])  # half copied
+    assert "cut short" in line_of(tomogram, output, weights, overwrite=True)
+    tomogram.write_bytes(whole)
+    os.utime(tomogram, ns=(time, time))
+    pick(tomogram, output, weights, overwrite=True)
+    assert statuses(output) == {"one": "done"}
+    assert files_of(output) == before
+
+
+def test_a_mask_of_a_run_that_changed_is_noticed_whatever_its_time(data, tmp_path):
+    mask, other = tmp_path / "TS_01_mask.mrc", tmp_path / "other.mrc"
+    write_mrc(mask, box_mask(), VOXEL_SIZE)
+    write_mrc(other, 1 - box_mask(), VOXEL_SIZE)
+    where = data / "TS_01.mrc", tmp_path / "out", data.parent / "weights.pt"
+    settings = {"mask_path": str(tmp_path / "{run}_mask.mrc")}
+    pick(*where, **settings)
+    pick(*where, **settings)
+    replace_silently(mask, other)
+    assert line_of(*where, **settings).startswith(f"{tmp_path / 'out' / 'TS_01'} was picked before {mask} changed. Set")
 
 
 def test_overwrite_replaces_results_of_other_settings(data, tmp_path):

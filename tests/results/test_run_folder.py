@@ -20,7 +20,7 @@ from scripts.results.run_folder import (
     write_failure,
     write_record,
 )
-from synthetic import make_species
+from synthetic import make_species, replace_silently
 
 
 def settings_with(**changes):
@@ -39,7 +39,7 @@ def tomogram(tmp_path):
 
 
 def record_of_run(run, tomogram, picks=(), settings=SETTINGS, seconds=(("network", 2.0), ("write", 0.25))):
-    return make_record(run, tomogram, settings, picks, make_species(2), dict(seconds), peak_memory_gib=1.5)
+    return make_record(run, state_of(tomogram), settings, picks, make_species(2), dict(seconds), peak_memory_gib=1.5)
 
 
 def finish(output_dir, run, tomogram, picks, **more):
@@ -83,6 +83,30 @@ def test_a_changed_file_is_a_difference(seconds, content, tomogram):
     tomogram.write_bytes(content)
     os.utime(tomogram, ns=(before, before + seconds * 10**9))
     assert difference(record, state_of(tomogram), SETTINGS) == f"was picked before {tomogram} changed"
+
+
+def test_a_file_of_the_same_size_and_time_is_a_difference(tomogram):
+    record = record_of_run("one", tomogram)
+    other = tomogram.with_name("other.mrc")
+    other.write_bytes(b"VOXELS")
+    replace_silently(tomogram, other)
+    assert difference(record, state_of(tomogram), SETTINGS) == f"was picked before {tomogram} changed"
+
+
+def test_a_record_without_a_digest_is_compared_by_size_and_time(tomogram):
+    record = record_of_run("one", tomogram)
+    del record.tomogram["parts_sha256"]
+    assert difference(record, state_of(tomogram), SETTINGS) is None
+
+
+def test_a_mask_of_the_same_size_and_time_is_a_difference(tomogram, tmp_path):
+    mask, other = tmp_path / "mask.mrc", tmp_path / "other.mrc"
+    mask.write_bytes(b"00110011")
+    other.write_bytes(b"11001100")
+    record = make_record("one", state_of(tomogram, mask), SETTINGS, [], make_species(2), {}, 1.5)
+    assert difference(record, state_of(tomogram, mask), SETTINGS) is None
+    replace_silently(mask, other)
+    assert difference(record, state_of(tomogram, mask), SETTINGS) == f"was picked before {mask} changed"
 
 
 def test_a_zarr_folder_changes_with_any_of_its_files(tmp_path):
@@ -170,7 +194,8 @@ EXPECTED = {
 
 def test_what_is_expected_of_the_picks_and_a_warning_are_in_the_record_and_the_summary(tomogram, tmp_path):
     picks = [Pick("one", "a", 1, 2, 3)] * 9
-    record = make_record("one", tomogram, SETTINGS, picks, make_species(2), {"network": 2.0}, 1.5, EXPECTED, "skewness")
+    state, species_set = state_of(tomogram), make_species(2)
+    record = make_record("one", state, SETTINGS, picks, species_set, {"network": 2.0}, 1.5, EXPECTED, "skewness")
     write_record(tmp_path, record)
     found = read_record(tmp_path)
     assert found.expected["a"]["precision"] == 0.75

@@ -100,6 +100,11 @@ def run_name(path: str | Path) -> str:
     return Path(os.path.abspath(path)).parent.name if stem.lower() == "tomogram" else stem
 
 
+def mask_of_run(mask_path: str | None, run: str) -> str | None:
+    """Return the path of a run's mask: ``{run}`` in ``mask_path`` is the run's name; None if there is no mask."""
+    return None if mask_path is None else mask_path.replace("{run}", run)
+
+
 def as_names(names: str | int | Sequence[str | int]) -> list[str]:
     """Return names of runs as a list; the command line gives one name as a string, and a name like 12 as a number."""
     return [str(name) for name in ([names] if isinstance(names, str | int) else names)]

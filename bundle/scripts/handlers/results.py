@@ -12,7 +12,7 @@ from ignite.engine import Engine, Events
 
 from scripts.atomic_files import write_folder_atomically
 from scripts.copick_tree import PICKS_FOLDER, RUNS, overlay_folder_of, session_file
-from scripts.datasets.runs import Folders
+from scripts.datasets.runs import Folders, mask_of_run
 from scripts.handlers.finished_sample import image_facts_of, picture_of, samples_of, tomogram_of
 from scripts.handlers.times import peak_memory_gib
 from scripts.pages.figures import save_figure
@@ -22,7 +22,7 @@ from scripts.picking.pick_transform import picks_of
 from scripts.picks import Facts, Pick, check_formats, from_records, write_copick_json, write_run_folder
 from scripts.records import as_json, record_of
 from scripts.results.project_session import project_of, run_folder_in_project
-from scripts.results.run_folder import make_record, write_record
+from scripts.results.run_folder import make_record, state_of, write_record
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
@@ -89,6 +89,7 @@ class WritePicks:
         binning: pixels of the tilt series along the side of a voxel, for formats that count in these pixels.
         built: the objects that the picks depend on, by name; their records are stored in ``run.json``.
         page_megabytes: size limit of a run's page; 0 writes no pages.
+        mask_path: see `preparation.region.LimitRegiond`.
 
     Raises:
         InputError: there is no such format.
@@ -105,9 +106,10 @@ class WritePicks:
         binning: float = 1.0,
         built: Mapping[str, Any] | None = None,
         page_megabytes: float = 20.0,
+        mask_path: str | None = None,
     ) -> None:
         self.folder, self.species_set = Path(output_dir), species_set
-        self.page_megabytes = check_megabytes(page_megabytes)
+        self.page_megabytes, self.mask_path = check_megabytes(page_megabytes), mask_path
         self.user_id, self.session_id, self.voxel_offset = str(user_id), str(session_id), voxel_offset
         self.formats, self.binning = check_formats(formats), binning
         self.settings = as_json(record_of({**(built or {}), "files": self}))
@@ -129,14 +131,14 @@ class WritePicks:
         started = perf_counter()
         for sample in samples_of(engine):
             image, picks = image_facts_of(sample), picks_of(sample)
-            run, tomogram = image.run, image.source
+            run, state = image.run, state_of(image.source, mask_of_run(self.mask_path, image.run))
             with write_folder_atomically(self.folder / run) as folder:
                 self.write_files(folder, picks, sample)
                 seconds = {**getattr(engine.state, "seconds", {}), "write": perf_counter() - started}
                 memory = peak_memory_gib()
                 result = sample["result"]
                 record = make_record(
-                    run, tomogram, self.settings, picks, self.species_set, seconds, memory,
+                    run, state, self.settings, picks, self.species_set, seconds, memory,
                     result.get("expected"), result.get("unfamiliar", ""),
                 )  # fmt: skip
                 write_record(folder, record)

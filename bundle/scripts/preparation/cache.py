@@ -22,7 +22,14 @@ from monai.transforms import Compose, Transform
 from torch import Tensor
 from tqdm import tqdm
 
-from scripts.atomic_files import remove_temporaries, require_writable, stamps_of, take_lock, write_folder_atomically
+from scripts.atomic_files import (
+    digest_of_parts,
+    remove_temporaries,
+    require_writable,
+    stamps_of,
+    take_lock,
+    write_folder_atomically,
+)
 from scripts.errors import InputError
 from scripts.records import canonical, record_of
 
@@ -72,8 +79,8 @@ class StoredVolume:
 class StoredDataset(Dataset):
     """Tomograms that are prepared once, stored in a folder and read from there at every access.
 
-    An entry is identified by the size and modification time of its files and by the settings of the preparation; when
-    any of these changes, a new entry is made. Several processes may share a folder; they also share the work.
+    An entry is identified by size, modification time and parts of its files and by the settings of the preparation;
+    when any of these changes, a new entry is made. Several processes may share a folder; they also share the work.
 
     Args:
         data: the tomograms, one dictionary of paths and names each.
@@ -145,13 +152,20 @@ def prepared_dataset(
 
 
 def entry_name(item: Mapping[Hashable, Any], preparation: Callable[..., Any]) -> str:
-    """Return the name of an entry: that of the run, and a hash of the files and the settings."""
+    """Return the name of an entry: that of the run, and a hash of the files and the settings.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
     item = {key: value for key, value in item.items() if key != PROPOSALS_PATH}
-    files = {
-        key: stamps_of(Path(value))
-        for key, value in item.items()
-        if isinstance(value, str) and (os.path.exists(value) or "*" in value)
-    }
+    try:
+        files = {
+            key: [stamps_of(Path(value)), digest_of_parts(Path(value))]
+            for key, value in item.items()
+            if isinstance(value, str) and (os.path.exists(value) or "*" in value)
+        }
+    except OSError as error:
+        raise InputError(f"cannot read {error.filename}: {error.strerror}.") from error
     content = canonical([CACHE_FORMAT, record_of(item), files, record_of(preparation)])
     return f"{item.get('run', 'tomogram')}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 

@@ -20,8 +20,8 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from numpy.typing import ArrayLike, NDArray
 
-from scripts.atomic_files import stamps_of
 from scripts.coordinates import as_points
+from scripts.datasets.runs import mask_of_run
 from scripts.errors import InputError, InputWarning
 from scripts.preparation.contrast import block_means
 from scripts.preparation.image_facts import ImageFacts, facts_of_image
@@ -29,7 +29,7 @@ from scripts.volumes.reading import read_tomogram
 
 logger = logging.getLogger(__name__)
 
-AUTO, RUN_MARK = "auto", "{run}"
+AUTO = "auto"
 ICE_BLOCK_ANGSTROM = 40.0  # side of the blocks whose spread distinguishes ice from vacuum
 ICE_LEVEL = 0.25  # where the ice begins: share of the rise in spread from vacuum to ice
 LEAST_RISE = 1.1  # spread of ice over vacuum; below it no boundary is visible: the ice fills the volume
@@ -120,7 +120,6 @@ class LimitRegiond(MapTransform):
         self.slab_z_angstrom = check_slab(slab_z_angstrom)
         self.mask_path, self.voxel_offset = mask_path, voxel_offset
         self.region_key, self.label_key = region_key, label_key
-        self.mask_stamps = _stamps_of_mask(mask_path)  # a part of the record, so that a changed mask is noticed
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its region."""
@@ -144,8 +143,9 @@ class LimitRegiond(MapTransform):
     def region_of(self, image: MetaTensor, facts: ImageFacts) -> NDArray[np.bool_]:
         """Return the region ``(Z, Y, X)`` on the grid of an image."""
         region = np.ones(image.shape[1:], dtype=bool)
-        if self.mask_path is not None:
-            region &= read_mask(self.mask_path.replace(RUN_MARK, facts.run), image.shape[1:], facts)
+        mask = mask_of_run(self.mask_path, facts.run)
+        if mask is not None:
+            region &= read_mask(mask, image.shape[1:], facts)
         if self.slab_z_angstrom is not None:
             first, last = self.z_range_of(image, facts)
             z = np.arange(len(region))
@@ -207,10 +207,3 @@ def read_mask(path: str | Path, shape_zyx: Sequence[int], facts: ImageFacts) -> 
             mask_box, box = (" x ".join(f"{length:.0f}" for length in lengths) for lengths in boxes)
             raise InputError(f"{path}: the mask covers {mask_box} Å (z, y, x), its tomogram {box} Å.")
     return sample_mask(values, size_angstrom, shape_zyx, facts.voxel_size_angstrom)
-
-
-def _stamps_of_mask(path: str | None) -> list[tuple[int, int]]:
-    """Return size and modification time (ns) of the files of a mask that is one for all runs."""
-    if path is None or RUN_MARK in path or not Path(path).exists():
-        return []
-    return [(size, modified_ns) for _, size, modified_ns in stamps_of(Path(path))]

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from scripts.atomic_files import lock_folder, remove_temporaries
-from scripts.datasets.runs import run_name
+from scripts.datasets.runs import mask_of_run, run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
 from scripts.pages.batch_page import write_batch_page
 from scripts.results.run_folder import (
@@ -54,6 +54,7 @@ def run_batch(
     resume: bool = True,
     overwrite: bool = False,
     pages: bool = True,
+    mask_path: str | None = None,
 ) -> None:
     """Process every tomogram of a dataset on its own, and keep the tables over all of them up to date.
 
@@ -70,6 +71,7 @@ def run_batch(
         resume: skip runs that are done; otherwise all are processed again.
         overwrite: replace existing folders of runs that have to be processed.
         pages: write the page over all of them at the end.
+        mask_path: see `preparation.region.LimitRegiond`.
 
     Raises:
         InputError: before the first tomogram: a folder exists already and ``overwrite`` is off, or another batch is
@@ -77,7 +79,9 @@ def run_batch(
     """
     folder = Path(output_dir)
     numbers = number_runs(dataset)
-    tomograms = {run: state_of(dataset.data[number]["image"]) for run, number in numbers.items()}
+    tomograms = {
+        run: state_of(dataset.data[number]["image"], mask_of_run(mask_path, run)) for run, number in numbers.items()
+    }
     tables = BatchTables(folder, tomograms, settings, species_set)
     with open(folder / BATCH_LOCK, "a") as lock:
 
@@ -85,7 +89,7 @@ def run_batch(
             lock_folder(lock, *WORK)
             remove_temporaries(folder)
             to_do = list_work(tables, resume, overwrite)
-            for run in to_do:
+            for run in numbers:  # complete ones have a note if they failed when they were to be replaced
                 forget_failure(folder, run)
             return to_do
 

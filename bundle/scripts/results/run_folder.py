@@ -11,15 +11,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.atomic_files import stamps_of, write_atomically, write_table_of_rows
+from scripts.atomic_files import digest_of_parts, stamps_of, write_atomically, write_table_of_rows
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.records import finite_or_none, first_difference
 from scripts.species import SpeciesSet
 
+COMPARED = "bytes", "modified_ns", "parts_sha256"  # of a tomogram
 RECORD_FILE, PICKS_TABLE, SUMMARY, FAILURES = "run.json", "picks.csv", "summary.csv", "failures"
 DONE, FAILED, MISSING = "done", "failed", "missing"
 # columns after those of the species
@@ -32,7 +34,7 @@ class Record:
 
     Attributes:
         run: name of the run.
-        tomogram: its ``path``, size in ``bytes`` and time of last change, ``modified_ns``.
+        tomogram: its state, see `state_of`.
         settings: everything that the picks depend on.
         picks: how many there are of every species.
         seconds: how long every stage took.
@@ -63,7 +65,7 @@ class SummaryRow:
 
 def make_record(
     run: str,
-    tomogram: str | Path,
+    tomogram: Mapping[str, Any],
     settings: Mapping[str, Any],
     picks: Iterable[Pick],
     species_set: SpeciesSet,
@@ -72,13 +74,13 @@ def make_record(
     expected: Mapping[str, Mapping[str, Any]] | None = None,
     unfamiliar: str = "",
 ) -> Record:
-    """Return the record of a run that was picked."""
+    """Return the record of a run that was picked; ``tomogram`` is what `state_of` returns."""
     found = Counter(pick.species for pick in picks)
     counts = {name: found[name] for name in species_set.names}
     times = {stage: round(value, 3) for stage, value in seconds.items()}
     memory = round(peak_memory_gib, 3)
     plain = None if expected is None else {name: _rounded(row) for name, row in expected.items()}
-    return Record(run, state_of(tomogram), dict(settings), counts, times, memory, plain, unfamiliar)
+    return Record(run, dict(tomogram), dict(settings), counts, times, memory, plain, unfamiliar)
 
 
 def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,20 +88,22 @@ def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
     return {key: finite_or_none(round(value, 4)) if isinstance(value, float) else value for key, value in row.items()}
 
 
-def state_of(tomogram: str | Path) -> dict[str, Any]:
-    """Return path, size and time of last change of a tomogram's file, or of all files in its folder.
+def state_of(tomogram: str | Path, mask: str | Path | None = None) -> dict[str, Any]:
+    """Return what tells a tomogram from another one, and likewise its ``mask``, if it has one.
 
-    A file that cannot be accessed has no size and no time.
+    That is of its file, or of all files in its folder: the ``path``, the size in ``bytes``, the time of last change,
+    ``modified_ns``, and ``parts_sha256``, see `atomic_files.digest_of_parts`. All but the path are None for a file that
+    cannot be read.
     """
     path = Path(tomogram).absolute()
-    try:
+    state: dict[str, Any] = {"path": str(path), **dict.fromkeys(COMPARED)}
+    with suppress(OSError):
         stamps = stamps_of(path)
-    except OSError:
-        stamps = []
-    if not stamps:
-        return {"path": str(path), "bytes": None, "modified_ns": None}
-    _, sizes, times = zip(*stamps, strict=True)
-    return {"path": str(path), "bytes": sum(sizes), "modified_ns": max(times)}
+        if stamps:
+            _, sizes, times = zip(*stamps, strict=True)
+            found = sum(sizes), max(times), digest_of_parts(path)
+            state |= dict(zip(COMPARED, found, strict=True))
+    return state if mask is None else {**state, "mask": state_of(mask)}
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -124,8 +128,10 @@ def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[st
         tomogram: what `state_of` returns now; its path may differ, because data may be moved.
         settings: the ``settings`` of `handlers.results.WritePicks` now.
     """
-    if any(tomogram[key] != record.tomogram.get(key) for key in ("bytes", "modified_ns")):
-        return f"was picked before {tomogram['path']} changed"
+    files = [(record.tomogram, tomogram), (record.tomogram.get("mask") or {}, tomogram.get("mask") or {})]
+    for before, now in files:
+        if any(now[key] != before[key] for key in COMPARED if key in now and key in before):
+            return f"was picked before {now['path']} changed"
     found = first_difference(record.settings, settings)
     return found and f"was picked with other settings: {found}"
 
