@@ -1,4 +1,5 @@
 import json
+import signal
 import subprocess
 import sys
 import warnings
@@ -41,10 +42,12 @@ def configs(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hooks(monkeypatch):
-    """Restore the process's own hooks for errors and warnings after the test."""
+    """Restore the process's own hooks for errors, warnings and SIGTERM after the test."""
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    before = signal.getsignal(signal.SIGTERM)
     with warnings.catch_warnings():
         yield
+    signal.signal(signal.SIGTERM, before)
 
 
 def chained(*errors):
@@ -244,6 +247,51 @@ def test_a_process_ends_on_another_error_with_status_1_and_its_traceback(bundle_
     done = run_python(SET_UP + "raise RuntimeError('a bug')", bundle_dir)
     lines = done.stderr.splitlines()
     assert (done.returncode, lines[0], lines[-1]) == (1, "Traceback (most recent call last):", "RuntimeError: a bug")
+
+
+STOPPED = "stopped: the same command resumes a training or a batch\n"
+SEND = "import os, signal, time; os.kill(os.getpid(), signal.{}); time.sleep(9)"
+
+
+def test_a_process_ends_on_ctrl_c_with_its_signal_and_one_line(bundle_dir):
+    done = run_python(SET_UP + SEND.format("SIGINT"), bundle_dir)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", STOPPED)  # 130 in a shell
+
+
+def test_a_process_ends_when_terminated_with_status_143_and_one_line(bundle_dir):
+    set_up = f"{SET_UP}from scripts.command_line import end_orderly_when_terminated as end; end()\n"
+    done = run_python(set_up + SEND.format("SIGTERM"), bundle_dir)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", STOPPED)
+
+
+def test_a_process_that_was_forked_says_nothing_when_terminated(bundle_dir):
+    set_up = f"{SET_UP}from scripts.command_line import end_orderly_when_terminated as end; end()\n"
+    fork = "import os; pid = os.fork(); status = os.waitpid(pid, 0)[1] if pid else None\n"
+    done = run_python(f"{set_up}{fork}if pid: print(os.waitstatus_to_exitcode(status)); raise SystemExit\n"
+                      + SEND.format("SIGTERM"), bundle_dir)  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "143\n", "")
+
+
+KILLED_WORKER = """
+import os, signal
+from torch.utils.data import DataLoader
+class Windows:
+    def __len__(self):
+        return 2
+    def __getitem__(self, place):
+        os.kill(os.getpid(), signal.SIGKILL)
+list(DataLoader(Windows(), num_workers=1))
+"""
+
+
+def test_a_killed_worker_is_one_line_with_its_likely_cause_and_the_remedy(bundle_dir):
+    done = run_python(SET_UP + KILLED_WORKER, bundle_dir)
+    assert done.returncode == 1
+    first, _, rest = done.stderr.removeprefix("error: DataLoader worker (pid").partition(". ")
+    assert "exited unexpectedly" in first or "is killed by signal: Killed" in first
+    assert rest == (
+        "Memory or shared memory (/dev/shm) may be too small: give a smaller --num_workers, 0 needs neither.\n"
+    )
 
 
 @pytest.mark.usefixtures("hooks")

@@ -1,4 +1,4 @@
-"""Additions to ``python -m monai.bundle``: errors and warnings in one line, and a check for misspelt settings."""
+"""Additions to ``python -m monai.bundle``: errors, warnings and stops in one line; a check for misspelt settings."""
 
 from __future__ import annotations
 
@@ -6,22 +6,26 @@ import ast
 import difflib
 import functools
 import inspect
+import os
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pydoc import locate
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run, run_workflow
 
-from scripts.errors import InputError, InputWarning, find_input_error
+from scripts.errors import InputError, InputWarning, chain_of, find_input_error, reason_of
 
 OWN = "scripts."
 SCRIPTS = Path(__file__).resolve().parent
 RENAMED = {"read_particles": "read_species", "paint_targets": "Spheres", "pick_species": "Blobs"}  # old name: new name
 MISREAD = {"false": "False", "null": "None"}  # JSON words that are read as strings, which are true
+DEAD_WORKER = "DataLoader worker (pid"  # torch's message begins with it
+STOPPED = "stopped: the same command resumes a training or a batch"
 MONAI_LABEL_TASK = ("monailabel", "interfaces", "utils", "app.py")  # the script that the server starts for training
 
 
@@ -39,6 +43,7 @@ def guard_command_line() -> None:
         report_input_errors_in_one_line()
         report_input_warnings_in_one_line()
     if is_command:
+        end_orderly_when_terminated()
         refuse_unknown_settings(sys.argv[1:])
 
 
@@ -47,21 +52,44 @@ def is_bundle_command() -> bool:
     return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
 
 
-def report_input_errors_in_one_line() -> None:
-    """Print the one line of an uncaught ``InputError`` instead of a traceback, from now on.
+def end_orderly_when_terminated() -> None:
+    """Answer SIGTERM, which batch systems send, with one line and exit status 143, from now on; files are closed."""
+    owner = os.getpid()
 
-    Other exceptions keep their traceback. The exit status is 1 either way.
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == owner:  # not a process that was forked from it
+            print(STOPPED, file=sys.stderr)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def report_input_errors_in_one_line() -> None:
+    """Print the line of an uncaught ``InputError``, Ctrl-C or dead worker instead of a traceback, from now on.
+
+    Other exceptions keep their traceback. The exit status is 1 either way, and after Ctrl-C that of SIGINT: 130 in a
+    shell.
     """
     show_traceback = sys.excepthook
 
     def show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        found = find_input_error(error)
-        if found is None:
-            show_traceback(kind, error, traceback)
-        else:
+        found = find_input_error(error) or _dead_worker_in_words(error)
+        if found is not None:
             print(f"error: {found}", file=sys.stderr)
+        elif issubclass(kind, KeyboardInterrupt):
+            print(STOPPED, file=sys.stderr)
+        else:
+            show_traceback(kind, error, traceback)
 
     sys.excepthook = show
+
+
+def _dead_worker_in_words(error: BaseException) -> str | None:
+    """Return what killed a process that prepares windows, and the remedy; None if it was none of these."""
+    reasons = map(reason_of, chain_of(error))
+    found = next((reason for reason in reasons if reason.startswith(DEAD_WORKER)), None)
+    remedy = "Memory or shared memory (/dev/shm) may be too small: give a smaller --num_workers, 0 needs neither"
+    return found and f"{found}. {remedy}."
 
 
 def report_input_warnings_in_one_line() -> None:

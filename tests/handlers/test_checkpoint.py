@@ -30,6 +30,14 @@ def test_a_training_goes_on_where_it_stopped(training, tmp_path):
     assert weight_in(tmp_path / "model.pt") == 1  # the best of the first part is remembered
 
 
+def test_a_training_removes_what_a_killed_one_left_half_written(training, tmp_path):
+    for name in ("model_last.pt", "metrics.csv"):
+        (tmp_path / f".{name}.0a1b2c3d.tmp").write_bytes(b"half")
+    (tmp_path / ".notes.tmp").write_text("mine")
+    training(epochs=1).run([1, 2], max_epochs=1)
+    assert [path.name for path in tmp_path.glob(".*.tmp")] == [".notes.tmp"]
+
+
 def test_a_complete_training_is_not_replaced_unasked(training):
     training().run([1, 2], max_epochs=3)
     with pytest.raises(InputError, match=r"training.pt is a complete training of 3 epochs: set another output_dir"):

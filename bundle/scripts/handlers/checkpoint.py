@@ -16,6 +16,7 @@ from monai.data import Dataset
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from scripts.atomic_files import remove_temporaries
 from scripts.command_line import is_bundle_command
 from scripts.errors import InputError
 from scripts.networks.model_card import checked_card, make_card, sha256_of
@@ -30,10 +31,11 @@ logger = logging.getLogger(__name__)
 class TrainingCheckpoint:
     """Save the training run after every epoch, and resume it when it is started again.
 
-    At the start every process loads ``training.pt``, if there is one. At the end of every epoch the main process writes
-    ``training.pt`` (everything needed to resume), ``model_last.pt`` (the averaged weights) and, if the validation was
-    the best so far or there is none, ``model.pt`` (the same weights). Both models get a card, see
-    `networks.model_card`. At the end of the training the main process logs where the weights are.
+    At the start every process loads ``training.pt``, if there is one. The main process removes what a killed training
+    left half-written and, at the end of every epoch, writes ``training.pt`` (everything needed to resume),
+    ``model_last.pt`` (the averaged weights) and, if the validation was the best so far or there is none, ``model.pt``
+    (the same weights). Both models get a card, see `networks.model_card`. At the end of the training the main process
+    logs where the weights are.
 
     Args:
         output_dir: where the files are stored.
@@ -85,6 +87,7 @@ class TrainingCheckpoint:
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
         if idist.get_rank() == 0:
+            engine.add_event_handler(Events.STARTED, lambda _: remove_temporaries(self.folder))
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
             engine.add_event_handler(Events.COMPLETED, self.tell)
 
