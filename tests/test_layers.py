@@ -18,6 +18,7 @@ GROUND = {
     "copick_tree",
     "command_line",
     "file_pages",
+    "memory",
 }  # may be imported by all
 ALLOWED = {
     "volumes": set(),
@@ -48,7 +49,7 @@ MONAI = {  # the modules that hold MONAI's and Ignite's classes; everything else
     *("scoring.threshold_sweep", "simulation.dataset"),
 }
 NO_TORCH = [
-    "records",
+    *("records", "memory"),
     *("coordinates", "species", "atomic_files", "copick_tree", "picks", "volumes.labels", "fetch.__main__"),
     *("datasets.runs", "datasets.truth", "datasets.splits", "training.spheres"),
     *("picking.candidates", "picking.blobs", "picking.score_valley"),

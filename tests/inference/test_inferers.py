@@ -1,10 +1,13 @@
 import itertools
+import math
+import threading
 
 import mrcfile
 import pytest
 import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
+from scripts.errors import InputError
 from scripts.inference.inferers import TomogramInferer, WindowInferer, plain
 from scripts.networks.model_card import network_of
 from scripts.networks.weights import load_weights
@@ -211,11 +214,115 @@ def test_a_network_that_breaks_down_is_reported(value):
         answer[0, 0, 3, 4, 5] = value
         return answer
 
-    with pytest.raises(
-        FloatingPointError,
-        match=r"answered with NaN or infinity in the window at voxel \[0, 0, 0\] \(z, y, x\): set precision",
-    ):
-        slide(noise(1, 1, *SHAPE), breaks_down)
+    line = r"volume: the window at voxel \[0, 0, 0\] \(z, y, x\) gives NaN or infinity in float32: the weights are d"
+    for precision in ("float32", "bfloat16"):
+        with pytest.raises(InputError, match=line):
+            slide(noise(1, 1, *SHAPE), breaks_down, precision=precision)
+
+
+def test_a_window_that_breaks_down_is_named_with_its_file_and_its_place_in_the_whole_volume():
+    region = torch.zeros(1, 1, *SHAPE)
+    region[..., 8:16, 12:24, 16:32] = 1
+    volume = MetaTensor(noise(1, 1, *SHAPE), meta={"filename_or_obj": ["a.mrc"]})
+    with pytest.raises(InputError, match=r"^a.mrc: the window at voxel \[8, 12, 16\] \(z, y, x\) gives NaN"):
+        TomogramInferer(WINDOW, overlap_voxels=0)(volume, lambda windows: windows / 0, region=region)
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16"])
+def test_a_window_that_overflows_is_computed_again_in_float32(precision, caplog):
+    seen = []
+
+    def overflows(windows):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return windows + torch.inf if seen == [True] * 2 else windows
+
+    volume = noise(1, 1, *SHAPE)
+    answer = TomogramInferer(WINDOW, 0, precision=precision)(volume, one_at_a_time(overflows))
+    torch.testing.assert_close(answer, volume, atol=1e-5, rtol=0)
+    assert seen.count(False) == 1
+    (line,) = (record.message for record in caplog.records)
+    assert line == (
+        "volume: the window at voxel [0, 0, 10] (z, y, x) gives NaN or infinity in "
+        f"torch.{precision}: it is computed again in float32"
+    )
+
+
+# Memory
+
+
+CANNOT = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+
+
+def one_at_a_time(network):
+    """Let the network ask for one window at a time."""
+    network.has_own_threads = True
+    return network
+
+
+class Point(torch.nn.Module):
+    """A network that looks at one voxel at a time, and whose memory holds so many."""
+
+    depends_on_window, stride = False, 4
+
+    def __init__(self, most=math.inf):
+        super().__init__()
+        self.most, self.asked = most, []
+
+    def forward(self, windows):
+        self.asked.append(windows.numel())
+        if windows.numel() > self.most:
+            raise RuntimeError(CANNOT)
+        return windows.sin()
+
+
+def test_where_two_windows_do_not_fit_one_at_a_time_gives_the_same_logits(caplog):
+    def in_a_thread_of_its_own(windows):
+        if threading.current_thread() is not threading.main_thread():
+            raise MemoryError
+        return windows.sin()
+
+    volume, threads = noise(1, 1, *SHAPE), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        answer = slide(volume, in_a_thread_of_its_own)
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(answer, slide(volume, torch.sin))
+    assert caplog.messages == [
+        "volume: memory ran out in windows of 8 x 12 x 16 voxels, 2 at a time: again in windows of 8 x 12 x 16 voxels, "
+        "1 at a time"
+    ]
+
+
+def test_where_a_window_does_not_fit_smaller_ones_give_the_same_logits(caplog):
+    volume, small = noise(1, 1, 72, 136, 136), Point(most=500_000)
+    inferer = TomogramInferer(overlap_voxels=8, precision="float32")
+    torch.testing.assert_close(inferer(volume, small), inferer(volume, Point()), atol=1e-6, rtol=0)
+    assert max(small.asked) == 72 * 72 * 136
+    assert min(small.asked) == 72**3
+    assert "memory ran out in windows of 72 x 72 x 136 voxels, 1 at a time: again in windows of" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize(("most", "settings"), [(10, {}), (100, {"window_size": WINDOW})])
+def test_where_no_window_fits_the_settings_to_change_are_named(most, settings):
+    with pytest.raises(InputError, match=r"volume: memory ran out in windows of .* 1 at a time: give a smaller --inf"):
+        TomogramInferer(overlap_voxels=2, precision="float32", **settings)(noise(1, 1, *SHAPE), Point(most))
+
+
+def test_another_fault_is_not_taken_for_a_lack_of_memory():
+    def breaks(windows):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        slide(noise(1, 1, *SHAPE), breaks)
+
+
+def test_a_volume_whose_logits_do_not_fit_is_refused_with_figures_before_the_network_is_asked(monkeypatch):
+    monkeypatch.setattr("scripts.memory.available_bytes", lambda: 4 * 2**30)
+    volume = torch.zeros(1).expand(1, 1, 1024, 1440, 2048)
+    line = r"volume \(1024 x 1440 x 2048 voxels\) needs about 36.6 GiB of memory, 4.0 GiB are free: give a sm"
+    with pytest.raises(InputError, match=line):
+        slide(volume, lambda windows: pytest.fail("asked"))
 
 
 @pytest.mark.parametrize("inferer", [TomogramInferer(SHAPE, 0, precision="bfloat16"), WindowInferer("bfloat16")])

@@ -207,8 +207,11 @@ def test_a_folder_of_somebody_else_is_not_replaced(data, tmp_path):
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (MemoryError("no room for 12 GiB"), "MemoryError: no room for 12 GiB"),
-        (RuntimeError("CUDA error:\nout of memory"), "RuntimeError: CUDA error: out of memory"),
+        (KeyError("CUDA error:\nlaunch failure"), "KeyError: 'CUDA error:\\nlaunch failure'"),
+        (
+            MemoryError("no room"),
+            "MemoryError: no room. Memory ran out: give a smaller --memory_gib, or pick on a machine with more.",
+        ),
     ],
 )
 def test_whatever_fails_the_next_tomogram_is_picked(error, line, data, tmp_path, monkeypatch):

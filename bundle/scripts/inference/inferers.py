@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -14,6 +16,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from scripts.errors import InputError
 from scripts.file_pages import is_large, release_file_pages
 from scripts.inference.blending import BACKGROUND, BlendedLogits
 from scripts.inference.precision import autocast, check_precision, number_format
@@ -22,17 +25,22 @@ from scripts.inference.window_cover import (
     VALUES_PER_VOXEL,
     Window,
     WindowPlan,
+    bytes_to_come,
     largest_window,
     part_to_cover,
     voxels_in_memory,
     windows_along,
 )
+from scripts.memory import is_out_of_memory, require_memory
+
+logger = logging.getLogger(__name__)
 
 SPATIAL_AXES = {"z": -3, "y": -2, "x": -1}
 DEFAULT_WINDOW = (64, 128, 128)
 AT_ONCE = 2  # windows in threads of their own, on a CPU
 CPU = torch.device("cpu")
 MOST_SPECIES = 6  # logits that the estimate of the memory allows for
+Answering = Callable[[Tensor, Sequence[int]], Tensor]  # logits of windows, and where these start in the volume
 
 
 class WindowInferer(SimpleInferer):
@@ -128,30 +136,117 @@ class TomogramInferer(Inferer):
             ``(B, C, Z, Y, X)``, the axes divided by the network's output stride and rounded up.
 
         Raises:
-            FloatingPointError: the logits contain NaN or infinity.
+            InputError: the logits contain NaN or infinity, also where they were computed in float32; or memory does not
+                suffice, also not for one small window.
         """
         volumes = plain(inputs)
         if self.memory_format is not None and isinstance(network, nn.Module):
             network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
 
-        def answer_of(windows: Tensor) -> Tensor:
-            with autocast(self.precision, windows.device):
+        def run(windows: Tensor, precision: str) -> Tensor:
+            with autocast(precision, windows.device):
                 return self.mean_of_views(windows, lambda view: network(view, *args, **kwargs))
 
-        plans = [self.plan(volume.shape[1:], network, volume.device) for volume in volumes]
+        def answer_of(windows: Tensor, start: Sequence[int]) -> Tensor:
+            return self.finite_answer(run, windows, f"{source}: the window at voxel {list(start)} (z, y, x)")
+
+        source = source_in_words(inputs)
         regions = [None] * len(volumes) if region is None else [one[0] != 0 for one in plain(region)]
         answers = [
-            self.logits_of(volume[0], answer_of, plan, wanted)
-            for volume, plan, wanted in zip(volumes, plans, regions, strict=True)
+            self.logits_in_memory(volume[0], network, answer_of, wanted, source)
+            for volume, wanted in zip(volumes, regions, strict=True)
         ]
         return answers[0][None] if len(answers) == 1 else torch.stack(answers)  # which copies
 
-    def plan(self, shape: Sequence[int], network: Callable[..., Tensor], device: torch.device = CPU) -> WindowPlan:
+    def finite_answer(self, run: Callable[[Tensor, str], Tensor], windows: Tensor, what: str) -> Tensor:
+        """Return the logits of windows, computed in float32 where others overflow.
+
+        Args:
+            run: returns the logits of windows in a precision.
+            windows: for ``run``.
+            what: they are, for messages.
+
+        Raises:
+            InputError: the logits contain NaN or infinity in float32, too.
+        """
+        answer = run(windows, self.precision)
+        used = number_format(self.precision, windows.device)
+        if not _is_finite(answer) and used != torch.float32:
+            logger.warning("%s gives NaN or infinity in %s: it is computed again in float32", what, used)
+            answer = run(windows, "float32")
+        if not _is_finite(answer):
+            raise InputError(
+                f"{what} gives NaN or infinity in float32: the weights are damaged; or, if another program than torch "
+                "runs them, give --backend torch."
+            )
+        return answer
+
+    def logits_in_memory(
+        self,
+        volume: Tensor,
+        network: Callable[..., Tensor],
+        answer_of: Answering,
+        region: Tensor | None,
+        source: str,
+    ) -> Tensor:
+        """Return the logits of a volume, see `logits_of`; where memory runs out, with fewer or smaller windows.
+
+        Raises:
+            InputError: memory does not suffice.
+        """
+        plan = self.plan(volume.shape, network, volume.device)
+        if volume.device.type == "cpu":
+            of_windows = plan.at_once * math.prod(plan.window_size) * self.bytes_per_voxel(network, volume.device)
+            of_logits = logits_bytes(volume.shape, plan.output_stride)
+            size = bytes_to_come(volume.shape, of_logits, self.memory_gib, of_windows)
+            what = f"{source} ({' x '.join(map(str, volume.shape))} voxels)"
+            require_memory(size, what, "give a smaller --memory_gib, or pick on a machine with more memory")
+        while True:
+            try:
+                return self.logits_of(volume, answer_of, plan, region)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                smaller = self.smaller_plan(plan, volume.shape, network, volume.device)
+                if smaller is None:
+                    raise InputError(
+                        f"{source}: memory ran out in {plan.in_words()}: give a smaller --inference_window_size or "
+                        "--memory_gib, or pick on a machine with more memory."
+                    ) from error
+            logger.warning("%s: memory ran out in %s: again in %s", source, plan.in_words(), smaller.in_words())
+            plan = smaller
+
+    def smaller_plan(
+        self, plan: WindowPlan, shape: Sequence[int], network: Callable[..., Tensor], device: torch.device
+    ) -> WindowPlan | None:
+        """Return windows that need less memory and give the same picks; None if there are none.
+
+        At first one window at a time; then windows of half the size, if the network's answer does not depend on it and
+        the size was not asked for.
+        """
+        if plan.at_once > 1:
+            return replace(plan, at_once=1)
+        smaller = self.plan(shape, network, device, math.prod(plan.window_size) / 2)
+        is_smaller = math.prod(smaller.window_size) < math.prod(plan.window_size)
+        return replace(smaller, at_once=1) if is_smaller else None
+
+    def bytes_per_voxel(self, network: Callable[..., Tensor], device: torch.device) -> float:
+        """Return what a network needs for each voxel of a window."""
+        values: float = getattr(network, "values_per_voxel", VALUES_PER_VOXEL)
+        return values * number_format(self.precision, device).itemsize
+
+    def plan(
+        self,
+        shape: Sequence[int],
+        network: Callable[..., Tensor],
+        device: torch.device = CPU,
+        most_voxels: float | None = None,
+    ) -> WindowPlan:
         """Return which windows cover a volume ``(Z, Y, X)``.
 
         If a window has no size yet, it is `DEFAULT_WINDOW` for a network whose answer depends on the window (its
-        attribute ``depends_on_window``), and else as large as the memory allows. Windows start at multiples of the
-        network's stride, where it states one.
+        attribute ``depends_on_window``), and else as large as the memory allows, or ``most_voxels``. Windows start at
+        multiples of the network's stride, where it states one.
         """
         stride = int(getattr(network, "output_stride", 1))
         free = not getattr(network, "depends_on_window", True)
@@ -159,34 +254,39 @@ class TomogramInferer(Inferer):
         window = self.window_size or DEFAULT_WINDOW
         at_once = AT_ONCE if device.type == "cpu" and not getattr(network, "has_own_threads", False) else 1
         if free and self.window_size is None:
-            logits_bytes = MOST_SPECIES * 4 * math.prod(shape) // stride**3
-            values = getattr(network, "values_per_voxel", VALUES_PER_VOXEL)
-            per_voxel = at_once * values * number_format(self.precision, device).itemsize
-            most = voxels_in_memory(self.memory_gib, shape, logits_bytes, per_voxel)
+            per_voxel = at_once * self.bytes_per_voxel(network, device)
+            most = most_voxels or voxels_in_memory(self.memory_gib, shape, logits_bytes(shape, stride), per_voxel)
             window = largest_window(shape, self.overlap_voxels, align, most)
         if free:  # what lies beyond the volume's end is the same for every grid of windows
             window = [min(side, -(-size // align) * align) for side, size in zip(window, shape, strict=True)]
         overlap = tuple(min(self.overlap_voxels, side // 2) for side in window)
         return WindowPlan(tuple(window), overlap, align, stride, at_once)
 
-    def logits_of(
-        self, volume: Tensor, answer_of: Callable[[Tensor], Tensor], plan: WindowPlan, region: Tensor | None = None
-    ) -> Tensor:
+    def logits_of(self, volume: Tensor, answer_of: Answering, plan: WindowPlan, region: Tensor | None = None) -> Tensor:
         """Return the logits ``(C, Z, Y, X)`` of a volume ``(Z, Y, X)``, by ``plan.output_stride`` coarser."""
         if region is None:
             return self.blend(volume, answer_of, plan)
         box = self.box_around(region, plan)
-        inside = self.blend(volume[box], answer_of, plan, region[box])
+        corner = [part.start for part in box]
+        inside = self.blend(volume[box], answer_of, plan, region[box], corner)
         coarse = plan.output_stride
         answer = inside.new_full((len(inside), *(-(-size // coarse) for size in volume.shape)), BACKGROUND)
-        first = [part.start // coarse for part in box]
+        first = [start // coarse for start in corner]
         answer[:, *(slice(start, start + size) for start, size in zip(first, inside.shape[1:], strict=True))] = inside
         return answer
 
     def blend(
-        self, volume: Tensor, answer_of: Callable[[Tensor], Tensor], plan: WindowPlan, region: Tensor | None = None
+        self,
+        volume: Tensor,
+        answer_of: Answering,
+        plan: WindowPlan,
+        region: Tensor | None = None,
+        corner: Sequence[int] = (0, 0, 0),
     ) -> Tensor:
-        """Return the logits of a volume, window by window; those without a voxel of the region skip the network."""
+        """Return the logits of a volume, window by window; those without a voxel of the region skip the network.
+
+        ``corner`` is the volume's first voxel ``(z, y, x)`` in what it is a part of, for messages.
+        """
         layers, rows, columns = (
             windows_along(size, window, overlap, plan.align, plan.output_stride, volume.device)
             for size, window, overlap in zip(volume.shape, plan.window_size, plan.overlap, strict=True)
@@ -211,13 +311,8 @@ class TomogramInferer(Inferer):
             if may_be_in_file:
                 window = window.contiguous()
                 release_file_pages(volume)
-            answer = answer_of(window[None, None])[0]
-            if not torch.isfinite(answer.sum()):
-                start = [along.start for along in place]
-                raise FloatingPointError(
-                    f"the network answered with NaN or infinity in the window at voxel {start} (z, y, x): set "
-                    "precision to 'float32', or the weights are damaged."
-                )
+            start = [first + along.start for first, along in zip(corner, place, strict=True)]
+            answer = answer_of(window[None, None], start)[0]
             return torch.full_like(answer, BACKGROUND) if outside else answer
 
         answers = in_threads(logits_at, grid, plan.at_once)
@@ -254,6 +349,21 @@ def _filled(window: Tensor, size: Sequence[int]) -> Tensor:
     missing = [wanted - have for wanted, have in zip(size, window.shape, strict=True)]
     window = window.float()
     return F.pad(window, [0, missing[2], 0, missing[1], 0, missing[0]]) if any(missing) else window
+
+
+def logits_bytes(shape: Sequence[int], output_stride: int) -> int:
+    """Return the size of the logits of a volume ``(Z, Y, X)`` in float32."""
+    return MOST_SPECIES * 4 * math.prod(shape) // output_stride**3
+
+
+def source_in_words(inputs: Tensor) -> str:
+    """Return the files that tomograms were read from, for messages."""
+    files = getattr(inputs, "meta", {}).get("filename_or_obj", "volume")
+    return files if isinstance(files, str) else ", ".join(map(str, files))
+
+
+def _is_finite(answer: Tensor) -> bool:
+    return bool(torch.isfinite(answer.sum()))
 
 
 def plain(volume: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from scripts.file_pages import is_large
 
 BASE_BYTES = 0.7 * 2**30  # the program itself with its libraries, and slabs of features
 IN_USE_BYTES = 0.35 * 2**30  # of a volume that is kept in a file
+LABEL_BYTES = 1  # per voxel, of the label map in which picks are drawn
 VALUES_PER_VOXEL = 160  # that a network holds per voxel of a window, if it does not state it
 UNUSED_SHARE = 0.3  # of the voxels that two windows share: those at the rim of either one count for nothing
 LARGEST_COUNT = 64  # windows along an axis
@@ -42,6 +43,10 @@ class WindowPlan:
     align: int
     output_stride: int
     at_once: int = 1
+
+    def in_words(self) -> str:
+        """Return the size of the windows, and how many are computed at a time, for messages."""
+        return f"windows of {' x '.join(map(str, self.window_size))} voxels, {self.at_once} at a time"
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,19 @@ def voxels_in_memory(memory_gib: float, shape: Sequence[int], logits_bytes: int,
     held += logits_bytes // 2 if is_large(logits_bytes, memory_gib) else logits_bytes
     left = memory_gib * 2**30 - BASE_BYTES - held
     return max(left / bytes_per_voxel, SMALLEST_WINDOW**3)
+
+
+def bytes_to_come(shape: Sequence[int], logits_bytes: int, memory_gib: float, window_bytes: float) -> float:
+    """Return the memory that is taken for a volume after it has been read: for its logits, then for its picks.
+
+    Args:
+        shape: ``(Z, Y, X)`` of the volume.
+        logits_bytes: see `voxels_in_memory`.
+        memory_gib: for the whole program.
+        window_bytes: what the network needs for the windows that are computed at a time.
+    """
+    held = logits_bytes // 2 if is_large(logits_bytes, memory_gib) else logits_bytes
+    return held + max(window_bytes, LABEL_BYTES * math.prod(shape))
 
 
 def part_to_cover(inside: Tensor, window: int, margin: int, align: int) -> slice:

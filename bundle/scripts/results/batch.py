@@ -22,6 +22,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from scripts.atomic_files import lock_folder, remove_temporaries
 from scripts.datasets.runs import mask_of_run, run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
+from scripts.memory import is_out_of_memory
 from scripts.pages.batch_page import write_batch_page
 from scripts.results.run_folder import (
     DONE,
@@ -183,6 +184,8 @@ def failure_in_words(error: Exception) -> tuple[str, bool]:
     chain = list(chain_of(error))
     ours = next((link for link in chain if isinstance(link, InputError | InputWarning)), None)
     text = str(ours) if ours else f"{type(chain[-1]).__name__}: {chain[-1]}"
+    if ours is None and is_out_of_memory(chain[-1]):
+        text = f"{text}. Memory ran out: give a smaller --memory_gib, or pick on a machine with more."
     return " ".join(text.split())[:500], ours is not None
 
 
