@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scripts.errors import InputError
 from scripts.file_pages import new_volume, release_file_pages, slabs_of
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
@@ -34,6 +35,22 @@ def test_a_large_volume_is_in_a_file_and_its_pages_leave_memory():
     assert torch.equal(tensor[:, 3, 7], torch.arange(64.0))
     del volume, tensor
     gc.collect()
+
+
+def test_a_disk_that_is_too_full_for_a_large_volume_is_named(monkeypatch):
+    def full(*what):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    line = r"a volume of 64 x 256 x 256 voxels needs 0.0 GiB in .*: No space left on device. Let .* TMPDIR name a f"
+    with pytest.raises(InputError, match=line):
+        new_volume((64, 256, 256), memory_gib=0.01)
+
+
+def test_memory_that_is_too_small_for_a_volume_is_told_before_it_is_taken(monkeypatch):
+    monkeypatch.setattr("scripts.memory.available_bytes", lambda: 2**30)
+    with pytest.raises(InputError, match=r"a volume of 1024 x 1440 x 2048 voxels needs about 11.2 GiB of memory, 1.0"):
+        new_volume((1024, 1440, 2048), memory_gib=None)
 
 
 def test_volumes_in_memory_and_read_only_files_keep_their_values(tmp_path):

@@ -38,6 +38,22 @@ def require_writable(folder: str | Path) -> None:
         raise InputError(f"cannot write to {folder}: {error.strerror or error}. Choose another folder.") from error
 
 
+def require_disk_space(folder: str | Path, size: int, remedy: str) -> None:
+    """Check that a folder's disk has room for what will be written; quotas are not seen.
+
+    Args:
+        folder: where it will be written.
+        size: bytes that it takes at least.
+        remedy: for the message: what the user can do.
+
+    Raises:
+        InputError: less is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise InputError(f"{folder} has {free / 1e6:.1f} MB free, at least {size / 1e6:.1f} MB are needed: {remedy}.")
+
+
 @contextmanager
 def write_atomically(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file for writing that gets its final name only once it is complete and on the disk.

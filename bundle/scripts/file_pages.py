@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from scripts.errors import InputError
+from scripts.memory import require_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,13 +32,32 @@ def new_volume(shape: Sequence[int], memory_gib: float | None) -> NDArray[np.flo
     Args:
         shape: of the volume.
         memory_gib: of the whole program; None for any size in memory.
+
+    Raises:
+        InputError: memory or, for a file, the disk is too small.
     """
     size = 4 * int(np.prod(shape))
+    what = f"a volume of {' x '.join(map(str, shape))} voxels"
     if memory_gib is None or not is_large(size, memory_gib):
+        require_memory(size, what, "give a smaller --memory_gib, or take a machine with more memory")
         return np.empty(shape, dtype=np.float32)
     with tempfile.TemporaryFile() as file:
-        file.truncate(size)
+        _reserve(file.fileno(), size, what)
         return np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.float32).reshape(shape)
+
+
+def _reserve(file: int, size: int, what: str) -> None:
+    """Give an open file its size and its place on the disk: a full disk would otherwise end the program with SIGBUS."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file, 0, size)
+        else:
+            os.ftruncate(file, size)
+    except OSError as error:
+        raise InputError(
+            f"{what} needs {size / 2**30:.1f} GiB in {tempfile.gettempdir()}: {error.strerror}. Let the environment "
+            "variable TMPDIR name a folder with more space."
+        ) from error
 
 
 def is_large(size: int, memory_gib: float) -> bool:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -173,6 +174,38 @@ def test_a_failure_is_forgotten_where_the_older_result_is_right_after_all(data, 
     pick(tomogram, output, weights, overwrite=True)
     assert statuses(output) == {"one": "done"}
     assert files_of(output) == before
+
+
+def full_disk(*what, **more):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_leaves_the_older_results_and_their_tables(data, tmp_path, monkeypatch):
+    one, output, weights = data / "TS_01.mrc", tmp_path / "out", data.parent / "weights.pt"
+    pick(one, output, weights)
+    before, summary = files_of(output), (output / "summary.csv").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(handlers, "save_figure", full_disk)
+        line = line_of(one, output, weights, rotations=2, overwrite=True)
+    assert line == (
+        f"1 of 1 tomograms failed: cannot write {output / 'TS_01'}: No space left on device. Older results in {output} "
+        "are as they were."
+    )
+    (output / "failures" / "TS_01.txt").unlink()
+    assert files_of(output) == before
+    assert (output / "summary.csv").read_bytes() == summary
+    pick(one, output, weights, rotations=2, overwrite=True)
+    assert files_of(output) != before
+
+
+def test_a_disk_that_is_too_full_is_named_before_the_first_tomogram(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=255_000))
+    line = line_of(data, tmp_path, data.parent / "weights.pt")
+    assert line == (
+        f"{tmp_path} has 0.3 MB free, at least 0.3 MB are needed: free some, set another output_dir, or give a smaller "
+        "page_megabytes."
+    )
+    assert not list(tmp_path.glob("TS_*"))
 
 
 def test_a_mask_of_a_run_that_changed_is_noticed_whatever_its_time(data, tmp_path):

@@ -29,6 +29,13 @@ def test_the_level_nearest_to_the_wanted_voxel_size_is_taken(wanted, expected, t
     assert volume.data[1, 2, 4] == expected
 
 
+def test_an_array_that_does_not_fit_into_memory_is_named_before_it_is_read(tmp_path, monkeypatch):
+    path = write_pyramid(tmp_path)
+    monkeypatch.setattr("scripts.memory.available_bytes", lambda: 8)
+    with pytest.raises(InputError, match=r"the array '.*' needs about 0.0 GiB of memory, 0.0 GiB are free: take a"):
+        read_tomogram(path)
+
+
 def test_an_impossible_wanted_voxel_size_is_refused(tmp_path):
     with pytest.raises(InputError, match="wanted_voxel_size_angstrom is a positive number of ångströms; got -1"):
         read_tomogram(write_pyramid(tmp_path), wanted_voxel_size_angstrom=-1)

@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from scripts.atomic_files import lock_folder, remove_temporaries
+from scripts.atomic_files import lock_folder, remove_temporaries, require_disk_space
 from scripts.datasets.runs import mask_of_run, run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
 from scripts.memory import is_out_of_memory
@@ -43,6 +43,9 @@ from scripts.species import SpeciesSet
 logger = logging.getLogger(__name__)
 
 BATCH_LOCK = ".lock"
+LEAST_RUN_BYTES = 50_000  # that a run's folder takes without its page
+PAGE_SHARE = 1 / 40  # of the bytes of a tomogram, that its page takes at least, below its limit
+DISK_REMEDY = "free some, set another output_dir, or give a smaller page_megabytes"
 WORK = ("batch", "set another output_dir")  # for `lock_folder`: what is running here, and what to do if it already is
 
 
@@ -54,7 +57,7 @@ def run_batch(
     settings: Mapping[str, Any],
     resume: bool = True,
     overwrite: bool = False,
-    pages: bool = True,
+    page_megabytes: float = 20.0,
     mask_path: str | None = None,
 ) -> None:
     """Process every tomogram of a dataset on its own, and keep the tables over all of them up to date.
@@ -71,12 +74,13 @@ def run_batch(
         settings: everything that the picks depend on, ready for JSON: the ``settings`` of that handler.
         resume: skip runs that are done; otherwise all are processed again.
         overwrite: replace existing folders of runs that have to be processed.
-        pages: write the page over all of them at the end.
+        page_megabytes: size limit of a run's page; 0 writes no pages, neither that over all runs.
         mask_path: see `preparation.region.LimitRegiond`.
 
     Raises:
-        InputError: before the first tomogram: a folder exists already and ``overwrite`` is off, or another batch is
-            running in ``output_dir``. After the last one, in the first process: tomograms failed or are missing.
+        InputError: before the first tomogram: a folder exists already and ``overwrite`` is off, another batch is
+            running in ``output_dir``, or the disk is too full. After the last one, in the first process: tomograms
+            failed or are missing.
     """
     folder = Path(output_dir)
     numbers = number_runs(dataset)
@@ -90,6 +94,7 @@ def run_batch(
             lock_folder(lock, *WORK)
             remove_temporaries(folder)
             to_do = list_work(tables, resume, overwrite)
+            require_disk_space(folder, least_bytes(tables, to_do, page_megabytes), DISK_REMEDY)
             for run in numbers:  # complete ones have a note if they failed when they were to be replaced
                 forget_failure(folder, run)
             return to_do
@@ -101,7 +106,7 @@ def run_batch(
         work_through(evaluator, {run: Subset(dataset, [numbers[run]]) for run in mine}, tables)
         wait_for_others()
         if idist.get_rank() == 0:
-            finish(tables, pages)
+            finish(tables, page_megabytes > 0)
 
 
 def list_work(tables: BatchTables, resume: bool, overwrite: bool) -> list[str]:
@@ -122,6 +127,12 @@ def list_work(tables: BatchTables, resume: bool, overwrite: bool) -> list[str]:
             raise InputError(f"{folder} {reason}. Set another output_dir, or give --overwrite True to replace it.")
         to_do.append(run)
     return to_do
+
+
+def least_bytes(tables: BatchTables, to_do: Sequence[str], page_megabytes: float) -> int:
+    """Return what the folders of runs that have to be processed take on the disk, at least."""
+    sizes = [tables.tomograms[run]["bytes"] or 0 for run in to_do]
+    return sum(LEAST_RUN_BYTES + int(min(PAGE_SHARE * size, 1e6 * page_megabytes)) for size in sizes)
 
 
 def number_runs(dataset: Dataset) -> dict[str, int]:
@@ -197,13 +208,15 @@ def finish(tables: BatchTables, pages: bool) -> None:
     """
     rows = tables.write()
     print(format_summary(rows, tables.species_set), flush=True)
-    if pages:
+    older = tables.are_older(rows)
+    if pages and not older:
         failures = {row.run: row.failure for row in rows if row.status == FAILED}
         done = [row.run for row in rows if row.status == DONE]
         write_batch_page(tables.output_dir, tables.species_set, failures, done)
     line = failures_in_one_line(rows)
     if line is not None:
-        raise InputError(f"{line} Summary: {tables.output_dir / SUMMARY}")
+        summary = f"Summary: {tables.output_dir / SUMMARY}"
+        raise InputError(f"{line} {f'Older results in {tables.output_dir} are as they were.' if older else summary}")
 
 
 def failures_in_one_line(rows: Sequence[SummaryRow]) -> str | None:

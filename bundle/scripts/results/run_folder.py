@@ -173,14 +173,24 @@ class BatchTables:
     _read: dict[str, tuple[Record, list[Pick]]] = field(default_factory=dict)
 
     def write(self) -> list[SummaryRow]:
-        """Write both tables from the present content of the folders, and return the rows of the summary."""
+        """Write both tables from the present content of the folders, and return the rows of the summary.
+
+        The tables of older results stay until the first of them is replaced, see `are_older`.
+        """
         found = [self._look_at(run) for run in self.tomograms]
         rows = [row for row, _ in found]
+        if self.are_older(rows):
+            return rows
         write_csv(self.output_dir / PICKS_TABLE, [pick for _, picks in found for pick in picks])
         names = self.species_set.names
         columns = "run", "status", "picks", *names, *SUMMARY_ENDS
         write_table_of_rows(self.output_dir / SUMMARY, columns, [_cells(row, names) for row in rows])
         return rows
+
+    def are_older(self, rows: Sequence[SummaryRow]) -> bool:
+        """Return whether the folders hold results of an earlier batch, and none of this one."""
+        is_any_done = any(row.status == DONE for row in rows)
+        return not is_any_done and any(read_record(self.output_dir / run) is not None for run in self.tomograms)
 
     def _look_at(self, run: str) -> tuple[SummaryRow, list[Pick]]:
         folder, failure = self.output_dir / run, read_failure(self.output_dir, run)

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import SizeZYX
 from scripts.errors import InputError, blame, reason_of
+from scripts.memory import require_memory
 
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # a folder with one of these files is a Zarr folder
 MAX_VOXELS = 2**36  # far more than the largest tomogram has
@@ -141,6 +142,7 @@ def _load_level(
 ) -> tuple[NDArray[Any], SizeZYX | None]:
     level, array, label, axes = _open_level(folder, wanted_angstrom)
     _refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
+    require_memory(array.nbytes, label, "take a machine with more memory, or convert the tomogram to MRC")
     values = _read_all(label, array)
     spatial = [name for name in axes if name in "zyx"]
     volume = values.reshape([values.shape[axes.index(name)] for name in spatial])
