@@ -1,53 +1,26 @@
 """Many tomograms through the shipped config: failures, resume, overwrite, a kill in the middle, several processes."""
 
-import csv
 import fcntl
 import json
-import multiprocessing
 import os
 import signal
-import socket
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scripts.handlers.results as handlers
-import torch
-from monai.bundle import ConfigWorkflow
+from batches import VOXEL_SIZE, codes_of, files_of, pick, start, start_two, statuses, write_batch, write_tomograms
 from page_data import data_of
 from scripts.errors import InputError, find_input_error
 from scripts.inference.inferers import TomogramInferer
-from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.picks import read_csv
-from scripts.species import read_species
-from scripts.volumes.labels import draw_spheres
-from synthetic import SHAPE, box_mask, noise, replace_silently, write_mrc, write_weights
-
-BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
-CONFIGS = BUNDLE / "configs"
-HOLD_TIMES = {"run.json", "summary.csv"}
-VOXEL_SIZE = 10.012
-
-# one process that has imported what takes long, and from which the others are forked
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["monai.bundle", "monai.engines", "matplotlib.figure", "sklearn.cluster", "starfile"])
-
-
-def write_tomograms(folder, count):
-    for number in range(count):
-        volume = noise(number) + 6 * draw_spheres(SHAPE, [(6, 9, 11 + number)], radius_vox=3)
-        write_mrc(folder / f"TS_{number:02d}.mrc", volume, VOXEL_SIZE)
-    return folder
+from synthetic import SHAPE, box_mask, noise, replace_silently, write_mrc
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, shipped_species):
     """Five tomograms and the weights of a small network that answers with its (smoothed) input."""
-    folder = tmp_path_factory.mktemp("data")
-    torch.manual_seed(0)
-    write_weights(folder / "weights.pt", ConvNeXtUNet(widths=(4, 8), depths=(1, 1), prior=0.6), shipped_species)
-    return write_tomograms(folder / "tomograms", 5)
+    return write_batch(tmp_path_factory.mktemp("data"), 5, shipped_species)
 
 
 @pytest.fixture(autouse=True)
@@ -57,36 +30,10 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(handlers, "save_figure", lambda figure, path: path.write_bytes(b""))
 
 
-def pick(tomograms, output_dir, weights, configs=("inference.json",), **settings):
-    thresholds = dict.fromkeys(read_species(CONFIGS / "species.json").names, 0.5)
-    made = ConfigWorkflow(
-        config_file=[str(CONFIGS / name) for name in configs], workflow_type="infer", bundle_root=str(BUNDLE),
-        logging_file=False, **{
-            "dataset_dir": str(tomograms), "output_dir": str(output_dir), "checkpoint_path": str(weights),
-            "inference_window_size": [16, 24, 24], "precision": "float32",
-            "device": "$torch.device('cpu')", "probability_thresholds": thresholds, **settings,
-        },
-    )  # fmt: skip
-    made.initialize()
-    made.run()
-    made.finalize()
-    return made
-
-
 def line_of(*arguments, **settings):
     with pytest.raises(RuntimeError) as caught:
         pick(*arguments, **settings)
     return str(find_input_error(caught.value))
-
-
-def files_of(folder):
-    """Return the bytes of all files but those that hold times."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in HOLD_TIMES]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def statuses(folder):
-    return {row["run"]: row["status"] for row in csv.DictReader((folder / "summary.csv").read_text().splitlines())}
 
 
 @pytest.fixture(scope="module")
@@ -292,45 +239,6 @@ def test_two_tomograms_of_one_name_are_refused(data, tmp_path):
     own = [{"image": str(data / "TS_00.mrc"), "run": "x"}, {"image": str(data / "TS_01.mrc"), "run": "x"}]
     line = line_of(data, tmp_path, data.parent / "weights.pt", **{"dataset#data": own})
     assert line == f"two tomograms are called 'x': the second is {data / 'TS_01.mrc'}. Rename one."
-
-
-def work(data, output_dir, killed_at, environment):
-    """Run a batch in a process of its own; ``killed_at``: SIGKILL in the middle of writing that run."""
-    os.environ.update(environment, CUDA_VISIBLE_DEVICES="")
-    handlers.picture_of = lambda sample, species_set: None
-    handlers.save_figure = lambda figure, path: path.write_bytes(b"")
-    write_record = handlers.write_record
-
-    def write_or_die(folder, record):
-        if record.run == killed_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        write_record(folder, record)
-
-    handlers.write_record = write_or_die
-    configs = ["inference.json", "multi_gpu_inference.json"] if environment else ["inference.json"]
-    device = {"device": "$torch.device('cpu')"}
-    pick(data, output_dir, data.parent / "weights.pt", configs, **device)
-
-
-def start(data, output_dir, killed_at=None, environment=()):
-    process = FORKS.Process(target=work, args=(data, output_dir, killed_at, dict(environment)))
-    process.start()
-    return process
-
-
-def start_two(data, output_dir, killed_at=None):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
-    ranks = [{**where, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
-    return [start(data, output_dir, killed_at, rank) for rank in ranks]
-
-
-def codes_of(*processes):
-    for process in processes:
-        process.join(timeout=250)
-    return [process.exitcode for process in processes]
 
 
 def test_a_killed_batch_goes_on_and_ends_with_the_same_files(data, reference, tmp_path):
