@@ -28,7 +28,7 @@ BUNDLE_OPTIONS ?=
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-browser check format clean
+.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-browser soak check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -77,6 +77,10 @@ test-clients: test-published test-label
 
 test-label: $(LABEL_VENV)/ready
 	$(CURDIR)/$(LABEL_VENV)/bin/python -m pytest -s tests/with_monai_label
+
+# the long form of tests/faults: hours of kills, damaged headers and a large batch. SOAK="--kills 20" for less
+soak: $(VENV)/ready
+	PYTHONPATH=$(CURDIR)/bundle:$(CURDIR)/tests $(BIN)/python tests/faults/soak.py $(SOAK)
 
 # everything that can be told without running a test: layout, lint, types, layout of the configs
 check: $(VENV)/ready

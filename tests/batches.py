@@ -25,9 +25,9 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["monai.bundle", "monai.engines", "matplotlib.figure", "sklearn.cluster", "starfile"])
 
 
-def write_tomograms(folder, count):
+def write_tomograms(folder, count, shape=SHAPE):
     for number in range(count):
-        volume = noise(number) + 6 * draw_spheres(SHAPE, [(6, 9, 11 + number)], radius_vox=3)
+        volume = noise(number, shape) + 6 * draw_spheres(shape, [(6, 9, 11 + number % 20)], radius_vox=3)
         write_mrc(folder / f"TS_{number:02d}.mrc", volume, VOXEL_SIZE)
     return folder
 

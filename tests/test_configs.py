@@ -6,10 +6,8 @@ import csv
 import dataclasses
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import mrcfile
@@ -265,24 +263,6 @@ def test_an_interrupted_training_ends_with_the_same_weights(dataset_dir, tmp_pat
     whole, parts = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
-
-
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights(dataset_dir, tmp_path):
-    settings = {**SMALL_TRAINING, "epochs": 3, "validation_runs": ["two"], "dataset_dir": dataset_dir}
-    settings |= {"windows_per_epoch": 20, "output_dir": tmp_path / "killed"}
-    command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "configs/train.json"]
-    command += [f"--{key}={value}" for key, value in settings.items()]
-    with subprocess.Popen(command, cwd=BUNDLE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None and not (tmp_path / "killed" / "training.pt").exists():
-            time.sleep(0.01)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    done = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "resuming after epoch" in done.stdout
-    run_training(dataset_dir, tmp_path / "whole", epochs=3, windows_per_epoch=20)
-    whole, killed = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "killed"))
-    assert all(torch.allclose(whole[name], killed[name], atol=1e-6) for name in whole)
 
 
 def test_saved_weights_are_the_averaged_ones(dataset_dir, tmp_path):
