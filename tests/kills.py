@@ -202,7 +202,8 @@ def load_batch(tomograms, folder, bad, seed=0, tell=ignore):
         if all(process.exitcode is None for process in pair):
             moments.choice(pair).kill()
             came["kills"] += 1
-        codes_of(*pair)
+        for process in pair:
+            process.join()
         came["starts"] += 1
         status = statuses(folder)
         came["done"] = sum(value == "done" for value in status.values())
