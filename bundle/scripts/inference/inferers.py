@@ -170,16 +170,18 @@ class TomogramInferer(Inferer):
             InputError: the logits contain NaN or infinity in float32, too.
         """
         answer = run(windows, self.precision)
+        if _is_finite(answer):  # for which a GPU is waited for
+            return answer
         used = number_format(self.precision, windows.device)
-        if not _is_finite(answer) and used != torch.float32:
+        if used != torch.float32:
             logger.warning("%s gives NaN or infinity in %s: it is computed again in float32", what, used)
             answer = run(windows, "float32")
-        if not _is_finite(answer):
-            raise InputError(
-                f"{what} gives NaN or infinity in float32: the weights are damaged; or, if another program than torch "
-                "runs them, give --backend torch."
-            )
-        return answer
+            if _is_finite(answer):
+                return answer
+        raise InputError(
+            f"{what} gives NaN or infinity in float32: the weights are damaged; or, if another program than torch "
+            "runs them, give --backend torch."
+        )
 
     def logits_in_memory(
         self,
