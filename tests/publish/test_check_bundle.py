@@ -243,6 +243,6 @@ def test_the_command_ends_on_a_broken_bundle_with_one_line_and_status_1(bundle):
     (bundle / "configs" / "inference.json").write_text('{"run": ["$os.remove(\'x\')"]}')
     command = [sys.executable, ROOT / "publish" / "check_bundle.py", bundle]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    name = "configs/inference.json, run#0: the name 'os.remove' is not on the list of allowed ones."
+    name = "configs/inference.json, run#0: the expression 'os.remove('x')' is not on the list of allowed ones."
     assert (done.returncode, done.stderr) == (1, f"✗ {NAME}: {name}\n")
     assert "✓ personal paths: none" in done.stdout
