@@ -6,6 +6,7 @@ import pytest
 from pick_files import PICK, write_text
 from scripts.atomic_files import (
     digest_of_parts,
+    ignores_case,
     lock_folder,
     remove_temporaries,
     stamps_of,
@@ -15,6 +16,15 @@ from scripts.atomic_files import (
 )
 from scripts.errors import InputError
 from scripts.picks import write_csv
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_disk_that_ignores_capitals_is_noticed(ignored, tmp_path):
+    file = tmp_path / ".lock"
+    file.touch()
+    if ignored:
+        (tmp_path / ".LOCK").touch()  # what such a disk answers
+    assert ignores_case(file) == (ignored or (tmp_path / ".LOCK").exists())
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path):

@@ -17,6 +17,7 @@ GROUND = {
     "atomic_files",
     "copick_tree",
     "command_line",
+    "file_names",
     "file_pages",
     "memory",
 }  # may be imported by all

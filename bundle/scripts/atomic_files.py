@@ -186,6 +186,11 @@ def lock_folder(lock: IO[Any], work: str, remedy: str, shared: bool = False) -> 
         raise InputError(f"another {work} is at work in {Path(lock.name).parent}: wait for it, or {remedy}.")
 
 
+def ignores_case(file: Path) -> bool:
+    """Return whether the disk takes names for equal that differ only in capitals, shown by a file that exists."""
+    return file.with_name(file.name.swapcase()).exists()
+
+
 def stamps_of(path: Path) -> list[tuple[str, int, int]]:
     """Return name, size and modification time (ns) of a file, of all files in a folder, or of all that match a pattern.
 

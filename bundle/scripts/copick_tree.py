@@ -22,6 +22,7 @@ from typing import Any
 
 from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
+from scripts.file_names import require_file_name
 from scripts.species import SpeciesSet
 
 CONFIG, STATIC, OVERLAY = "copick.json", "static", "overlay"
@@ -37,11 +38,12 @@ def tomogram_path(root: str | Path, run: str, voxel_size_angstrom: float, kind: 
     """Return the path of a tomogram in a project.
 
     Raises:
-        InputError: copick would not find a tomogram of that kind.
+        InputError: no folder can be called after the run, or copick would not find a tomogram of that kind.
     """
     _refuse_for_copick("a kind of tomogram", kind)
     if FEATURES in kind:
         raise InputError(f"a kind of tomogram cannot be called '{kind}': copick leaves out names with '{FEATURES}'.")
+    require_file_name(run, "run")
     return Path(root) / STATIC / RUNS / run / _spacing_folder(voxel_size_angstrom) / f"{kind}.zarr"
 
 
@@ -51,8 +53,10 @@ def picks_path(root: str | Path, run: str, species: str, user_id: str, session_i
     A file called ``<species>.json``, as in the challenge's truth, keeps copick from reading any picks of the run.
 
     Raises:
-        InputError: copick would refuse one of the names, or split the file name in the wrong place.
+        InputError: no folder can be called after the run, copick would refuse one of the other names, or split the file
+            name in the wrong place.
     """
+    require_file_name(run, "run")
     return overlay_folder_of(root) / RUNS / run / PICKS_FOLDER / session_file(user_id, session_id, species)
 
 

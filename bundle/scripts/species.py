@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
+from scripts.file_names import require_file_name
 
 SPECIES_FILE = Path(__file__).resolve().parents[1] / "configs" / "species.json"  # the bundle's own
 NAME = re.compile(r"\w[\w .,+()-]{0,99}")  # a part of file names, and of configs
@@ -159,6 +160,7 @@ def positive_weights(species_set: SpeciesSet) -> list[float]:
 
 def _species(path: str | Path, name: str, values: Any) -> Species:
     wanted = {field.name for field in fields(Species)} - {"name"}
+    require_file_name(name, "species", str(path))
     if not NAME.fullmatch(name):
         raise InputError(f"{path}: '{name}' cannot name a species: files are called after it. Use letters and digits.")
     if not isinstance(values, dict):

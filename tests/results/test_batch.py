@@ -70,6 +70,24 @@ def test_twelve_tomograms_with_three_bad_ones_give_nine_results_and_a_failure(da
     assert not [path for path in output.iterdir() if path.name.endswith(".tmp")]
 
 
+def test_tomograms_called_after_files_of_the_batch_are_left_out_and_the_others_are_done(data, tmp_path, caplog):
+    tomograms, output = write_tomograms(tmp_path / "tomograms", 1), tmp_path / "out"
+    bad = ["picks.csv", "Summary.csv", "failures", "report.html", "con", "a\nb", "a\udc80", "x" * 240]
+    for name in ["run.json", *bad]:
+        (tomograms / f"{name}.mrc").write_bytes((tomograms / "TS_00.mrc").read_bytes())
+    line = line_of(tomograms, output, data.parent / "weights.pt")
+    assert line.startswith("8 of 10 tomograms failed: ")
+    found = statuses(output)
+    assert {run for run, status in found.items() if status == "done"} == {"TS_00", "run.json"}
+    assert {pick.run for pick in read_csv(output / "picks.csv")} == {"TS_00", "run.json"}
+    left_out = [record.getMessage() for record in caplog.records if record.getMessage().startswith("left out: ")]
+    assert len(left_out) == len(bad)
+    assert "left out: the run 'picks.csv' is the name of a file of the batch itself: rename its tomogram." in left_out
+    assert "left out: the run 'con' is the name of a device in Windows: rename its tomogram." in left_out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "tomograms"]
+    assert sorted(path.name for path in output.iterdir() if path.is_dir()) == ["TS_00", "run.json"]
+
+
 def test_a_batch_picks_what_the_evaluator_alone_picks(data, reference, tmp_path):
     made = pick(data, tmp_path, data.parent / "weights.pt", run=[])
     made.evaluator.run()

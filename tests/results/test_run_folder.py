@@ -12,6 +12,7 @@ from scripts.results.run_folder import (
     BatchTables,
     SummaryRow,
     difference,
+    faults_of_runs,
     forget_failure,
     format_summary,
     make_record,
@@ -205,6 +206,19 @@ def test_what_is_expected_of_the_picks_and_a_warning_are_in_the_record_and_the_s
     assert lines[0].split() == ["run", "status", "picks", "a", "b", "right", "seconds", "GiB"]
     assert lines[1].split() == ["one", "done", "9", "9", "0", "7", "2.0", "1.50"]
     assert lines[2] == "one: scores are not calibrated for this tomogram: skewness"
+
+
+@pytest.mark.parametrize("run", ["picks.csv", "summary.csv", "SUMMARY.CSV", "failures", "report.html", ".lock", ".."])
+def test_a_run_called_after_a_file_of_the_batch_has_a_fault(run):
+    assert list(faults_of_runs([run, "TS_1"], ignores_case=False)) == [run]
+
+
+def test_names_that_differ_only_in_capitals_are_one_folder_on_a_disk_that_ignores_them():
+    assert faults_of_runs(["TS_1", "ts_1", "TS_2"], ignores_case=False) == {}
+    other = "differs only in capitals from 'TS_1', which on this disk is the same folder"
+    assert faults_of_runs(["TS_1", "ts_1", "TS_2"], ignores_case=True) == {
+        "ts_1": f"the run 'ts_1' {other}: rename its tomogram."
+    }
 
 
 def test_a_note_that_cannot_be_written_is_an_input_error(tmp_path):

@@ -16,6 +16,7 @@ from scripts.copick_tree import (
     run_folder_of,
 )
 from scripts.errors import InputError
+from scripts.file_names import shown
 from scripts.volumes.reading import is_tomogram, refuse_address, stem_of
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,7 @@ def require_runs(runs: Sequence[Mapping[str, str]], dataset_dir: Folders) -> Non
         raise InputError(f"cannot read {', '.join(missing)}: no such file or folder. Set dataset_dir.")
     if not runs:
         raise InputError(f"{paths_in_words(folders)} holds no tomogram (MRC, OME-Zarr or NIfTI) to work on.")
-    logger.info("%d tomograms: %s", len(runs), ", ".join(str(item.get("run", item["image"])) for item in runs))
+    logger.info("%d tomograms: %s", len(runs), ", ".join(shown(str(item.get("run", item["image"]))) for item in runs))
 
 
 def run_name(path: str | Path) -> str:

@@ -17,9 +17,10 @@ from urllib.parse import unquote
 
 from scripts.atomic_files import lock_folder, require_writable
 from scripts.errors import InputError, run_tool
-from scripts.fetch.copick_copy import NO_FILE_NAME, Choice, fetch_project, in_words, size_of
+from scripts.fetch.copick_copy import Choice, fetch_project, in_words, size_of
 from scripts.fetch.ome_zarr_copy import choose_level, fetch_level
 from scripts.fetch.stores import open_source
+from scripts.file_names import fault_of_name
 from scripts.species import SPECIES_FILE, read_species
 
 FETCH_LOCK = ".fetch.lock"
@@ -73,7 +74,7 @@ def fetch_address(url: str, folder: Path, choice: Choice, storage_options: Mappi
     """
     source = open_source(url, storage_options)
     name = unquote(source.url.rpartition("/")[2])
-    if NO_FILE_NAME.search(name):
+    if fault_of_name(name):
         raise InputError(f"{source.url} does not end in the name of a tomogram: {name!r}.")
     level = choose_level(source, choice.voxel_size_angstrom)
     target = folder / (name if name.endswith(".zarr") else f"{name}.zarr")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from scripts.copick_tree import CONFIG, OVERLAY, RUNS, picks_path, tomogram_path
 from scripts.errors import InputError
 from scripts.fetch.ome_zarr_copy import choose_level, fetch_level
 from scripts.fetch.stores import Source, fact_of, persist, secrets_in, source_in
+from scripts.file_names import require_file_name
 from scripts.volumes.ome_zarr import Level
 
-NO_FILE_NAME = re.compile(r"[/\\\x00-\x1f\x7f]|^\.|^$")
 KEPT_FACTS = ("name", "description", "pickable_objects", "user_id", "session_id")  # the rest may hold credentials
 ROUNDED = 0.01  # relative; the voxel size in a folder's name may differ this much from the tomogram's
 
@@ -96,8 +95,7 @@ def fetch_run(run: Any, folder: Path, choice: Choice, secrets: tuple[str, ...] =
     Raises:
         InputError: a name is not valid for a file, the run has no tomogram of the kinds, or one cannot be fetched.
     """
-    if NO_FILE_NAME.search(run.name):
-        raise InputError(f"{run.name!r} cannot be the name of a folder.")
+    require_file_name(run.name, "run")
     new, there = _fetch_picks(run, folder, choice.picks, secrets)
     done = [f"{new} files of picks" + (f" ({there} are there already)" if there else "")]
     for kind, (spacing, source, level) in _nearest_tomograms(run, choice, secrets).items():

@@ -10,6 +10,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
+from scripts.file_names import require_file_name
 from scripts.handlers.finished_sample import picture_of, samples_of, tomogram_of, true_picks_of
 from scripts.pages.batch_page import write_summary_page
 from scripts.pages.html import PAGE_NAME, check_megabytes
@@ -65,7 +66,7 @@ class WritePages:
             truth = Truth(particles, np.asarray(sample["sweep"].cpu()), self.thresholds, self.mode)
             compared = compare_run(tomogram, picks, self.species_set, truth)
             self.picks[tomogram.run], self.comparisons[tomogram.run] = picks, compared.comparison
-            path = self.folder / tomogram.run / PAGE_NAME
+            path = self.folder / require_file_name(tomogram.run, "run") / PAGE_NAME
             write_run_page(path, tomogram, picks, self.species_set, self.page_megabytes, compared)
 
     def write(self, engine: Engine) -> None:

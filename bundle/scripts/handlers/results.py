@@ -13,6 +13,7 @@ from ignite.engine import Engine, Events
 from scripts.atomic_files import write_folder_atomically
 from scripts.copick_tree import PICKS_FOLDER, RUNS, overlay_folder_of, session_file
 from scripts.datasets.runs import Folders, mask_of_run
+from scripts.file_names import require_file_name
 from scripts.handlers.finished_sample import image_facts_of, picture_of, samples_of, tomogram_of
 from scripts.handlers.times import peak_memory_gib
 from scripts.pages.figures import save_figure
@@ -132,7 +133,7 @@ class WritePicks:
         for sample in samples_of(engine):
             image, picks = image_facts_of(sample), picks_of(sample)
             run, state = image.run, state_of(image.source, mask_of_run(self.mask_path, image.run))
-            with write_folder_atomically(self.folder / run) as folder:
+            with write_folder_atomically(self.folder / require_file_name(run, "run")) as folder:
                 self.write_files(folder, picks, sample)
                 seconds = {**getattr(engine.state, "seconds", {}), "write": perf_counter() - started}
                 memory = peak_memory_gib()

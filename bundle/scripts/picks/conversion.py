@@ -11,6 +11,7 @@ import numpy as np
 from scripts.coordinates import to_zyx_vox
 from scripts.copick_tree import is_project
 from scripts.errors import InputError, InputWarning
+from scripts.file_names import require_file_name
 from scripts.picks.bounds import check_inside
 from scripts.picks.context import Facts
 from scripts.picks.copick_json import read_copick_folder
@@ -54,7 +55,9 @@ def convert(
     writer = _target_format(target, to_format)
     if facts.binning is not None and not (reader.has_binning or writer.has_binning):
         raise InputError(f"binning has no meaning from {reader.name} to {writer.name}; leave it out.")
-    picks = _chosen(_read(Path(source), reader, facts), source, facts, min_score)
+    picks = _read(Path(source), reader, facts)
+    _check_names(picks, source)
+    picks = _chosen(picks, source, facts, min_score)
     _check_places(picks, reader, source, facts, allow_outside)
     if not writer.has_scores and any(pick.score != 1 for pick in picks):
         warnings.warn(f"{target}: {writer.name} has no room for scores; they are left out.", InputWarning, stacklevel=2)
@@ -99,6 +102,12 @@ def _read(path: Path, reader: Format, facts: Facts) -> list[Pick]:
     if path.is_dir():
         raise InputError(f"{path} is a folder; give one file of picks, or a copick project.")
     return reader.read(path, facts)
+
+
+def _check_names(picks: Sequence[Pick], source: str | Path) -> None:
+    for number, pick in enumerate(picks, start=1):
+        require_file_name(pick.run, "run", f"{source}, particle {number}")
+        require_file_name(pick.species, "species", f"{source}, particle {number}")
 
 
 def _chosen(picks: list[Pick], source: str | Path, facts: Facts, min_score: float | None) -> list[Pick]:

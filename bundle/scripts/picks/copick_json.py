@@ -142,7 +142,7 @@ def picks_of_content(path: str | Path, content: Mapping[str, Any], run: str | No
         InputError: the run is not known, or a point is wrong.
     """
     name = run or content.get("run_name")
-    if not name:
+    if not name or not isinstance(name, str):
         raise InputError(f"{path} does not say which run it belongs to; give the run's name (--run).")
     picks = []
     for count, point in enumerate(content["points"], start=1):

@@ -9,6 +9,7 @@ from typing import Literal
 
 from scripts.copick_tree import is_project, picks_path
 from scripts.errors import InputError
+from scripts.file_names import require_file_name
 from scripts.picks.context import Facts
 from scripts.picks.coords_text import read_coords, write_coords
 from scripts.picks.copick_json import read_copick_json, write_copick_json
@@ -70,7 +71,8 @@ class Format:
             facts: what is known of all picks.
 
         Raises:
-            InputError: the target is one file and the picks need several, or the run or the species is not known.
+            InputError: the target is one file and the picks need several, or the run or the species is not known, or
+                no file can be called after one of them.
         """
         groups = self._by_file(picks) or {self._file_of(facts.run, facts.species): []}
         layout = self._layout_at(target)
@@ -89,7 +91,7 @@ class Format:
             elif self.one_file_per == "table":
                 path = target / self.file_name
             else:
-                folder = target / run if run else target
+                folder = target / require_file_name(run, "run") if run else target
                 path = path_in_folder(folder, self, own_facts.needed_species(target), own_facts)
             parts.append((path, own, own_facts))
         return parts
@@ -265,6 +267,12 @@ def write_run_folder(
 
 
 def path_in_folder(folder: str | Path, one: Format, species: str, facts: Facts) -> Path:
-    """Return the path of the file of one species in a run's folder."""
-    ids = {"user_id": facts.user_id or USER_ID, "session_id": facts.session_id or SESSION_ID}
-    return Path(folder) / one.file_name.format(species=species, **ids)
+    """Return the path of the file of one species in a run's folder.
+
+    Raises:
+        InputError: no file can be called after the species or an id.
+    """
+    names = {"species": species, "user_id": facts.user_id or USER_ID, "session_id": facts.session_id or SESSION_ID}
+    for what, name in names.items():
+        require_file_name(name, what)
+    return Path(folder) / one.file_name.format_map(names)

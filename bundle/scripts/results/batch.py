@@ -19,7 +19,7 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from scripts.atomic_files import lock_folder, remove_temporaries, require_disk_space
+from scripts.atomic_files import ignores_case, lock_folder, remove_temporaries, require_disk_space
 from scripts.datasets.runs import mask_of_run, run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
 from scripts.memory import is_out_of_memory
@@ -32,6 +32,7 @@ from scripts.results.run_folder import (
     BatchTables,
     SummaryRow,
     difference,
+    faults_of_runs,
     forget_failure,
     format_summary,
     read_record,
@@ -62,8 +63,9 @@ def run_batch(
 ) -> None:
     """Process every tomogram of a dataset on its own, and keep the tables over all of them up to date.
 
-    A run that is complete under the same settings is skipped. With several processes (an initialised process group)
-    each takes its share of the rest. They exchange only files, so that the others continue if one dies.
+    A run that is complete under the same settings is skipped; one after whose name no folder can be called has failed.
+    With several processes (an initialised process group) each takes its share of the rest. They exchange only files, so
+    that the others continue if one dies.
 
     Args:
         evaluator: engine that picks; one of its handlers is `handlers.results.WritePicks`, with the same
@@ -87,8 +89,9 @@ def run_batch(
     tomograms = {
         run: state_of(dataset.data[number]["image"], mask_of_run(mask_path, run)) for run, number in numbers.items()
     }
-    tables = BatchTables(folder, tomograms, settings, species_set)
     with open(folder / BATCH_LOCK, "a") as lock:
+        refused = faults_of_runs(numbers, ignores_case(folder / BATCH_LOCK))
+        tables = BatchTables(folder, tomograms, settings, species_set, refused)
 
         def prepare() -> list[str]:
             lock_folder(lock, *WORK)
@@ -102,7 +105,10 @@ def run_batch(
         to_do = agree(prepare)
         lock_folder(lock, *WORK, shared=True)  # by all processes, so that no other batch removes files meanwhile
         mine = to_do[idist.get_rank() :: idist.get_world_size()]
-        logger.info("%d of %d tomograms are done already", len(numbers) - len(to_do), len(numbers))
+        done = len(numbers) - len(refused) - len(to_do)
+        logger.info("%d of %d tomograms are done already", done, len(numbers))
+        for fault in refused.values():
+            logger.error("left out: %s", fault)
         work_through(evaluator, {run: Subset(dataset, [numbers[run]]) for run in mine}, tables)
         wait_for_others()
         if idist.get_rank() == 0:
@@ -117,6 +123,8 @@ def list_work(tables: BatchTables, resume: bool, overwrite: bool) -> list[str]:
     """
     to_do = []
     for run, tomogram in tables.tomograms.items():
+        if run in tables.refused:
+            continue
         folder = tables.output_dir / run
         record = read_record(folder)
         reason = "is no complete result" if record is None else difference(record, tomogram, tables.settings)

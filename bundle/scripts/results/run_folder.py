@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from scripts.atomic_files import digest_of_parts, stamps_of, write_atomically, write_table_of_rows
+from scripts.file_names import fault_of_name, shown
+from scripts.pages.html import PAGE_NAME
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.records import finite_or_none, first_difference
 from scripts.species import SpeciesSet
 
 COMPARED = "bytes", "modified_ns", "parts_sha256"  # of a tomogram
 RECORD_FILE, PICKS_TABLE, SUMMARY, FAILURES = "run.json", "picks.csv", "summary.csv", "failures"
+RESERVED = {PICKS_TABLE, SUMMARY, FAILURES, PAGE_NAME}  # beside the folders of the runs
 DONE, FAILED, MISSING = "done", "failed", "missing"
 # columns after those of the species
 SUMMARY_ENDS = "expected_right", "seconds", "peak_memory_gib", "not_calibrated", "failure"
@@ -136,6 +139,27 @@ def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[st
     return found and f"was picked with other settings: {found}"
 
 
+def faults_of_runs(runs: Iterable[str], ignores_case: bool) -> dict[str, str]:
+    """Return the runs that can have no folder of results, with the reason in one line.
+
+    Args:
+        runs: their names.
+        ignores_case: the disk takes names for equal that differ only in capitals.
+    """
+    faults: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for run in runs:
+        fault = fault_of_name(run)
+        other = first.setdefault(run.casefold(), run)
+        if fault is None and run.casefold() in RESERVED:
+            fault = "is the name of a file of the batch itself"
+        if fault is None and ignores_case and other != run:
+            fault = f"differs only in capitals from '{other}', which on this disk is the same folder"
+        if fault is not None:
+            faults[run] = f"the run '{shown(run)}' {fault}: rename its tomogram."
+    return faults
+
+
 def write_failure(output_dir: Path, run: str, failure: str, details: str = "") -> None:
     """Write a note that a run failed: the failure in the first line, details below."""
     with write_atomically(output_dir / FAILURES / f"{run}.txt") as file:
@@ -164,12 +188,14 @@ class BatchTables:
         tomograms: what `state_of` returned for every run, in the order of the tables.
         settings: the ``settings`` of `handlers.results.WritePicks`; folders with other settings count as missing.
         species_set: the species, one column each.
+        refused: runs that can have no folder, with the reason, see `faults_of_runs`; they count as failed.
     """
 
     output_dir: Path
     tomograms: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any]
     species_set: SpeciesSet
+    refused: Mapping[str, str] = field(default_factory=dict)
     _read: dict[str, tuple[Record, list[Pick]]] = field(default_factory=dict)
 
     def write(self) -> list[SummaryRow]:
@@ -193,6 +219,8 @@ class BatchTables:
         return not is_any_done and any(read_record(self.output_dir / run) is not None for run in self.tomograms)
 
     def _look_at(self, run: str) -> tuple[SummaryRow, list[Pick]]:
+        if run in self.refused:
+            return SummaryRow(shown(run), FAILED, failure=self.refused[run]), []
         folder, failure = self.output_dir / run, read_failure(self.output_dir, run)
         if failure is not None:  # even if there is an older folder, which was to be replaced
             return SummaryRow(run, FAILED, failure=failure), []

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from scripts.atomic_files import require_writable, write_atomically
 from scripts.coordinates import to_xyz_angstrom
 from scripts.copick_tree import picks_path, tomogram_path, write_project
-from scripts.errors import InputError
+from scripts.errors import InputError, reason_of
+from scripts.file_names import require_file_name
 from scripts.picks import Pick, write_copick_json
 from scripts.simulation.imaging import Imaging, beams, count_electrons, expected_counts, reconstruct
 from scripts.simulation.scene import ACTIN, MICROTUBULE, Scene
@@ -82,7 +83,12 @@ def simulate_dataset(
     root = Path(dataset_dir)
     settings = json.loads(json.dumps({**settings, "seed": seed}))
     check_settings(settings, species_set)
-    names = [run_name.format(number=number) for number in range(runs)]
+    try:
+        names = [run_name.format(number=number) for number in range(runs)]
+    except (AttributeError, LookupError, ValueError) as error:
+        raise InputError(f"run_name '{run_name}' is no pattern like 'S{{number:03d}}': {reason_of(error)}.") from error
+    for name in names:
+        require_file_name(name, "run", "run_name")
     if len(set(names)) != len(names):
         raise InputError(f"run_name '{run_name}' gives runs of one name: put {{number}} into it.")
     waiting = [(number, name) for number, name in enumerate(names) if not _marker(root, name, settings).exists()]
