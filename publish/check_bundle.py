@@ -18,6 +18,7 @@ from check_configs import check_configs, check_logging
 from check_files import check_layout, check_personal_paths, check_sizes, check_weights
 from check_metadata import check_numbers, check_packages, check_schema, check_species
 from refusal import Refusal
+from sbom import check_sbom
 
 Check = Callable[[Path], str]
 
@@ -31,6 +32,7 @@ def reading_checks(results: Path | None = None) -> dict[str, Check]:
         "metadata": check_schema,
         "species and versions": check_species,
         "packages": check_packages,
+        "SBOM": check_sbom,
         "scores": partial(check_numbers, results=results),
         "configs": check_configs,
         "logging.conf": check_logging,

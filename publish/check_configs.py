@@ -162,7 +162,9 @@ BELOW = re.compile(  # what may be added to one of them
     r"|\w{4}\.mrc)"
 )
 SLASH = re.compile(r"[/\\\x00]")
-PROSE = {"configs/metadata.json", "models/model.json", "models/second_look.json"}  # data that hold texts with slashes
+PROSE = {  # data that hold texts with slashes
+    "configs/metadata.json", "docs/sbom.cdx.json", "models/model.json", "models/second_look.json",
+}  # fmt: skip
 LOGGING = {  # options of logging.conf, with what they may be
     **dict.fromkeys(("keys", "level", "handlers", "formatter", "qualname", "propagate"), r"[\w.,]*"),
     "format": r"[\w%():. ]*",

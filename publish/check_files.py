@@ -19,13 +19,13 @@ from refusal import Refusal
 
 REQUIRED = (
     "LICENSE", "configs/metadata.json", "configs/inference.json", "configs/train.json", "scripts/__init__.py",
-    "docs/README.md", "docs/data_license.txt", "models/model.json",
+    "docs/README.md", "docs/data_license.txt", "docs/sbom.cdx.json", "models/model.json",
 )  # fmt: skip
 KINDS = {
     "": ("LICENSE", "large_files.yml"),
     "configs": (".json", "logging.conf"),
-    "scripts": (".py", ".html", ".js", ".css", ".json"),
-    "docs": (".md", ".txt", ".png"),
+    "scripts": (".py", ".html", ".js", ".css"),
+    "docs": (".md", ".txt", ".png", "sbom.cdx.json"),
     "models": (".json", ".pt", ".ts", ".onnx"),
 }
 LARGE_FILES = "large_files.yml"

@@ -16,6 +16,7 @@ from pathlib import Path
 import yaml
 from check_files import LARGE_FILES, WEIGHTS_BYTES, files_in, sha256_of
 from refusal import Refusal
+from sbom import write_sbom
 
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "cryoet_particle_segmentation"  # MONAI Label and monai.bundle.load identify a bundle by its folder's name
@@ -25,7 +26,7 @@ ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def assemble(target: Path, source: Path = ROOT / "bundle", weights_url: str | None = None) -> Path:
-    """Copy the published part of a bundle to a new folder; an existing folder is deleted.
+    """Copy the published part of a bundle to a new folder, with its SBOM; an existing folder is deleted.
 
     Args:
         target: the folder, with the name of the bundle.
@@ -47,6 +48,7 @@ def assemble(target: Path, source: Path = ROOT / "bundle", weights_url: str | No
             shutil.copytree(source / name, target / name, ignore=skip)
         else:
             shutil.copyfile(source / name, target / name)
+    write_sbom(target, ROOT / "requirements" / "bundle.lock")
     weights = target / "models" / "model.pt"
     if weights_url is not None:
         entry = {"path": "models/model.pt", "url": weights_url, "hash_val": sha256_of(weights), "hash_type": "sha256"}

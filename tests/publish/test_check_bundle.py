@@ -15,6 +15,7 @@ from check_files import WEIGHTS_BYTES, sha256_of
 from check_metadata import pins_of
 from make_bundle import NAME, assemble, zip_folder
 from refusal import Refusal
+from sbom import write_sbom
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "reference" / "results.md"
@@ -42,6 +43,7 @@ def put_weights(bundle, content, save=torch.save):
     save(content, path)
     edit(bundle, "model.json", lambda card: card["weights_sha256"].update({"model.pt": sha256_of(path)}))
     edit(bundle, "second_look.json", lambda card: card.update(first_network_sha256=sha256_of(path)))
+    write_sbom(bundle, ROOT / "requirements" / "bundle.lock")
 
 
 def refusal_of(bundle):
@@ -173,6 +175,34 @@ def test_a_version_without_its_entry_is_refused(bundle):
 def test_a_package_that_the_metadata_forget_is_named(bundle):
     edit(bundle, "metadata.json", lambda metadata: metadata["required_packages_version"].pop("mrcfile"))
     assert re.search(r"scripts/[\w/]+\.py imports mrcfile", refusal_of(bundle))
+
+
+def test_the_sbom_lists_every_package_of_the_lock_and_the_weights(bundle):
+    content = json.loads((bundle / "docs" / "sbom.cdx.json").read_text())
+    assert (content["bomFormat"], content["specVersion"], content["version"]) == ("CycloneDX", "1.6", 1)
+    assert (
+        content["metadata"]["component"]["version"]
+        == json.loads((bundle / "configs/metadata.json").read_text())["version"]
+    )
+    libraries = {f"{part['name']}=={part['version']}" for part in content["components"] if part["type"] == "library"}
+    assert libraries == set((ROOT / "requirements/bundle.lock").read_text().split())
+    assert "pkg:pypi/typing-extensions@" in " ".join(part.get("purl", "") for part in content["components"])
+    models = {part["name"] for part in content["components"] if part["type"] == "machine-learning-model"}
+    assert models == {"model.pt", "second_look.pt"}
+
+
+@pytest.mark.parametrize("change", [{"version": "1.0"}, {"name": "numpyy"}])
+def test_an_sbom_of_other_packages_is_refused(change, bundle):
+    path = bundle / "docs" / "sbom.cdx.json"
+    content = json.loads(path.read_text())
+    next(part for part in content["components"] if part["name"] == "numpy").update(change)
+    path.write_text(json.dumps(content))
+    assert refusal_of(bundle).startswith("docs/sbom.cdx.json has numpy ")
+
+
+def test_an_sbom_of_other_weights_is_refused(bundle):
+    edit(bundle, "model.json", lambda card: card["weights_sha256"].update({"model.pt": "0" * 64}))
+    assert refusal_of(bundle) == "docs/sbom.cdx.json lists other weights than the cards in models."
 
 
 def test_the_versions_of_the_metadata_are_those_that_are_tested(bundle_dir):
