@@ -57,7 +57,7 @@ def test_a_failing_run_does_not_stop_the_others(remote, open_runs, tmp_path, cap
     first, second, third = out.splitlines()
     assert first.startswith("A failed: memory:///data/nowhere.zarr holds no Zarr metadata")
     assert second == "B: 1 files of picks, wbp 10 Å"
-    assert third == "../C failed: '../C' cannot be the name of a folder."
+    assert third == "../C failed: the run '../C' holds a slash; a file or folder is called after it. Rename it."
     assert err == "error: 2 of 3 runs failed: A, ../C.\n"
     assert runs_in(tmp_path / "here") == ["B"]
 
