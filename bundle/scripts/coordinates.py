@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+NANOMETRE_ANGSTROM = 10.0
 SizeZYX = tuple[float, float, float]
 FIRST_VOXEL_XYZ = {  # coordinates that a format gives to the centre of the first voxel, in voxels
     "relion4": (0.0, 0.0, 0.0),

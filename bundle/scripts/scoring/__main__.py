@@ -6,8 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from scripts.errors import run_tool
+from scripts.errors import InputError, run_tool
 from scripts.picks import read_csv
+from scripts.scoring.frames import common_shift_of, other_frame_of, pairs_of
 from scripts.scoring.matching import MODES
 from scripts.scoring.metrics import format_table, score_picks
 from scripts.species import SPECIES_FILE, read_species
@@ -30,11 +31,20 @@ def print_score(options: argparse.Namespace) -> None:
     """Print the table of the score and, with all its digits, the total.
 
     Raises:
-        InputError: a file cannot be read or does not fit the species.
+        InputError: a file cannot be read or does not fit the species, or the picks match the truth in another frame.
     """
     species_set = read_species(options.species)
     truth, picks = read_csv(options.truth), read_csv(options.picks)
     score = score_picks(truth, picks, species_set, options.mode, truth_source=options.truth, picks_source=options.picks)
+    pairs = pairs_of(truth, picks, species_set)
+    frame = other_frame_of(pairs, species_set.voxel_size_angstrom)
+    if frame:
+        raise InputError(f"{options.picks} matches {options.truth} only if {frame}.")
+    shift = common_shift_of(pairs)
+    if shift is not None:
+        moved = f"moved by {', '.join(f'{value:.0f}' for value in shift)} Å in x, y, z"
+        found = f"{options.picks} matches {options.truth} only if {moved}: do both count from the first voxel?"
+        print(f"warning: {found}", file=sys.stderr)
     print(format_table(score))
     if score.dropped:
         print(f"left out: {score.dropped} picks of runs without truth ({', '.join(score.dropped_runs)})")

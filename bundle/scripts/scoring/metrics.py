@@ -98,6 +98,14 @@ def fbeta(tp: int, predicted: int, truths: int, beta: float = 4.0) -> float:
     return (1 + beta**2) * (p * r) / (beta**2 * p + r) if p + r > 0 else 0.0
 
 
+def by_species_and_run(picks: Iterable[Pick]) -> dict[tuple[str, str], list[Pick]]:
+    """Return the picks by species and run, in their order."""
+    groups: dict[tuple[str, str], list[Pick]] = {}
+    for pick in picks:
+        groups.setdefault((pick.species, pick.run), []).append(pick)
+    return groups
+
+
 def count_matches(
     truth: Iterable[Pick], picks: Iterable[Pick], species_set: SpeciesSet, mode: str = "kaggle"
 ) -> dict[str, Counts]:
@@ -108,7 +116,7 @@ def count_matches(
     Raises:
         InputError: a species is unknown.
     """
-    truth_places, pick_places = _by_species_and_run(truth), _by_species_and_run(picks)
+    truth_places, pick_places = by_species_and_run(truth), by_species_and_run(picks)
     counts: dict[str, Counts] = {}
     for key in truth_places | pick_places:
         name = key[0]
@@ -236,13 +244,6 @@ def format_table(score: Score) -> str:
         )
         for line in lines
     )
-
-
-def _by_species_and_run(picks: Iterable[Pick]) -> dict[tuple[str, str], list[Pick]]:
-    groups: dict[tuple[str, str], list[Pick]] = {}
-    for pick in picks:
-        groups.setdefault((pick.species, pick.run), []).append(pick)
-    return groups
 
 
 def _share(value: float, of: int) -> str:
