@@ -3,11 +3,12 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from pick_files import SHAPE, TABLE
 from scripts.copick_tree import write_project
 from scripts.errors import InputError, InputWarning
-from scripts.picks import FORMATS, Facts, convert, read_csv, write_run_folder
+from scripts.picks import FORMATS, Facts, Pick, convert, read_csv, write_run_folder
 
 FACTS = Facts(voxel_size_angstrom=10.0, volume_shape=SHAPE)
 
@@ -143,6 +144,21 @@ def test_conversion_checks_the_places(tmp_path):
     with pytest.warns(InputWarning, match="100% of the points"):
         convert(tmp_path / "a.coords", tmp_path / "a.csv", facts=facts, allow_outside=True)
     assert len(read_csv(tmp_path / "a.csv")) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "shift"),
+    [("csv", "a.csv", (0, 0, 0)), ("copick", "a.json", (0, 0, 0)), ("relion5", "a.star", (162, 126, 90))],
+)
+def test_conversion_refuses_voxels_in_a_format_of_angstroms(name, target, shift, tmp_path):
+    """RELION 5 counts from the centre: 180, 140, 100 Å, or 18, 14, 10 voxels."""
+    facts = replace(FACTS, run="A", species="ribosome")
+    places = np.array([[30.0, 2.0, 9.0], [4.0, 25.0, 15.0]]) + shift
+    FORMATS[name].write(tmp_path / target, [Pick("A", "ribosome", *place) for place in places.tolist()], facts)
+    with pytest.raises(InputError, match=r"2 of 2 points lie close to where the coordinates begin; are they voxels"):
+        convert(tmp_path / target, tmp_path / "out.csv", facts=facts)
+    with pytest.warns(InputWarning, match="2 of 2 points lie close"):
+        convert(tmp_path / target, tmp_path / "out.csv", facts=facts, allow_outside=True)
 
 
 # Names

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from scripts.coordinates import to_xyz_angstrom
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputError
 from scripts.picking.image_picks import true_picks
 from scripts.picks import Pick, write_copick_json, write_csv
 from scripts.preparation.image_facts import facts_of_image
@@ -110,11 +110,29 @@ def test_a_run_without_particles_has_an_empty_truth(species_set, tmp_path):
     assert LoadTruthd("label", species_set)(sample)["label"].shape == (0, 4)
 
 
-def test_points_that_crowd_in_the_first_corner_are_suspicious(species_set, tmp_path):
-    write_csv(tmp_path / "truth.csv", [Pick("run", "a", 5.0 + n, 12.0 + n, 6.0 + n) for n in range(5)])
+def test_truth_in_voxels_is_refused_by_the_points_of_all_runs(species_set, tmp_path):
+    rows = [Pick("run", "a", 30.0, 20.0, 9.0), Pick("s", "b", 11.0, 9.0, 6.0), Pick("t", "a", 5.0, 24.0, 17.0)]
+    write_csv(tmp_path / "truth.csv", rows)
     sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
-    with pytest.warns(InputWarning, match=r"all points lie in the first 20% of every axis; are they voxels, not Å"):
+    with pytest.raises(InputError, match=r"truth.csv: 3 of 3 points lie close .*; are they voxels or nm, not Å\?"):
         LoadTruthd("label", species_set)(sample)
+
+
+def test_truth_with_exchanged_axes_is_refused(species_set, tmp_path):
+    rows = [(60, 100, 330), (90, 240, 250), (120, 150, 80)]  # z, y, x in ångströms, in the columns x, y, z
+    write_csv(tmp_path / "truth.csv", [Pick("run", "a", *map(float, row)) for row in rows])
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
+    with pytest.raises(InputError, match=r"run 'run': 67% of the points lie outside .* if x and z are exchanged"):
+        LoadTruthd("label", species_set)(sample)
+
+
+def test_a_particle_in_copick_is_where_its_angstroms_say_whatever_voxels_it_was_annotated_in(species_set, tmp_path):
+    pick = Pick("run", "a", *map(float, to_xyz_angstrom([POINTS[0]], VOXEL_SIZE)[0]))
+    write_copick_json(
+        tmp_path / "x_0_a.json", [pick], run="run", species="a", voxel_size_angstrom=4.99, user_id="x", session_id="0",
+    )  # fmt: skip
+    sample = {"image": image_of(noise()), "label": str(tmp_path), "run": "run"}
+    assert LoadTruthd("label", species_set)(sample)["label"].tolist() == [[1, 6, 9, 11]]
 
 
 def test_an_unknown_species_in_the_truth_is_named(species_set, tmp_path):
@@ -124,9 +142,9 @@ def test_an_unknown_species_in_the_truth_is_named(species_set, tmp_path):
         LoadTruthd("label", species_set)(sample)
 
 
-def test_truth_in_voxels_is_recognised(species_set, tmp_path):
+def test_truth_of_another_tomogram_is_refused(species_set, tmp_path):
     inside, *outside = (Pick("run", "a", x, 100, 50) for x in (100.0, 4000.0, 4100.0))
     write_csv(tmp_path / "truth.csv", [inside, *outside])
     sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
-    with pytest.raises(InputError, match=r"run 'run': 67% of the points lie outside the tomogram; are they voxels"):
+    with pytest.raises(InputError, match=r"run 'run': 67% of the points lie outside the tomogram; do they bel"):
         LoadTruthd("label", species_set)(sample)

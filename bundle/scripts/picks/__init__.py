@@ -6,7 +6,7 @@ the frames and units of the formats differ. Every file is written under a tempor
 stopped run never leaves an incomplete file under the final name.
 """
 
-from scripts.picks.bounds import check_inside
+from scripts.picks.bounds import check_inside, check_unit
 from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
 from scripts.picks.copick_json import read_copick_folder, read_copick_json, write_copick_json
@@ -24,6 +24,7 @@ __all__ = [
     "check_formats",
     "check_inside",
     "check_truth",
+    "check_unit",
     "convert",
     "from_records",
     "read_copick_folder",

@@ -1,4 +1,4 @@
-"""Check that points lie in their tomogram; if they do not, a unit or a coordinate frame is probably wrong."""
+"""Check that points lie in their tomogram; if they do not, or only in a corner, a unit or a frame is probably wrong."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import bdtrc
 
+from scripts.coordinates import NANOMETRE_ANGSTROM
 from scripts.errors import InputError, InputWarning
 
-MOST = 0.5  # a larger fraction of points outside is an error
-CORNER, MIN_POINTS = 5, 5  # MIN_POINTS or more points that all lie in the first 1 / CORNER of every axis are suspicious
-QUESTIONS = {"angstrom": "are they voxels, not Å?", "voxel": "are they Å, not voxels, or is the binning another?"}
+MOST_OUTSIDE = 0.5  # a larger fraction of points outside is an error
+NEARLY_ALL = 0.9  # a table of another unit may have wrong rows too
+DOUBT, CHANCE = 2e-3, 1e-4  # how rarely points in ångströms lie as these do: a warning, and an error
+FEWEST_OUTSIDE = 2  # points that lie outside, and inside in another frame: an error; a single one may be a wrong row
+QUESTIONS = {
+    "angstrom": "do they belong to another tomogram?",
+    "voxel": "are they Å, not voxels, or is the binning another?",
+}
 
 
 def check_inside(
@@ -23,7 +30,7 @@ def check_inside(
     unit: Literal["angstrom", "voxel"] = "angstrom",
     allow_outside: bool = False,
 ) -> None:
-    """Warn if points lie outside of their tomogram, or all of them in its first corner; refuse if most lie outside.
+    """Warn if points lie outside of their tomogram; refuse if most do, or if another frame holds them all.
 
     Args:
         points_zyx_vox: ``(N, 3)`` voxel indices.
@@ -33,19 +40,74 @@ def check_inside(
         allow_outside: only warn, however many points lie outside.
 
     Raises:
-        InputError: more than half of the points lie outside, and ``allow_outside`` is off.
+        InputError: more than half of the points lie outside, or `FEWEST_OUTSIDE`, and all of them would lie inside with
+            x and z exchanged or counted from the centre; and ``allow_outside`` is off.
     """
-    if len(points_zyx_vox) == 0:
+    count = int(np.count_nonzero(~_is_inside(points_zyx_vox, shape_zyx)))
+    if count == 0:
         return
-    shape = np.asarray(shape_zyx)
-    outside = ((points_zyx_vox <= -0.5) | (points_zyx_vox >= shape - 0.5)).any(axis=1)
-    if outside.mean() > MOST:
-        found = f"{source}: {outside.mean():.0%} of the points lie outside the tomogram; {QUESTIONS[unit]}"
-        if not allow_outside:
-            raise InputError(found)
-        warnings.warn(found, InputWarning, stacklevel=2)
-    elif outside.any():
-        warnings.warn(f"{source}: {outside.sum()} points lie outside the tomogram.", InputWarning, stacklevel=2)
-    if unit == "angstrom" and len(points_zyx_vox) >= MIN_POINTS and (points_zyx_vox < shape / CORNER).all():
-        found = f"{source}: all points lie in the first {1 / CORNER:.0%} of every axis; {QUESTIONS[unit]}"
-        warnings.warn(found, InputWarning, stacklevel=2)
+    is_most, frame = count > MOST_OUTSIDE * len(points_zyx_vox), _frame_of(points_zyx_vox, shape_zyx)
+    share = f"{count / len(points_zyx_vox):.0%} of the" if is_most else f"{count}"
+    why = f"; all lie inside if {frame}" if frame else f"; {QUESTIONS[unit]}" if is_most else "."
+    found = f"{source}: {share} points lie outside the tomogram{why}"
+    if (is_most or (frame and count >= FEWEST_OUTSIDE)) and not allow_outside:
+        raise InputError(found)
+    warnings.warn(found, InputWarning, stacklevel=2)
+
+
+def check_unit(
+    points_zyx_vox: NDArray[np.float64],
+    shape_zyx: Sequence[int],
+    voxel_size_angstrom: float,
+    source: str,
+    origin_zyx_vox: ArrayLike = (0.0, 0.0, 0.0),
+    allow_other: bool = False,
+) -> None:
+    """Refuse points that were read in ångströms and are voxels or nanometres.
+
+    Then they lie so near to their origin that the voxel size, or 10, times as far they are still inside. Of points
+    anywhere in the tomogram only one in ``factor³`` does, so that very few points tell.
+
+    Args:
+        points_zyx_vox: ``(N, 3)`` voxel indices, of one run or of all runs of a table.
+        shape_zyx: ``(Z, Y, X)`` of the tomogram.
+        voxel_size_angstrom: of the tomogram.
+        source: name of the points in messages: their file.
+        origin_zyx_vox: from where the file counts: the first voxel, or the centre.
+        allow_other: only warn.
+
+    Raises:
+        InputError: chance does not explain where the points lie, and ``allow_other`` is off.
+    """
+    origin, total = np.asarray(origin_zyx_vox), len(points_zyx_vox)
+    chances, near = {}, 0
+    for unit, factor in (("voxels", voxel_size_angstrom), ("nm", NANOMETRE_ANGSTROM)):
+        inside = int(np.count_nonzero(_is_inside(origin + (points_zyx_vox - origin) * factor, shape_zyx)))
+        if factor > 1 and inside >= max(NEARLY_ALL * total, 1):
+            chances[unit], near = float(bdtrc(inside - 1, total, factor**-3)), max(near, inside)
+    rarest = min(chances.values(), default=1.0)
+    if rarest > DOUBT:
+        return
+    where = f"{near} of {total} points lie close to where the coordinates begin"
+    remedy = "Write Å: voxels times the voxel size, nm times 10."
+    found = f"{source}: {where}; are they {' or '.join(chances)}, not Å? {remedy}"
+    if rarest <= CHANCE and not allow_other:
+        raise InputError(found)
+    warnings.warn(found, InputWarning, stacklevel=2)
+
+
+def _is_inside(points_zyx_vox: NDArray[np.float64], shape_zyx: Sequence[int]) -> NDArray[np.bool_]:
+    """Return which points ``(N, 3)`` lie in a voxel of the tomogram."""
+    is_within = (points_zyx_vox > -0.5) & (points_zyx_vox < np.asarray(shape_zyx) - 0.5)
+    return np.asarray(is_within.all(axis=1))
+
+
+def _frame_of(points_zyx_vox: NDArray[np.float64], shape_zyx: Sequence[int]) -> str | None:
+    """Return the frame in which all points lie inside, in words; None if it is none of those that are often meant."""
+    for words, points in (
+        ("x and z are exchanged: are the columns z, y, x?", points_zyx_vox[:, ::-1]),
+        ("they count from the tomogram's centre: add half of its size.", points_zyx_vox + np.asarray(shape_zyx) / 2),
+    ):
+        if _is_inside(points, shape_zyx).all():
+            return words
+    return None

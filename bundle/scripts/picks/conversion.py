@@ -12,7 +12,7 @@ from scripts.coordinates import to_zyx_vox
 from scripts.copick_tree import is_project
 from scripts.errors import InputError, InputWarning
 from scripts.file_names import require_file_name
-from scripts.picks.bounds import check_inside
+from scripts.picks.bounds import check_inside, check_unit
 from scripts.picks.context import Facts
 from scripts.picks.copick_json import read_copick_folder
 from scripts.picks.copick_project import read_copick_project
@@ -141,4 +141,7 @@ def _check_places(picks: Sequence[Pick], reader: Format, source: str | Path, fac
         raise InputError(f"{source}: {said}: {remedy}.")
     if facts.volume_shape is not None:
         points = zyx_vox_of(picks, facts.voxel_size_angstrom, facts.voxel_offset)
+        if reader.unit == "angstrom":
+            size, origin = facts.voxel_size_angstrom, reader.origin_zyx_vox(facts.volume_shape, facts.voxel_offset)
+            check_unit(points, facts.volume_shape, size, str(source), origin, allow_outside)
         check_inside(points, facts.volume_shape, str(source), reader.unit, allow_outside)

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scripts.copick_tree import is_project, picks_path
 from scripts.errors import InputError
 from scripts.file_names import require_file_name
@@ -41,6 +44,7 @@ class Format:
         has_scores: the file stores scores.
         has_binning: the file may count pixels of another size than the tomogram's voxels.
         side_suffix: of a second file that is written beside each.
+        from_centre: positions count from the tomogram's centre, not from its first voxel.
     """
 
     name: str
@@ -52,6 +56,11 @@ class Format:
     has_scores: bool = True
     has_binning: bool = False
     side_suffix: str | None = None
+    from_centre: bool = False
+
+    def origin_zyx_vox(self, volume_shape_zyx: Sequence[int], voxel_offset: float) -> NDArray[np.float64]:
+        """Return the voxel index that the file's coordinates of ångströms count from."""
+        return np.asarray(volume_shape_zyx) / 2 if self.from_centre else np.full(3, -voxel_offset)
 
     def files_at(self, path: Path) -> list[Path]:
         """Return all files that are created by writing to a path."""
@@ -171,7 +180,7 @@ FORMATS = {
             lambda path, facts: read_copick_json(path, facts.run),
             _write_copick,
         ),
-        Format("relion5", "{species}.star", "species", "angstrom", _read_relion5, _write_relion5),
+        Format("relion5", "{species}.star", "species", "angstrom", _read_relion5, _write_relion5, from_centre=True),
         Format(
             "relion4",
             "{species}.relion4.star",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from scripts.coordinates import to_zyx_vox
 from scripts.errors import InputError
 from scripts.picks import (
+    FORMATS,
     Pick,
     check_inside,
     check_truth,
+    check_unit,
     read_copick_folder,
     read_csv,
     read_relion5_star,
@@ -41,8 +43,29 @@ def read_truth(path: str | Path, run: str, species_set: SpeciesSet) -> list[Pick
     Raises:
         InputError: a file cannot be read or names an unknown species.
     """
+    return truth_of_run(read_annotations(path, run), run, species_set, path)
+
+
+def read_annotations(path: str | Path, run: str) -> list[Pick]:
+    """Read the true particles of all runs of a Kaggle CSV, or those of one run from copick files.
+
+    Args:
+        path: as in `read_truth`.
+        run: name of the run.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
     folder, pattern = (Path(path), "*.json") if Path(path).is_dir() else (Path(path).parent, Path(path).name)
-    picks = read_copick_folder(folder, run, pattern) if pattern.endswith(".json") else read_csv(path)
+    return read_copick_folder(folder, run, pattern) if pattern.endswith(".json") else read_csv(path)
+
+
+def truth_of_run(picks: Iterable[Pick], run: str, species_set: SpeciesSet, path: str | Path) -> list[Pick]:
+    """Return the true particles of one run.
+
+    Raises:
+        InputError: a species is unknown, or two particles have the same place.
+    """
     truth = [pick for pick in picks if pick.run == run]
     check_truth(truth, species_set, str(path))
     return truth
@@ -111,17 +134,20 @@ class LoadTruthd(MapTransform):
 
     def read_points(self, path: str, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.float64]:
         """Return the true particles ``(N, 4)`` of a run, in voxels of its image of shape ``(Z, Y, X)``."""
-        is_star = Path(path).suffix == ".star"
-        truth = self.read_star(path, facts) if is_star else read_truth(path, facts.run, self.species_set)
+        is_star, own = Path(path).suffix == ".star", facts.own_voxel_size_angstrom
+        picks = self.read_star(path, facts) if is_star else read_annotations(path, facts.run)
+        origin = FORMATS["relion5" if is_star else "csv"].origin_zyx_vox(facts.own_shape_zyx, self.voxel_offset)
+        everywhere = to_zyx_vox(xyz_angstrom_of(picks), own, self.voxel_offset)
+        check_unit(everywhere, facts.own_shape_zyx, own, str(path), origin)
+        truth = truth_of_run(picks, facts.run, self.species_set, path)
         labels = [self.species_set.named(pick.species, path).label for pick in truth]
-        own = facts.own_voxel_size_angstrom
         points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / facts.voxel_size_angstrom)
         check_inside(points, shape_zyx, f"{path}, run '{facts.run}'")
         rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), points])
         return rows[rows[:, 0] > 0]
 
     def read_star(self, path: str, facts: ImageFacts) -> list[Pick]:
-        """Return the true particles of a run from a RELION 5 file, which does not distinguish species."""
+        """Return the true particles of all runs from a RELION 5 file, which does not distinguish species."""
         known = [species.name for species in self.species_set.picked]
         if len(known) != 1:
             names = ", ".join(known)
@@ -133,9 +159,7 @@ class LoadTruthd(MapTransform):
             voxel_size_angstrom=facts.own_voxel_size_angstrom,
             voxel_offset=self.voxel_offset,
         )
-        truth = [pick for pick in picks if pick.run == facts.run]
-        if picks and not truth:
-            there = ", ".join(sorted({pick.run for pick in picks}))
-            raise InputError(f"{path} has no particle of '{facts.run}'; its tomograms are called {there}.")
-        check_truth(truth, self.species_set, path)
-        return truth
+        there = sorted({pick.run for pick in picks})
+        if there and facts.run not in there:
+            raise InputError(f"{path} has no particle of '{facts.run}'; its tomograms are called {', '.join(there)}.")
+        return picks
