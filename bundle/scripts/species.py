@@ -78,8 +78,9 @@ class SpeciesSet:
             if species.name == name:
                 return species
         known = [species.name for species in self.known]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        hint = f"Did you mean '{near[0]}'?" if near else "Add it to species.json (label 0: known, not picked)."
+        plain = {re.sub(r"[\W_]", "", one).casefold(): one for one in known}
+        near = difflib.get_close_matches(re.sub(r"[\W_]", "", name).casefold(), plain, n=1, cutoff=0.8)
+        hint = f"Did you mean '{plain[near[0]]}'?" if near else "Add it to species.json (label 0: known, not picked)."
         raise InputError(f"{source}: unknown species '{name}'; known are {', '.join(known)}. {hint}")
 
 

@@ -87,4 +87,6 @@ def _pick_of_row(source: str, header: list[str], row: list[str]) -> Pick:
             raise InputError(f"{source}: {column} is empty.")
     x, y, z = (number(source, column, values[column]) for column in "xyz")
     known = {column: number(source, column, values[column]) for column in OPTIONAL_COLUMNS if values.get(column)}
+    if known.get("radius_angstrom", 1.0) <= 0:
+        raise InputError(f"{source}: radius_angstrom must be positive; got '{values['radius_angstrom']}'.")
     return Pick(values["experiment"], values["particle_type"], x, y, z, **known)

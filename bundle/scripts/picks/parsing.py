@@ -26,11 +26,16 @@ def read_text(path: str | Path) -> str:
         InputError: it cannot be read, or is not UTF-8.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}.") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}.") from error
+        raise InputError(
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}. Save it as UTF-8."
+        ) from error
+    if "\0" in text:
+        raise InputError(f"{path} is not UTF-8 text: it holds zeros, as UTF-16 does. Save it as UTF-8.")
+    return text
 
 
 def rows_of_text(path: str | Path) -> Iterator[tuple[str, list[str]]]:
