@@ -246,3 +246,9 @@ def test_a_folder_is_no_species_file(tmp_path):
 def test_a_species_with_a_slip_of_the_pen_is_guessed(shipped_species):
     with pytest.raises(InputError, match=r"a file: unknown species 'ribosom'; .* Did you mean 'ribosome'\?"):
         shipped_species.named("ribosom", "a file")
+
+
+@pytest.mark.parametrize("name", ["apo_ferritin", "Apo-Ferritin", "APO FERRITIN", "apoferritin", "apo-feritin"])
+def test_another_way_of_writing_a_species_is_refused_with_the_known_one(shipped_species, name):
+    with pytest.raises(InputError, match=rf"unknown species '{name}'; .* Did you mean 'apo-ferritin'\?"):
+        shipped_species.named(name, "a file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -13,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from scripts.errors import InputWarning
 from scripts.picking.candidates import Candidates, Finder
 from scripts.picking.image_picks import (
     find_in_image,
@@ -21,6 +23,7 @@ from scripts.picking.image_picks import (
     logits_stride_of,
     picks_in_image,
     probability_of,
+    why_doubtful,
 )
 from scripts.picking.operating_point import expect, parse_operating_points
 from scripts.picks import Pick, as_records, by_species, from_records
@@ -100,7 +103,12 @@ class PickParticlesd(MapTransform):
             return picks
         stride = logits_stride_of(logits.shape[1:], image.shape[1:])
         for channel, species in zip(logits, self.species_set.picked, strict=True):
-            found = find_in_image(self.finder, probability_of(channel), species, facts.voxel_size_angstrom, stride)
+            probability, size = probability_of(channel), facts.voxel_size_angstrom
+            found = find_in_image(self.finder, probability, species, size, stride)
+            doubt = why_doubtful(found, probability, species, size, stride)
+            if doubt:
+                remedy = "the threshold, the contrast or the weights are wrong"
+                warnings.warn(f"{facts.run}: {doubt}: {remedy}.", InputWarning, stacklevel=2)
             found = keep_inside(found, region)
             found = found.only(np.argsort(-found.scores, kind="stable"))
             picks += picks_in_image(found.centres_zyx_vox, found.scores, species, facts, self.voxel_offset)

@@ -16,6 +16,7 @@ from scripts.picking.candidates import highest_among_neighbours
 
 LOWEST_LOGIT = -3.0  # a probability of 0.047
 SAME_PLACE_ANGSTROM = 60.0  # the centres of the smallest species' neighbours are farther apart
+MOST_PEAKS = 20_000  # that are merged to proposals, the highest; a full-size tomogram has hundreds
 CENTRE_ROUNDS = 3
 CENTRE_REACH = 3  # voxels of the logits around a peak that its centre is computed from
 REACH = 1  # voxels of the logits around a place that hold its highest logit of every species
@@ -28,10 +29,12 @@ class Proposals:
     Attributes:
         centres_zyx_vox: ``(N, 3)`` voxel indices of the image.
         logits: ``(N, C)``, the network's highest logit of every species around each place.
+        left_out: number of lower peaks that were not looked at, because there were more than `MOST_PEAKS`.
     """
 
     centres_zyx_vox: NDArray[np.float64]
     logits: NDArray[np.float32]
+    left_out: int = 0
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -46,7 +49,8 @@ def propose(
 ) -> Proposals:
     """Return the local maxima of all species' logits, merged: of several within a distance only the highest is kept.
 
-    A peak's centre is the mean of the voxels around it, weighted by their probability.
+    A peak's centre is the mean of the voxels around it, weighted by their probability. Of more than `MOST_PEAKS` the
+    highest are taken, so that a volume full of noise takes minutes, not hours.
 
     Args:
         logits: ``(C, Z, Y, X)``, by ``stride`` coarser than the image.
@@ -58,14 +62,17 @@ def propose(
     found = [peaks_of(channel, lowest_logit) for channel in logits]
     maxima = [values_at(channel, own) for channel, own in zip(logits, found, strict=True)]
     peaks, channels = np.concatenate(found), np.repeat(np.arange(len(logits)), [len(own) for own in found])
-    kept = highest_among_neighbours(peaks, np.concatenate(maxima), same_place_angstrom / (voxel_size_angstrom * stride))
+    heights = np.concatenate(maxima)
+    order = np.argsort(-heights, kind="stable")[:MOST_PEAKS]
+    left_out, peaks, channels, heights = len(peaks) - len(order), peaks[order], channels[order], heights[order]
+    kept = highest_among_neighbours(peaks, heights, same_place_angstrom / (voxel_size_angstrom * stride))
     peaks, channels = peaks[kept], channels[kept]
     centres = np.zeros((len(peaks), 3))
     for number, channel in enumerate(logits):
         own = channels == number
         centres[own] = centres_around(channel, peaks[own])
     around = np.stack([highest_around(channel, peaks) for channel in logits], axis=1).astype(np.float32)
-    return Proposals(centres * stride + (stride - 1) / 2, around)
+    return Proposals(centres * stride + (stride - 1) / 2, around, left_out)
 
 
 def peaks_of(values: Tensor, lowest: float) -> NDArray[np.int64]:

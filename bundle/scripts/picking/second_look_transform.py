@@ -16,7 +16,7 @@ from scripts.errors import InputWarning
 from scripts.picking.candidates import Candidates, highest_of_neighbours
 from scripts.picking.image_picks import has_contrast, logits_stride_of
 from scripts.picking.operating_point import LEAST_PROBABILITY
-from scripts.picking.proposals import LOWEST_LOGIT, Proposals, propose
+from scripts.picking.proposals import LOWEST_LOGIT, MOST_PEAKS, Proposals, propose
 from scripts.picking.second_look import SecondLook
 from scripts.preparation.image_facts import facts_of_image
 from scripts.species import SpeciesSet
@@ -56,9 +56,14 @@ class ProposePlacesd(MapTransform):
                 sample[self.proposals_key] = Proposals(np.zeros((0, 3)), np.zeros((0, len(logits)), np.float32))
                 continue
             stride = logits_stride_of(logits.shape[1:], image.shape[1:])
-            sample[self.proposals_key] = propose(
-                logits, facts_of_image(image).voxel_size_angstrom, stride, self.lowest_logit
-            )
+            facts = facts_of_image(image, sample.get("run"))
+            proposals = propose(logits, facts.voxel_size_angstrom, stride, self.lowest_logit)
+            if proposals.left_out:
+                count = proposals.left_out + MOST_PEAKS
+                fact = f"{count} peaks may be particles, only the {MOST_PEAKS} highest are judged"
+                message = f"{facts.run}: {fact}: the contrast or the weights are wrong."
+                warnings.warn(message, InputWarning, stacklevel=2)
+            sample[self.proposals_key] = proposals
         return sample
 
 
