@@ -113,7 +113,7 @@ def find_in_image(
 
 def is_flooded(probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> bool:
     """Return whether more than `MOST_SHARE` of a volume, and `MOST_PARTICLES`, lie above the species' threshold."""
-    above = np.count_nonzero(probability > species.probability_threshold)
+    above = int(np.count_nonzero(probability > species.probability_threshold))
     return above > MOST_SHARE * probability.size and particles_in(above, species, voxel_size_angstrom) > MOST_PARTICLES
 
 
