@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripts.coordinates import affine_of, as_points, to_xyz_angstrom, to_zyx_vox, voxel_size_of
+from scripts.coordinates import affine_of, as_points, directions_of, to_xyz_angstrom, to_zyx_vox, voxel_size_of
 
 coordinates = st.floats(-2000, 2000)
 points = st.lists(st.tuples(coordinates, coordinates, coordinates), max_size=5)
@@ -90,3 +90,8 @@ def test_the_voxel_size_of_rounded_axes_is_their_mean_wherever_the_volume_lies()
     affine = np.diag([9.9, 10.0, -10.1, 1.0])
     affine[:3, 3] = 500, -700, 900
     assert voxel_size_of(affine) == pytest.approx(10.0)
+
+
+def test_directions_are_the_signs_along_x_y_and_z():
+    assert directions_of(affine_of(10.0)) == (1, 1, 1)
+    assert directions_of(np.diag([-1, 1, -1, 1]) @ affine_of(10.0)) == (-1, 1, -1)

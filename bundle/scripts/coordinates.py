@@ -108,3 +108,10 @@ def voxel_size_of(affine: ArrayLike) -> float:
     """Return the voxel size in ångströms of an affine with cubic voxels; the readers make sure of that."""
     columns = np.asarray(affine, dtype=np.float64)[:3, :3]
     return float(np.linalg.norm(columns, axis=0).mean())
+
+
+def directions_of(affine: ArrayLike) -> tuple[int, int, int]:
+    """Return whether x, y and z run forwards (1) or backwards (-1) in an affine along the axes, see `affine_of`."""
+    matrix = np.asarray(affine, dtype=np.float64)
+    x, y, z = (1 if matrix[row, column] > 0 else -1 for row, column in ((0, 2), (1, 1), (2, 0)))
+    return x, y, z

@@ -1,3 +1,4 @@
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -6,8 +7,9 @@ from scripts.preparation.batch import prepare_batch
 from scripts.preparation.contrast import block_means
 from scripts.preparation.region import LimitRegiond, fit_slab, is_inside, sample_mask
 from scripts.preparation.voxel_size import CheckVoxelSized
-from scripts.volumes.ome_zarr_writer import write_ome_zarr
+from scripts.volumes import ome_zarr_writer
 from synthetic import BOX, box_mask, image_of, noise, write_mrc
+from volume_files import write_ome_zarr
 
 
 def region_of(image, run="run", **settings):
@@ -37,7 +39,7 @@ def test_a_mask_of_the_same_shape_needs_no_voxel_size_and_no_right_one(tmp_path)
 
 def test_a_segmentation_of_a_project_is_a_mask_too(tmp_path):
     path = tmp_path / "10.000_user_1_membrane.zarr"
-    write_ome_zarr(path, 3 * box_mask(), 10.0, levels=2)
+    ome_zarr_writer.write_ome_zarr(path, 3 * box_mask(), 10.0, levels=2)
     assert np.array_equal(region_of(image_of(noise()), mask_path=str(path)), box_mask())
 
 
@@ -67,6 +69,48 @@ def test_a_mask_of_another_box_is_refused(tmp_path):
     write_mrc(tmp_path / "mask.mrc", box_mask(shape=(20, 28, 30)))
     with pytest.raises(InputError, match=r"mask.mrc: the mask covers 200 x 280 x 300 Å \(z, y, x\), its tomogram 200"):
         region_of(image_of(noise()), mask_path=str(tmp_path / "mask.mrc"))
+
+
+def nifti_mask(path, values, rows):
+    """Write a mask whose array axes have these directions (x, y, z) in its affine, and return the path."""
+    affine = np.eye(4)
+    affine[:3, :3] = 10.0 * np.transpose(rows)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return str(path)
+
+
+def test_a_nifti_mask_lies_where_its_affine_puts_it(tmp_path):
+    swapped = nifti_mask(tmp_path / "yxz.nii", box_mask().transpose(1, 2, 0), [(0, 1, 0), (1, 0, 0), (0, 0, 1)])
+    assert np.array_equal(region_of(image_of(noise()), mask_path=swapped), box_mask())
+    cube = noise(shape=(24, 24, 24))
+    half = box_mask((slice(0, 24), slice(0, 24), slice(0, 12)), cube.shape)
+    swapped = nifti_mask(tmp_path / "cube.nii", half.transpose(1, 2, 0), [(0, 1, 0), (1, 0, 0), (0, 0, 1)])
+    assert np.array_equal(region_of(image_of(cube), mask_path=swapped), half)
+
+
+def test_a_nifti_mask_that_runs_backwards_is_refused(tmp_path):
+    mirrored = nifti_mask(tmp_path / "left.nii", box_mask().T[::-1], [(-1, 0, 0), (0, 1, 0), (0, 0, 1)])
+    with pytest.raises(InputError, match=r"left\.nii: its affine runs x backwards"):
+        region_of(image_of(noise()), mask_path=mirrored)
+
+
+def test_a_nifti_mask_with_the_directions_of_its_tomogram_lies_on_it_and_with_others_is_refused(tmp_path):
+    image, itk = image_of(noise()), [(-1, 0, 0), (0, -1, 0), (0, 0, 1)]
+    path = nifti_mask(tmp_path / "itk.nii", box_mask().T, itk)
+    with pytest.raises(InputError, match=r"itk\.nii: in its affine x and y run the other way .*tomogram\.mrc\. Save"):
+        region_of(image, mask_path=path)
+    image.meta["original_affine"] = np.diag([-1, -1, 1, 1]) @ image.meta["original_affine"]
+    assert np.array_equal(region_of(image, mask_path=path), box_mask())
+
+
+def test_a_missing_chunk_of_a_mask_is_refused_unless_allowed(tmp_path):
+    path = write_ome_zarr(tmp_path, 7 * box_mask(), name="mask.zarr", chunks=(10, 14, 18), scales=(10.0,))
+    (path / "0" / "0" / "0" / "0").unlink()
+    with pytest.raises(InputError, match=r"mask\.zarr/0: the chunk file 0/0/0 is missing\. .*allow_missing_chunks"):
+        region_of(image_of(noise()), mask_path=str(path))
+    found = region_of(image_of(noise()), mask_path=str(path), allow_missing_chunks=True)
+    assert not found[:10, :14, :18].any()
+    assert np.array_equal(found[10:], box_mask()[10:])
 
 
 def test_a_missing_mask_is_named(tmp_path):

@@ -1,3 +1,4 @@
+import nibabel
 import numpy as np
 import pytest
 from scripts.coordinates import to_xyz_angstrom
@@ -96,6 +97,20 @@ def test_a_label_volume_of_another_shape_is_refused(species_set, tmp_path):
     path = write_mrc(tmp_path / "labels.mrc", np.zeros((20, 28, 35)))
     with pytest.raises(InputError, match=r"labels.mrc: the label volume has shape \(20, 28, 35\), its tomogram \(2"):
         LoadTruthd("label", species_set)({"image": image_of(noise()), "label": str(path)})
+
+
+def test_a_label_volume_that_runs_the_other_way_in_its_affine_is_refused(species_set, tmp_path):
+    labels = draw_spheres(SHAPE, POINTS[:1], 3)
+    nibabel.save(nibabel.Nifti1Image(labels.T, np.diag([-10.0, -10, 10, 1])), tmp_path / "labels.nii")
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "labels.nii")}
+    with (
+        pytest.warns(InputWarning, match="runs x and y backwards, as ITK"),
+        pytest.raises(InputError, match=r"labels.nii: in its affine x and y run the other way than in the tomogram"),
+    ):
+        LoadTruthd("label", species_set)(sample)
+    sample["image"].meta["original_affine"] = np.diag([-1, -1, 1, 1]) @ sample["image"].meta["original_affine"]
+    with pytest.warns(InputWarning, match="runs x and y backwards, as ITK"):
+        assert LoadTruthd("label", species_set)(sample)["label"].tolist() == [[1, 6, 9, 11]]
 
 
 def test_a_label_volume_of_fractions_is_refused(species_set, tmp_path):

@@ -1,4 +1,5 @@
 import gzip
+import itertools
 import struct
 
 import nibabel
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from scripts.coordinates import affine_of
 from scripts.errors import InputError, InputWarning
-from scripts.volumes.reading import read_nifti, read_tomogram
-from volume_files import VALUES, VOXEL_SIZE, outcome_of, write_bytes, write_nifti
+from scripts.volumes.reading import read_extent, read_nifti, read_tomogram
+from volume_files import SHAPE, VALUES, VOXEL_SIZE, outcome_of, write_bytes, write_nifti
 
 
 def test_scaled_nifti_values_come_out_as_their_true_numbers(tmp_path):
@@ -36,10 +38,66 @@ def test_a_big_endian_nifti_file_is_read(tmp_path):
     assert np.array_equal(volume.data, VALUES)
 
 
-def test_the_nifti_affine_keeps_its_directions_and_origin(tmp_path):
-    affine = np.array([[-8.0, 0, 0, 50], [0, 0, 8, 60], [0, 8, 0, 70], [0, 0, 0, 1]])
-    volume = read_nifti(write_nifti(tmp_path, affine=affine))
-    assert np.allclose(volume.affine @ (1, 2, 4, 1), affine @ (4, 2, 1, 1))
+def turned(order="xyz", signs=(1, 1, 1)):
+    """Return the twin of VALUES whose array axes run along ``order`` in its affine, backwards where a sign is -1."""
+    values = VALUES.transpose(["zyx".index(name) for name in order]).T  # as `write_nifti` takes it
+    affine = np.zeros((4, 4))
+    for axis, (name, sign) in enumerate(zip(order, signs, strict=True)):
+        affine["xyz".index(name), axis] = sign * VOXEL_SIZE
+    affine[3, 3] = 1
+    return values, affine
+
+
+@pytest.mark.parametrize("order", ["".join(order) for order in itertools.permutations("xyz")])
+def test_the_axes_of_a_nifti_array_are_those_that_its_affine_says(order, tmp_path):
+    values, affine = turned(order)
+    affine[:3, 3] = 50, 60, 70
+    path = write_nifti(tmp_path, values, affine=affine)
+    volume = read_tomogram(path)
+    assert np.array_equal(volume.data, VALUES)
+    assert read_extent(path) == (SHAPE, VOXEL_SIZE)
+    assert np.allclose(volume.affine @ (1, 2, 4, 1), np.array([4, 2, 1, 0]) * VOXEL_SIZE + (50, 60, 70, 1))
+
+
+def test_an_array_as_itk_writes_it_is_read_along_the_array_with_a_warning(tmp_path):
+    values, affine = turned(signs=(-1, -1, 1))
+    path = write_nifti(tmp_path, values, affine=affine)
+    with pytest.warns(InputWarning, match="runs x and y backwards, as ITK and 3D Slicer write it; voxels are counted"):
+        volume = read_tomogram(path)
+    assert np.array_equal(volume.data, VALUES)
+    assert np.allclose(volume.affine @ (1, 2, 4, 1), np.array([-4, -2, 1, 1 / VOXEL_SIZE]) * VOXEL_SIZE)
+
+
+@pytest.mark.parametrize("read", [read_tomogram, read_extent])
+@pytest.mark.parametrize(
+    ("signs", "named"), [((-1, 1, 1), "x"), ((1, -1, -1), "y and z"), ((-1, -1, -1), "x and y and z")]
+)
+def test_a_nifti_affine_that_mirrors_or_turns_is_refused(signs, named, read, tmp_path):
+    values, affine = turned(signs=signs)
+    with pytest.raises(InputError, match=rf"volume\.nii: its affine runs {named} backwards\. .*as_closest_canonical"):
+        read(write_nifti(tmp_path, values, affine=affine))
+
+
+@pytest.mark.parametrize("angle", [0.02, 0.5, np.pi / 4])
+def test_an_oblique_nifti_affine_is_refused(angle, tmp_path):
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    with pytest.raises(InputError, match=r"volume\.nii: its affine is oblique to x, y and z"):
+        read_tomogram(write_nifti(tmp_path, affine=affine))
+
+
+def test_an_affine_that_belongs_to_no_space_states_no_directions(tmp_path):
+    affine = np.diag([-VOXEL_SIZE, VOXEL_SIZE, VOXEL_SIZE, 1])
+    volume = read_tomogram(write_nifti(tmp_path, affine=affine, codes=(0, 0)))
+    assert np.array_equal(volume.data, VALUES)
+    assert np.allclose(volume.affine, affine_of(VOXEL_SIZE))
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_bytes_after_a_nifti_volume_give_a_warning_with_their_count(pack, tmp_path):
+    content = pack(write_nifti(tmp_path).read_bytes() + bytes(5))
+    with pytest.warns(InputWarning, match=r"volume\.mrc: 5 bytes after the data are ignored"):
+        assert np.array_equal(read_nifti(write_bytes(tmp_path, content)).data, VALUES)
 
 
 def test_a_nifti_affine_that_contradicts_the_spacing_takes_its_scale(tmp_path):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from monai.data import MetaTensor
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from scripts.coordinates import voxel_size_of
+from scripts.coordinates import directions_of, voxel_size_of
 from scripts.datasets.runs import run_name
+from scripts.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class ImageFacts:
         voxel_size_angstrom: of the image, which may have been resampled.
         own_voxel_size_angstrom: of the tomogram as it was read.
         own_shape_zyx: ``(Z, Y, X)`` of the tomogram as it was read.
+        own_directions: whether x, y and z run forwards (1) or backwards (-1) in its affine.
     """
 
     run: str
@@ -30,6 +34,7 @@ class ImageFacts:
     voxel_size_angstrom: float
     own_voxel_size_angstrom: float
     own_shape_zyx: tuple[int, int, int]
+    own_directions: tuple[int, int, int]
 
 
 def facts_of_image(image: MetaTensor, run: str | None = None) -> ImageFacts:
@@ -40,13 +45,15 @@ def facts_of_image(image: MetaTensor, run: str | None = None) -> ImageFacts:
         run: name of the run; None derives it from the file.
     """
     source = source_of(image)
+    own_affine = original_affine_of(image)
     depth, height, width = (int(size) for size in image.meta.get("spatial_shape", image.shape[1:]))
     return ImageFacts(
         run=str(run or run_name(source)),
         source=source,
         voxel_size_angstrom=voxel_size_of(image.affine),
-        own_voxel_size_angstrom=voxel_size_of(original_affine_of(image)),
+        own_voxel_size_angstrom=voxel_size_of(own_affine),
         own_shape_zyx=(depth, height, width),
+        own_directions=directions_of(own_affine),
     )
 
 
@@ -58,3 +65,18 @@ def source_of(volume: Any) -> str:
 def original_affine_of(image: MetaTensor) -> Tensor:
     """Return the affine of the tomogram as it was read, before any resampling."""
     return torch.as_tensor(image.meta.get("original_affine", image.affine), dtype=torch.float64)
+
+
+def refuse_other_directions(affine: ArrayLike, path: str | Path, facts: ImageFacts) -> None:
+    """Refuse a volume whose x and y run the other way in its affine than those of the tomogram that it belongs to.
+
+    They lie on each other half a turn apart, or the affine of one of the two is wrong: the files do not say which.
+
+    Raises:
+        InputError: they run the other way.
+    """
+    if directions_of(affine) != facts.own_directions:
+        raise InputError(
+            f"{path}: in its affine x and y run the other way than in the tomogram, {facts.source}. Save both with the"
+            " same directions, or both as MRC."
+        )

@@ -24,7 +24,7 @@ from scripts.coordinates import as_points
 from scripts.datasets.runs import mask_of_run
 from scripts.errors import InputError, InputWarning
 from scripts.preparation.contrast import block_means
-from scripts.preparation.image_facts import ImageFacts, facts_of_image
+from scripts.preparation.image_facts import ImageFacts, facts_of_image, refuse_other_directions
 from scripts.volumes.reading import read_tomogram
 
 logger = logging.getLogger(__name__)
@@ -102,9 +102,10 @@ class LimitRegiond(MapTransform):
         region_key: key for the region ``(1, Z, Y, X)``, uint8.
         label_key: true particles ``(N, 4)``, if there are any; those outside the region are removed.
         voxel_offset: see `coordinates`.
+        allow_missing_chunks: treat chunks that are missing in a Zarr mask as full of the fill value.
 
     Raises:
-        InputError: the mask cannot be read, or covers another box than the tomogram.
+        InputError: the mask cannot be read, or does not lie over the tomogram, see `read_mask`.
     """
 
     def __init__(
@@ -115,11 +116,13 @@ class LimitRegiond(MapTransform):
         region_key: str = "region",
         label_key: str = "label",
         voxel_offset: float = 0.0,
+        allow_missing_chunks: bool = False,
     ) -> None:
         super().__init__(keys)
         self.slab_z_angstrom = check_slab(slab_z_angstrom)
         self.mask_path, self.voxel_offset = mask_path, voxel_offset
         self.region_key, self.label_key = region_key, label_key
+        self.allow_missing_chunks = allow_missing_chunks
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its region."""
@@ -145,7 +148,7 @@ class LimitRegiond(MapTransform):
         region = np.ones(image.shape[1:], dtype=bool)
         mask = mask_of_run(self.mask_path, facts.run)
         if mask is not None:
-            region &= read_mask(mask, image.shape[1:], facts)
+            region &= read_mask(mask, image.shape[1:], facts, self.allow_missing_chunks)
         if self.slab_z_angstrom is not None:
             first, last = self.z_range_of(image, facts)
             z = np.arange(len(region))
@@ -180,7 +183,9 @@ def check_slab(slab_z_angstrom: str | Sequence[float] | None) -> str | Sequence[
     return slab_z_angstrom
 
 
-def read_mask(path: str | Path, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.bool_]:
+def read_mask(
+    path: str | Path, shape_zyx: Sequence[int], facts: ImageFacts, allow_missing_chunks: bool = False
+) -> NDArray[np.bool_]:
     """Read the mask of an image, on the image's grid ``(Z, Y, X)``.
 
     A mask with the tomogram's shape is taken to be on its grid, whatever voxel size its header states. A mask of any
@@ -190,20 +195,21 @@ def read_mask(path: str | Path, shape_zyx: Sequence[int], facts: ImageFacts) -> 
         path: the mask.
         shape_zyx: ``(Z, Y, X)`` of the image.
         facts: of the image.
+        allow_missing_chunks: treat chunks that are missing in a Zarr mask as full of the fill value.
 
     Raises:
-        InputError: it cannot be read, or covers another box than the tomogram.
+        InputError: it cannot be read, covers another box than the tomogram, or its axes run the other way.
     """
     own, shape = facts.own_voxel_size_angstrom, facts.own_shape_zyx
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # about the voxel size set here, for masks that state none
-        values = np.asarray(read_tomogram(path, own, own, allow_missing_chunks=True).data)
-    size_angstrom = own
-    if values.shape != shape:
-        volume = read_tomogram(path, None, own, allow_missing_chunks=True)
-        values, size_angstrom = np.asarray(volume.data), float(volume.voxel_size_angstrom or own)
-        boxes = [[count * size for count in counts] for counts, size in ((values.shape, size_angstrom), (shape, own))]
-        if any(abs(one - other) > max(size_angstrom, own) for one, other in zip(*boxes, strict=True)):
-            mask_box, box = (" x ".join(f"{length:.0f}" for length in lengths) for lengths in boxes)
-            raise InputError(f"{path}: the mask covers {mask_box} Å (z, y, x), its tomogram {box} Å.")
+        volume = read_tomogram(path, own, own, allow_missing_chunks)
+    if volume.data.shape != shape:
+        volume = read_tomogram(path, None, own, allow_missing_chunks)
+    refuse_other_directions(volume.affine, path, facts)
+    values, size_angstrom = np.asarray(volume.data), float(volume.voxel_size_angstrom or own)
+    boxes = [[count * size for count in counts] for counts, size in ((values.shape, size_angstrom), (shape, own))]
+    if any(abs(one - other) > max(size_angstrom, own) for one, other in zip(*boxes, strict=True)):
+        mask_box, box = (" x ".join(f"{length:.0f}" for length in lengths) for lengths in boxes)
+        raise InputError(f"{path}: the mask covers {mask_box} Å (z, y, x), its tomogram {box} Å.")
     return sample_mask(values, size_angstrom, shape_zyx, facts.voxel_size_angstrom)

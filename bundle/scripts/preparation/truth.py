@@ -26,7 +26,7 @@ from scripts.picks import (
     read_relion5_star,
     xyz_angstrom_of,
 )
-from scripts.preparation.image_facts import ImageFacts, facts_of_image
+from scripts.preparation.image_facts import ImageFacts, facts_of_image, refuse_other_directions
 from scripts.species import SpeciesSet
 from scripts.volumes.labels import points_of_labels
 from scripts.volumes.reading import is_tomogram, read_tomogram
@@ -83,7 +83,8 @@ class LoadTruthd(MapTransform):
         voxel_offset: see `coordinates`.
 
     Raises:
-        InputError: the truth cannot be read, names an unknown species or label, or has another shape than the volume.
+        InputError: the truth cannot be read, names an unknown species or label, or has another shape or other
+            directions than the volume.
     """
 
     def __init__(
@@ -121,7 +122,9 @@ class LoadTruthd(MapTransform):
     def read_labels(self, path: str, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.uint8]:
         """Return the label volume of an image of shape ``(Z, Y, X)``, in the same shape."""
         own, shape = facts.own_voxel_size_angstrom, tuple(shape_zyx)
-        values = np.asarray(read_tomogram(path, own).data)
+        volume = read_tomogram(path, own)
+        refuse_other_directions(volume.affine, path, facts)
+        values = np.asarray(volume.data)
         if values.shape != shape:
             is_resampled = not math.isclose(facts.voxel_size_angstrom, own, rel_tol=1e-5)
             hint = ", resampled: give --resample False" if is_resampled else ""

@@ -152,19 +152,18 @@ def read_mrc(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume
 def read_nifti(path: PathLike, voxel_size_angstrom: float | None = None) -> Volume:
     """Read a NIfTI file; ``voxel_size_angstrom`` overrides the voxel size in the header.
 
-    The affine keeps the directions and the origin of the file's affine. Its scale is taken from the header's spacing;
-    if the two differ, a warning is given.
+    The file's affine says which axes are z, y and x, see `nifti`. The affine of the volume keeps its directions and its
+    origin. Its scale is taken from the header's spacing; if the two differ, a warning is given.
 
     Raises:
-        InputError: the file is not a NIfTI file, is damaged or does not hold one volume.
+        InputError: the file is not a NIfTI file, is damaged, does not hold one volume or would mirror it.
     """
     _expect(NIFTI, path)
-    data, size_zyx, file_affine = parse_nifti(_bytes_of(path), str(path))
+    data, size_zyx, affine = parse_nifti(_bytes_of(path), str(path))
     voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
-    affine = file_affine[:, [2, 1, 0, 3]]  # the array is the transposed one
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or not (lengths > 0).all():
+    if affine is None:
         return Volume(data, voxel_size, affine_of(voxel_size or 1.0))
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if size_zyx is not None and not np.allclose(lengths, size_zyx, rtol=HEADER_TOLERANCE, atol=0):
         fact = f"the affine has voxels of {_in_words(tuple(lengths))} Å, the spacing {_in_words(size_zyx)} Å"
         warnings.warn(f"{path}: {fact}; the spacing counts.", InputWarning, stacklevel=2)
