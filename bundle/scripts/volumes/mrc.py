@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.errors import InputError, InputWarning
+from scripts.volumes.mrc_values import Statistics, settle_type
 
 ByteOrder = Literal["<", ">"]
 Header = dict[str, Any]
@@ -25,7 +26,6 @@ UNUSABLE_MODES = {3: "complex int16", 4: "complex float32", 16: "RGB colours", 1
 TYPE_OF_SIZE = {1: "int8", 2: "int16", 4: "float32"}  # the usual type, by bytes per voxel
 STAMPS: dict[ByteOrder, tuple[tuple[int, int], ...]] = {"<": ((0x44, 0x44), (0x44, 0x41)), ">": ((0x11, 0x11),)}
 ORDER_NAMES = {"<": "little-endian", ">": "big-endian"}
-SAMPLED_VOXELS = 4096
 IMOD_STAMP = 1146047817
 IMOD_SIGNED_BYTES, IMOD_PACKED_BYTES = 1, 16  # bits of imod_flags
 VOLUME_STACK = 401  # space group
@@ -35,6 +35,7 @@ HEADER = {  # name: (type, offset); columns, rows and sections are the axes of t
     "grid_xyz": ("3i4", 28),
     "cell_xyz_angstrom": ("3f4", 40),
     "axes": ("3i4", 64),  # which of x (1), y (2) and z (3) the columns, rows and sections run along
+    "statistics": ("3f4", 76),  # minimum, maximum and mean
     "space_group": ("i4", 88),
     "extended_header_bytes": ("i4", 92),
     "imod_stamp": ("i4", 152),
@@ -81,10 +82,11 @@ def parse_mrc(content: NDArray[np.uint8], name: str) -> tuple[NDArray[Any], tupl
     dtype = _dtype(header, name).newbyteorder(order)
     _refuse_images_and_stacks(header, shape, name)
     block = _data_block(content, header, shape, dtype, name)
-    _refuse_swapped_values(block, name)
+    if not (dtype.itemsize == 1 and header["imod_stamp"] == IMOD_STAMP):  # IMOD's flags say whether bytes are signed
+        block = settle_type(block, Statistics(*header["statistics"]), name)
     file_axes = _axes(header, name)[::-1]  # along sections, rows, columns
     volume = block.transpose([file_axes.index(axis) for axis in (3, 2, 1)])
-    return volume.astype(dtype.newbyteorder("="), copy=False), _voxel_size_zyx(header)
+    return volume.astype(block.dtype.newbyteorder("="), copy=False), _voxel_size_zyx(header)
 
 
 def parse_mrc_extent(head: bytes, name: str) -> tuple[tuple[int, int, int], tuple[float, float, float] | None]:
@@ -191,18 +193,6 @@ def _data_block(
         extra = block.size - promised
         warnings.warn(f"{name}: {extra} bytes after the data are ignored.", InputWarning, stacklevel=4)
     return block[:promised].view(dtype).reshape(shape)
-
-
-def _refuse_swapped_values(block: NDArray[Any], name: str) -> None:
-    """Refuse float32 values that are extreme, such as 1e-38 and 1e38, but ordinary in the other byte order."""
-    sample = block.reshape(-1)[:: max(1, block.size // SAMPLED_VOXELS)]
-    if block.dtype.itemsize == 4 and _share_of_ordinary(sample) < 0.8 and _share_of_ordinary(sample.byteswap()) > 0.99:
-        raise InputError(f"{name}: its values make sense only in the byte order that its header does not have.")
-
-
-def _share_of_ordinary(values: NDArray[Any]) -> float:
-    sizes = np.abs(values[values != 0])
-    return float(np.mean((sizes > 1e-20) & (sizes < 1e20))) if sizes.size else 0.0
 
 
 def _axes(header: Header, name: str) -> list[int]:
