@@ -22,8 +22,8 @@ AXES = list(itertools.permutations((1, 2, 3)))
 ZARR_3 = pytest.mark.skipif(zarr.__version__.startswith("2."), reason="zarr 2 cannot read Zarr format 3")
 OFFSETS = {
     "nx": 0, "ny": 4, "nz": 8, "mode": 12, "mx": 28, "my": 32, "mz": 36, "cell_x": 40, "cell_y": 44, "cell_z": 48,
-    "minimum": 76, "mapc": 64, "mapr": 68, "maps": 72, "ispg": 88, "nsymbt": 92, "imod_stamp": 152, "imod_flags": 156,
-    "origin_x": 196, "map": 208, "stamp": 212,
+    "start_x": 16, "minimum": 76, "mapc": 64, "mapr": 68, "maps": 72, "ispg": 88, "nsymbt": 92, "section_bytes": 128,
+    "imod_stamp": 152, "imod_flags": 156, "origin_x": 196, "map": 208, "stamp": 212,
 }  # fmt: skip
 
 

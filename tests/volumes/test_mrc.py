@@ -1,5 +1,7 @@
 import bz2
 import gzip
+import re
+import struct
 import tracemalloc
 
 import mrcfile
@@ -222,6 +224,63 @@ def test_a_stack_of_images_is_refused(tmp_path):
 
 def test_a_volume_by_its_space_group_is_read_whatever_its_grid(tmp_path):
     assert np.array_equal(read_mrc(write_mrc(tmp_path, ispg=1, mz=1, cell_z=VOXEL_SIZE)).data, VALUES)
+
+
+def write_tilt_series(folder, angles, contents=0b1001, parts=4, order="<", **settings):
+    """Write a stack with SerialEM's extended header: the angle times 100, and the magnification."""
+    sections = [round(100 * angle) for angle in angles]
+    extended = b"".join(struct.pack(f"{order}2h", angle, 330) for angle in sections)
+    values = np.resize(VALUES, (len(sections), *SHAPE[1:]))
+    fields = {"section_bytes": struct.pack(f"{order}2h", parts, contents), "ispg": 0}
+    return write_mrc(folder, values=values, order=order, extended=extended, **{**fields, **settings})
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("space_group", [0, 1])
+def test_a_file_with_a_tilt_angle_for_every_section_is_refused(order, space_group, tmp_path):
+    path = write_tilt_series(tmp_path, np.arange(-60, 61, 3), order=order, ispg=space_group)
+    held = r"it holds a tilt angle for each of its 41 sections, -60 to 60 degrees\. Reconstruct it first\."
+    with pytest.raises(InputError, match=rf"volume\.mrc is a tilt series, not a tomogram: {held}"):
+        read_mrc(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"contents": 0b1000}, {"parts": 6}, {"angles": [0.0] * 41}, {"angles": np.linspace(0, 300, 41)}],
+    ids=["no angles", "another layout", "all zero", "no angles at all"],
+)
+def test_other_extended_headers_are_no_tilt_angles(change, tmp_path):
+    assert read_mrc(write_tilt_series(tmp_path, **{"angles": np.arange(-60, 61, 3), **change})).data.shape[0] == 41
+
+
+@pytest.mark.parametrize("name", ["TS_1.st", "TS_1.ali", "TS_1.preali", "TS_1.ST"])
+def test_images_named_like_a_tilt_series_are_read_with_a_warning(name, tmp_path):
+    path = write_mrc(tmp_path, name=name, ispg=0)
+    with pytest.warns(InputWarning, match=r"holds 5 sections of 7 x 9 and calls them images .* a tilt series"):
+        assert np.array_equal(read_mrc(path).data, VALUES)
+    assert np.array_equal(read_mrc(write_mrc(tmp_path, name=name)).data, VALUES)  # its space group says volume
+
+
+def test_few_large_images_are_read_with_a_warning(tmp_path):
+    values = np.resize(VALUES, (4, 20, 24))
+    with pytest.warns(InputWarning, match=r"volume\.mrc holds 4 sections of 20 x 24 and calls them images"):
+        assert np.array_equal(read_mrc(write_mrc(tmp_path, values=values, ispg=0)).data, values)
+    assert np.array_equal(read_mrc(write_mrc(tmp_path, values=values)).data, values)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"origin_x": 1234.0}, r"\(1234, 0, 0\) and start \(0, 0, 0\)"), ({"start_x": -7}, r"\(-7, 0, 0\)")],
+)
+def test_an_origin_that_is_left_out_is_logged(fields, words, tmp_path, caplog):
+    caplog.set_level("INFO")
+    read_mrc(write_mrc(tmp_path))
+    assert not caplog.messages
+    read_mrc(write_mrc(tmp_path, **fields))
+    (line,) = caplog.messages
+    assert re.search(
+        rf"volume\.mrc: coordinates count from the first voxel; the header's origin .*{words} are not", line
+    )
 
 
 def test_an_image_is_refused(tmp_path):

@@ -59,6 +59,17 @@ def test_the_axes_of_a_nifti_array_are_those_that_its_affine_says(order, tmp_pat
     assert np.allclose(volume.affine @ (1, 2, 4, 1), np.array([4, 2, 1, 0]) * VOXEL_SIZE + (50, 60, 70, 1))
 
 
+def test_a_nifti_origin_that_is_left_out_is_logged(tmp_path, caplog):
+    caplog.set_level("INFO")
+    affine = np.diag([VOXEL_SIZE] * 3 + [1])
+    affine[:3, 3] = 50, -60, 0
+    read_nifti(write_nifti(tmp_path, affine=affine))
+    (line,) = caplog.messages
+    assert line.endswith(
+        "volume.nii: coordinates count from the first voxel; the affine's origin (50, -60, 0) is not added"
+    )
+
+
 def test_an_array_as_itk_writes_it_is_read_along_the_array_with_a_warning(tmp_path):
     values, affine = turned(signs=(-1, -1, 1))
     path = write_nifti(tmp_path, values, affine=affine)

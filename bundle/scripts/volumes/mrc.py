@@ -6,6 +6,8 @@ origin and the start indices are ignored: coordinates count from the first voxel
 
 from __future__ import annotations
 
+import logging
+import re
 import warnings
 from typing import Any, Literal
 
@@ -14,6 +16,8 @@ from numpy.typing import NDArray
 
 from scripts.errors import InputError, InputWarning
 from scripts.volumes.mrc_values import Statistics, settle_type
+
+logger = logging.getLogger(__name__)
 
 ByteOrder = Literal["<", ">"]
 Header = dict[str, Any]
@@ -28,18 +32,25 @@ STAMPS: dict[ByteOrder, tuple[tuple[int, int], ...]] = {"<": ((0x44, 0x44), (0x4
 ORDER_NAMES = {"<": "little-endian", ">": "big-endian"}
 IMOD_STAMP = 1146047817
 IMOD_SIGNED_BYTES, IMOD_PACKED_BYTES = 1, 16  # bits of imod_flags
-VOLUME_STACK = 401  # space group
+IMAGES, VOLUME_STACK = 0, 401  # space groups; some programs write 0 for a volume, too
+SECTION_PARTS = (2, 6, 4, 2, 2, 4, 2, 4, 2, 4, 2)  # bytes per section, by bit; the first part is the tilt angle
+TILT_SERIES_NAME = re.compile(r"\.(st|ali|preali)(\.gz|\.bz2)?$", re.IGNORECASE)
+THIN = 5  # a tilt series has so many times fewer sections than rows and columns
 HEADER = {  # name: (type, offset); columns, rows and sections are the axes of the file, grid and cell are x, y, z
     "columns_rows_sections": ("3i4", 0),
     "mode": ("i4", 12),
+    "start": ("3i4", 16),  # of columns, rows and sections
     "grid_xyz": ("3i4", 28),
     "cell_xyz_angstrom": ("3f4", 40),
     "axes": ("3i4", 64),  # which of x (1), y (2) and z (3) the columns, rows and sections run along
     "statistics": ("3f4", 76),  # minimum, maximum and mean
     "space_group": ("i4", 88),
     "extended_header_bytes": ("i4", 92),
+    "section_bytes": ("i2", 128),  # in SerialEM's and IMOD's extended header
+    "section_contents": ("i2", 130),  # bits, see SECTION_PARTS
     "imod_stamp": ("i4", 152),
     "imod_flags": ("i4", 156),
+    "origin_xyz": ("3f4", 196),
     "map": ("S4", 208),
     "machine_stamp": ("2u1", 212),
 }
@@ -82,6 +93,9 @@ def parse_mrc(content: NDArray[np.uint8], name: str) -> tuple[NDArray[Any], tupl
     dtype = _dtype(header, name).newbyteorder(order)
     _refuse_images_and_stacks(header, shape, name)
     block = _data_block(content, header, shape, dtype, name)
+    extended = content[MRC_HEADER_BYTES : MRC_HEADER_BYTES + header["extended_header_bytes"]]
+    _refuse_tilt_series(extended, header, shape, order, name)
+    _mention_origin(header, name)
     if not (dtype.itemsize == 1 and header["imod_stamp"] == IMOD_STAMP):  # IMOD's flags say whether bytes are signed
         block = settle_type(block, Statistics(*header["statistics"]), name)
     file_axes = _axes(header, name)[::-1]  # along sections, rows, columns
@@ -166,6 +180,39 @@ def _refuse_images_and_stacks(header: Header, shape: tuple[int, ...], name: str)
         raise InputError(f"{name} is a 2D image of {shape[1]} x {shape[2]} pixels, not a tomogram.")
     if header["space_group"] == 0 and grid_z == 1:
         raise InputError(f"{name} is a stack of {sections} images (space group 0, mz 1), not a tomogram.")
+
+
+def _refuse_tilt_series(
+    extended: NDArray[np.uint8], header: Header, shape: tuple[int, ...], order: ByteOrder, name: str
+) -> None:
+    """Refuse a file with a tilt angle for every section; give a warning where it only looks like a tilt series.
+
+    Thin tomograms look like tilt series if their program calls them images (space group 0), so that cannot be refused.
+    """
+    sections, rows, columns = shape
+    size, contents = header["section_bytes"], header["section_contents"]
+    parts = sum(part for bit, part in enumerate(SECTION_PARTS) if contents >> bit & 1)
+    if contents & 1 and size == parts and extended.size >= sections * size:
+        angles = extended[: sections * size].reshape(sections, size)[:, :2].copy().view(f"{order}i2")[:, 0] / 100
+        if len(set(angles.tolist())) > 1 and np.abs(angles).max() <= 90:
+            held = f"a tilt angle for each of its {sections} sections, {angles.min():g} to {angles.max():g} degrees"
+            raise InputError(f"{name} is a tilt series, not a tomogram: it holds {held}. Reconstruct it first.")
+    is_thin = THIN * sections <= min(rows, columns)
+    if header["space_group"] == IMAGES and (is_thin or TILT_SERIES_NAME.search(name)):
+        fact = f"{sections} sections of {rows} x {columns} and calls them images (space group 0)"
+        advice = "if it is a tilt series, its picks are meaningless: reconstruct it first"
+        warnings.warn(f"{name} holds {fact}; {advice}.", InputWarning, stacklevel=4)
+
+
+def _mention_origin(header: Header, name: str) -> None:
+    origin, start = header["origin_xyz"], header["start"]
+    if any(origin) or any(start):
+        fact = f"the header's origin {_in_brackets(origin)} and start {_in_brackets(start)} are not added"
+        logger.info("%s: coordinates count from the first voxel; %s", name, fact)
+
+
+def _in_brackets(numbers: list[float]) -> str:
+    return f"({', '.join(f'{number:g}' for number in numbers)})"
 
 
 def _data_block(

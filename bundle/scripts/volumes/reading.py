@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import logging
 import math
 import os
 import re
@@ -26,6 +27,8 @@ from scripts.errors import InputError, InputWarning, without_user
 from scripts.volumes.mrc import MRC_HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_extent
 from scripts.volumes.nifti import is_nifti, is_nifti_pair, parse_nifti, parse_nifti_extent
 from scripts.volumes.ome_zarr import ZARR_MARKS, is_zarr, load_ome_zarr, ome_zarr_extent
+
+logger = logging.getLogger(__name__)
 
 PathLike = str | os.PathLike  # type: ignore[type-arg]  # as in MONAI
 
@@ -163,6 +166,9 @@ def read_nifti(path: PathLike, voxel_size_angstrom: float | None = None) -> Volu
     voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
     if affine is None:
         return Volume(data, voxel_size, affine_of(voxel_size or 1.0))
+    if affine[:3, 3].any():
+        origin = ", ".join(f"{number:g}" for number in affine[:3, 3])
+        logger.info("%s: coordinates count from the first voxel; the affine's origin (%s) is not added", path, origin)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     if size_zyx is not None and not np.allclose(lengths, size_zyx, rtol=HEADER_TOLERANCE, atol=0):
         fact = f"the affine has voxels of {_in_words(tuple(lengths))} Å, the spacing {_in_words(size_zyx)} Å"
