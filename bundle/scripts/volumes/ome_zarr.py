@@ -7,7 +7,6 @@ level.
 from __future__ import annotations
 
 import itertools
-import json
 import lzma
 import math
 import zlib
@@ -23,12 +22,12 @@ from numpy.typing import NDArray
 from scripts.coordinates import SizeZYX
 from scripts.errors import InputError, blame, reason_of
 from scripts.memory import require_memory
+from scripts.volumes.zarr_chunks import chunk_layout, chunk_names, refuse_incomplete_chunks
 
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # a folder with one of these files is a Zarr folder
 MAX_VOXELS = 2**36  # far more than the largest tomogram has
 ANGSTROM_PER_UNIT = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
 USUAL_AXES = ("t", "c", "z", "y", "x")
-COPY_AGAIN = "Copy it again, or give --allow_missing_chunks True if it was written without its empty chunks"
 ZARR_FAULTS = (  # exceptions of the library and its codecs for damaged metadata and chunks
     *(KeyError, ValueError, TypeError, AttributeError, IndexError, ArithmeticError, NotImplementedError),
     *(RuntimeError, SystemError, OSError, EOFError, zlib.error, lzma.LZMAError),
@@ -109,7 +108,7 @@ def list_chunks(folder: Path) -> tuple[Iterator[str], int, int]:
     """
     with _faults_named(folder):
         level, array, _, _ = _open_level(folder, None)
-        names, lengths = _chunk_names(folder / level.path, array.shape), _chunk_layout(folder / level.path)[0]
+        names, lengths = chunk_names(folder / level.path, array.shape), chunk_layout(folder / level.path)[0]
         count = math.prod(-(-length // step) for length, step in zip(array.shape, lengths, strict=True))
         return names, count, math.prod(lengths) * np.dtype(array.dtype).itemsize
 
@@ -122,7 +121,7 @@ def check_ome_zarr(folder: Path, allow_missing_chunks: bool = False) -> None:
     """
     with _faults_named(folder):
         level, array, label, _ = _open_level(folder, None)
-        _refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
+        refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
         place = _first_damage(array)
         if place is not None:
             raise InputError(f"{label} has a damaged chunk at {place}.")
@@ -141,7 +140,7 @@ def _load_level(
     folder: Path, wanted_angstrom: float | None, allow_missing_chunks: bool
 ) -> tuple[NDArray[Any], SizeZYX | None]:
     level, array, label, axes = _open_level(folder, wanted_angstrom)
-    _refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
+    refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
     require_memory(array.nbytes, label, "take a machine with more memory, or convert the tomogram to MRC")
     values = _read_all(label, array)
     spatial = [name for name in axes if name in "zyx"]
@@ -258,59 +257,6 @@ def _check_array(label: str, array: Any, axes: Sequence[str]) -> None:
     for name, length in zip(axes, array.shape, strict=True):
         if name not in "zyx" and length != 1:
             raise InputError(f"{label} has {length} entries along axis {name}; a tomogram is one volume: split it.")
-
-
-def _refuse_incomplete_chunks(folder: Path, shape: Sequence[int], allow_missing: bool) -> None:
-    """Check that every chunk file exists and is complete, because the Zarr library does not.
-
-    The library returns the fill value for a missing chunk, and arbitrary memory for a truncated Blosc chunk.
-    """
-    is_blosc = _chunk_layout(folder)[-1]
-    for chunk in _chunk_names(folder, shape):
-        if not (folder / chunk).is_file():
-            if not allow_missing:
-                raise InputError(f"{folder}: the chunk file {chunk} is missing. {COPY_AGAIN}.")
-        elif (found := (folder / chunk).stat().st_size) < (promised := _promised_bytes(folder / chunk, is_blosc)):
-            fact = f"the chunk file {chunk} is cut short: it should have {promised} bytes or more, it has {found}"
-            raise InputError(f"{folder}: {fact}. Copy it again.")
-
-
-def _chunk_names(folder: Path, shape: Sequence[int]) -> Iterator[str]:
-    lengths, prefix, separator, _ = _chunk_layout(folder)
-    if separator not in (".", "/"):  # any other could lead out of the folder
-        raise ValueError(f"'{separator}' cannot part the numbers of a chunk")
-    if min(lengths) < 1:  # otherwise there would be no chunk at all
-        raise ValueError(f"a chunk has {min(lengths)} voxels along an axis")
-    grid = [range(-(-count // length)) for count, length in zip(shape, lengths, strict=True)]
-    return (prefix + separator.join(map(str, place)) for place in itertools.product(*grid))
-
-
-def _promised_bytes(chunk: Path, is_blosc: bool) -> int:
-    """Return the least size in bytes of a complete chunk file: as in its Blosc header, or 1 without Blosc."""
-    if not is_blosc:
-        return 1
-    with open(chunk, "rb") as file:
-        return max(16, int.from_bytes(file.read(16)[12:], "little"))  # a header of 16 bytes ends with the length
-
-
-def _chunk_layout(folder: Path) -> tuple[Sequence[int], str, str, bool]:
-    """Return how an array is stored.
-
-    Returns:
-        Lengths of the chunks (of the shards, if there are any), prefix and separator in the names of their files, and
-        whether Blosc compressed them.
-    """
-    if (folder / ".zarray").is_file():
-        metadata = json.loads((folder / ".zarray").read_text())
-        is_blosc = (metadata.get("compressor") or {}).get("id") == "blosc"
-        return metadata["chunks"], "", metadata.get("dimension_separator", "."), is_blosc
-    metadata = json.loads((folder / "zarr.json").read_text())
-    grid, keys = metadata["chunk_grid"], metadata["chunk_key_encoding"]
-    if grid["name"] != "regular":
-        raise ValueError(f"the grid '{grid['name']}' is not known, only a regular one")
-    is_default, is_blosc = keys["name"] == "default", metadata["codecs"][-1]["name"] == "blosc"
-    separator = keys.get("configuration", {}).get("separator", "/" if is_default else ".")
-    return grid["configuration"]["chunk_shape"], f"c{separator}" if is_default else "", separator, is_blosc
 
 
 def _read_all(label: str, array: Any) -> NDArray[Any]:
