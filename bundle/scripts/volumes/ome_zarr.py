@@ -56,7 +56,7 @@ def load_ome_zarr(
     Args:
         folder: the Zarr folder.
         wanted_voxel_size_angstrom: the level nearest to it is read; None reads the finest.
-        allow_missing_chunks: treat chunks without a file as full of the fill value.
+        allow_missing_chunks: treat chunks that are not stored as full of the fill value.
 
     Returns:
         The volume ``[z, y, x]`` in the array's own type and native byte order, and its voxel size ``(z, y, x)`` in
@@ -108,7 +108,7 @@ def list_chunks(folder: Path) -> tuple[Iterator[str], int, int]:
     """
     with _faults_named(folder):
         level, array, _, _ = _open_level(folder, None)
-        names, lengths = chunk_names(folder / level.path, array.shape), chunk_layout(folder / level.path)[0]
+        names, lengths = chunk_names(folder / level.path, array.shape), chunk_layout(folder / level.path).lengths
         count = math.prod(-(-length // step) for length, step in zip(array.shape, lengths, strict=True))
         return names, count, math.prod(lengths) * np.dtype(array.dtype).itemsize
 
@@ -236,8 +236,10 @@ def _named_array(folder: Path, group: Any, name: str) -> Any:
     try:
         found = group[name]
     except ZARR_FAULTS as error:
+        if is_zarr(folder / name):
+            raise InputError(f"{folder}: the array '{name}' cannot be opened: {reason_of(error)}.") from error
         there = ", ".join(_names_within(folder)) or "nothing"
-        raise InputError(f"{folder}: the array '{name}' is missing or damaged; the folder holds {there}.") from error
+        raise InputError(f"{folder}: the array '{name}' is missing; the folder holds {there}.") from error
     if not hasattr(found, "shape"):
         raise InputError(f"{folder}: '{name}' is a group, not an array; give {folder / name} if that is the tomogram.")
     return found

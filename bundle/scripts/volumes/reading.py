@@ -189,8 +189,8 @@ def read_ome_zarr(
         path: the Zarr folder.
         wanted_voxel_size_angstrom: the level nearest to it is read; None reads the finest.
         voxel_size_angstrom: overrides the voxel size of the level.
-        allow_missing_chunks: treat chunks without a file as full of the fill value. Right for arrays that were written
-            without their empty chunks, wrong for an incomplete copy.
+        allow_missing_chunks: treat chunks that are not stored as full of the fill value. Right for arrays that were
+            written without their empty chunks, wrong for an incomplete copy.
 
     Raises:
         InputError: the folder is not a Zarr folder, is damaged or incomplete, or does not hold one volume.
