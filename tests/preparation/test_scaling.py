@@ -236,3 +236,17 @@ def test_inverting_is_scaling_the_negative():
 def test_a_constant_volume_stays_without_contrast_when_inverted():
     with pytest.warns(InputWarning, match="is constant"):
         assert not ScalePercentilesd("image", invert=True)({"image": image_of(np.ones(SHAPE))})["image"].any()
+
+
+@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+def test_a_mask_or_a_label_map_is_refused_as_a_tomogram(count, dtype):
+    labels = np.zeros((30, 60, 60), dtype)
+    labels[-3:] = np.arange(3 * 60 * 60).reshape(3, 60, 60) % count
+    with pytest.raises(InputError, match=rf"m.mrc holds only {count} different grey values \(0, 1.*\): it is a mask"):
+        scale_percentiles(labels, source="m.mrc")
+
+
+def test_nine_grey_values_or_a_few_voxels_are_a_tomogram():
+    assert scale_percentiles(np.arange(90.0) % 9).max() == 1
+    assert scale_percentiles(np.arange(8.0).reshape(2, 2, 2)).max() > 0.99

@@ -30,6 +30,7 @@ from scripts.preparation.padding import Padding, find_padding, padded_in_plane, 
 logger = logging.getLogger(__name__)
 
 MAX_NON_FINITE_SHARE = 0.1
+MIN_GREY_VALUES = 9  # label maps of a handful of species have fewer, tomograms of 8 bits more
 CHUNK_VOXELS = 2**16  # few enough that a chunk stays in the processor's cache from one operation to the next
 SAMPLE_STEP = 499  # every such voxel of a chunk is sampled; a prime, so that no axis length is a multiple of it
 BRACKET_WIDTH = 6.0  # standard errors of a sampled percentile on either side of it
@@ -66,6 +67,29 @@ def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
         volume[bad] = np.median(volume[~bad])
         warnings.warn(f"{source}: replaced {count} NaN or infinite voxels by the median.", InputWarning, stacklevel=2)
     return count
+
+
+def refuse_few_grey_values(volume: NDArray[Any], source: str) -> None:
+    """Refuse a volume with so few different values that it is a mask or a label map, given in place of its tomogram.
+
+    Refused and not picked with a warning, because the network finds particles at the borders of a mask. A tomogram that
+    was rounded to so few values has lost its particles, and can be converted again.
+
+    Args:
+        volume: any shape, finite.
+        source: the file, for the message.
+
+    Raises:
+        InputError: there are fewer than `MIN_GREY_VALUES` different values, and fewer than voxels.
+    """
+    found: set[float] = set()
+    for chunk in _chunks_of(volume):
+        found.update(np.unique(chunk).tolist())
+        if len(found) >= min(MIN_GREY_VALUES, volume.size):
+            return
+    listed = ", ".join(f"{value:g}" for value in sorted(found))
+    fact = f"holds only {len(found)} different grey values ({listed})"
+    raise InputError(f"{source} {fact}: it is a mask or a label map, not a tomogram. Set dataset_dir to the tomogram.")
 
 
 @dataclass(frozen=True)
@@ -227,7 +251,7 @@ def scale_percentiles(
         padding and for voxels far outside of the rest.
 
     Raises:
-        InputError: too many voxels are not finite.
+        InputError: too many voxels are not finite, or there are too few different values.
     """
     scaled = new_volume(volume.shape, memory_gib)
     if not is_finite(volume):
@@ -241,6 +265,7 @@ def scale_percentiles(
         warnings.warn(f"{source} is {what}: nothing can be picked in it.", NoContrastWarning, stacklevel=2)
         scaled.fill(0)
         return scaled
+    refuse_few_grey_values(volume, source)
     single, result = without_leading_axes(volume), without_leading_axes(scaled)
     fill = None
     if padding is not None and not low < padding.value < high:
