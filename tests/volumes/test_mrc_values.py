@@ -36,6 +36,7 @@ WRONG = {
     "uint16 as mode 1": (30000 + 30000 * WAVES, "<u2", 1, "little-endian uint16"),
     "unsigned bytes": (127 + 127 * WAVES, "u1", 0, "uint8"),
     "int16 in the other order": (12700 * WAVES, ">i2", 1, "big-endian int16"),
+    "all of int16 in the other order": (32767 * np.clip(2 * WAVES, -1, 1), ">i2", 1, "big-endian int16"),
     "uint16 in the other order": (30000 + 300 * WAVES, ">u2", 6, "big-endian uint16"),
     "float16 in the other order": (8 * WAVES, ">f2", 12, "big-endian float16"),
     "float32 in the other order": (8 * WAVES, ">f4", 2, "big-endian float32"),
@@ -46,7 +47,9 @@ WRONG = {
 def test_a_wrong_mode_of_the_same_size_is_recognised_by_the_statistics(case, tmp_path):
     values, dtype, mode, words = WRONG[case]
     path = write_bytes(tmp_path, content_of(values, dtype, mode))
-    with pytest.warns(InputWarning, match=rf"header states values from .*; they fit as {words}, not as ") as caught:
+    with pytest.warns(
+        InputWarning, match=rf"header states values from .*; the voxels fit as {words}, not as "
+    ) as caught:
         volume = read_mrc(path)
     assert len(caught) == 1
     assert np.array_equal(volume.data, values.astype(dtype))
@@ -79,10 +82,12 @@ def test_without_statistics_a_wrong_byte_order_is_refused(dtype, hot, tmp_path):
         read_mrc(path)
 
 
-def test_a_full_range_in_the_wrong_byte_order_is_refused_although_it_fits_the_statistics(tmp_path):
-    path = write_bytes(tmp_path, content_of(32767 * np.clip(1.5 * WAVES, -1, 1), ">i2", 1))
-    with pytest.raises(InputError, match="make sense only in the byte order that its header does not have"):
-        read_mrc(path)
+def test_hot_voxels_in_the_statistics_do_not_let_noise_fit_better_than_the_tomogram(tmp_path):
+    """Swapped, the voxels fill the whole range that two hot voxels gave to the header."""
+    content = without_statistics(content_of(3000 * WAVES, "<i2", 1), (-32768.0, 32767.0, 0.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_mrc(write_bytes(tmp_path, content)).data, (3000 * WAVES).astype("i2"))
 
 
 def test_isolated_hot_voxels_are_not_taken_for_a_wrong_byte_order(tmp_path):

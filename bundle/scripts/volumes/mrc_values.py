@@ -1,9 +1,9 @@
 """Whether the voxels of an MRC file are of the type and the byte order that its header states.
 
-The header also states the minimum, maximum and mean of the voxels. Where these contradict the voxels as they are read,
-and fit them in another type of the same size, that type is taken, with a warning. A header without these numbers tells
-nothing; then only a wrong byte order is recognised, from the voxels alone, and refused. A sample of rows is enough for
-both, so that a file is not read twice.
+The header also states the minimum, maximum and mean of the voxels. Where these fit the voxels only in another type of
+the same size, that type is taken, with a warning, unless neighbouring voxels are less alike in it. A header without
+these numbers tells nothing; then only a wrong byte order is recognised, from the voxels alone, and refused. A sample of
+rows is enough for both, so that a file is not read twice.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ TYPES_OF_SIZE = {1: ("u1", "i1"), 2: ("i2", "u2", "f2"), 4: ("f4",)}  # by bytes
 ROUNDING = 0.01  # share of the stated range by which a voxel may lie outside of it
 LEAST_RANGE = 0.2  # share of the stated range that a sample covers
 MEAN_DIFFERENCE = 0.1  # share of the stated range; largest difference of a sample's mean from the stated one
+EQUAL_MISFIT = 0.1  # of types that fit so equally well, the one whose neighbouring voxels are most alike is taken
 LEAST_CORRELATION = 0.1  # of neighbouring voxels
 SIGNIFICANT = 6.0  # standard errors
+ALMOST = 0.8  # as alike; a wrong type may only shift or bend the values
 
 
 class Statistics(NamedTuple):
@@ -48,22 +50,37 @@ def settle_type(block: NDArray[Any], statistics: Statistics, name: str) -> NDArr
         name: name of the file in messages.
 
     Raises:
-        InputError: the voxels make sense only in the other byte order, and the header has no statistics.
+        InputError: the voxels make sense only in the other byte order, and the header's statistics do not settle it.
     """
     sample = _sample_of(block)
-    if statistics.is_stated and not _fits(sample, statistics):
+    if statistics.is_stated:
         stated = f"the header states values from {statistics.low:g} to {statistics.high:g}"
-        for dtype in _types_like(block.dtype):
-            if _fits(sample.view(dtype), statistics):
-                reading = f"they fit as {_words_for(dtype)}, not as {_words_for(block.dtype)}, and are read so"
-                warnings.warn(f"{name}: {stated}; {reading}.", InputWarning, stacklevel=4)
-                return block.view(dtype)
+        dtype = _best_type(sample, statistics)
+        if dtype != block.dtype:
+            reading = f"the voxels fit as {_words_for(dtype)}, not as {_words_for(block.dtype)}, and are read so"
+            warnings.warn(f"{name}: {stated}; {reading}.", InputWarning, stacklevel=4)
+            return block.view(dtype)
         if _exceeds(sample, statistics):
             causes = f"these are out of date, or the voxels are not {_words_for(block.dtype)}"
             warnings.warn(f"{name}: {stated}, the voxels exceed them: {causes}.", InputWarning, stacklevel=4)
     if block.dtype.itemsize > 1 and _is_swapped(sample):
         raise InputError(f"{name}: its values make sense only in the byte order that its header does not have.")
     return block
+
+
+def _best_type(sample: NDArray[Any], statistics: Statistics) -> np.dtype[Any]:
+    """Return the type in which a sample fits the statistics; its own where that fits or no other is convincing."""
+    views = [sample.view(dtype) for dtype in _types_like(sample.dtype)]
+    misfits = [_misfit(view, statistics) for view in views]
+    if min(misfits) == math.inf:
+        return sample.dtype
+    fitting = [view for view, misfit in zip(views, misfits, strict=True) if misfit <= min(misfits) + EQUAL_MISFIT]
+    best = max(fitting, key=_alikeness)
+    if any(view.dtype == sample.dtype for view in fitting):
+        wanted = _clearly_above(sample)
+    else:
+        wanted = max(_least_alikeness(sample), ALMOST * _alikeness(sample))
+    return best.dtype if _alikeness(best) > wanted else sample.dtype
 
 
 def _sample_of(block: NDArray[Any]) -> NDArray[Any]:
@@ -94,14 +111,14 @@ def _exceeds(sample: NDArray[Any], statistics: Statistics) -> bool:
     return bool(((values < statistics.low - slack) | (values > statistics.high + slack)).any())
 
 
-def _fits(sample: NDArray[Any], statistics: Statistics) -> bool:
+def _misfit(sample: NDArray[Any], statistics: Statistics) -> float:
+    """Return how far a sample is from the statistics, as a share of their range; infinite if it does not fit at all."""
     values, stated_range = _finite(sample), statistics.high - statistics.low
-    return (
-        2 * values.size > sample.size
-        and not _exceeds(sample, statistics)
-        and bool(np.ptp(values) >= LEAST_RANGE * stated_range)
-        and abs(float(values.mean()) - statistics.mean) <= MEAN_DIFFERENCE * stated_range
-    )
+    if 2 * values.size <= sample.size or _exceeds(sample, statistics):
+        return math.inf
+    missing = 1 - float(np.ptp(values)) / stated_range
+    difference = abs(float(values.mean()) - statistics.mean) / stated_range
+    return max(missing, 0.0) + difference if missing <= 1 - LEAST_RANGE and difference <= MEAN_DIFFERENCE else math.inf
 
 
 def _is_swapped(sample: NDArray[Any]) -> bool:
@@ -113,9 +130,18 @@ def _is_swapped(sample: NDArray[Any]) -> bool:
     swapped = sample.byteswap()
     if sample.dtype.itemsize == 4:
         return _share_of_ordinary(sample) < 0.8 and _share_of_ordinary(swapped) > 0.99
-    alike, alike_swapped = (abs(_correlation_of_neighbours(values)) for values in (sample, swapped))
-    least = max(LEAST_CORRELATION, SIGNIFICANT / math.sqrt(sample.size))
-    return alike_swapped > least and alike_swapped > 2 * alike + least / 2
+    return _alikeness(swapped) > _clearly_above(sample)
+
+
+def _least_alikeness(sample: NDArray[Any]) -> float:
+    """Return from where on a correlation of neighbours is none of chance."""
+    return max(LEAST_CORRELATION, SIGNIFICANT / math.sqrt(sample.size))
+
+
+def _clearly_above(sample: NDArray[Any]) -> float:
+    """Return from where on voxels in another type are clearly more alike than a sample's."""
+    least = _least_alikeness(sample)
+    return max(least, 2 * _alikeness(sample) + least / 2)
 
 
 def _share_of_ordinary(values: NDArray[Any]) -> float:
@@ -123,13 +149,16 @@ def _share_of_ordinary(values: NDArray[Any]) -> float:
     return float(np.mean((sizes > 1e-20) & (sizes < 1e20))) if sizes.size else 0.0
 
 
-def _correlation_of_neighbours(sample: NDArray[Any]) -> float:
-    """Return the correlation of each voxel ``(rows, columns)`` with the next one in its row; 0 where all are equal.
+def _alikeness(sample: NDArray[Any]) -> float:
+    """Return how much each voxel ``(rows, columns)`` tells about the next one in its row: the size of the correlation.
 
-    Values beyond the percentiles 1 and 99 are clipped, so that hot voxels do not decide.
+    Values beyond the percentiles 1 and 99 are clipped, so that hot voxels do not decide. Equal voxels give 0.
     """
-    values = np.nan_to_num(sample.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    with np.errstate(invalid="ignore"):  # NaN of any kind
+        values = np.nan_to_num(sample.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     values = np.clip(values, *np.percentile(values, (1, 99)))
     values -= values.mean()
     variance = float(np.mean(values**2))
-    return float(np.mean(values[:, 1:] * values[:, :-1])) / variance if variance and values.shape[1] > 1 else 0.0
+    if variance == 0 or values.shape[1] < 2:
+        return 0.0
+    return abs(float(np.mean(values[:, 1:] * values[:, :-1]))) / variance
