@@ -189,6 +189,8 @@ class CheckServedWeights(Transform):
 class ToStudyGridd(MapTransform):
     """Turn volumes ``[z, y, x]`` to the axis order ``[x, y, z]`` of the study's file, for MONAI Label's writer.
 
+    For a study whose affine has another order, the label map lies at the same place, in the order x, y, z.
+
     Args:
         keys: volumes ``(1, Z, Y, X)``; become ``(1, X, Y, Z)``.
     """

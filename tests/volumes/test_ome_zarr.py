@@ -290,6 +290,16 @@ def test_malformed_descriptions_are_refused(described, tmp_path):
         read_ome_zarr(path)
 
 
+@pytest.mark.parametrize("kind", ["affine", "rotation", "mapAxis"])
+def test_a_transformation_that_could_turn_the_volume_is_refused(kind, tmp_path):
+    path = write_ome_zarr(tmp_path)
+    described = multiscales()
+    described["multiscales"][0]["coordinateTransformations"] = [{"type": "identity"}, {"type": kind, kind: []}]
+    (path / ".zattrs").write_text(json.dumps(described))
+    with pytest.raises(InputError, match=rf"are not valid: the transformation '{kind}' is not supported, only a scale"):
+        read_ome_zarr(path)
+
+
 def test_a_description_without_levels_is_refused(tmp_path):
     path = write_group(tmp_path / "a.zarr", {"multiscales": [{"datasets": []}]})
     with pytest.raises(InputError, match="its 'multiscales' metadata name no array"):

@@ -202,7 +202,11 @@ def _described_levels(folder: Path, multiscales: Any) -> list[Level]:
 
 def _scale_of(described: Mapping[str, Any]) -> list[float]:
     """Return the product of the scales among the coordinate transformations; empty if there is none."""
-    scales = [one["scale"] for one in described.get("coordinateTransformations", []) if one["type"] == "scale"]
+    transformations = described.get("coordinateTransformations", [])
+    others = {one["type"] for one in transformations} - {"identity", "scale", "translation"}
+    if others:
+        raise ValueError(f"the transformation '{min(others)}' is not supported, only a scale and a translation")
+    scales = [one["scale"] for one in transformations if one["type"] == "scale"]
     return [float(math.prod(factors)) for factors in zip(*scales, strict=True)]
 
 
