@@ -2,7 +2,7 @@ import nibabel
 import numpy as np
 import pytest
 from scripts.coordinates import to_xyz_angstrom
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.picking.image_picks import true_picks
 from scripts.picks import Pick, write_copick_json, write_csv
 from scripts.preparation.image_facts import facts_of_image

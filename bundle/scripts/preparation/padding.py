@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 LEAST_SHARE = 0.003  # of the voxels; less padding moves no percentile by much
 EXCESS = 1.5  # how many times as common as the next values padding is; in 8 bits, the commonest value is less so
-CHANCE = 3.0  # standard deviations of a count
+COUNT_DEVIATIONS = 3.0  # of a count that may be chance
 ENOUGH_VALUES = 100_000  # to tell how common one is
 RUN_VOXELS = 16  # so many voxels of one value in a row are no image
 
@@ -85,7 +85,7 @@ def too_common_value(values: NDArray[np.floating[Any]]) -> float | None:
     if len(distinct) < 2:
         return None
     beside = np.maximum(np.append(0, counts[:-1]), np.append(counts[1:], 0))
-    chance = CHANCE * np.sqrt(beside + 1)
+    chance = COUNT_DEVIATIONS * np.sqrt(beside + 1)
     is_padding = counts > np.maximum(EXCESS * beside, beside + LEAST_SHARE * values.size) + chance
     return float(distinct[(counts * is_padding).argmax()]) if is_padding.any() else None
 

@@ -12,6 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 MAX_NON_FINITE_SHARE = 0.1
 MIN_GREY_VALUES = 9  # label maps of a handful of species have fewer, tomograms of 8 bits more
+ALMOST_ALL = 0.99
 CHUNK_VOXELS = 2**16  # few enough that a chunk stays in the processor's cache from one operation to the next
 SAMPLE_STEP = 499  # every such voxel of a chunk is sampled; a prime, so that no axis length is a multiple of it
 BRACKET_WIDTH = 6.0  # standard errors of a sampled percentile on either side of it
@@ -80,13 +82,17 @@ def refuse_few_grey_values(volume: NDArray[Any], source: str) -> None:
         source: the file, for the message.
 
     Raises:
-        InputError: there are fewer than `MIN_GREY_VALUES` different values, and fewer than voxels.
+        InputError: there are fewer than `MIN_GREY_VALUES` different values, and fewer than voxels. A volume that is
+            constant but for a few voxels is another fault.
     """
     found: set[float] = set()
     for chunk in _chunks_of(volume):
         found.update(np.unique(chunk).tolist())
         if len(found) >= min(MIN_GREY_VALUES, volume.size):
             return
+    commonest = max(_count_where(volume, partial(np.equal, value)) for value in map(np.float32, found))
+    if commonest > ALMOST_ALL * volume.size:
+        return
     listed = ", ".join(f"{value:g}" for value in sorted(found))
     fact = f"holds only {len(found)} different grey values ({listed})"
     raise InputError(f"{source} {fact}: it is a mask or a label map, not a tomogram. Set dataset_dir to the tomogram.")
@@ -258,6 +264,7 @@ def scale_percentiles(
         np.copyto(scaled, volume, casting="unsafe")
         volume = scaled
         replace_non_finite(scaled, source)
+    refuse_few_grey_values(volume, source)
     left_out, padding = find_left_out(volume, source)
     low, high = percentiles_of(volume, (lower, upper), left_out)
     if not high > low:
@@ -265,7 +272,6 @@ def scale_percentiles(
         warnings.warn(f"{source} is {what}: nothing can be picked in it.", NoContrastWarning, stacklevel=2)
         scaled.fill(0)
         return scaled
-    refuse_few_grey_values(volume, source)
     single, result = without_leading_axes(volume), without_leading_axes(scaled)
     fill = None
     if padding is not None and not low < padding.value < high:
