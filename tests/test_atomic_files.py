@@ -9,6 +9,7 @@ from scripts.atomic_files import (
     ignores_case,
     lock_folder,
     remove_temporaries,
+    require_writable,
     stamps_of,
     take_lock,
     write_atomically,
@@ -190,6 +191,16 @@ def test_bytes_can_be_written_too(tmp_path):
     assert (tmp_path / "label.bin").read_bytes() == b"\x00\xff"
 
 
+def test_a_folder_that_cannot_be_written_to_is_named_at_once(tmp_path, monkeypatch):
+    def fail(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    require_writable(tmp_path / "new")
+    monkeypatch.setattr("tempfile.TemporaryFile", fail)
+    with pytest.raises(InputError, match=r"cannot write to .*new: Read-only file system\. Choose another folder\."):
+        require_writable(tmp_path / "new")
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_a_stopped_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
     def stop_half_way():
@@ -203,13 +214,14 @@ def test_a_stopped_write_leaves_the_old_file_and_nothing_else(tmp_path, error):
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("picks.csv", "old")]
 
 
-def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_or_quota_is_named_and_leaves_the_old_file(fault, tmp_path, monkeypatch):
     def fail(_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(fault, os.strerror(fault))
 
     path = write_text(tmp_path, "old")
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(InputError, match=r"cannot write .*picks\.csv: No space left on device\."):
+    with pytest.raises(InputError, match=rf"cannot write .*picks\.csv: {os.strerror(fault)}\."):
         write_csv(path, [PICK])
     assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("picks.csv", "old")]
 

@@ -188,6 +188,14 @@ def read_names():
     return read_species(CONFIGS / "species.json").names
 
 
+@pytest.mark.parametrize("config", ["inference.json", "train.json"])
+@pytest.mark.parametrize(("is_there", "name"), [(False, "cpu"), (True, "cuda:0")])
+def test_a_gpu_is_taken_only_where_there_is_one(config, is_there, name, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: is_there)
+    made = ConfigWorkflow(config_file=str(CONFIGS / config), workflow_type="infer", logging_file=False)
+    assert made.parser.get_parsed_content("device") == torch.device(name)
+
+
 def test_the_same_volume_gives_the_same_picks_from_every_kind_of_file(small_weights, tmp_path):
     volume = np.rint(10 * read_volume(write_tomogram(tmp_path / "float32.mrc"))).astype(np.float32)
     write_volume(tmp_path / "float32.mrc", volume)

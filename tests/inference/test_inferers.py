@@ -250,7 +250,10 @@ def test_a_window_that_overflows_is_computed_again_in_float32(precision, caplog)
 # Memory
 
 
-CANNOT = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+CANNOT = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"
+)
+ON_A_GPU = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 8 GiB")
 
 
 def one_at_a_time(network):
@@ -264,14 +267,14 @@ class Point(torch.nn.Module):
 
     depends_on_window, stride = False, 4
 
-    def __init__(self, most=math.inf):
+    def __init__(self, most=math.inf, error=CANNOT):
         super().__init__()
-        self.most, self.asked = most, []
+        self.most, self.error, self.asked = most, error, []
 
     def forward(self, windows):
         self.asked.append(windows.numel())
         if windows.numel() > self.most:
-            raise RuntimeError(CANNOT)
+            raise self.error
         return windows.sin()
 
 
@@ -294,8 +297,9 @@ def test_where_two_windows_do_not_fit_one_at_a_time_gives_the_same_logits(caplog
     ]
 
 
-def test_where_a_window_does_not_fit_smaller_ones_give_the_same_logits(caplog):
-    volume, small = noise(1, 1, 72, 136, 136), Point(most=500_000)
+@pytest.mark.parametrize("error", [CANNOT, ON_A_GPU], ids=["CPU", "GPU"])
+def test_where_a_window_does_not_fit_smaller_ones_give_the_same_logits(error, caplog):
+    volume, small = noise(1, 1, 72, 136, 136), Point(500_000, error)
     inferer = TomogramInferer(overlap_voxels=8, precision="float32")
     torch.testing.assert_close(inferer(volume, small), inferer(volume, Point()), atol=1e-6, rtol=0)
     assert max(small.asked) == 72 * 72 * 136

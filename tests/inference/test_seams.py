@@ -15,7 +15,7 @@ from scripts.picking.blobs import Blobs
 from scripts.picking.image_picks import find_in_image, probability_of
 from scripts.preparation.scaling import scale_percentiles
 from scripts.volumes.reading import read_tomogram
-from synthetic import tiny_network
+from synthetic import make_species, tiny_network
 
 
 @pytest.mark.parametrize(("size", "window", "overlap", "align", "stride"), [
@@ -111,6 +111,25 @@ def test_answers_come_in_order_and_errors_are_passed_on():
             list(in_threads(lambda item: 1 // (item - 3), range(7), 2))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("shape", [(31, 37, 41), (32, 38, 42), (9, 37, 41), (31, 10, 41), (9, 11, 13), (2, 37, 41)])
+def test_a_blob_is_picked_in_its_place_in_a_volume_of_any_size(shape):
+    """Windows have 16 x 20 x 24 voxels, and the network answers at half of the resolution."""
+
+    def halves(windows):
+        return torch.nn.functional.avg_pool3d(windows, 2, ceil_mode=True).logit(eps=1e-6)
+
+    halves.output_stride, halves.depends_on_window = 2, False
+    place = np.floor(0.6 * np.array(shape))
+    distance = np.linalg.norm(np.moveaxis(np.indices(shape), 0, -1) - place, axis=-1)
+    ball = torch.from_numpy(np.clip(4.5 - distance, 0, 1).astype(np.float32))[None, None]
+    logits = inferred(ball, halves, window_size=(16, 20, 24), overlap_voxels=4)[0, 0]
+    assert logits.shape == tuple(-(-size // 2) for size in shape)
+    (found,) = find_in_image(Blobs(), probability_of(logits), make_species(1).picked[0], 10.0, 2).centres_zyx_vox
+    is_cut = np.minimum(place, np.array(shape) - 1 - place) < 5
+    assert np.abs(found - place)[~is_cut].max(initial=0) < 0.1
+    assert ((found >= -0.5) & (found <= np.array(shape) - 0.5)).all()
 
 
 def test_another_grid_of_windows_moves_no_pick_of_the_shipped_weights(bundle_dir):

@@ -201,6 +201,16 @@ def test_a_volume_of_nan_is_refused():
         scale_percentiles(np.full(SHAPE, np.nan, dtype=np.float32), source="a file")
 
 
+def test_more_than_a_tenth_of_the_voxels_must_not_be_nan():
+    volume = noise(shape=(10, 10, 10))
+    volume[0] = np.nan
+    with pytest.warns(InputWarning, match="replaced 100 NaN"):
+        assert np.isfinite(scale_percentiles(volume)).all()
+    volume[1, 0, 0] = np.inf
+    with pytest.raises(InputError, match="a file: 101 of 1000 voxels are NaN or infinite"):
+        scale_percentiles(volume, source="a file")
+
+
 @pytest.mark.parametrize("value", [0, 7.5])
 def test_a_constant_volume_becomes_0_with_a_warning(value):
     with pytest.warns(InputWarning, match="a file is constant: nothing can be picked"):
