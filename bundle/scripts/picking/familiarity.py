@@ -1,7 +1,7 @@
 """Whether a tomogram is like those that the probabilities of a second look were learned on.
 
 Each tomogram is described by a few statistics of its voxels and of both networks' output. A tomogram whose distance
-from the nearest known one exceeds the distances among these is unfamiliar: its probabilities may be wrong.
+from the nearest known one exceeds the usual distances among these is unfamiliar: its probabilities may be wrong.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ STATISTICS = (
     "agreement of both networks",
 )
 STATISTICS_STEP = 4  # every fourth plane and row
-MARGIN = 1.2  # times the largest distance of a known tomogram from the nearest other one
+MARGIN = 1.2  # times the distance of a known tomogram from the nearest other one that `USUAL` of them do not exceed
+USUAL = 0.98  # share of the known tomograms; the others may be as odd as one can be
 LEAST_TOMOGRAMS = 8  # that a limit can be learned from
 LEAST_SPREAD = 0.02  # of a statistic, so that one that hardly varies does not decide alone
 
@@ -52,7 +53,7 @@ class Familiarity:
             return Familiarity(rows, spread, np.inf)
         scaled = rows / spread
         distance = np.linalg.norm(scaled[:, None] - scaled[None], axis=2) + np.diag(np.full(len(rows), np.inf))
-        return Familiarity(rows, spread, float(MARGIN * distance.min(axis=1).max()))
+        return Familiarity(rows, spread, float(MARGIN * np.quantile(distance.min(axis=1), USUAL)))
 
     def why_unfamiliar(self, statistics: NDArray[np.float64]) -> str | None:
         """Return a description of how a tomogram differs most from the nearest known one; None if it is familiar."""
