@@ -90,6 +90,26 @@ def test_hot_voxels_in_the_statistics_do_not_let_noise_fit_better_than_the_tomog
         assert np.array_equal(read_mrc(write_bytes(tmp_path, content)).data, (3000 * WAVES).astype("i2"))
 
 
+def test_a_range_of_a_type_in_place_of_statistics_does_not_turn_the_bytes(tmp_path):
+    """Swapped, small numbers fill the whole range, and are almost as alike as they are."""
+    values = np.rint(30 * gaussian_filter(np.random.default_rng(0).normal(size=(64, 64, 64)), 0.5) / 0.4)
+    content = without_statistics(content_of(values, "<i2", 1), (-32768.0, 32767.0, 0.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_mrc(write_bytes(tmp_path, content)).data, values)
+
+
+@pytest.mark.parametrize("mean", [128, 3000])
+@pytest.mark.parametrize("stated", ["right", (0.0, 0.0, 0.0)])
+def test_padding_of_noise_is_not_taken_for_a_wrong_byte_order(mean, stated, tmp_path):
+    """Swapped, padding with the mean lies far from the mean of the image, so that its neighbours are very alike."""
+    values = np.rint(np.random.default_rng(0).normal(mean, mean / 6, (16, 64, 64)))
+    values[:, :, :16] = mean
+    content = content_of(values, "<i2", 1)
+    content = content if stated == "right" else without_statistics(content)
+    assert np.array_equal(read_mrc(write_bytes(tmp_path, content)).data, values)
+
+
 def test_isolated_hot_voxels_are_not_taken_for_a_wrong_byte_order(tmp_path):
     values = 100 + 50 * WAVES
     values.reshape(-1)[::499] = 65535

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scripts.errors import InputError, InputWarning
 
 SAMPLED_ROWS = 256
+RANGES = ((-32768, 32767), (0, 65535))  # of types, which some programs state in place of statistics
 TYPES_OF_SIZE = {1: ("u1", "i1"), 2: ("i2", "u2", "f2"), 4: ("f4",)}  # by bytes per voxel
 ROUNDING = 0.01  # share of the stated range by which a voxel may lie outside of it
 LEAST_RANGE = 0.2  # share of the stated range that a sample covers
@@ -38,7 +39,8 @@ class Statistics(NamedTuple):
     @property
     def is_stated(self) -> bool:
         """Return whether these are statistics at all: headers without them have 0, 0, 0 or a maximum below the rest."""
-        return all(map(math.isfinite, self)) and self.low < self.high and self.low <= self.mean <= self.high
+        is_ordered = self.low < self.high and self.low <= self.mean <= self.high
+        return is_ordered and all(map(math.isfinite, self)) and (self.low, self.high) not in RANGES
 
 
 def settle_type(block: NDArray[Any], statistics: Statistics, name: str) -> NDArray[Any]:
@@ -60,6 +62,8 @@ def settle_type(block: NDArray[Any], statistics: Statistics, name: str) -> NDArr
             reading = f"the voxels fit as {_words_for(dtype)}, not as {_words_for(block.dtype)}, and are read so"
             warnings.warn(f"{name}: {stated}; {reading}.", InputWarning, stacklevel=4)
             return block.view(dtype)
+        if _misfit(sample, statistics) < math.inf:
+            return block
         if _exceeds(sample, statistics):
             causes = f"these are out of date, or the voxels are not {_words_for(block.dtype)}"
             warnings.warn(f"{name}: {stated}, the voxels exceed them: {causes}.", InputWarning, stacklevel=4)
@@ -152,13 +156,17 @@ def _share_of_ordinary(values: NDArray[Any]) -> float:
 def _alikeness(sample: NDArray[Any]) -> float:
     """Return how much each voxel ``(rows, columns)`` tells about the next one in its row: the size of the correlation.
 
-    Values beyond the percentiles 1 and 99 are clipped, so that hot voxels do not decide. Equal voxels give 0.
+    Values beyond the percentiles 1 and 99 are clipped, so that hot voxels do not decide. Voxels of the
+    commonest value are left out: padding is alike in any type. Equal voxels give 0.
     """
     with np.errstate(invalid="ignore"):  # NaN of any kind
         values = np.nan_to_num(sample.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     values = np.clip(values, *np.percentile(values, (1, 99)))
-    values -= values.mean()
-    variance = float(np.mean(values**2))
-    if variance == 0 or values.shape[1] < 2:
+    bits = sample.view(f"u{sample.itemsize}")
+    distinct, counts = np.unique(bits, return_counts=True)
+    is_image = bits != distinct[counts.argmax()]
+    is_pair = is_image[:, :-1] & is_image[:, 1:]
+    here, beside = values[:, :-1][is_pair], values[:, 1:][is_pair]
+    if here.size == 0 or np.ptp(here) == 0 or np.ptp(beside) == 0:
         return 0.0
-    return abs(float(np.mean(values[:, 1:] * values[:, :-1]))) / variance
+    return abs(float(np.corrcoef(here, beside)[0, 1]))
