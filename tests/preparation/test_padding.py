@@ -6,6 +6,7 @@ from dataclasses import astuple
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 from scripts.errors import InputWarning
 from scripts.picking.familiarity import statistics_of
 from scripts.preparation.contrast import smoothed_skewness
@@ -65,6 +66,15 @@ def test_padding_in_the_corners_of_a_turned_tomogram_is_found():
 def test_an_image_without_padding_has_none(volume):
     """Also where values are few or clipped, and where there is but one value, which is another fault."""
     assert find_padding(volume, np.sort(volume.ravel()[::7])) is None
+
+
+@pytest.mark.parametrize("percent", [20, 50])
+def test_a_denoised_image_that_was_cut_off_at_a_threshold_has_no_padding(percent):
+    """It has long runs of that value, too, and would get the median in the places of the lowest voxels."""
+    smooth = gaussian_filter(np.random.default_rng(0).normal(size=SHAPE), 3).astype(np.float32)
+    cut = np.maximum(smooth, np.percentile(smooth, percent))
+    assert find_padding(cut, np.sort(cut.ravel()[::7])) is None
+    assert (scaled_quietly(cut)[cut == cut.min()] == 0).all()
 
 
 def test_runs_shorter_than_sixteen_voxels_are_image():

@@ -16,6 +16,7 @@ LEAST_SHARE = 0.003  # of the voxels; less padding moves no percentile by much
 EXCESS = 1.5  # how many times as common as the next values padding is; in 8 bits, the commonest value is less so
 COUNT_DEVIATIONS = 3.0  # of a count that may be chance
 ENOUGH_VALUES = 100_000  # to tell how common one is
+MOST_CLIPPED = 0.03  # of the image voxels, at one end; where more are equal, they were clipped there, the runs too
 RUN_VOXELS = 16  # so many voxels of one value in a row are no image
 
 
@@ -43,7 +44,14 @@ def find_padding(volume: NDArray[Any], sorted_sample: NDArray[np.float32]) -> Pa
     if value is None or volume.ndim < 2:
         return None
     voxels = sum(int(padded_in_plane(plane, value).sum()) for plane in planes_of(volume))
-    return Padding(value, voxels) if LEAST_SHARE * volume.size <= voxels < volume.size else None
+    image = volume.size - voxels
+    if voxels < LEAST_SHARE * volume.size or image == 0:
+        return None
+    if value in (sorted_sample[0], sorted_sample[-1]):
+        others = sum(int(np.count_nonzero(plane == value)) for plane in planes_of(volume)) - voxels
+        if others > MOST_CLIPPED * image:
+            return None
+    return Padding(value, voxels)
 
 
 def planes_of(volume: NDArray[Any]) -> NDArray[Any]:
