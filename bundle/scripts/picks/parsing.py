@@ -33,7 +33,7 @@ def read_text(path: str | Path) -> str:
         raise InputError(
             f"{path} is not UTF-8 text: {error.reason} at byte {error.start}. Save it as UTF-8."
         ) from error
-    if text.count("\0") > len(text) / 4:
+    if 4 * text.count("\0") > len(text):  # a single one is the fault of a name
         raise InputError(f"{path} is not UTF-8 text: it holds zeros, as UTF-16 does. Save it as UTF-8.")
     return text
 
