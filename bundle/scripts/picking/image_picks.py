@@ -18,9 +18,8 @@ from scripts.preparation.image_facts import ImageFacts
 from scripts.preparation.region import is_inside
 from scripts.species import Species, SpeciesSet
 
-MOST_SHARE = (
-    0.25  # of a volume above a species' threshold; particles that touch everywhere fill a tenth by their targets
-)
+# share of a volume above a species' threshold; particles that touch everywhere fill a tenth by their targets
+MOST_SHARE = 0.25
 MOST_PARTICLES = 50  # that the voxels of one pick may fill
 
 

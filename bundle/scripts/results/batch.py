@@ -98,9 +98,7 @@ def run_batch(
             remove_temporaries(folder)
             to_do = list_work(tables, resume, overwrite)
             require_disk_space(folder, least_bytes(tables, to_do, page_megabytes), DISK_REMEDY)
-            for run in (
-                numbers.keys() - refused
-            ):  # complete ones have a note if they failed when they were to be replaced
+            for run in numbers.keys() - refused:  # complete ones have a note if replacing them failed
                 forget_failure(folder, run)
             return to_do
 
