@@ -99,7 +99,7 @@ def test_a_simulated_project_is_picked_and_trained_on_through_its_config_alone(
     picking = {
         "dataset_dir": config, "tomogram_kind": "wbp", "output_dir": str(tmp_path / "picks"), "session_id": 3,
         "checkpoint_path": str(weights), "inference_window_size": [40, 72, 88], "write_to_project": True,
-        "probability_thresholds": dict.fromkeys(shipped_species.names, 0.94),
+        "probability_thresholds": dict.fromkeys(shipped_species.names, 0.5),
     }  # fmt: skip
     run_config(["inference.json"], "infer", **picking)
     for run in ("S000", "S001"):
