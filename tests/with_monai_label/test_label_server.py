@@ -429,7 +429,7 @@ def test_serving_again_keeps_labels_and_weights(server):
 def test_weights_of_another_network_and_other_species_are_served_and_trained(tmp_path):
     """Three species, other widths, instance norm: nothing but the weights is named."""
     torch.manual_seed(0)
-    network = ConvNeXtUNet(1, 3, (4, 8), (1, 1), norm="instance", prior=0.6)
+    network = ConvNeXtUNet(1, 3, (4, 8), (1, 1), norm="instance", prior=0.1)
     mine = write_weights(tmp_path / "mine.pt", network, make_species(3, voxel_size_angstrom=10.012))
     make_studies(tmp_path)
     port = free_port()

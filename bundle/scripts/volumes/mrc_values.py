@@ -39,8 +39,14 @@ class Statistics(NamedTuple):
     @property
     def is_stated(self) -> bool:
         """Return whether these are statistics at all: headers without them have 0, 0, 0 or a maximum below the rest."""
-        is_ordered = self.low < self.high and self.low <= self.mean <= self.high
-        return is_ordered and all(map(math.isfinite, self)) and (self.low, self.high) not in RANGES
+        return all(map(math.isfinite, self)) and self.low < self.high and self.low <= self.mean <= self.high
+
+    def are_of(self, sample: NDArray[Any]) -> bool:
+        """Return whether they are stated, and not just the range of a type of which a sample covers little."""
+        if not self.is_stated or (self.low, self.high) not in RANGES:
+            return self.is_stated
+        values = _finite(sample)
+        return values.size == 0 or float(np.ptp(values)) >= LEAST_RANGE * (self.high - self.low)
 
 
 def settle_type(block: NDArray[Any], statistics: Statistics, name: str) -> NDArray[Any]:
@@ -55,7 +61,7 @@ def settle_type(block: NDArray[Any], statistics: Statistics, name: str) -> NDArr
         InputError: the voxels make sense only in the other byte order, and the header's statistics do not settle it.
     """
     sample = _sample_of(block)
-    if statistics.is_stated:
+    if statistics.are_of(sample):
         stated = f"the header states values from {statistics.low:g} to {statistics.high:g}"
         dtype = _best_type(sample, statistics)
         if dtype != block.dtype:
