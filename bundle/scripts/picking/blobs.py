@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,10 @@ from numpy.typing import NDArray
 from scripts.picking.candidates import Candidates, merge_close_candidates
 from scripts.picking.components import check_connectivity, components_of_voxels
 from scripts.species import Species
+
+# share of a volume above a species' threshold; particles that touch everywhere fill a tenth by their targets
+MOST_SHARE = 0.25
+MOST_PARTICLES = 50  # that the voxels of one pick may fill
 
 
 def find_candidates(
@@ -88,9 +93,22 @@ def _rim_of(
     return keys % size, keys // size
 
 
+def is_flooded(probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> bool:
+    """Return whether more than `MOST_SHARE` of a volume, and `MOST_PARTICLES`, lie above the species' threshold."""
+    above = int(np.count_nonzero(probability > species.probability_threshold))
+    return above > MOST_SHARE * probability.size and particles_in(above, species, voxel_size_angstrom) > MOST_PARTICLES
+
+
+def particles_in(voxels: int, species: Species, voxel_size_angstrom: float) -> float:
+    """Return how many particles of a species have as many voxels."""
+    return voxels / (4 / 3 * math.pi * (species.radius_angstrom / voxel_size_angstrom) ** 3)
+
+
 @dataclass(frozen=True)
 class Blobs:
     """Find particles as connected blobs above the species' threshold; blobs close to each other are merged.
+
+    None are looked for where the volume `is_flooded`: they cannot be told apart, and would take minutes and gigabytes.
 
     Attributes:
         merge_distance_in_radii: blobs nearer than this times the particle's radius are one particle; 0 merges nothing.
@@ -116,6 +134,8 @@ class Blobs:
             species: gives threshold, smallest blob and radius.
             voxel_size_angstrom: of ``probability``.
         """
+        if is_flooded(probability, species, voxel_size_angstrom):
+            return Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros(0, dtype=np.int64))
         found = find_candidates(probability, species.probability_threshold, species.min_voxels, self.connectivity)
         return merge_close_candidates(
             found, self.merge_distance_in_radii * species.radius_angstrom / voxel_size_angstrom

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,15 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.coordinates import to_xyz_angstrom
+from scripts.picking.blobs import MOST_PARTICLES, is_flooded, particles_in
 from scripts.picking.candidates import Candidates, Finder
 from scripts.picks import Pick
 from scripts.preparation.image_facts import ImageFacts
 from scripts.preparation.region import is_inside
 from scripts.species import Species, SpeciesSet
-
-# share of a volume above a species' threshold; particles that touch everywhere fill a tenth by their targets
-MOST_SHARE = 0.25
-MOST_PARTICLES = 50  # that the voxels of one pick may fill
 
 
 def picks_in_image(
@@ -89,9 +85,6 @@ def find_in_image(
 ) -> Candidates:
     """Return the particles of one species, in the voxels of the image.
 
-    None are looked for where the volume `is_flooded`: particles cannot be told apart there, and a finder would take
-    minutes and gigabytes.
-
     Voxel ``i`` of the probabilities covers the ``stride`` image voxels from ``stride * i``, so its centre lies at
     ``stride * i + (stride - 1) / 2``.
 
@@ -102,30 +95,17 @@ def find_in_image(
         voxel_size_angstrom: of the image.
         stride: see `logits_stride_of`.
     """
-    if is_flooded(probability, species, voxel_size_angstrom * stride):
-        return Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros(0, dtype=np.int64))
     volume = stride**3
     coarse = replace(species, min_voxels=max(round(species.min_voxels / volume), 1))
     found = finder(probability, coarse, voxel_size_angstrom * stride)
     return Candidates(found.centres_zyx_vox * stride + (stride - 1) / 2, found.scores, found.sizes * volume)
 
 
-def is_flooded(probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> bool:
-    """Return whether more than `MOST_SHARE` of a volume, and `MOST_PARTICLES`, lie above the species' threshold."""
-    above = int(np.count_nonzero(probability > species.probability_threshold))
-    return above > MOST_SHARE * probability.size and particles_in(above, species, voxel_size_angstrom) > MOST_PARTICLES
-
-
-def particles_in(voxels: int, species: Species, voxel_size_angstrom: float) -> float:
-    """Return how many particles of a species have as many voxels."""
-    return voxels / (4 / 3 * math.pi * (species.radius_angstrom / voxel_size_angstrom) ** 3)
-
-
 def why_doubtful(
     found: Candidates, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float, stride: int
 ) -> str | None:
     """Return why what `find_in_image` found cannot be particles, in words; None if it can."""
-    if is_flooded(probability, species, voxel_size_angstrom * stride):
+    if len(found.scores) == 0 and is_flooded(probability, species, voxel_size_angstrom * stride):
         share = np.mean(probability > species.probability_threshold)
         return f"{share:.0%} of the volume lies above the threshold of {species.name}, so none is picked"
     largest = int(found.sizes.max(initial=0))
