@@ -45,19 +45,40 @@ def ignore(done):
 
 def kill_batches(tomograms, folder, kills, seed=0, tell=ignore):
     """Kill batches, and compare what they leave, after every kill, with one that nobody disturbed."""
-    came, killed = Counter(), folder / "killed"
-    moments = Moments(lambda: start(tomograms, folder / "whole"), seed)
-    wanted = files_of(folder / "whole")
-    while came["kills"] < kills:
-        moments.kill(start(tomograms, killed), came)
-        if killed.exists():
-            check_batch(killed, wanted, came)
-        if came["ended"] > came["compared"]:
-            compare_batch(killed, wanted, came)
-        tell(came["kills"])
-    assert codes_of(start(tomograms, killed)) == [0]
-    compare_batch(killed, wanted, came)
+
+    def begin(output_dir):
+        return start(tomograms, output_dir)
+
+    came, wanted = kill_often(begin, folder, files_of, look_at_batch, kills, seed, tell)
+    assert codes_of(begin(folder / "killed")) == [0]
+    compare(folder / "killed", files_of, wanted, came)
     return came
+
+
+def kill_often(begin, folder, results_of, look_at, kills, seed, tell):
+    """Kill what ``begin`` starts, again and again; where it comes to its end, compare it with the undisturbed one.
+
+    Returns:
+        What came, and the results of the undisturbed one. ``folder / "killed"`` holds what the last kill left.
+    """
+    came, killed = Counter(), folder / "killed"
+    moments = Moments(lambda: begin(folder / "whole"), seed)
+    wanted = results_of(folder / "whole")
+    while came["kills"] < kills:
+        moments.kill(begin(killed), came)
+        look_at(killed, wanted, came)
+        if came["ended"] > came["compared"]:
+            compare(killed, results_of, wanted, came)
+        tell(came["kills"])
+    return came, wanted
+
+
+def compare(folder, results_of, wanted, came):
+    """The files are those of a program that nobody disturbed, and no temporary is left."""
+    assert results_of(folder) == wanted
+    assert not list(folder.glob(".*.tmp"))
+    came["compared"] += 1
+    shutil.rmtree(folder)
 
 
 class Moments:
@@ -83,8 +104,10 @@ class Moments:
             came["ended"] += 1
 
 
-def check_batch(folder, wanted, came):
+def look_at_batch(folder, wanted, came):
     """Every folder of a run is absent or complete, and the table names each pick of a complete run once at most."""
+    if not folder.exists():
+        return
     of_runs = {name: content for name, content in files_of(folder).items() if name[0] != "." and "/" in name}
     complete = {name.split("/")[0] for name in of_runs}
     assert of_runs == {name: content for name, content in wanted.items() if name.split("/")[0] in complete}
@@ -95,13 +118,6 @@ def check_batch(folder, wanted, came):
         picks = read_csv(folder / "picks.csv")
         assert len(picks) == len(set(picks))
         assert {pick.run for pick in picks} <= complete
-
-
-def compare_batch(folder, wanted, came):
-    """The files are those of a batch that nobody disturbed, and no temporary is left."""
-    assert files_of(folder) == wanted
-    came["compared"] += 1
-    shutil.rmtree(folder)
 
 
 def write_labelled(folder):
@@ -131,28 +147,22 @@ def start_training(dataset_dir, output_dir):
 
 def kill_trainings(dataset_dir, folder, kills, seed=0, tell=ignore):
     """Kill trainings, and compare what they end with, with one that nobody disturbed."""
-    came, killed = Counter(), folder / "killed"
-    moments = Moments(lambda: start_training(dataset_dir, folder / "whole"), seed)
-    wanted = results_of_training(folder / "whole")
-    while came["kills"] < kills:
-        moments.kill(start_training(dataset_dir, killed), came)
-        came["with a finished epoch"] += (killed / "training.pt").exists()
-        came["with temporaries"] += bool(list(killed.glob(".*.tmp")))
-        if came["ended"] > came["compared"]:
-            compare_training(killed, wanted, came)
-        tell(came["kills"])
+
+    def begin(output_dir):
+        return start_training(dataset_dir, output_dir)
+
+    killed = folder / "killed"
+    came, wanted = kill_often(begin, folder, results_of_training, look_at_training, kills, seed, tell)
     if results_of_training(killed) != wanted:  # which a complete training would refuse
-        assert codes_of(start_training(dataset_dir, killed)) == [0]
-    compare_training(killed, wanted, came)
+        assert codes_of(begin(killed)) == [0]
+    compare(killed, results_of_training, wanted, came)
     return came
 
 
-def compare_training(folder, wanted, came):
-    """The files are those of a training that nobody disturbed, and no temporary is left."""
-    assert results_of_training(folder) == wanted
-    assert not list(folder.glob(".*.tmp"))
-    came["compared"] += 1
-    shutil.rmtree(folder)
+def look_at_training(folder, wanted, came):
+    """Count how often a kill left a finished epoch, and temporaries."""
+    came["with a finished epoch"] += (folder / "training.pt").exists()
+    came["with temporaries"] += bool(list(folder.glob(".*.tmp")))
 
 
 def results_of_training(folder):
