@@ -124,7 +124,12 @@ class LeftOut:
 ALL_COUNT = LeftOut()
 
 
-def percentiles_of(volume: NDArray[Any], percents: Sequence[float], left_out: LeftOut = ALL_COUNT) -> tuple[float, ...]:
+def percentiles_of(
+    volume: NDArray[Any],
+    percents: Sequence[float],
+    left_out: LeftOut = ALL_COUNT,
+    sorted_sample: NDArray[np.float32] | None = None,
+) -> tuple[float, ...]:
     """Return percentiles of the voxels as float32, the numbers that ``np.percentile`` returns, bit for bit.
 
     The values on either side of a percentile are found by counting, see `_values_at`; NumPy interpolates between them.
@@ -133,6 +138,7 @@ def percentiles_of(volume: NDArray[Any], percents: Sequence[float], left_out: Le
         volume: any shape, at least one voxel; any type of real numbers, possibly memory-mapped. It is not copied.
         percents: 0 to 100.
         left_out: voxels that do not count; at least one has to be left.
+        sorted_sample: some of all voxels in rising order, see `sorted_sample_of`; None draws them.
 
     Returns:
         One for each of ``percents``; all NaN if a voxel is NaN.
@@ -142,22 +148,25 @@ def percentiles_of(volume: NDArray[Any], percents: Sequence[float], left_out: Le
     below = np.floor(places).astype(np.int64)
     above = np.minimum(below + 1, size - 1)
     ranks = [[left_out.rank_in_volume(rank) for rank in side.tolist()] for side in (below, above)]
-    values = _values_at(volume, [*ranks[0], *ranks[1]])
+    sample = sorted_sample_of(volume) if sorted_sample is None else sorted_sample
+    values = _values_at(volume, [*ranks[0], *ranks[1]], sample)
     return tuple(
         float(np.quantile(np.array([values[first], values[second]], dtype=np.float32), np.array([share]))[0])
         for first, second, share in zip(*ranks, (places - below).tolist(), strict=True)
     )
 
 
-def find_left_out(volume: NDArray[Any], source: str) -> tuple[LeftOut, Padding | None]:
+def find_left_out(
+    volume: NDArray[Any], sorted_sample: NDArray[np.float32], source: str
+) -> tuple[LeftOut, Padding | None]:
     """Return which voxels of a volume are no image, and its padding; the log and a warning say what was found.
 
     Args:
         volume: any shape, finite.
+        sorted_sample: some of its voxels in rising order.
         source: the file, for messages.
     """
-    sample = np.sort(_sample_of(volume))
-    padding = find_padding(volume, sample)
+    sample, padding = sorted_sample, find_padding(volume, sorted_sample)
     padded = 0 if padding is None else padding.voxels
     if padding is not None:
         sample = sample[sample != np.float32(padding.value)]
@@ -265,8 +274,9 @@ def scale_percentiles(
         volume = scaled
         replace_non_finite(scaled, source)
     refuse_few_grey_values(volume, source)
-    left_out, padding = find_left_out(volume, source)
-    low, high = percentiles_of(volume, (lower, upper), left_out)
+    sample = sorted_sample_of(volume)
+    left_out, padding = find_left_out(volume, sample, source)
+    low, high = percentiles_of(volume, (lower, upper), left_out, sample)
     if not high > low:
         what = "constant" if volume.min() == volume.max() else f"constant between percentiles {lower} and {upper}"
         warnings.warn(f"{source} is {what}: nothing can be picked in it.", NoContrastWarning, stacklevel=2)
@@ -275,7 +285,7 @@ def scale_percentiles(
     single, result = without_leading_axes(volume), without_leading_axes(scaled)
     fill = None
     if padding is not None and not low < padding.value < high:
-        fill = (percentiles_of(volume, [50], left_out)[0] - low) / (high - low)
+        fill = (percentiles_of(volume, [50], left_out, sample)[0] - low) / (high - low)
     for slab in slabs_of(result):
         scale_between(single[slab], low, high, result[slab])
         if padding is not None and fill is not None:
@@ -303,19 +313,18 @@ def _chunks_of(volume: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
         yield from np.nditer(volume[slab], flags, op_dtypes=[np.float32], casting="unsafe", buffersize=CHUNK_VOXELS)
 
 
-def _sample_of(volume: NDArray[Any]) -> NDArray[np.float32]:
-    """Return every `SAMPLE_STEP`-th voxel."""
-    return np.concatenate([chunk[::SAMPLE_STEP].copy() for chunk in _chunks_of(volume)])
+def sorted_sample_of(volume: NDArray[Any]) -> NDArray[np.float32]:
+    """Return every `SAMPLE_STEP`-th voxel of a volume of any shape, in rising order."""
+    return np.sort(np.concatenate([chunk[::SAMPLE_STEP].copy() for chunk in _chunks_of(volume)]))
 
 
-def _values_at(volume: NDArray[Any], ranks: Iterable[int]) -> dict[int, float]:
+def _values_at(volume: NDArray[Any], ranks: Iterable[int], sample: NDArray[np.float32]) -> dict[int, float]:
     """Return the float32 values at some ranks of the sorted voxels; NaN at all ranks if a voxel is NaN.
 
-    A sample brackets every value. One pass counts the voxels below a bracket and gathers those inside. For a value that
-    its bracket missed, a second pass gathers all voxels on that side: slower, but as exact. Voxels equal to an end of
-    the bracket are counted and not gathered, so that many equal voxels take no memory.
+    The sample, in rising order, brackets every value. One pass counts the voxels below a bracket and gathers those
+    inside. For a value that its bracket missed, a second pass gathers all voxels on that side: slower, but as exact.
+    Voxels equal to an end of the bracket are counted and not gathered, so that many equal voxels take no memory.
     """
-    sample = np.sort(_sample_of(volume))
     brackets = {rank: _bracket_around(rank / volume.size, sample) for rank in ranks}
     values: dict[int, float] = {}
     while brackets:
