@@ -104,7 +104,7 @@ def find_in_image(
 def why_doubtful(
     found: Candidates, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float, stride: int
 ) -> str | None:
-    """Return why what `find_in_image` found cannot be particles, in words; None if it can."""
+    """Return the reason why the result of `find_in_image` cannot be particles, for a message; None if it can."""
     if len(found.scores) == 0 and is_flooded(probability, species, voxel_size_angstrom * stride):
         share = np.mean(probability > species.probability_threshold)
         return f"{share:.0%} of the volume lies above the threshold of {species.name}, so none is picked"

@@ -103,7 +103,7 @@ def _is_inside(points_zyx_vox: NDArray[np.float64], shape_zyx: Sequence[int]) ->
 
 
 def _frame_of(points_zyx_vox: NDArray[np.float64], shape_zyx: Sequence[int]) -> str | None:
-    """Return the frame in which all points lie inside, in words; None if it is none of those that are often meant."""
+    """Return the name of the frame in which all points lie inside; None if it is none of those that are often meant."""
     for words, points in (
         ("x and z are exchanged: are the columns z, y, x?", points_zyx_vox[:, ::-1]),
         ("they count from the tomogram's centre: add half of its size.", points_zyx_vox + np.asarray(shape_zyx) / 2),
