@@ -28,7 +28,7 @@ BUNDLE_OPTIONS ?=
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-browser soak check format clean
+.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-browser soak soak-label check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -81,6 +81,10 @@ test-label: $(LABEL_VENV)/ready
 # the long form of tests/faults: hours of kills, damaged headers and a large batch. SOAK="--kills 20" for less
 soak: $(VENV)/ready
 	PYTHONPATH=$(CURDIR)/bundle:$(CURDIR)/tests $(BIN)/python tests/faults/soak.py $(SOAK)
+
+# 200 requests of four clients to MONAI Label's server, bad ones among them
+soak-label: $(LABEL_VENV)/ready
+	PYTHONPATH=$(CURDIR)/bundle:$(CURDIR)/tests $(LABEL_VENV)/bin/python tests/label_load.py $(SOAK)
 
 # everything that can be told without running a test: layout, lint, types, layout of the configs
 check: $(VENV)/ready

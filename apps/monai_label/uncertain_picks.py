@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import monaibundle
+from fastapi import HTTPException
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
@@ -26,6 +27,13 @@ SCORE, SCORED_WITH = "uncertain_picks", "uncertain_picks_weights"  # keys of a s
 
 class MyApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for a class with MONAILabelApp among its bases
     """The app for bundles, with the scoring method and the strategy of this module."""
+
+    def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
+        """Pick in a study; one that does not exist is refused, where MONAI Label itself would read another file."""
+        study = request["image"]
+        if isinstance(study, str) and not os.path.exists(study) and not self.datastore().get_image_uri(study):
+            raise HTTPException(404, f"there is no study {study!r}; /datastore/ lists them.")
+        return super().infer(request, datastore)
 
     def init_scoring_methods(self) -> dict[str, ScoringMethod]:
         """Return the app's scoring methods and ours."""

@@ -7,10 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import nibabel
@@ -18,130 +14,19 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from scripts.coordinates import affine_of
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.networks.model_card import checked_card, sha256_of
 from scripts.networks.weights import read_tensors
-from scripts.picks import from_records, read_csv
-from scripts.volumes.reading import read_tomogram
-from synthetic import make_species, write_mrc, write_weights
+from scripts.picks import read_csv
+from synthetic import make_species, write_weights
 
-monailabel = pytest.importorskip("monailabel")
-import requests  # noqa: E402 both come with MONAI Label
-from requests_toolbelt.multipart import decoder  # noqa: E402
+pytest.importorskip("monailabel")
+import requests
+from label_server import FLOAT32, MODEL, PATIENCE, ROOT, make_studies, serve, serving
 
-ROOT = Path(__file__).resolve().parents[2]
-SERVE = ROOT / "apps" / "monai_label" / "serve.py"
-sys.path.insert(0, str(SERVE.parent))
-import serve  # noqa: E402
-
-MODEL = serve.BUNDLE_NAME
-CROP = np.s_[16:80, 40:136, 60:188]  # three lengths, so that a swapped axis shows
-FLOAT32 = {"precision": "float32"}
 TINY_TRAINING = {"windows_per_epoch": 2, "window_size": [16, 32, 32], "val_interval": 1, **FLOAT32}
-# an empty run_id is what 3D Slicer sends; the learning rate of the very first step is 0, so there are two epochs
-TINY_REQUEST = {"max_epochs": 2, "val_split": 0.2, "run_id": "", "device": "cpu"}
-
-PATIENCE = 1200  # seconds: a training imports MONAI first, and a machine may be busy
 
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(PATIENCE)]  # warnings: MONAI's and Ignite's
-
-
-class Server:
-    """The server as a client sees it, and its folders."""
-
-    def __init__(self, folder, port):
-        self.folder, self.url = folder, f"http://127.0.0.1:{port}"
-        self.bundle, self.studies = folder / "app" / "model" / MODEL, folder / "studies"
-        self.weights = self.bundle / "models" / "model.pt"
-        self.labels = self.studies / "labels" / "final"
-
-    def info(self):
-        return requests.get(f"{self.url}/info/", timeout=PATIENCE).json()
-
-    def ask(self, study, **options):
-        form = {"params": json.dumps({"device": "cpu", "result_extension": ".nii.gz", **options})}
-        return requests.post(f"{self.url}/infer/{MODEL}", params={"image": study}, data=form, timeout=PATIENCE)
-
-    def infer(self, study, **options):
-        """Return picks and label map; the map is saved to ``folder/answer.nii.gz``."""
-        answer = self.ask(study, **options)
-        assert answer.status_code == 200, answer.text
-        params, image = decoder.MultipartDecoder.from_response(answer).parts
-        (self.folder / "answer.nii.gz").write_bytes(image.content)
-        result = json.loads(params.content)
-        print(f"\n/infer {study} {options}: {len(result['picks'])} picks, {result['latencies']['total']} s")
-        return from_records(result["picks"]), nibabel.load(self.folder / "answer.nii.gz")
-
-    def save_label(self, study, path):
-        with open(path, "rb") as file:
-            answer = requests.put(
-                f"{self.url}/datastore/label", params={"image": study}, files={"label": file}, timeout=PATIENCE
-            )
-        assert answer.status_code == 200, answer.text
-
-    def add_study(self, name, path):
-        with open(path, "rb") as file:
-            answer = requests.put(
-                f"{self.url}/datastore/image", params={"image": name}, files={"file": file}, timeout=PATIENCE
-            )
-        assert answer.status_code == 200, answer.text
-
-    def score(self):
-        """Return the uncertainty of the studies that were not scored yet."""
-        url = f"{self.url}/scoring/most_uncertain_picks"
-        scores = requests.post(url, params={"run_sync": True}, timeout=PATIENCE).json()
-        print(f"\n/scoring: {scores}")
-        return scores
-
-    def remove_label(self, study):
-        requests.delete(f"{self.url}/datastore/label", params={"id": study, "tag": "final"}, timeout=PATIENCE)
-
-    def start_training(self, **options):
-        answer = requests.post(f"{self.url}/train/{MODEL}", json={**TINY_REQUEST, **options}, timeout=PATIENCE)
-        assert answer.status_code == 200, answer.text
-
-    def train(self, **options):
-        """Train in a process of its own, as clients do, and return the task with the last lines of its log."""
-        self.start_training(**options)
-        task = self.wait_for_training(lambda task: task["status"] not in ("SUBMITTED", "RUNNING"))
-        print(f"\n/train {options}: {task['status']}, {task['details'][-1]}")
-        return task
-
-    def train_here(self, **options):
-        """Train in the server's own process, which is quicker."""
-        answer = requests.post(
-            f"{self.url}/train/{MODEL}", params={"run_sync": True}, json={**TINY_REQUEST, **options}, timeout=PATIENCE
-        )
-        print(f"\n/train run_sync {options}: {answer.status_code} {answer.text}")
-        return answer
-
-    def wait_for_training(self, reached, seconds=PATIENCE):
-        end = time.time() + seconds
-        while time.time() < end:
-            task = requests.get(f"{self.url}/train/", timeout=PATIENCE).json()
-            if reached(task):
-                return task
-            time.sleep(0.3)
-        raise TimeoutError(task)
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def make_studies(folder):
-    """The sample as it comes, and a corner of it as NIfTI and as MRC."""
-    studies = serve.make_studies(folder, ROOT / "sample" / "sample.mrc")
-    (studies / "sample_as_mrc.mrc").unlink()
-    sample = read_tomogram(ROOT / "sample" / "sample.mrc")
-    corner, size = sample.data[CROP].astype(np.float32), sample.voxel_size_angstrom
-    write_mrc(studies / "corner_as_mrc.mrc", corner, size)
-    affine = affine_of(size)[:, [2, 1, 0, 3]]
-    affine[:3, 3] = 700.0, -40.0, 5.0
-    nibabel.save(nibabel.Nifti1Image(corner.T, affine), studies / "corner.nii.gz")
 
 
 @pytest.fixture(scope="module")
@@ -151,37 +36,8 @@ def process_and_server(tmp_path_factory):
     configs = serve.make_app(folder, ROOT / "bundle") / "model" / MODEL / "configs"
     for name, settings in (("train.json", TINY_TRAINING), ("inference.json", FLOAT32)):
         (configs / name).write_text(json.dumps({**json.loads((configs / name).read_text()), **settings}))
-    port = free_port()
-    command = [
-        sys.executable,
-        str(ROOT / "apps" / "monai_label" / "serve.py"),
-        "--folder",
-        str(folder),
-        "--port",
-        str(port),
-    ]
-    with open(folder / "server.log", "w") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-    server = Server(folder, port)
-    try:
-        wait_for_start(process, server)
-        yield process, server
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        print("\n" + "\n".join((folder / "server.log").read_text().splitlines()[-3:]))
-
-
-def wait_for_start(process, server, seconds=PATIENCE):
-    end = time.time() + seconds
-    while time.time() < end and process.poll() is None:
-        try:
-            server.info()
-            return
-        except requests.ConnectionError:
-            time.sleep(0.3)
-    raise TimeoutError((server.folder / "server.log").read_text()[-3000:])
+    with serving(folder) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -432,14 +288,7 @@ def test_weights_of_another_network_and_other_species_are_served_and_trained(tmp
     network = ConvNeXtUNet(1, 3, (4, 8), (1, 1), norm="instance", prior=0.1)
     mine = write_weights(tmp_path / "mine.pt", network, make_species(3, voxel_size_angstrom=10.012))
     make_studies(tmp_path)
-    port = free_port()
-    command = [sys.executable, str(SERVE), "--folder", str(tmp_path), "--port", str(port)]
-    command += ["--checkpoint_path", str(mine)]
-    with open(tmp_path / "server.log", "w") as log:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT)
-    server = Server(tmp_path, port)
-    try:
-        wait_for_start(process, server)
+    with serving(tmp_path, "--checkpoint_path", str(mine)) as (_, server):
         assert set(server.info()["models"][MODEL]["labels"]) == {"a", "b", "c"}
         picks, labels = server.infer("corner", precision="float32")
         assert {pick.species for pick in picks} <= {"a", "b", "c"}
@@ -448,6 +297,3 @@ def test_weights_of_another_network_and_other_species_are_served_and_trained(tmp
         server.save_label("corner", tmp_path / "mine.nii.gz")
         assert server.train_here(**TINY_TRAINING).status_code == 200
         assert checked_card(server.weights)["network_def"]["norm"] == "instance"
-    finally:
-        process.kill()
-        process.wait()
