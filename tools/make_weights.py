@@ -34,6 +34,7 @@ from scripts.networks.weights import read_model, save_model  # noqa: E402
 
 FIT, KINDS = "wbp", ("wbp", "denoised")
 HARD = ("--imaging#contrast", '{"from": 0.3, "to": 1.0}')  # also series in which particles are barely seen
+FAINT = ("--imaging#contrast", '{"from": 0.2, "to": 0.5}')  # only such
 Rows = list[dict[str, str]]
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 
@@ -68,6 +69,7 @@ DATASETS = {  # by folder
     "simulated": Simulated("S", 76, 0),  # trains the network; the last runs validate
     "more": Simulated("L", 60, 6999, (*crowded(1, 2), *HARD)),  # trains it in the second stage
     "cells": Simulated("K", 60, 15999, HARD, is_cell=True),  # and in the third
+    "faint": Simulated("F", 40, 19999, (*crowded(1, 2), *FAINT)),  # all of these in the fourth
     "second": Simulated("T", 40, 7999, (*crowded(1, 3), *HARD)),  # trains the second look
     "calibration": Simulated("C", 36, 8999, (*crowded(1, 3), *HARD)),  # fits thresholds and probabilities
     "second_cells": Simulated("U", 30, 16999, HARD, is_cell=True),  # the same two in cells
@@ -117,6 +119,7 @@ class Size:
         Stage(32, 1e-3),
         Stage(60, 7e-4, ("simulated", "more")),
         Stage(40, 7e-4, ("more", "cells")),
+        Stage(55, 7e-4, ("simulated", "more", "cells", "faint")),
     )
     windows_per_epoch: int = 200
     network: tuple[str, ...] = ()

@@ -15,7 +15,12 @@ def drawn(count=4000, seed=0):
     random = np.random.default_rng(seed)
     logits, log_odds = random.normal(0, 3, (count, 2)), random.normal(0, 3, (count, 2))
     chance = 1 / (1 + np.exp(-(0.5 * logits + 1.5 * log_odds - 1)))
-    return JudgedCandidates(f"run{seed}", logits, log_odds, random.random((count, 2)) < chance, np.zeros(7))
+    return judged_alone(f"run{seed}", logits, log_odds, random.random((count, 2)) < chance)
+
+
+def judged_alone(run, logits, log_odds, is_right):
+    """Return candidates far from each other."""
+    return JudgedCandidates(run, logits, log_odds, np.ones_like(is_right), is_right, np.zeros(7))
 
 
 def test_the_fit_finds_the_function_behind_the_candidates():
@@ -34,7 +39,7 @@ def test_the_same_answer_means_less_in_a_tomogram_with_more_noise():
         clear = random.uniform(0.5, 3)  # spread of the answers: small where the noise is strong
         logits, log_odds = random.normal(0, clear, (2000, 1)), random.normal(0, clear, (2000, 1))
         chance = 1 / (1 + np.exp(-(logits + log_odds + clear - 2)))
-        judged.append(JudgedCandidates(str(number), logits, log_odds, random.random((2000, 1)) < chance, np.zeros(7)))
+        judged.append(judged_alone(str(number), logits, log_odds, random.random((2000, 1)) < chance))
     found, _ = fit_calibration(judged[:12], ["a"])
     alone, _ = fit_calibration(judged[:2], ["a"])  # too few to know what the confidence in a tomogram means
     assert (alone.weights[:, 2:4] == 0).all()
@@ -57,7 +62,7 @@ def test_a_species_with_few_particles_keeps_the_second_looks_answer():
     one.is_right[:] = True  # there is no wrong one to learn from
     assert fit_calibration([one], ["a", "b"])[1] == ["a", "b"]
     assert found.probabilities(np.zeros((1, 2)), np.ones((1, 2)))[0, 1] == pytest.approx(1 / (1 + np.exp(-1)))
-    nothing = JudgedCandidates("TS_1", *[np.zeros((0, 2))] * 2, np.zeros((0, 2), dtype=bool), np.zeros(7))
+    nothing = judged_alone("TS_1", *[np.zeros((0, 2))] * 2, np.zeros((0, 2), dtype=bool))
     with pytest.raises(InputError, match="the first network proposes nothing in TS_1: there is nothing to fit"):
         fit_calibration([nothing], ["a", "b"])
 
@@ -65,10 +70,29 @@ def test_a_species_with_few_particles_keeps_the_second_looks_answer():
 def test_of_several_candidates_near_a_particle_only_the_nearest_is_right():
     centres = np.array([[5.0, 5, 5], [5, 5, 6.5], [5, 5, 20], [0, 0, 0]])
     particles = np.array([[1, 5, 5, 5.5], [2, 5, 5, 22.0], [2, 9, 9, 9]])
-    right = judge_candidates(centres, particles, SPECIES, 10.0)
+    scores = np.zeros((4, 2))
+    kept, right = judge_candidates(centres, scores, particles, SPECIES, 10.0, merge_distance_in_radii=0)
     assert right.tolist() == [[True, False], [False, False], [False, True], [False, False]]
-    assert not judge_candidates(centres, particles, SPECIES, 10.1)[2, 1]  # 20.2 Å away
-    assert judge_candidates(np.zeros((0, 3)), particles, SPECIES, 10.0).shape == (0, 2)
+    assert kept.all()
+    assert not judge_candidates(centres, scores, particles, SPECIES, 10.1)[1][2, 1]  # 20.2 Å away
+    assert judge_candidates(np.zeros((0, 3)), np.zeros((0, 2)), particles, SPECIES, 10.0)[1].shape == (0, 2)
+
+
+def test_a_particle_that_is_proposed_twice_has_one_candidate_that_counts_and_it_is_right():
+    centres, particles = np.array([[5.0, 5, 5], [5, 5, 6], [5, 5, 30]]), np.array([[1, 5, 5, 5.0]])
+    scores = np.array([[1.0, 0], [2, 0], [0, 0]])  # the better one is farther from the particle
+    kept, right = judge_candidates(centres, scores, particles, SPECIES, 10.0)
+    assert kept[:, 0].tolist() == [False, True, True]
+    assert right[:, 0].tolist() == [False, True, False]
+
+
+def test_candidates_that_are_merged_do_not_lower_the_probability():
+    once, twice = drawn(), drawn()
+    doubled = [np.concatenate([values, values]) for values in (twice.logits, twice.log_odds)]
+    right = np.concatenate([twice.is_right, np.zeros_like(twice.is_right)])
+    kept = np.concatenate([np.ones_like(twice.is_right), np.zeros_like(twice.is_right)])
+    both = JudgedCandidates("run0", *doubled, kept, right, np.zeros(7))
+    assert np.allclose(fit_calibration([both], ["a", "b"])[0].weights, fit_calibration([once], ["a", "b"])[0].weights)
 
 
 def test_reliability_counts_in_bins():

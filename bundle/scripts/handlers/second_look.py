@@ -24,6 +24,7 @@ from scripts.networks.crop_classifier import CropClassifier
 from scripts.networks.model_card import needed_card, network_of, sha256_of
 from scripts.networks.weights import load_weights, read_bytes, save_model
 from scripts.pages.figures import reliability_figure, save_figure
+from scripts.picking.calibration import within
 from scripts.picking.familiarity import Familiarity, statistics_of
 from scripts.picking.image_picks import keep_inside
 from scripts.picking.operating_point import OperatingPoint, parse_operating_points
@@ -103,7 +104,9 @@ class StoredPlaces:
         return read_proposals(self.paths[number]).centres_zyx_vox
 
 
-def judge_tomograms(tomograms: Dataset, second_look: SecondLook, species_set: SpeciesSet) -> list[JudgedCandidates]:
+def judge_tomograms(
+    tomograms: Dataset, second_look: SecondLook, species_set: SpeciesSet, merge_distance_in_radii: float
+) -> list[JudgedCandidates]:
     """Return the candidates of prepared tomograms with the answers of both networks and of the truth."""
     judged = []
     for item, sample in zip(tomograms.data, tqdm(tomograms, desc="second look"), strict=True):
@@ -111,9 +114,12 @@ def judge_tomograms(tomograms: Dataset, second_look: SecondLook, species_set: Sp
         volume = sample["image"][0]
         log_odds = second_look.log_odds(volume, proposals.centres_zyx_vox)
         particles = np.asarray(sample["label"], dtype=np.float64).reshape(-1, 4)
-        right = judge_candidates(proposals.centres_zyx_vox, particles, species_set, species_set.voxel_size_angstrom)
+        kept, right = judge_candidates(
+            proposals.centres_zyx_vox, within(proposals.logits) + within(log_odds), particles, species_set,
+            species_set.voxel_size_angstrom, merge_distance_in_radii,
+        )  # fmt: skip
         statistics = statistics_of(volume, proposals.logits, log_odds)
-        judged.append(JudgedCandidates(item["run"], proposals.logits, log_odds, right, statistics))
+        judged.append(JudgedCandidates(item["run"], proposals.logits, log_odds, kept, right, statistics))
     return judged
 
 
@@ -126,6 +132,7 @@ def calibrate_second_look(
     output_dir: str | Path,
     dtype: torch.dtype = torch.float32,
     known: Dataset | None = None,
+    merge_distance_in_radii: float = 1.0,
 ) -> None:
     """Fit the probabilities of a trained second look, and write it with its card, as inference takes it.
 
@@ -138,13 +145,14 @@ def calibrate_second_look(
         output_dir: where ``second_look.pt``, its card and ``reliability.png`` are written.
         dtype: what the second look computes in.
         known: prepared tomograms that it was trained on: these, and those above, are familiar to it.
+        merge_distance_in_radii: of two candidates nearer than this times their radius picking keeps the better one.
     """
     network = load_weights(network_of(weights), weights)
     if not isinstance(network, CropClassifier):
         raise InputError(f"{weights} is no second look: its network is {type(network).__name__}.")
     second_look = SecondLook(network, crop_shape, None, dtype=dtype)
-    judged = judge_tomograms(tomograms, second_look, species_set)
-    trained = [] if known is None else judge_tomograms(known, second_look, species_set)
+    judged = judge_tomograms(tomograms, second_look, species_set, merge_distance_in_radii)
+    trained = [] if known is None else judge_tomograms(known, second_look, species_set, merge_distance_in_radii)
     familiarity = Familiarity.learn(np.unique([one.statistics for one in [*judged, *trained]], axis=0))
     names = species_set.names
     calibration, few = fit_calibration(judged, names)
@@ -163,8 +171,11 @@ def calibrate_second_look(
     save_model(folder / SECOND_LOOK, read_bytes(weights), card)
     reliabilities = {}
     for column, name in enumerate(names):
+        kept, right = (
+            np.concatenate([getattr(one, key)[:, column] for one in judged]) for key in ("is_kept", "is_right")
+        )
         found = np.concatenate([calibration.probabilities(one.logits, one.log_odds)[:, column] for one in judged])
-        reliabilities[name] = reliability_of(found, np.concatenate([one.is_right[:, column] for one in judged]))
+        reliabilities[name] = reliability_of(found[kept], right[kept])
         logger.info("%s: calibration error %.3f on the runs it was fitted on", name, reliabilities[name].error)
     save_figure(reliability_figure(reliabilities, species_set), folder / "reliability.png")
     logger.info("second look: %s; copy it and its card beside the first network's weights", folder / SECOND_LOOK)

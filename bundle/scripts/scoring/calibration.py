@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from scripts.errors import InputError
 from scripts.picking.calibration import Calibration, confidence_of, within
-from scripts.picking.candidates import Candidates
+from scripts.picking.candidates import Candidates, highest_among_neighbours
 from scripts.picking.operating_point import OperatingPoint
 from scripts.scoring.matching import count_hits
 from scripts.scoring.metrics import Counts
@@ -32,37 +32,54 @@ class JudgedCandidates:
         run: name of the tomogram.
         logits: ``(N, C)`` of the first network.
         log_odds: ``(N, C)`` of the second look.
-        is_right: ``(N, C)``, whether a candidate is the nearest hit of a true particle of the species.
+        is_kept: ``(N, C)``, whether no better candidate of the species is so near that picking merges both.
+        is_right: ``(N, C)``, whether a kept candidate is the nearest hit of a true particle of the species.
         statistics: of the tomogram, see `picking.familiarity`.
     """
 
     run: str
     logits: NDArray[np.floating[Any]]
     log_odds: NDArray[np.floating[Any]]
+    is_kept: NDArray[np.bool_]
     is_right: NDArray[np.bool_]
     statistics: NDArray[np.float64]
 
 
 def judge_candidates(
-    centres_zyx_vox: NDArray[np.float64], particles: NDArray[np.float64], species_set: SpeciesSet, voxel_size: float
-) -> NDArray[np.bool_]:
-    """Return which candidates are right: ``(N, C)``; of several near one particle only the nearest.
+    centres_zyx_vox: NDArray[np.float64],
+    scores: NDArray[np.floating[Any]],
+    particles: NDArray[np.float64],
+    species_set: SpeciesSet,
+    voxel_size: float,
+    merge_distance_in_radii: float = 1.0,
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Return which candidates of each species picking keeps, and which of these are right.
+
+    One particle is often proposed twice. Picking keeps the better candidate, so the other one is neither right nor
+    wrong: counted as wrong, it would lower the probability of all.
 
     Args:
         centres_zyx_vox: ``(N, 3)``.
+        scores: ``(N, C)``, by which one candidate is better than another.
         particles: ``(M, 4)`` rows of label and voxel index.
         species_set: the species.
         voxel_size: in ångströms.
+        merge_distance_in_radii: of two candidates nearer than this times the species' radius the better one is kept.
+
+    Returns:
+        ``(N, C)`` each; of several kept candidates near one particle only the nearest is right.
     """
-    columns = [
-        nearest_hits(
-            centres_zyx_vox * voxel_size,
+    is_kept, is_right = np.zeros(scores.shape, dtype=bool), np.zeros(scores.shape, dtype=bool)
+    for column, species in enumerate(species_set.picked):
+        distance = merge_distance_in_radii * species.radius_angstrom / voxel_size
+        kept = highest_among_neighbours(centres_zyx_vox, scores[:, column], distance)
+        is_kept[kept, column] = True
+        is_right[kept, column] = nearest_hits(
+            centres_zyx_vox[kept] * voxel_size,
             particles[particles[:, 0] == species.label, 1:] * voxel_size,
             HIT_FRACTION * species.radius_angstrom,
         )
-        for species in species_set.picked
-    ]
-    return np.stack(columns, axis=1)
+    return is_kept, is_right
 
 
 def nearest_hits(centres: NDArray[np.float64], truths: NDArray[np.float64], distance: float) -> NDArray[np.bool_]:
@@ -99,7 +116,8 @@ def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) ->
     scaled = np.where(is_known, (tomograms - middle) / np.where(is_known, spread, 1), 0)
     columns, few = [], []
     for number, name in enumerate(names):
-        right = np.concatenate([one.is_right[:, number] for one in judged])
+        kept = np.concatenate([one.is_kept[:, number] for one in judged])
+        right = np.concatenate([one.is_right[:, number] for one in judged])[kept]
         if right.sum() < LEAST_PARTICLES or right.all():
             few.append(name)
             columns.append([0.0, 1.0, 0.0, 0.0, 0.0])
@@ -109,7 +127,7 @@ def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) ->
             np.column_stack([*both, np.broadcast_to(row, (len(both[0]), 2))])
             for both, row in zip(answers, scaled, strict=True)
         ]
-        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(np.concatenate(features), right)
+        model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(np.concatenate(features)[kept], right)
         *own, first, second = model.coef_[0].tolist()
         shares = np.where(is_known, np.array([first, second]) / np.where(is_known, spread, 1), 0)
         columns.append([*own, *shares, float(model.intercept_[0]) - float(shares @ middle)])
