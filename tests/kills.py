@@ -3,6 +3,7 @@
 Each function returns how often what came, and fails where something was lost, came twice or stayed half-written.
 """
 
+import multiprocessing.connection
 import random
 import resource
 import shutil
@@ -202,30 +203,30 @@ def damage_headers(folder, count, seed=0, tell=ignore):
     return came
 
 
-def load_batch(tomograms, folder, bad, seed=0, tell=ignore):
-    """Let two processes share a batch, and kill one of them every so often, until every good tomogram is done.
+def load_batch(tomograms, folder, bad, every=60, seed=0, tell=ignore):
+    """Let two processes share a batch, and kill one of them every so often, until all is done.
 
     Args:
         tomograms: folder with the tomograms.
         folder: for the results.
         bad: names of the runs that cannot be read.
+        every: seconds between two kills. The other process goes on alone; when none is left, two are started again.
     """
-    came, moments = Counter(), random.Random(seed)
+    came, chances = Counter(), random.Random(seed)
     runs = {path.stem for path in tomograms.glob("*.mrc")}
-    while True:
-        pair = start_two(tomograms, folder)
-        pair[0].join(moments.uniform(10, 40))
-        if all(process.exitcode is None for process in pair):
-            moments.choice(pair).kill()
-            came["kills"] += 1
-        for process in pair:
-            process.join()
+    kills = None
+    while kills != came["kills"]:  # until two of them come to their end undisturbed
+        kills, alive = came["kills"], start_two(tomograms, folder)
         came["starts"] += 1
-        status = statuses(folder)
-        came["done"] = sum(value == "done" for value in status.values())
-        tell(came["done"])
-        if set(status) == runs and {run for run, value in status.items() if value != "done"} == bad:
-            break
+        while alive:
+            if not multiprocessing.connection.wait([process.sentinel for process in alive], timeout=every):
+                chances.choice(alive).kill()
+                came["kills"] += 1
+            alive = [process for process in alive if process.exitcode is None]
+        tell(len(list(folder.glob("*/run.json"))))
+    status = statuses(folder)
+    came["done"] = sum(value == "done" for value in status.values())
+    assert set(status) == runs
     picks = read_csv(folder / "picks.csv")
     assert len(picks) == len(set(picks))
     assert {run for run, value in status.items() if value == "failed"} == bad

@@ -74,12 +74,16 @@ DATASETS = {  # by folder
     "calibration": Simulated("C", 36, 8999, (*crowded(1, 3), *HARD)),  # fits thresholds and probabilities
     "second_cells": Simulated("U", 30, 16999, HARD, is_cell=True),  # the same two in cells
     "calibration_cells": Simulated("V", 18, 17999, HARD, is_cell=True),
+    "second_faint": Simulated("W", 16, 20999, (*crowded(1, 2), *FAINT)),  # and of faint particles
+    "calibration_faint": Simulated("Y", 16, 21999, (*crowded(1, 2), *FAINT)),
     "held_out": Simulated("H", 4, 1000, crowded(1, 1), is_full_size=True),  # this and the rest are only scored
     "noisy": Simulated("N", 4, 10999, (*crowded(1, 1), "--imaging#contrast", "0.35"), is_full_size=True),
     "cells_held_out": Simulated("X", 4, 18999, is_full_size=True, is_cell=True),
     "crowd2": Simulated("E2", 4, 11999, crowded(2, 2)),
     "crowd4": Simulated("E4", 4, 13999, crowded(4, 4)),
 }
+SECOND = ("second", "second_cells", "second_faint")  # train the second look
+CALIBRATION = ("calibration", "calibration_cells", "calibration_faint")  # fit its probabilities
 SCORED = {  # folder, kind: its name in the tables
     ("held_out", "wbp"): "simulated, full size, real crowding, wbp",
     ("held_out", "denoised"): "simulated, full size, real crowding, denoised",
@@ -298,10 +302,10 @@ def make_second_look(
     if made.exists():
         return made
     overlay: dict[str, Any] = {
-        "simulated_runs": runs_in([work / "second", work / "second_cells"], list(KINDS)),
+        "simulated_runs": runs_in([work / name for name in SECOND], list(KINDS)),
         "outside_runs": runs_in([outside], None, only=names) if outside else [],
         "training_runs": f"$@simulated_runs + {size.second_outside_copies} * @outside_runs",
-        "simulated_calibration": runs_in([work / "calibration", work / "calibration_cells"], list(KINDS)),
+        "simulated_calibration": runs_in([work / name for name in CALIBRATION], list(KINDS)),
         "outside_calibration": runs_in([outside], None, only=fit_names) if outside else [],
         "calibration_runs": "$@simulated_calibration + @outside_calibration",
     }
