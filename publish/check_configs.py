@@ -47,7 +47,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "backends.onnx": "OnnxNetwork export_onnx",
     "backends.torchscript": "export_torchscript load_torchscript",
     "command_line": "guard_command_line",
-    "datasets.runs": "as_names list_runs require_runs",
+    "datasets.runs": "as_names list_runs require_run_names require_runs",
     "datasets.splits": "split_runs",
     "datasets.truth": "list_labelled_runs",
     "handlers.checkpoint": "InstallWeights TrainingCheckpoint",

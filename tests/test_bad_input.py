@@ -133,6 +133,22 @@ def test_an_unknown_species_in_the_truth_stops_a_training_with_one_line(bundle_d
     assert re.search(r"truth.csv.*unknown species 'proteasome'; known are .*Add it to species.json", line), line
 
 
+def test_an_evaluation_refuses_a_run_that_can_have_no_folder_before_it_picks(weights, bundle_dir, tmp_path):
+    tomogram = write_mrc(tmp_path / "data" / "con.mrc", noise(), VOXEL_SIZE)
+    tomogram.with_name("truth.csv").write_text("id,experiment,particle_type,x,y,z\n0,con,ribosome,100,120,90\n")
+    workflow = ConfigWorkflow(
+        config_file=[str(bundle_dir / "configs" / name) for name in ("train.json", "evaluate.json")],
+        workflow_type="train", bundle_root=str(bundle_dir), logging_file=False, device="$torch.device('cpu')",
+        **settings(tomogram.parent, weights, tmp_path / "out"),
+    )  # fmt: skip
+    workflow.initialize()
+    with pytest.raises(RuntimeError) as caught:
+        workflow.run()
+    line = str(find_input_error(caught.value))
+    assert re.search(r"data/con.mrc: the run 'con' is the name of a device in Windows; .* Rename it\.$", line), line
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_resampled_tomogram_is_picked_in_its_own_frame(weights, bundle_dir, tmp_path):
     given = settings(of_other_voxel_size(tmp_path), weights, tmp_path / "out")
     thresholds = dict.fromkeys(("apo-ferritin", "ribosome"), 0.0001)

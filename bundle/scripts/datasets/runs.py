@@ -16,7 +16,7 @@ from scripts.copick_tree import (
     run_folder_of,
 )
 from scripts.errors import InputError
-from scripts.file_names import shown
+from scripts.file_names import require_file_name, shown
 from scripts.volumes.reading import is_tomogram, refuse_address, stem_of
 
 logger = logging.getLogger(__name__)
@@ -90,6 +90,19 @@ def require_runs(runs: Sequence[Mapping[str, str]], dataset_dir: Folders) -> Non
     if not runs:
         raise InputError(f"{paths_in_words(folders)} holds no tomogram (MRC, OME-Zarr or NIfTI) to work on.")
     logger.info("%d tomograms: %s", len(runs), ", ".join(shown(str(item.get("run", item["image"]))) for item in runs))
+
+
+def require_run_names(runs: Iterable[Mapping[str, str]]) -> None:
+    """Refuse to start where a folder of results cannot be called after a run.
+
+    Args:
+        runs: the rows of `list_runs`.
+
+    Raises:
+        InputError: names the first such tomogram.
+    """
+    for item in runs:
+        require_file_name(item["run"], "run", item["image"])
 
 
 def run_name(path: str | Path) -> str:
