@@ -50,7 +50,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "datasets.runs": "as_names list_runs require_run_names require_runs",
     "datasets.splits": "split_runs",
     "datasets.truth": "list_labelled_runs",
-    "handlers.checkpoint": "InstallWeights TrainingCheckpoint",
+    "handlers.checkpoint": "InstallWeights TrainingCheckpoint run_training",
     "handlers.pages": "OverlayToTensorBoard WritePages",
     "handlers.results": "WritePicks WriteToProject",
     "handlers.scores": "PickScore WriteScores",
@@ -132,7 +132,6 @@ EXPRESSIONS = {  # all that call something, or could grow without limit; the oth
     "@train#dataset#data + @train#dataset#more_data",
     "@validation_names + @excluded_names",
     "@proposed_training + @proposed_calibration",
-    "@train#trainer.run()",
     "@validate#evaluator.run()",
     "@validate#evaluator.run() if len(@validate#dataset) else None",
 }  # fmt: skip

@@ -1,5 +1,7 @@
 import errno
+import multiprocessing
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -172,6 +174,25 @@ def test_a_folder_without_locks_is_warned_of(tmp_path, monkeypatch, caplog):
     with open(tmp_path / ".lock", "a") as lock:
         lock_folder(lock, "batch", "set another output_dir")
     assert "cannot be locked (No locks available): start no second batch there" in caplog.text
+
+
+def outlive(ready):
+    ready.set()
+    time.sleep(60)
+
+
+def test_a_worker_does_not_keep_the_lock_of_a_program_that_is_gone(tmp_path):
+    forks = multiprocessing.get_context("fork")
+    ready = forks.Event()
+    worker = forks.Process(target=outlive, args=(ready,))
+    with open(tmp_path / ".lock", "a") as lock:
+        lock_folder(lock, "training", "set another output_dir")
+        worker.start()
+        ready.wait()
+    with open(tmp_path / ".lock", "a") as lock:
+        assert take_lock(lock)
+    worker.kill()
+    worker.join()
 
 
 # Files that appear only when they are complete

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import fcntl
 import json
 import os
 import subprocess
@@ -18,6 +19,7 @@ import torch
 import zarr
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
+from scripts.errors import find_input_error
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.networks.weights import read_tensors
 from scripts.picks import FORMATS, Facts, read_copick_folder, read_csv, read_relion5_star
@@ -313,6 +315,18 @@ def test_the_learning_rate_follows_the_trainers_own_number_of_epochs(dataset_dir
         rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
     assert len(rates) == 3
     assert rates[0] > rates[1] > rates[2] == 0
+
+
+def test_a_second_training_in_the_same_folder_is_refused(dataset_dir, tmp_path):
+    with open(tmp_path / ".training.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError) as caught:
+            run_training(dataset_dir, tmp_path, epochs=1)
+    line = f"another training is at work in {tmp_path}: wait for it, or set another output_dir."
+    assert str(find_input_error(caught.value)) == line
+    assert not (tmp_path / "training.pt").exists()
+    run_training(dataset_dir, tmp_path, epochs=1)
+    run_training(dataset_dir, tmp_path, epochs=2)  # goes on, and is not held up by the one that ended
 
 
 def test_tomograms_given_as_a_list_need_no_folder(dataset_dir, tmp_path):

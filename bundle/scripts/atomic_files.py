@@ -166,7 +166,7 @@ def take_lock(lock: IO[Any], shared: bool = False, wait: bool = False) -> bool:
 def lock_folder(lock: IO[Any], work: str, remedy: str, shared: bool = False) -> None:
     """Lock the folder of an open file for this process, until the file is closed or the process dies.
 
-    If the file system does not support locks, a warning is logged.
+    Processes that are forked later do not keep it. If the file system does not support locks, a warning is logged.
 
     Args:
         lock: the file.
@@ -177,6 +177,7 @@ def lock_folder(lock: IO[Any], work: str, remedy: str, shared: bool = False) -> 
     Raises:
         InputError: another process holds the lock.
     """
+    os.register_at_fork(after_in_child=lock.close)
     try:
         taken = take_lock(lock, shared, wait=shared)
     except OSError as error:

@@ -1,6 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 from ignite.engine import Events
+from scripts.atomic_files import take_lock
 from scripts.errors import InputError
+from scripts.handlers.checkpoint import run_training
 from scripts.networks.model_card import checked_card
 from scripts.networks.weights import read_tensors, save_tensors
 
@@ -36,6 +40,18 @@ def test_a_training_removes_what_a_killed_one_left_half_written(training, tmp_pa
     (tmp_path / ".notes.tmp").write_text("mine")
     training(epochs=1).run([1, 2], max_epochs=1)
     assert [path.name for path in tmp_path.glob(".*.tmp")] == [".notes.tmp"]
+
+
+def test_a_folder_is_locked_as_long_as_its_training_runs(tmp_path):
+    free = []
+
+    def look():
+        with open(tmp_path / ".training.lock") as lock:
+            free.append(take_lock(lock))
+
+    run_training(SimpleNamespace(run=look), str(tmp_path))
+    look()
+    assert free == [False, True]
 
 
 def test_a_complete_training_is_not_replaced_unasked(training):

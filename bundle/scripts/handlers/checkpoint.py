@@ -1,4 +1,4 @@
-"""Save a training run after every epoch, resume it, install its weights."""
+"""Run a training alone in its folder, save it after every epoch, resume it, install its weights."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from monai.data import Dataset
+from monai.engines import Trainer
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from scripts.atomic_files import remove_temporaries
+from scripts.atomic_files import lock_folder, remove_temporaries
 from scripts.command_line import is_bundle_command
 from scripts.errors import InputError
 from scripts.networks.model_card import checked_card, make_card, sha256_of
@@ -26,6 +27,24 @@ from scripts.records import as_json, canonical, first_difference, record_of
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
+
+TRAINING_LOCK = ".training.lock"
+
+
+def run_training(trainer: Trainer, output_dir: str) -> None:
+    """Run a training; meanwhile the main process locks its folder.
+
+    Args:
+        trainer: one of its handlers is `TrainingCheckpoint`, with the same ``output_dir``.
+        output_dir: an existing folder.
+
+    Raises:
+        InputError: another training is running in ``output_dir``.
+    """
+    with open(Path(output_dir) / TRAINING_LOCK, "a") as lock:
+        if idist.get_rank() == 0:
+            lock_folder(lock, "training", "set another output_dir")
+        trainer.run()
 
 
 class TrainingCheckpoint:
