@@ -43,37 +43,37 @@ def anywhere(count, shape=SHAPE, seed=0):
     [(10.0, 10.0, "voxels or nm"), (5.0, 5.0, "voxels"), (13.48, 13.48, "voxels or nm"), (5.0, 10.0, "voxels or nm")],
 )
 def test_a_handful_of_points_in_voxels_or_nanometres_is_refused(voxel_size, factor, units):
-    wrong = rf"t\.csv: 8 of 8 points lie close to where the coordinates begin; are they {units}, not Å\? Write Å"
-    with pytest.raises(InputError, match=wrong):
-        check_unit(anywhere(8) / factor, SHAPE, voxel_size, "t.csv")
-    with pytest.warns(InputWarning, match=wrong):
-        check_unit(anywhere(8) / factor, SHAPE, voxel_size, "t.csv", allow_other=True)
+    wrong = rf"t\.csv: 8 of 8 points lie close to where the coordinates begin; are they {units}, not Å\? Write Å: .*"
+    with pytest.raises(InputError, match=rf"{wrong}10\. If they are Å, give --x\.$"):
+        check_unit(anywhere(8) / factor, SHAPE, voxel_size, "t.csv", "--x")
+    with pytest.warns(InputWarning, match=rf"{wrong}10\.$"):
+        check_unit(anywhere(8) / factor, SHAPE, voxel_size, "t.csv", "--x", allow_near=True)
 
 
 def test_two_points_tell_the_unit_and_one_is_a_warning():
     with pytest.raises(InputError, match="2 of 2 points lie close"):
-        check_unit(anywhere(2) / 10, SHAPE, 10.0, "t.csv")
+        check_unit(anywhere(2) / 10, SHAPE, 10.0, "t.csv", "--x")
     with pytest.warns(InputWarning, match="1 of 1 points lie close .* are they voxels or nm"):
-        check_unit(anywhere(1) / 10, SHAPE, 10.0, "t.csv")
+        check_unit(anywhere(1) / 10, SHAPE, 10.0, "t.csv", "--x")
 
 
 def test_a_wrong_row_does_not_hide_the_unit():
     points = anywhere(20) / 10
     points[7] = 15.0
     with pytest.raises(InputError, match="19 of 20 points lie close"):
-        check_unit(points, SHAPE, 10.0, "t.csv")
+        check_unit(points, SHAPE, 10.0, "t.csv", "--x")
 
 
 def test_voxels_that_count_from_the_centre_are_recognised():
     centre = np.array(SHAPE) / 2
     with pytest.raises(InputError, match="6 of 6 points lie close"):
-        check_unit(centre + (anywhere(6) - centre) / 10, SHAPE, 10.0, "t.star", centre)
+        check_unit(centre + (anywhere(6) - centre) / 10, SHAPE, 10.0, "t.star", "--x", centre)
 
 
 @pytest.mark.parametrize("points", [anywhere(0), anywhere(1), anywhere(50), anywhere(9) / 2, anywhere(5, (9, 9, 9))])
 def test_points_in_angstroms_are_not_questioned(points, recwarn):
-    check_unit(points, SHAPE, 10.0, "t.csv")
-    check_unit(points, SHAPE, 1.0, "t.csv")
+    check_unit(points, SHAPE, 10.0, "t.csv", "--x")
+    check_unit(points, SHAPE, 1.0, "t.csv", "--x")
     assert not recwarn
 
 

@@ -133,6 +133,16 @@ def test_truth_in_voxels_is_refused_by_the_points_of_all_runs(species_set, tmp_p
         LoadTruthd("label", species_set)(sample)
 
 
+def test_truth_in_one_corner_alone_is_taken_where_that_is_allowed(species_set, tmp_path):
+    write_csv(tmp_path / "truth.csv", [Pick("run", "a", 30.0, 20.0, 9.0), Pick("run", "a", 11.0, 9.0, 6.0)])
+    sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
+    with pytest.raises(InputError, match=r"If they are Å, give --allow_truth_near_origin True\.$"):
+        LoadTruthd("label", species_set)(sample)
+    with pytest.warns(InputWarning, match="2 of 2 points lie close"):
+        truth = LoadTruthd("label", species_set, allow_truth_near_origin=True)(sample)
+    assert truth["label"].numpy() == pytest.approx(np.array([[1, 0.9, 2, 3], [1, 0.6, 0.9, 1.1]]))
+
+
 def test_truth_with_exchanged_axes_is_refused(species_set, tmp_path):
     rows = [(60, 100, 330), (90, 240, 250), (120, 150, 80)]  # z, y, x in ångströms, in the columns x, y, z
     write_csv(tmp_path / "truth.csv", [Pick("run", "a", *map(float, row)) for row in rows])

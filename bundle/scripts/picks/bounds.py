@@ -60,8 +60,9 @@ def check_unit(
     shape_zyx: Sequence[int],
     voxel_size_angstrom: float,
     source: str,
+    setting: str,
     origin_zyx_vox: ArrayLike = (0.0, 0.0, 0.0),
-    allow_other: bool = False,
+    allow_near: bool = False,
 ) -> None:
     """Refuse points that were read in ångströms and are voxels or nanometres.
 
@@ -73,11 +74,12 @@ def check_unit(
         shape_zyx: ``(Z, Y, X)`` of the tomogram.
         voxel_size_angstrom: of the tomogram.
         source: name of the points in messages: their file.
+        setting: for the message: what turns ``allow_near`` on.
         origin_zyx_vox: from where the file counts: the first voxel, or the centre.
-        allow_other: only warn.
+        allow_near: only warn, because points in ångströms may lie in one corner alone.
 
     Raises:
-        InputError: chance does not explain where the points lie, and ``allow_other`` is off.
+        InputError: chance does not explain where the points lie, and ``allow_near`` is off.
     """
     origin, total = np.asarray(origin_zyx_vox), len(points_zyx_vox)
     chances, near = {}, 0
@@ -89,11 +91,11 @@ def check_unit(
     if rarest > DOUBT:
         return
     where = f"{near} of {total} points lie close to where the coordinates begin"
-    remedy = "Write Å: voxels times the voxel size, nm times 10."
+    remedy = "Write Å: voxels times the voxel size, nm times 10"
     found = f"{source}: {where}; are they {' or '.join(chances)}, not Å? {remedy}"
-    if rarest <= CHANCE and not allow_other:
-        raise InputError(found)
-    warnings.warn(found, InputWarning, stacklevel=2)
+    if rarest <= CHANCE and not allow_near:
+        raise InputError(f"{found}. If they are Å, give {setting}.")
+    warnings.warn(f"{found}.", InputWarning, stacklevel=2)
 
 
 def _is_inside(points_zyx_vox: NDArray[np.float64], shape_zyx: Sequence[int]) -> NDArray[np.bool_]:

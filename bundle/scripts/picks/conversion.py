@@ -143,5 +143,5 @@ def _check_places(picks: Sequence[Pick], reader: Format, source: str | Path, fac
         points = zyx_vox_of(picks, facts.voxel_size_angstrom, facts.voxel_offset)
         if reader.unit == "angstrom":
             size, origin = facts.voxel_size_angstrom, reader.origin_zyx_vox(facts.volume_shape, facts.voxel_offset)
-            check_unit(points, facts.volume_shape, size, str(source), origin, allow_outside)
+            check_unit(points, facts.volume_shape, size, str(source), "--allow_outside", origin, allow_outside)
         check_inside(points, facts.volume_shape, str(source), reader.unit, allow_outside)

@@ -31,6 +31,8 @@ from scripts.species import SpeciesSet
 from scripts.volumes.labels import points_of_labels
 from scripts.volumes.reading import is_tomogram, read_tomogram
 
+ALLOW_NEAR = "--allow_truth_near_origin True"
+
 
 def read_truth(path: str | Path, run: str, species_set: SpeciesSet) -> list[Pick]:
     """Read the true particles of one run from a Kaggle CSV, or from copick files.
@@ -81,6 +83,7 @@ class LoadTruthd(MapTransform):
         image_key: the tomogram ``(1, Z, Y, X)``, for its shape, voxel sizes and run.
         volume_key: key under which a label volume ``(1, Z, Y, X)`` is stored as well.
         voxel_offset: see `coordinates`.
+        allow_truth_near_origin: only warn if points lie so near to their origin as if they were voxels or nm.
 
     Raises:
         InputError: the truth cannot be read, names an unknown species or label, or has another shape or other
@@ -94,10 +97,12 @@ class LoadTruthd(MapTransform):
         image_key: str = "image",
         volume_key: str = "label_volume",
         voxel_offset: float = 0.0,
+        allow_truth_near_origin: bool = False,
     ) -> None:
         super().__init__(keys)
         self.species_set, self.voxel_offset = species_set, voxel_offset
         self.image_key, self.volume_key = image_key, volume_key
+        self.allow_near = allow_truth_near_origin
 
     def record(self) -> dict[str, Any]:
         """Return the settings that the rows depend on: names and labels of the species, but not their thresholds."""
@@ -141,7 +146,7 @@ class LoadTruthd(MapTransform):
         picks = self.read_star(path, facts) if is_star else read_annotations(path, facts.run)
         origin = FORMATS["relion5" if is_star else "csv"].origin_zyx_vox(facts.own_shape_zyx, self.voxel_offset)
         everywhere = to_zyx_vox(xyz_angstrom_of(picks), own, self.voxel_offset)
-        check_unit(everywhere, facts.own_shape_zyx, own, str(path), origin)
+        check_unit(everywhere, facts.own_shape_zyx, own, str(path), ALLOW_NEAR, origin, self.allow_near)
         truth = truth_of_run(picks, facts.run, self.species_set, path)
         labels = [self.species_set.named(pick.species, path).label for pick in truth]
         points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / facts.voxel_size_angstrom)
