@@ -17,6 +17,10 @@ GROUP_FILES = {
     1: ("memory.limit_in_bytes", "memory.usage_in_bytes", r"^total_(?:in)?active_file (\d+)"),
     2: ("memory.max", "memory.current", r"^(?:in)?active_file (\d+)"),
 }
+# as PyTorch says it: of a device, of the machine, and in Windows; then as cuBLAS, cuDNN and cuFFT do
+OUT_OF_MEMORY = re.compile(
+    r"out of memory|(?:can't|cannot|unable to) allocate|not enough memory|alloc(?:ation)?_failed", re.IGNORECASE
+)
 
 
 def require_memory(size: float, what: str, remedy: str) -> None:
@@ -45,9 +49,8 @@ def available_bytes() -> float:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory, of the machine or of a GPU, could not be allocated."""
-    text = str(error).lower()
-    is_torch = isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
-    return is_torch or isinstance(error, MemoryError)
+    is_told = isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error))
+    return bool(is_told) or isinstance(error, MemoryError)
 
 
 def _free_in_machine() -> Iterator[int]:
