@@ -14,7 +14,7 @@ from typing import Any
 from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
 from scripts.pages.figures import colour_of
-from scripts.picking.operating_point import LEAST_PROBABILITY
+from scripts.picking.operating_point import LEAST_F, LEAST_PROBABILITY
 from scripts.picking.score_valley import HIGHEST, Valley, suggest_threshold
 from scripts.picks import Pick, by_species
 from scripts.species import SpeciesSet
@@ -72,7 +72,7 @@ def species_data(
                 "valley": valley,
             }
         )
-    return {"species": species, "highestScore": HIGHEST, "judged": is_judged}
+    return {"species": species, "highestScore": HIGHEST, "leastF": LEAST_F, "judged": is_judged}
 
 
 def are_judged(picks: Iterable[Pick]) -> bool:

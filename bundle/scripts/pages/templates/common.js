@@ -99,7 +99,7 @@ class SpeciesPanel {
   point(index, beta, wanted) {
     const falling = [...this.odds[index]].sort((a, b) => b - a), all = falling.reduce((sum, odds) => sum + probability(odds), 0);
     const nothing = falling.reduce((product, odds) => product * (1 - probability(odds)), 1);
-    const worthy = falling.filter((odds) => probability(odds) > 0.5 / (1 + beta ** 2)).length;
+    const worthy = falling.filter((odds) => probability(odds) > data.leastF / (1 + beta ** 2)).length;
     let right = 0, best = wanted ? 0 : nothing, count = 0;
     falling.forEach((odds, place) => {
       right += probability(odds);
