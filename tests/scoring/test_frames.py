@@ -44,6 +44,14 @@ def test_picks_in_another_frame_are_refused_with_what_is_found(score, capsys, ch
     assert capsys.readouterr() == ("", f"error: picks.csv matches truth.csv only if {what}.\n")
 
 
+@pytest.mark.parametrize("voxel_size", [5.006, 20.024, 40.048])
+def test_voxels_of_a_binned_tomogram_are_refused_with_their_size(score, capsys, voxel_size):
+    assert score(lambda xyz: xyz / voxel_size) == 1
+    assert f"only if the picks are in voxels, not Å: multiply x, y and z by {voxel_size}." in capsys.readouterr().err
+    assert score(np.asarray, lambda xyz: xyz / voxel_size) == 1
+    assert f"only if the truth is in voxels, not Å: multiply x, y and z by {voxel_size}." in capsys.readouterr().err
+
+
 def test_picks_and_truth_in_nanometres_are_refused(score, capsys):
     assert score(lambda xyz: xyz / 10) == 1
     assert "only if the picks are in " in capsys.readouterr().err

@@ -17,6 +17,7 @@ from scripts.species import HIT_FRACTION, SpeciesSet
 
 UNMATCHED, MATCHED = 0.1, 0.5  # shares of the picks that match: below the one as they are, from the other on in a frame
 FEWEST_MATCHED, FEWEST_SHIFTED = 3, 6  # some shift matches any two tables of few points
+BINNINGS = (1.0, 2.0, 4.0, 0.5)  # voxel sizes at which voxels are recognised, in those of the network
 MOST_COMPARED = 100  # picks and true particles of a species and run whose differences are looked at
 Places = NDArray[np.float64]
 
@@ -48,7 +49,8 @@ def other_frame_of(pairs: Sequence[Pair], voxel_size_angstrom: float) -> str | N
 
     Args:
         pairs: see `pairs_of`.
-        voxel_size_angstrom: of the network; a table in voxels is recognised at this voxel size.
+        voxel_size_angstrom: of the network; a table in voxels is recognised at this voxel size, twice and four times as
+            large, and half as large.
     """
     if not _is_unmatched(pairs):
         return None
@@ -78,7 +80,8 @@ def common_shift_of(pairs: Sequence[Pair]) -> Places | None:
 
 def _readings(pairs: Sequence[Pair], voxel_size_angstrom: float) -> Iterator[tuple[str, list[Pair]]]:
     """Yield what may be wrong with the picks or the truth, in words, and the pairs with that undone."""
-    for unit, factor in (("voxels", voxel_size_angstrom), ("nm", NANOMETRE_ANGSTROM)):
+    voxel_sizes = [("voxels", binning * voxel_size_angstrom) for binning in BINNINGS]
+    for unit, factor in (*voxel_sizes, ("nm", NANOMETRE_ANGSTROM)):
         remedy = f"{unit}, not Å: multiply x, y and z by {factor:g}"
         yield f"the picks are in {remedy}", [replace(pair, picks=pair.picks * factor) for pair in pairs]
         yield f"the truth is in {remedy}", [replace(pair, truth=pair.truth * factor) for pair in pairs]
