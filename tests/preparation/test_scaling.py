@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.ndimage import gaussian_filter
 from scripts.errors import InputError, InputWarning
 from scripts.preparation import scaling
 from scripts.preparation.scaling import (
@@ -254,6 +255,19 @@ def test_a_mask_or_a_label_map_is_refused_as_a_tomogram(count, dtype):
     labels = np.zeros((30, 60, 60), dtype)
     labels[-3:] = np.arange(3 * 60 * 60).reshape(3, 60, 60) % count
     with pytest.raises(InputError, match=rf"m.mrc holds only {count} different grey values \(0, 1.*\): it is a mask"):
+        scale_percentiles(labels, source="m.mrc")
+
+
+@pytest.mark.parametrize("count", [5, 8])
+def test_a_noisy_tomogram_of_few_grey_values_is_no_mask(count):
+    rounded = np.clip(np.floor((noise() + 3) / 6 * count), 0, count - 1).astype(np.int8)
+    assert len(np.unique(rounded)) == count
+    assert scale_percentiles(rounded).max() == 1
+
+
+def test_a_label_map_of_small_areas_without_background_is_refused():
+    labels = np.argmax([gaussian_filter(noise(seed), 2) for seed in range(8)], axis=0)
+    with pytest.raises(InputError, match="holds only 8 different grey values"):
         scale_percentiles(labels, source="m.mrc")
 
 

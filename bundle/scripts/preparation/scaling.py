@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 MAX_NON_FINITE_SHARE = 0.1
 MIN_GREY_VALUES = 9  # label maps of a handful of species have fewer, tomograms of 8 bits more
+MOST_CHANGES = 0.5  # share of the voxels of a label map that differ from the next one; of noise more do
 ALMOST_ALL = 0.99
 CHUNK_VOXELS = 2**16  # few enough that a chunk stays in the processor's cache from one operation to the next
 SAMPLE_STEP = 499  # every such voxel of a chunk is sampled; a prime, so that no axis length is a multiple of it
@@ -74,16 +75,16 @@ def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
 def refuse_few_grey_values(volume: NDArray[Any], source: str) -> None:
     """Refuse a volume with so few different values that it is a mask or a label map, given in place of its tomogram.
 
-    Refused and not picked with a warning, because the network finds particles at the borders of a mask. A tomogram that
-    was rounded to so few values has lost its particles, and can be converted again.
+    Refused and not picked with a warning, because the network finds particles at the borders of a mask. A noisy
+    tomogram that was rounded to so few values is none: most of its voxels differ from the next one.
 
     Args:
         volume: any shape, finite.
         source: the file, for the message.
 
     Raises:
-        InputError: there are fewer than `MIN_GREY_VALUES` different values, and fewer than voxels. A volume that is
-            constant but for a few voxels is another fault.
+        InputError: there are fewer than `MIN_GREY_VALUES` different values, and fewer than voxels, in areas. A volume
+            that is constant but for a few voxels is another fault.
     """
     found: set[float] = set()
     for chunk in _chunks_of(volume):
@@ -91,7 +92,8 @@ def refuse_few_grey_values(volume: NDArray[Any], source: str) -> None:
         if len(found) >= min(MIN_GREY_VALUES, volume.size):
             return
     commonest = max(_count_where(volume, partial(np.equal, value)) for value in map(np.float32, found))
-    if commonest > ALMOST_ALL * volume.size:
+    changes = sum(int(np.count_nonzero(np.diff(chunk))) for chunk in _chunks_of(volume))
+    if commonest > ALMOST_ALL * volume.size or changes > MOST_CHANGES * volume.size:
         return
     listed = ", ".join(f"{value:g}" for value in sorted(found))
     fact = f"holds only {len(found)} different grey values ({listed})"
