@@ -136,6 +136,32 @@ def test_files_of_a_folder_and_of_a_pattern_have_their_stamps(tmp_path):
     assert stamps_of(tmp_path / "none") == []
 
 
+@pytest.fixture
+def chunks(tmp_path):
+    """A folder of nine files in folders, with links, one of them broken."""
+    chunks = tmp_path / "chunks"
+    for name in ("0.0", "0/0", "0/1", "0/10", "0/2", "1/0", "a/b/c", "../elsewhere/x"):
+        (chunks / name).parent.mkdir(parents=True, exist_ok=True)
+        (chunks / name).write_text(name)
+    (chunks / "linked").symlink_to(tmp_path / "elsewhere" / "x")
+    (chunks / "folder").symlink_to(tmp_path / "elsewhere")
+    (chunks / "broken").symlink_to(tmp_path / "none")
+    return chunks
+
+
+def test_files_in_folders_are_listed_in_the_order_of_their_paths_without_linked_folders(chunks):
+    names = ["0/0", "0/1", "0/10", "0/2", "0.0", "1/0", "a/b/c", "linked"]
+    assert [name for name, *_ in stamps_of(chunks)] == [str(chunks / name) for name in names]
+
+
+def test_of_many_files_each_is_looked_at_once(chunks, monkeypatch):
+    looked, stat = [], os.stat
+    monkeypatch.setattr("os.stat", lambda path, **how: looked.append(str(path)) or stat(path, **how))
+    stamps_of(chunks)
+    digest_of_parts(chunks)
+    assert [looked.count(str(chunks / name)) for name in ("0/0", "0/10", "a/b/c")] == [1, 1, 1]
+
+
 @pytest.mark.parametrize("changed", [0, 400_000, 999_999])
 def test_parts_of_a_file_are_spread_from_its_first_to_its_last_byte(changed, tmp_path):
     content = bytearray(1_000_000)

@@ -242,7 +242,16 @@ def _files_of(path: Path) -> list[Path]:
         return [path]
     if "*" in path.name:
         return sorted(path.parent.glob(path.name))
-    return sorted(part for part in path.rglob("*") if part.is_file())
+    return sorted(_files_below(path)) if path.is_dir() else []
+
+
+def _files_below(folder: str | Path) -> Iterator[Path]:
+    with os.scandir(folder) as entries:  # unlike `Path.rglob` it knows without a look at each what is a file
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _files_below(entry.path)
+            elif entry.is_file():
+                yield Path(entry.path)
 
 
 def _temporary_name(path: Path) -> Path:

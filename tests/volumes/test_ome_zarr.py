@@ -1,4 +1,5 @@
 import json
+import os
 import re
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import zarr
 from scripts.errors import InputError, InputWarning
 from scripts.volumes.ome_zarr import list_chunks
 from scripts.volumes.reading import read_ome_zarr, read_tomogram
+from scripts.volumes.zarr_chunks import refuse_incomplete_chunks
 from volume_files import (
     SHAPE,
     VALUES,
@@ -169,6 +171,14 @@ def test_a_missing_chunk_is_refused_unless_allowed(zarr_format, tmp_path):
     data = read_tomogram(path, allow_missing_chunks=True).data
     assert not data[3:, :4, 8:].any()
     assert np.array_equal(data[:3], VALUES[:3])
+
+
+def test_of_many_chunks_each_is_looked_at_once(tmp_path, monkeypatch):
+    folder = write_ome_zarr(tmp_path, zarr_format=2) / "0"
+    looked, stat = [], os.stat
+    monkeypatch.setattr("os.stat", lambda path, **how: looked.append(str(path)) or stat(path, **how))
+    refuse_incomplete_chunks(folder, VALUES.shape, allow_missing=False)
+    assert looked.count(str(folder / "1" / "0" / "2")) == 1
 
 
 @pytest.mark.parametrize("zarr_format", [2, pytest.param(3, marks=ZARR_3)])

@@ -7,8 +7,10 @@ import json
 import math
 import os
 import re
+import stat
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,11 +50,12 @@ def refuse_incomplete_chunks(folder: Path, shape: Sequence[int], allow_missing: 
     layout = chunk_layout(folder)
     names = list(chunk_names(folder, shape))
     for place, chunk in zip(_places(shape, layout.lengths), names, strict=True):
-        if not (folder / chunk).is_file():
+        found = _size_of(os.path.join(folder, chunk))
+        if found is None:
             if not allow_missing:
                 raise InputError(f"{folder}: the chunk file {chunk} is missing. {COPY_AGAIN}.")
             continue
-        found, promised = (folder / chunk).stat().st_size, _promised_bytes(folder / chunk, layout.is_blosc)
+        promised = _promised_bytes(folder / chunk, layout.is_blosc)
         if found < promised:
             fact = f"the chunk file {chunk} is cut short: it should have {promised} bytes or more, it has {found}"
             raise InputError(f"{folder}: {fact}. Copy it again.")
@@ -98,6 +101,14 @@ def _places(shape: Sequence[int], lengths: Sequence[int]) -> Iterator[tuple[int,
     return itertools.product(*(range(-(-count // length)) for count, length in zip(shape, lengths, strict=True)))
 
 
+def _size_of(path: str) -> int | None:
+    """Return how many bytes a file has; None if there is no file."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        found = os.stat(path)
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+    return None
+
+
 def _promised_bytes(chunk: Path, is_blosc: bool) -> int:
     """Return the least size in bytes of a complete chunk file: as in its Blosc header, or 1 without Blosc."""
     if not is_blosc:
@@ -140,8 +151,11 @@ def _mention_other_chunks(folder: Path, shape: Sequence[int], layout: ChunkLayou
     """Give a warning if there are chunk files outside of the shape: it may be too small."""
     separator = re.escape(layout.separator)
     is_chunk = re.compile(rf"{re.escape(layout.prefix)}\d+({separator}\d+){{{len(shape) - 1}}}")
-    files = (Path(place, name) for place, _, found in os.walk(folder) for name in found)
-    there = {file.relative_to(folder).as_posix() for file in files}
+    there = {
+        os.path.join(os.path.relpath(place, folder), name).removeprefix("./")
+        for place, _, files in os.walk(folder)
+        for name in files
+    }
     others = sorted(name for name in there - names if is_chunk.fullmatch(name))
     if others:
         stated = " x ".join(map(str, shape))
