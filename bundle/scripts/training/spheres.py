@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from scripts.species import SpeciesSet
-from scripts.volumes.labels import draw_spheres, split_labels
+from scripts.volumes.labels import as_labelled_points, draw_spheres, split_labels
 
 
 class Spheres:
@@ -28,13 +28,7 @@ class Spheres:
         Raises:
             ValueError: the points do not have the shape ``(N, 4)``.
         """
-        rows = np.asarray(labelled_points, dtype=np.float64)
-        if rows.size == 0:
-            rows = rows.reshape(0, 4)
-        if rows.ndim != 2 or rows.shape[1] != 4:
-            raise ValueError(
-                f"labelled_points needs one row of 4 numbers per point, shape (N, 4); got shape {rows.shape}."
-            )
+        rows = as_labelled_points(labelled_points)
         spheres = [
             draw_spheres(
                 shape, rows[rows[:, 0] == one.label, 1:], one.target_radius_angstrom / species_set.voxel_size_angstrom

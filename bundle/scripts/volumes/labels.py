@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import cc3d
 import numpy as np
@@ -35,14 +35,38 @@ def draw_spheres(
 def paint_spheres(volume: NDArray[np.uint8], centres_zyx_vox: ArrayLike, radius_vox: float, value: int = 1) -> None:
     """Paint a solid sphere around every centre into a volume ``(Z, Y, X)``, over what is there, see `draw_spheres`."""
     for centre in as_points(centres_zyx_vox, "centres_zyx_vox"):
-        low = np.maximum(np.ceil(centre - radius_vox), 0).astype(int)
-        high = np.minimum(np.floor(centre + radius_vox) + 1, volume.shape).astype(int)
-        if (high <= low).any():
+        box = box_around(centre, radius_vox, volume.shape)
+        if box is None:
             continue
-        box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
         axes = np.ogrid[box]
         squared = sum((axis - middle) ** 2 for axis, middle in zip(axes, centre, strict=True))
         volume[box][squared <= radius_vox**2] = value
+
+
+def box_around(
+    centre_zyx_vox: NDArray[np.float64], reach_vox: float, shape: Sequence[int]
+) -> tuple[slice, slice, slice] | None:
+    """Return the voxels of a volume ``(Z, Y, X)`` within a distance of a point along each axis; None without any."""
+    low = np.maximum(np.ceil(centre_zyx_vox - reach_vox), 0).astype(int)
+    high = np.minimum(np.floor(centre_zyx_vox + reach_vox) + 1, shape).astype(int)
+    if (high <= low).any():
+        return None
+    z, y, x = (slice(start, stop) for start, stop in zip(low, high, strict=True))
+    return z, y, x
+
+
+def as_labelled_points(labelled_points: ArrayLike) -> NDArray[np.float64]:
+    """Return rows of label and voxel index ``(label, z, y, x)`` as an array ``(N, 4)``; no points as ``(0, 4)``.
+
+    Raises:
+        ValueError: the points do not have the shape ``(N, 4)``.
+    """
+    rows = np.asarray(labelled_points, dtype=np.float64)
+    if rows.size == 0:
+        rows = rows.reshape(0, 4)
+    if rows.ndim != 2 or rows.shape[1] != 4:
+        raise ValueError(f"labelled_points needs one row of 4 numbers per point, shape (N, 4); got shape {rows.shape}.")
+    return rows
 
 
 def split_labels(label_volume: NDArray[np.integer], species: Iterable[Species]) -> NDArray[np.uint8]:
