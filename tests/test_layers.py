@@ -52,7 +52,7 @@ MONAI = {  # the modules that hold MONAI's and Ignite's classes; everything else
 NO_TORCH = [
     *("records", "memory"),
     *("coordinates", "species", "atomic_files", "copick_tree", "picks", "volumes.labels", "fetch.__main__"),
-    *("datasets.runs", "datasets.truth", "datasets.splits", "training.spheres"),
+    *("datasets.runs", "datasets.truth", "datasets.splits", "training.spheres", "training.heat_maps"),
     *("picking.candidates", "picking.blobs", "picking.score_valley"),
     *("scoring.__main__", "scoring.mistakes", "scoring.threshold_choice", "pages.jpeg"),
 ]

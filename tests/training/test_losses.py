@@ -1,0 +1,66 @@
+"""The losses of heat maps, by hand and at work."""
+
+import pytest
+import torch
+from device_audit import META, audit, pretend
+from devices import GPU, NEEDS_GPU
+from scripts.training.losses import BalancedSquaredError, WeightedSquaredError
+
+LOSSES = [WeightedSquaredError(), BalancedSquaredError()]
+NAMES = ["weighted", "balanced"]
+
+
+def volume(*values):
+    return torch.tensor(values).reshape(1, 1, 1, 1, -1)
+
+
+def test_the_weighted_error_is_as_by_hand():
+    logits, target = volume(0.0, 0.0, -100.0), volume(1.0, 0.0, 0.25)
+    wanted = (1.1 * 0.25 + 0.1 * 0.25 + 0.35 * 0.0625) / 3
+    assert WeightedSquaredError()(logits, target).item() == pytest.approx(wanted)
+    assert WeightedSquaredError(1.0)(logits, target).item() == pytest.approx((0.5 + 0.25 + 1.25 * 0.0625) / 3)
+
+
+def test_the_balanced_error_is_as_by_hand():
+    logits, target = volume(0.0, 0.0, -100.0), volume(1.0, 0.0, 0.25)
+    particles, background = (0.25 + 0.25 * 0.0625) / 1.25, (0.25 + 0.75 * 0.0625) / 1.75
+    assert BalancedSquaredError()(logits, target).item() == pytest.approx(particles + background)
+
+
+def test_more_background_does_not_change_the_share_of_the_particles_in_the_balanced_error():
+    few, many = ((volume(*[2.0] * 4, *[-1.0] * count), volume(*[1.0] * 4, *[0.0] * count)) for count in (4, 400))
+    assert BalancedSquaredError()(*few).item() == pytest.approx(BalancedSquaredError()(*many).item())
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
+def test_without_a_particle_and_with_coarse_logits_the_loss_is_a_number(loss):
+    logits = torch.full((1, 2, 3, 4, 5), 100.0, dtype=torch.bfloat16)
+    answer = loss(logits, torch.zeros(1, 2, 3, 4, 5))
+    assert answer.dtype == torch.float32
+    assert 0 < answer.item() < 2
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
+def test_probabilities_become_the_heat_map_from_where_an_untrained_network_starts(loss):
+    x = torch.arange(-20.0, 21.0)
+    target = torch.exp(-(x**2) / 18).reshape(1, 1, 1, 1, -1)
+    logits = torch.full_like(target, -6.9, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss(logits, target).backward()
+        optimizer.step()
+    assert (torch.sigmoid(logits) - target).abs().max() < 0.05
+
+
+def test_a_background_without_weight_is_refused():
+    with pytest.raises(ValueError, match="background_weight must be above 0; got 0"):
+        WeightedSquaredError(0)
+
+
+@pytest.mark.parametrize("device", [pytest.param(META, id="meta"), pytest.param(torch.device(GPU), marks=NEEDS_GPU)])
+@pytest.mark.parametrize("loss", LOSSES, ids=NAMES)
+def test_the_loss_stays_on_its_device_and_waits_for_nothing(loss, device):
+    with pretend(device):
+        logits = torch.rand(1, 2, 3, 4, 5, device=device, requires_grad=True)
+        assert audit(lambda: loss(logits, torch.zeros_like(logits)).backward(), device) == []
