@@ -126,7 +126,9 @@ def test_a_blob_is_picked_in_its_place_in_a_volume_of_any_size(shape):
     ball = torch.from_numpy(np.clip(4.5 - distance, 0, 1).astype(np.float32))[None, None]
     logits = inferred(ball, halves, window_size=(16, 20, 24), overlap_voxels=4)[0, 0]
     assert logits.shape == tuple(-(-size // 2) for size in shape)
-    (found,) = find_in_image(Blobs(), probability_of(logits), make_species(1).picked[0], 10.0, 2).centres_zyx_vox
+    (found,) = find_in_image(
+        Blobs(), probability_of(logits, Blobs()), make_species(1).picked[0], 10.0, 2
+    ).centres_zyx_vox
     is_cut = np.minimum(place, np.array(shape) - 1 - place) < 5
     assert np.abs(found - place)[~is_cut].max(initial=0) < 0.1
     assert ((found >= -0.5) & (found <= np.array(shape) - 0.5)).all()
@@ -144,7 +146,7 @@ def test_another_grid_of_windows_moves_no_pick_of_the_shipped_weights(bundle_dir
         logits = inferred(volume, network, window_size=window, memory_format=torch.channels_last_3d)[0]
         picks.append(
             [
-                find_in_image(Blobs(), probability_of(channel), species, tomogram.voxel_size_angstrom, 2)
+                find_in_image(Blobs(), probability_of(channel, Blobs()), species, tomogram.voxel_size_angstrom, 2)
                 for channel, species in zip(logits, species_set.picked, strict=True)
             ]
         )

@@ -93,10 +93,9 @@ def _rim_of(
     return keys % size, keys // size
 
 
-def is_flooded(probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> bool:
-    """Return whether more than `MOST_SHARE` of a volume, and `MOST_PARTICLES`, lie above the species' threshold."""
-    above = int(np.count_nonzero(probability > species.probability_threshold))
-    return above > MOST_SHARE * probability.size and particles_in(above, species, voxel_size_angstrom) > MOST_PARTICLES
+def is_flood(above: int, of_voxels: int, species: Species, voxel_size_angstrom: float) -> bool:
+    """Return whether the voxels above a species' threshold are more than `MOST_SHARE` and `MOST_PARTICLES`."""
+    return above > MOST_SHARE * of_voxels and particles_in(above, species, voxel_size_angstrom) > MOST_PARTICLES
 
 
 def particles_in(voxels: int, species: Species, voxel_size_angstrom: float) -> float:
@@ -108,7 +107,7 @@ def particles_in(voxels: int, species: Species, voxel_size_angstrom: float) -> f
 class Blobs:
     """Find particles as connected blobs above the species' threshold; blobs close to each other are merged.
 
-    None are looked for where the volume `is_flooded`: they cannot be told apart, and would take minutes and gigabytes.
+    None are looked for in a volume where `is_flood`: they cannot be told apart, and would take minutes and gigabytes.
 
     Attributes:
         merge_distance_in_radii: blobs nearer than this times the particle's radius are one particle; 0 merges nothing.
@@ -134,7 +133,8 @@ class Blobs:
             species: gives threshold, smallest blob and radius.
             voxel_size_angstrom: of ``probability``.
         """
-        if is_flooded(probability, species, voxel_size_angstrom):
+        above = int(np.count_nonzero(probability > species.probability_threshold))
+        if is_flood(above, probability.size, species, voxel_size_angstrom):
             return Candidates(np.zeros((0, 3)), np.zeros(0), np.zeros(0, dtype=np.int64))
         found = find_candidates(probability, species.probability_threshold, species.min_voxels, self.connectivity)
         return merge_close_candidates(

@@ -39,9 +39,13 @@ class Candidates:
 
 
 class Finder(Protocol):
-    """Finds the particles of one species in a volume of probabilities; for example `picking.blobs.Blobs`."""
+    """Finds the particles of one species in a volume of probabilities; for example `picking.blobs.Blobs`.
 
-    def __call__(self, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> Candidates:
+    The volume is a NumPy array, or, for a finder whose attribute ``takes_tensors`` is True, such as `peaks.Peaks`, a
+    torch tensor on the device of the logits.
+    """
+
+    def __call__(self, probability: Any, species: Species, voxel_size_angstrom: float) -> Candidates:
         """Return the particles found in ``(Z, Y, X)``, by the species' threshold, smallest size and radius."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.coordinates import to_xyz_angstrom
-from scripts.picking.blobs import MOST_PARTICLES, is_flooded, particles_in
+from scripts.picking.blobs import MOST_PARTICLES, is_flood, particles_in
 from scripts.picking.candidates import Candidates, Finder
 from scripts.picks import Pick
 from scripts.preparation.image_facts import ImageFacts
@@ -81,7 +82,7 @@ def logits_stride_of(logits_zyx: Sequence[int], image_zyx: Sequence[int]) -> int
 
 
 def find_in_image(
-    finder: Finder, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float, stride: int
+    finder: Finder, probability: NDArray[np.float32] | Tensor, species: Species, voxel_size_angstrom: float, stride: int
 ) -> Candidates:
     """Return the particles of one species, in the voxels of the image.
 
@@ -90,7 +91,7 @@ def find_in_image(
 
     Args:
         finder: finds them in the probabilities.
-        probability: ``(Z, Y, X)``, 0 to 1.
+        probability: ``(Z, Y, X)``, 0 to 1, see `probability_of`.
         species: what is picked; its ``min_voxels`` counts voxels of the image.
         voxel_size_angstrom: of the image.
         stride: see `logits_stride_of`.
@@ -102,12 +103,17 @@ def find_in_image(
 
 
 def why_doubtful(
-    found: Candidates, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float, stride: int
+    found: Candidates,
+    probability: NDArray[np.float32] | Tensor,
+    species: Species,
+    voxel_size_angstrom: float,
+    stride: int,
 ) -> str | None:
     """Return the reason why the result of `find_in_image` cannot be particles, for a message; None if it can."""
-    if len(found.scores) == 0 and is_flooded(probability, species, voxel_size_angstrom * stride):
-        share = np.mean(probability > species.probability_threshold)
-        return f"{share:.0%} of the volume lies above the threshold of {species.name}, so none is picked"
+    if len(found.scores) == 0:
+        above, size = int((probability > species.probability_threshold).sum()), math.prod(probability.shape)
+        if is_flood(above, size, species, voxel_size_angstrom * stride):
+            return f"{above / size:.0%} of the volume lies above the threshold of {species.name}, so none is picked"
     largest = int(found.sizes.max(initial=0))
     particles = particles_in(largest, species, voxel_size_angstrom)
     if particles > MOST_PARTICLES:
@@ -115,9 +121,10 @@ def why_doubtful(
     return None
 
 
-def probability_of(logits: Tensor) -> NDArray[np.float32]:
-    """Return the probabilities of one channel of logits ``(Z, Y, X)``."""
-    return np.asarray(torch.sigmoid(logits.float()).cpu())
+def probability_of(logits: Tensor, finder: Finder) -> NDArray[np.float32] | Tensor:
+    """Return the probabilities of one channel of logits ``(Z, Y, X)`` in the form that a finder takes."""
+    probability = torch.sigmoid(logits.float())
+    return probability if getattr(finder, "takes_tensors", False) else np.asarray(probability.cpu())
 
 
 def keep_inside(found: Candidates, region: Tensor | None) -> Candidates:

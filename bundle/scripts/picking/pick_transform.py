@@ -103,7 +103,7 @@ class PickParticlesd(MapTransform):
             return picks
         stride = logits_stride_of(logits.shape[1:], image.shape[1:])
         for channel, species in zip(logits, self.species_set.picked, strict=True):
-            probability, size = probability_of(channel), facts.voxel_size_angstrom
+            probability, size = probability_of(channel, self.finder), facts.voxel_size_angstrom
             found = find_in_image(self.finder, probability, species, size, stride)
             doubt = why_doubtful(found, probability, species, size, stride)
             if doubt:

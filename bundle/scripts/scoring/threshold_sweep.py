@@ -62,7 +62,7 @@ class SweepThresholdsd(MapTransform):
             stride = logits_stride_of(sample[key].shape[1:], sample[self.image_key].shape[1:])
             counts = np.zeros((len(self.species_set.picked), len(self.thresholds), 3), dtype=np.int64)
             for channel, species, count in zip(sample[key], self.species_set.picked, counts, strict=True):
-                probability = probability_of(channel)
+                probability = probability_of(channel, self.finder)
                 truth = rows[rows[:, 0] == species.label, 1:]
                 distance = HIT_FRACTION * species.radius_angstrom / voxel_size
                 for place, threshold in enumerate(self.thresholds):
