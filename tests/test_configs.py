@@ -21,7 +21,9 @@ from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from scripts.errors import find_input_error
 from scripts.networks.convnext_unet import ConvNeXtUNet
+from scripts.networks.model_card import read_card
 from scripts.networks.weights import read_tensors
+from scripts.picking.peaks import Peaks
 from scripts.picks import FORMATS, Facts, read_copick_folder, read_csv, read_relion5_star
 from scripts.species import read_species
 from scripts.volumes.labels import draw_spheres
@@ -100,9 +102,9 @@ def workflow(config, kind, **settings):
     return made
 
 
-def run_training(dataset_dir, output_dir, stop_after_epoch=None, **settings):
+def run_training(dataset_dir, output_dir, stop_after_epoch=None, overlays=(), **settings):
     made = workflow(
-        "train.json", "train", dataset_dir=str(dataset_dir), output_dir=str(output_dir),
+        ["train.json", *overlays], "train", dataset_dir=str(dataset_dir), output_dir=str(output_dir),
         **{**SMALL_TRAINING, "validation_runs": ["two"], **settings},
     )  # fmt: skip
     if stop_after_epoch is not None:
@@ -119,7 +121,7 @@ def small_weights(tmp_path, shipped_species):
     return write_weights(tmp_path / "small.pt", ConvNeXtUNet(widths=(4, 8), depths=(1, 1), prior=0.6), shipped_species)
 
 
-def run_inference(dataset_dir, output_dir, weights, **settings):
+def run_inference(dataset_dir, output_dir, weights, overlays=(), **settings):
     thresholds = dict.fromkeys(read_names(), 0.5)
     settings = {
         "probability_thresholds": thresholds,
@@ -127,7 +129,7 @@ def run_inference(dataset_dir, output_dir, weights, **settings):
         **settings,
     }
     made = workflow(
-        "inference.json", "infer", dataset_dir=str(dataset_dir), output_dir=str(output_dir),
+        ["inference.json", *overlays], "infer", dataset_dir=str(dataset_dir), output_dir=str(output_dir),
         checkpoint_path=str(weights), **settings,
     )  # fmt: skip
     made.run()
@@ -400,6 +402,42 @@ def test_evaluation_scores_the_region_alone(dataset_dir, small_weights, tmp_path
     with open(tmp_path / "out" / "scores.csv") as file:
         truths = {row["species"]: row["truths"] for row in csv.DictReader(file) if row["mode"] == "kaggle"}
     assert (truths["apo-ferritin"], truths["ribosome"], truths["thyroglobulin"]) == ("1", "2", "1")
+
+
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
+def test_heat_maps_are_learned_resumed_scored_and_picked_by_one_overlay(dataset_dir, tmp_path):
+    overlays = ["heat_maps.json"]
+    made = run_training(dataset_dir, tmp_path / "whole", overlays=overlays)
+    target = made.parser.get_parsed_content("train#dataset")[0]["label"]
+    assert ((target > 0) & (target < 1)).float().mean() > 0.05
+    run_training(dataset_dir, tmp_path / "parts", stop_after_epoch=1, overlays=overlays)
+    run_training(dataset_dir, tmp_path / "parts", overlays=overlays)
+    whole, parts = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    weights = tmp_path / "whole" / "model_last.pt"
+    everything = dict.fromkeys(read_names(), 0.0)
+    evaluation = workflow(
+        ["train.json", "evaluate.json", *overlays], "train", dataset_dir=str(dataset_dir),
+        output_dir=str(tmp_path / "scores"), checkpoint_path=str(weights), sweep_thresholds=[0.001, 0.5],
+        record_thresholds=True, **SMALL_PICKING,
+    )  # fmt: skip
+    evaluation.run()
+    assert read_card(weights)["thresholds_fitted_for"] == {
+        "class": "scripts.picking.peaks.Peaks", "merge_distance_in_radii": 1.0
+    }  # fmt: skip
+    assert (tmp_path / "scores" / "scores.csv").exists()
+    picking = {"probability_thresholds": everything, "merge_distance_in_radii": 0.5}
+    made = run_inference(dataset_dir, tmp_path / "picks", weights, overlays, **picking)
+    assert made.parser.get_parsed_content("finder") == Peaks(0.5)
+    assert {pick.run for pick in read_csv(tmp_path / "picks" / "picks.csv")} == {"one", "two"}
+
+
+def test_weights_of_spheres_and_of_heat_maps_are_not_taken_for_each_other(dataset_dir, small_weights, tmp_path):
+    run_training(dataset_dir, tmp_path / "heat_maps", overlays=["heat_maps.json"], epochs=1)
+    for weights, overlays in ((small_weights, ["heat_maps.json"]), (tmp_path / "heat_maps" / "model_last.pt", [])):
+        with pytest.raises(RuntimeError) as caught:
+            run_inference(dataset_dir, tmp_path / "picks", weights, overlays)
+        assert "was trained on other targets than the settings say" in str(find_input_error(caught.value))
 
 
 @pytest.mark.parametrize(

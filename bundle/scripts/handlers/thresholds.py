@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ignite.engine import Engine, Events
@@ -33,6 +34,7 @@ class FitThresholds:
         thresholds: those that were tried.
         recorded_for: weights file in whose card the thresholds are stored, so that inference uses them; None for no
             card.
+        finder: what the thresholds are for, for the card.
     """
 
     def __init__(
@@ -41,9 +43,10 @@ class FitThresholds:
         species_set: SpeciesSet,
         thresholds: Sequence[float],
         recorded_for: str | Path | None = None,
+        finder: Any = None,
     ) -> None:
         self.folder, self.species_set, self.thresholds = Path(output_dir), species_set, np.asarray(thresholds)
-        self.recorded_for = recorded_for
+        self.recorded_for, self.finder = recorded_for, finder
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.reset)
@@ -76,6 +79,6 @@ class FitThresholds:
             logger.info("%s: threshold %.3g, F4 %.4f on the runs it was fitted on", name, threshold, best)
         logger.info("thresholds in %s", self.folder / "thresholds.json")
         if self.recorded_for is not None:
-            record_thresholds(self.recorded_for, chosen, self.runs)
+            record_thresholds(self.recorded_for, chosen, self.runs, self.finder)
             logger.info("and in %s, from where inference takes them", card_path(self.recorded_for))
         save_figure(sweep_figure(self.thresholds, curves, chosen, self.species_set), self.folder / "thresholds.png")

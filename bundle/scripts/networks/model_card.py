@@ -310,8 +310,10 @@ def _learned(card: Mapping[str, Any]) -> list[str]:
     return [name for name, row in rows if row["label"] > 0]
 
 
-def record_thresholds(weights: str | Path, thresholds: Mapping[str, float], fitted_on: Sequence[str]) -> None:
-    """Write fitted thresholds, and the runs that they were fitted on, into the card of a weights file.
+def record_thresholds(
+    weights: str | Path, thresholds: Mapping[str, float], fitted_on: Sequence[str], finder: Any = None
+) -> None:
+    """Write fitted thresholds, the runs that they were fitted on, and the finder, into the card of a weights file.
 
     Raises:
         InputError: there is no card.
@@ -319,7 +321,8 @@ def record_thresholds(weights: str | Path, thresholds: Mapping[str, float], fitt
     card = needed_card(weights, "record_thresholds to False")
     for name, threshold in thresholds.items():
         card["species"][name]["probability_threshold"] = threshold
-    write_card(weights, {**card, "thresholds_fitted_on": list(fitted_on)})
+    fitted = {"thresholds_fitted_on": list(fitted_on), "thresholds_fitted_for": record_of(finder)}
+    write_card(weights, {**card, **fitted})
 
 
 if __name__ == "__main__":
