@@ -87,10 +87,10 @@ def test_a_network_a_painter_and_a_finder_of_ones_own_train_and_pick_by_one_over
     weights = tmp_path / "trained" / "model.pt"
     card = read_card(weights)
     assert card["network_def"]["_target_"] == "my_parts.two_scales.TwoScales"
-    assert card["painter"] == {"class": "my_parts.heat_maps.HeatMaps", "sigma_in_radii": 0.33}
+    assert card["painter"] == {"class": "my_parts.cones.Cones", "reach_in_radii": 0.66}
     target = made.parser.get_parsed_content("train#dataset")[0]["label"]
     assert target.dtype == torch.float32
-    assert ((0 < target) & (target < 1)).any()  # Gaussians, not spheres
+    assert ((0 < target) & (target < 1)).any()  # cones, not spheres
     everything = dict.fromkeys(read_species(CONFIGS / "species.json").names, 0.0)
     picking = {"checkpoint_path": str(weights), "probability_thresholds": everything, "network_def#width": 4}
     run_configs(["inference.json", family], "infer", data, tmp_path / "picks", **picking)
@@ -114,18 +114,18 @@ def test_a_network_a_painter_and_a_finder_of_ones_own_train_and_pick_by_one_over
 
 
 def test_the_parts_answer_as_the_page_says(parts):
-    from my_parts.heat_maps import HeatMaps
-    from my_parts.peaks import Peaks
+    from my_parts.cones import Cones
+    from my_parts.maxima import Maxima
     from my_parts.two_scales import TwoScales
 
     species_set = read_species(CONFIGS / "species.json")
     ribosome = species_set.named("ribosome", "")
-    target = HeatMaps()((20, 28, 36), [[ribosome.label, 6, 9, 11], [ribosome.label, 13, 20, 30]], species_set)
+    target = Cones()((20, 28, 36), [[ribosome.label, 6, 9, 11], [ribosome.label, 13, 20, 30]], species_set)
     assert target.shape == (5, 20, 28, 36)
     assert target.dtype == np.float32
-    found = Peaks()(target[ribosome.label - 1], ribosome, VOXEL_SIZE)
+    found = Maxima()(target[ribosome.label - 1], ribosome, VOXEL_SIZE)
     assert sorted(found.centres_zyx_vox.tolist()) == [[6, 9, 11], [13, 20, 30]]
-    assert len(Peaks()(np.zeros((5, 6, 7), np.float32), ribosome, VOXEL_SIZE)) == 0
+    assert len(Maxima()(np.zeros((5, 6, 7), np.float32), ribosome, VOXEL_SIZE)) == 0
     probability = torch.sigmoid(TwoScales()(torch.zeros(1, 1, 17, 20, 31)))
     assert probability.shape == (1, 5, 17, 20, 31)
     assert probability.mean() < 0.02

@@ -22,6 +22,7 @@ from scripts.monai_label import (
 )
 from scripts.networks.model_card import checked_card, read_card, sha256_of, write_card
 from scripts.picking.blobs import Blobs
+from scripts.picking.peaks import Peaks
 from scripts.picking.pick_transform import PickParticlesd
 from scripts.picking.second_look import load_second_look
 from scripts.picking.second_look_transform import ProposePlacesd, SecondLookd
@@ -156,6 +157,9 @@ def test_options_put_into_the_config_as_the_server_does_reach_inferer_and_picks(
     settings = config.get_parsed_content("writer").settings
     assert (settings["inferer"]["rotations"], settings["inferer"]["flips"]) == (3, ["z", "x"])
     assert settings["postprocessing"]["transforms"][0] == as_json(record_of(picking))
+    config["finder"]["_target_"] = "scripts.picking.peaks.Peaks"
+    config.parse()
+    assert config.get_parsed_content("finder") == Peaks(0.5)
 
 
 # Volumes

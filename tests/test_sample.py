@@ -70,8 +70,26 @@ def test_surer_picks_are_fewer(picks, tmp_path):
     assert 0 < counts["surer"] < counts["plain"]
 
 
-def test_the_second_look_halves_the_wrong_picks(picks, tmp_path, shipped_species):
-    first = pick_sample(tmp_path, precision="float32", second_look=False)
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """Return the picks of the first network alone."""
+    return pick_sample(tmp_path_factory.mktemp("first"), precision="float32", second_look=False)
+
+
+def test_peaks_and_blobs_find_the_same_particles(first, tmp_path, shipped_species):
+    peaks = {"finder#_target_": "scripts.picking.peaks.Peaks"}
+    found = pick_sample(tmp_path, precision="float32", second_look=False, **peaks)
+    truth = read_csv(ROOT / "sample" / "truth.csv")
+    blobs, peaks = (score_picks(truth, picks, shipped_species, "one_to_one") for picks in (first, found))
+    hits, wrong = (
+        [[getattr(row.counts, what) for row in score.rows] for score in (blobs, peaks)] for what in ("tp", "fp")
+    )
+    assert hits[1] == pytest.approx(hits[0], abs=1)
+    assert wrong[1] == pytest.approx(wrong[0], abs=3)
+    assert peaks.mean_f1 == pytest.approx(blobs.mean_f1, abs=0.03)
+
+
+def test_the_second_look_halves_the_wrong_picks(picks, first, shipped_species):
     truth = read_csv(ROOT / "sample" / "truth.csv")
     before, after = (score_picks(truth, found, shipped_species, "one_to_one") for found in (first, picks))
     wrong = [sum(row.counts.fp for row in score.rows) for score in (before, after)]
