@@ -14,6 +14,9 @@ COPICK_VENV := .venv-copick
 BROWSER_VENV := .venv-browser
 # MLflow, without what is in the bundle's environment already; only its test looks here
 MLFLOW := .mlflow
+# timm and its torchvision likewise, for the tests of networks with its backbones
+TIMM := .timm
+TORCHVISION := $(CURDIR)/apps/monai_label/torchvision_without_cuda
 # MONAI Label needs older NumPy and DICOM libraries than the rest; 127.0.0.1:$(LABEL_PORT) is where it listens
 LABEL_VENV := .venv-label
 LABEL_PORT ?= 8000
@@ -28,7 +31,7 @@ BUNDLE_OPTIONS ?=
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-browser soak soak-label check format clean
+.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-timm test-browser soak soak-label check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -59,6 +62,9 @@ test-published: bundle $(MLFLOW)/ready
 
 test-copick: $(COPICK_VENV)/ready
 	$(CURDIR)/$(COPICK_VENV)/bin/python -m pytest tests/with_copick tests/test_copick_tree.py
+
+test-timm: $(TIMM)/ready
+	PYTHONPATH=$(CURDIR)/$(TIMM):$(TORCHVISION) $(BIN)/python -m pytest tests/with_timm
 
 # the pages in Chromium, which is installed where it is missing and Debian's packages can be
 test-browser: $(BROWSER_VENV)/ready
@@ -107,7 +113,9 @@ $(BROWSER_VENV)/ready: requirements/browser.lock
 	touch $@
 
 $(MLFLOW)/ready: requirements/mlflow.lock $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(MLFLOW) --requirement $<
+$(TIMM)/ready: requirements/timm.lock $(VENV)/ready
+$(MLFLOW)/ready $(TIMM)/ready:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) --requirement $<
 	touch $@
 
 # torch first and by its number alone, so that the machine gets its own build; the last two without their requirements
@@ -120,4 +128,4 @@ $(LABEL_VENV)/ready: requirements/label.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(COPICK_VENV) $(BROWSER_VENV) $(LABEL_VENV) $(MLFLOW) output dist
+	rm -rf $(VENV) $(COPICK_VENV) $(BROWSER_VENV) $(LABEL_VENV) $(MLFLOW) $(TIMM) output dist

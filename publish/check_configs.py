@@ -68,6 +68,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "networks.crop_classifier": "CropClassifier",
     "networks.model_card": "network_of sha256_of species_of",
     "networks.recipe": "output_stride",
+    "networks.slice_encoder_unet": "SliceEncoderUNet",
     "networks.weights": "load_weights",
     "picking.blobs": "Blobs",
     "picking.peaks": "Peaks",
@@ -153,9 +154,9 @@ PLACES = {  # settings and arguments that are paths, with the texts that they ma
     "dataset_dir": {"/workspace/data/simulated", "/workspace/data/tomograms"},
     "maps_dir": {"/workspace/data/maps"},
     **dict.fromkeys(
-        ("cache_dir", "checkpoint_path", "export_path", "folder", "install_path", "log_dir", "map", "mask_path",
-         "models_dir", "output_dir", "path", "proposals_dir", "recorded_for", "second_look_path", "species_path",
-         "started_from", "weights"),
+        ("backbone_weights_path", "cache_dir", "checkpoint_path", "export_path", "folder", "install_path", "log_dir",
+         "map", "mask_path", "models_dir", "output_dir", "path", "proposals_dir", "recorded_for", "second_look_path",
+         "species_path", "started_from", "weights"),
         frozenset[str](),
     ),
 }  # fmt: skip

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from scripts.backends.onnx import OnnxNetwork
 from scripts.backends.openvino import HINTS, OpenVinoNetwork, is_installed
+from scripts.backends.torchscript import TorchScriptNetwork
 from scripts.errors import InputError, InputWarning
 from scripts.networks.recipe import pass_on
 
@@ -38,7 +39,7 @@ def with_backend(
             a CPU, in float16, or for a network out of a file.
     """
     on_cpu = torch.device(device).type == "cpu"
-    is_exported = isinstance(network, torch.jit.ScriptModule | OnnxNetwork)
+    is_exported = isinstance(network, torch.jit.ScriptModule | TorchScriptNetwork | OnnxNetwork)
     if backend not in BACKENDS:
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}; got '{backend}'.")
     if backend == "compile":

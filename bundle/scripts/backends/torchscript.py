@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scripts.backends.exported_file import require_exported, write_exported
 from scripts.errors import InputError
+from scripts.networks.cpu_layers import as_volumes
 from scripts.networks.model_card import check_model, current_card, tell_how_to_cut_windows
+from scripts.networks.recipe import pass_on
 from scripts.networks.weights import UNREADABLE, check_whole
 from scripts.species import SpeciesSet
 
@@ -37,6 +39,32 @@ def export_torchscript(network: nn.Module, checkpoint_path: str | Path, path: st
     write_exported(path, stream.getvalue(), current_card(checkpoint_path))
 
 
+class TorchScriptNetwork(nn.Module):
+    """A network from a TorchScript file, which may have 2D kernels, too.
+
+    Args:
+        network: what `torch.jit.load` returned.
+
+    Shape:
+        Those of the network, see there.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        pass_on(network, self)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Return the logits of every voxel."""
+        logits: Tensor = self.network(windows)
+        return logits
+
+    def _apply(self, fn: Any, recurse: bool = True) -> TorchScriptNetwork:
+        """Convert the parameters, for example to another memory format."""
+        super()._apply(as_volumes(fn), recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
 def load_torchscript(
     path: str | Path,
     species_set: SpeciesSet | None = None,
@@ -58,7 +86,7 @@ def load_torchscript(
     card = check_model(path, species_set, painter)
     try:
         check_whole(path)
-        network: nn.Module = torch.jit.load(str(path), map_location=device)
+        network = TorchScriptNetwork(torch.jit.load(str(path), map_location=device))
     except UNREADABLE as error:
         raise InputError(f"{path} is no TorchScript file, or it is damaged or cut short.") from error
     if not hasattr(network, "output_stride"):  # a trace keeps no attributes

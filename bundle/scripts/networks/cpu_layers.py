@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -193,6 +193,18 @@ def _volumes(rows: Tensor, like: Tensor) -> Tensor:
 
 def _block_length(widen: Tensor) -> int:
     return max(HIDDEN_BLOCK // len(widen), 1)
+
+
+def as_volumes(convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a conversion that takes 2D kernels ``(out, in, Y, X)`` as 3D ones of one layer.
+
+    A memory format of 3D networks, which torch refuses for 2D kernels, then becomes the same one of 2D networks.
+    """
+
+    def convert_any(tensor: Tensor) -> Tensor:
+        return convert(tensor[:, :, None]).squeeze(2) if tensor.dim() == 4 else convert(tensor)
+
+    return convert_any
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
