@@ -38,6 +38,13 @@ def test_a_torchscript_file_answers_like_the_network(exports):
     assert torch.allclose(answer_of(found), answer_of(tiny_network().eval()), atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*beside it")
+def test_a_torchscript_file_with_2d_kernels_takes_the_memory_format_of_volumes(tmp_path):
+    torch.jit.script(torch.nn.Conv2d(2, 3, 3)).save(tmp_path / "model.ts")
+    found = load_torchscript(tmp_path / "model.ts").to(memory_format=torch.channels_last_3d)
+    assert next(found.parameters()).is_contiguous(memory_format=torch.channels_last)
+
+
 def test_an_onnx_file_answers_like_the_network_for_windows_of_any_size(exports):
     found = OnnxNetwork(exports / "model.onnx")
     for shape in ((2, 1, 17, 20, 31), (1, 1, 16, 24, 32)):
