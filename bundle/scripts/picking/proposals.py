@@ -14,7 +14,7 @@ from torch import Tensor
 
 from scripts.picking.candidates import highest_among_neighbours
 
-LOWEST_LOGIT = -3.0  # a probability of 0.047
+LOWEST_LOGIT = -2.0  # a probability of 0.12
 SAME_PLACE_ANGSTROM = 60.0  # the centres of the smallest species' neighbours are farther apart
 MOST_PEAKS = 20_000  # that are merged to proposals, the highest; a full-size tomogram has hundreds
 CENTRE_ROUNDS = 3
