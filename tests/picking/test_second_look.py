@@ -4,6 +4,7 @@ import torch
 from scripts.errors import InputError, InputWarning
 from scripts.networks.model_card import read_card, write_card
 from scripts.picking.calibration import Calibration, confidence_of, log_odds_of
+from scripts.picking.familiarity import STATISTICS, Familiarity
 from scripts.picking.proposals import Proposals
 from scripts.picking.second_look import SecondLook, find_second_look, load_second_look
 from scripts.preparation.crops import CropShape
@@ -134,3 +135,14 @@ def test_weights_that_are_no_second_look_are_refused(files):
     write_card(files[1], {**card, "calibration": {"fitted_on": ["run"]}})
     with pytest.raises(InputError, match=r"second_look\.pt: its card is damaged: 'a'\. Copy both again"):
         find(files, True)
+
+
+def test_in_an_unfamiliar_tomogram_the_lower_probability_of_both_networks_counts(files):
+    calibrated = load_second_look(files[1], files[0], make_species(2))
+    away = Familiarity.learn(np.random.default_rng(0).normal(50, 1, (20, len(STATISTICS))))
+    look = SecondLook(tiny_classifier(), CropShape(8, 0.0), calibrated.calibration, away)
+    volume, logits = noise(1), np.array([[3.0, -3], [0, -9], [-1, 9]])
+    found, warning = look.judge(volume, Proposals(PLACES, logits))
+    lower = np.minimum(logits, look.log_odds(volume, PLACES))
+    assert np.allclose(found, 1 / (1 + np.exp(-lower)))
+    assert warning

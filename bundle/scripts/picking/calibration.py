@@ -57,6 +57,17 @@ class Calibration:
         return Calibration(np.array([[table[name][term] for term in TERMS] for name in names]), table["fitted_on"])
 
 
+def lower_probabilities(logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the lower one of both networks' probabilities, ``(N, C)``: what is left where no calibration holds.
+
+    Args:
+        logits: ``(N, C)`` of the first network.
+        log_odds: ``(N, C)`` of the second look.
+    """
+    answer: NDArray[np.float64] = expit(np.minimum(logits, log_odds).astype(np.float64))
+    return answer
+
+
 def within(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
     """Return log-odds limited to `LARGEST` on either side."""
     answer: NDArray[np.floating[Any]] = np.clip(log_odds, -LARGEST, LARGEST)

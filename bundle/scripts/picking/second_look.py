@@ -22,7 +22,7 @@ from scripts.errors import InputError, InputWarning
 from scripts.networks.crop_classifier import CropClassifier
 from scripts.networks.model_card import SHA256, current_card, needed_card, network_of, sha256_of
 from scripts.networks.weights import load_weights
-from scripts.picking.calibration import Calibration, log_odds_of
+from scripts.picking.calibration import Calibration, log_odds_of, lower_probabilities
 from scripts.picking.familiarity import Familiarity, statistics_of
 from scripts.picking.proposals import Proposals
 from scripts.preparation.crops import COPIES, Brightness, CropShape, as_input, cut_crop, turned_copies
@@ -88,14 +88,16 @@ class SecondLook:
             proposals: places in voxels of the volume.
 
         Returns:
-            The probabilities; and, for an unfamiliar tomogram, a description of how it differs from the known ones.
+            The probabilities; and, for an unfamiliar tomogram, a description of how it differs from the known ones. The
+            calibration does not hold there, so its probabilities are the lower ones of both networks.
         """
         assert self.calibration is not None
         log_odds = self.log_odds(volume, proposals.centres_zyx_vox)
-        warning = None
         if self.familiarity is not None and len(proposals):  # without candidates there is no score to be wrong
             warning = self.familiarity.why_unfamiliar(statistics_of(volume, proposals.logits, log_odds))
-        return self.calibration.probabilities(proposals.logits, log_odds), warning
+            if warning:
+                return lower_probabilities(proposals.logits, log_odds), warning
+        return self.calibration.probabilities(proposals.logits, log_odds), None
 
     def log_odds(self, volume: Any, centres_zyx_vox: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log-odds of every species at every place, before calibration: ``(N, C)``."""
