@@ -12,6 +12,7 @@ from scripts.pages.batch_page import write_batch_page, write_summary_page
 from scripts.pages.run_page import Tomogram, Truth, compare_run, write_run_page
 from scripts.picks import Pick, write_csv
 from scripts.scoring.metrics import count_matches
+from scripts.species import with_thresholds
 
 selenium = pytest.importorskip("selenium")
 
@@ -45,7 +46,8 @@ FAINT = [replace(one, score=0.05, network_score=0.9) for one in FERRITINS[:3]]  
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory, shipped_species):
     """A batch of six runs, the page of one of them, and an evaluation of that one."""
-    folder, species_set = tmp_path_factory.mktemp("pages"), shipped_species
+    folder = tmp_path_factory.mktemp("pages")
+    species_set = with_thresholds(shipped_species, dict.fromkeys(shipped_species.names, 0.75))
     volume = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
     volume += np.linspace(0, 5, SHAPE[0], dtype=np.float32)[:, None, None]  # brighter with z
     tomogram, picks = Tomogram(RUN, volume, VOXEL_SIZE, VOXEL_SIZE), [*RIBOSOMES, *FERRITINS]
