@@ -117,6 +117,14 @@ def test_the_shipped_weights_with_a_flipped_byte_are_refused(bundle_dir, tmp_pat
     assert re.search(r"model.pt is not the file that .*model.json describes: SHA-256", line)
 
 
+def refusal_of(workflow):
+    """Return the line with which a workflow is refused."""
+    workflow.initialize()
+    with pytest.raises(RuntimeError) as caught:
+        workflow.run()
+    return str(find_input_error(caught.value))
+
+
 def test_an_unknown_species_in_the_truth_stops_a_training_with_one_line(bundle_dir, tmp_path):
     write_mrc(tmp_path / "data" / "one.mrc", noise(), VOXEL_SIZE)
     truth = tmp_path / "data" / "truth.csv"
@@ -126,10 +134,7 @@ def test_an_unknown_species_in_the_truth_stops_a_training_with_one_line(bundle_d
         logging_file=False, device="$torch.device('cpu')", dataset_dir=str(truth.parent), output_dir=str(tmp_path),
         validation_runs=[], **{"network_def#widths": [4, 8], "network_def#depths": [1, 1]},
     )  # fmt: skip
-    workflow.initialize()
-    with pytest.raises(RuntimeError) as caught:
-        workflow.run()
-    line = str(find_input_error(caught.value))
+    line = refusal_of(workflow)
     assert re.search(r"truth.csv.*unknown species 'proteasome'; known are .*Add it to species.json", line), line
 
 
@@ -141,10 +146,7 @@ def test_an_evaluation_refuses_a_run_that_can_have_no_folder_before_it_picks(wei
         workflow_type="train", bundle_root=str(bundle_dir), logging_file=False, device="$torch.device('cpu')",
         **settings(tomogram.parent, weights, tmp_path / "out"),
     )  # fmt: skip
-    workflow.initialize()
-    with pytest.raises(RuntimeError) as caught:
-        workflow.run()
-    line = str(find_input_error(caught.value))
+    line = refusal_of(workflow)
     assert re.search(r"data/con.mrc: the run 'con' is the name of a device in Windows; .* Rename it\.$", line), line
     assert not (tmp_path / "out").exists()
 

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from scripts.errors import find_input_error
 from scripts.networks.model_card import network_of, read_card
 from scripts.networks.weights import load_weights
 from scripts.picks import read_csv
 from scripts.species import read_species
-from scripts.volumes.labels import draw_spheres
-from synthetic import noise, write_mrc, write_weights
+from synthetic import write_weights
+from two_tomograms import run_configs, write_two_tomograms
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundle" / "configs"
@@ -53,28 +52,7 @@ def parts(tmp_path, monkeypatch):
 
 @pytest.fixture
 def data(tmp_path):
-    """Return a folder of two tomograms with two ribosomes each."""
-    folder, rows = tmp_path / "data", ["experiment,particle_type,x,y,z"]
-    for seed, run in enumerate(("one", "two")):
-        centres = [(12, 10, 12), (14, 30, 20 + seed)]
-        write_mrc(
-            folder / f"{run}.mrc", noise(seed, (24, 40, 48)) + 6 * draw_spheres((24, 40, 48), centres, 5), VOXEL_SIZE
-        )
-        rows += [f"{run},ribosome,{x * VOXEL_SIZE},{y * VOXEL_SIZE},{z * VOXEL_SIZE}" for z, y, x in centres]
-    (folder / "truth.csv").write_text("\n".join(rows))
-    return folder
-
-
-def run_configs(files, kind, data, output, **settings):
-    made = ConfigWorkflow(
-        config_file=[str(CONFIGS / file) if isinstance(file, str) else str(file) for file in files],
-        workflow_type=kind, bundle_root=str(ROOT / "bundle"), logging_file=False, device=torch.device("cpu"),
-        dataset_dir=str(data), output_dir=str(output), precision="float32", inference_window_size=[24, 40, 40],
-        **settings,
-    )  # fmt: skip
-    made.initialize()
-    made.run()
-    return made
+    return write_two_tomograms(tmp_path / "data")
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")

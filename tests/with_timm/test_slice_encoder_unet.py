@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 from scripts.backends.onnx import OnnxNetwork
 from scripts.backends.openvino import OpenVinoNetwork, is_installed
 from scripts.backends.torchscript import load_torchscript
@@ -16,9 +15,9 @@ from scripts.networks.model_card import network_of, species_of
 from scripts.networks.recipe import ON_WINDOWS
 from scripts.networks.weights import load_weights
 from scripts.picks import read_csv
-from scripts.volumes.labels import draw_spheres
-from synthetic import noise, write_mrc, write_weights
+from synthetic import write_weights
 from torch import nn
+from two_tomograms import run_configs, write_two_tomograms
 
 timm = pytest.importorskip("timm", reason="make test-timm installs it")
 
@@ -224,30 +223,7 @@ def test_openvino_gives_the_same_logits():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Return a folder of two tomograms with two ribosomes each."""
-    folder, rows = tmp_path_factory.mktemp("data"), ["experiment,particle_type,x,y,z"]
-    for seed, run in enumerate(("one", "two")):
-        centres = [(12, 10, 12), (14, 30, 20 + seed)]
-        write_mrc(
-            folder / f"{run}.mrc", noise(seed, (24, 40, 48)) + 6 * draw_spheres((24, 40, 48), centres, 5), VOXEL_SIZE
-        )
-        rows += [f"{run},ribosome,{x * VOXEL_SIZE},{y * VOXEL_SIZE},{z * VOXEL_SIZE}" for z, y, x in centres]
-    (folder / "truth.csv").write_text("\n".join(rows))
-    return folder
-
-
-def run_configs(files, kind, data, output, run_id=None, **settings):
-    made = ConfigWorkflow(
-        config_file=[str(BUNDLE / "configs" / file) for file in files], workflow_type=kind, bundle_root=str(BUNDLE),
-        logging_file=False, device=torch.device("cpu"), dataset_dir=str(data), output_dir=str(output),
-        precision="float32", inference_window_size=[24, 40, 40], **settings,
-    )  # fmt: skip
-    made.initialize()
-    if run_id:
-        made.parser.get_parsed_content(run_id)
-    else:
-        made.run()
-    return made
+    return write_two_tomograms(tmp_path_factory.mktemp("data"))
 
 
 def train(data, output, epochs, **settings):

@@ -107,7 +107,7 @@ def particles_in(voxels: int, species: Species, voxel_size_angstrom: float) -> f
 class Blobs:
     """Find particles as connected blobs above the species' threshold; blobs close to each other are merged.
 
-    None are looked for in a volume where `is_flood`: they cannot be told apart, and would take minutes and gigabytes.
+    None are looked for in a volume where `is_flood`: they cannot be separated, and would take minutes and gigabytes.
 
     Attributes:
         merge_distance_in_radii: blobs nearer than this times the particle's radius are one particle; 0 merges nothing.

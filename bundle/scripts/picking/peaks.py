@@ -34,15 +34,15 @@ def find_peaks(probability: Tensor, voxels: Tensor) -> Candidates:
         The maxima, with the number of voxels that share each as its size, in the order of their first voxels.
     """
     tops = _unexceeded(probability, voxels)
-    heights = _values_at(probability, tops).cpu().numpy().astype(np.float64)
-    if len(heights) == 0:
-        return Candidates(np.zeros((0, 3)), heights, np.zeros(0, dtype=np.int64))
+    maxima = _values_at(probability, tops).cpu().numpy().astype(np.float64)
+    if len(maxima) == 0:
+        return Candidates(np.zeros((0, 3)), maxima, np.zeros(0, dtype=np.int64))
     places = (tops + _offsets(probability, tops)).cpu().numpy()
     peak = components_of_voxels(np.ravel_multi_index(tuple(tops.cpu().numpy()), probability.shape), probability.shape)
     sizes = np.bincount(peak)
     centres = np.stack([np.bincount(peak, axis) / sizes for axis in places], axis=1)
     scores = np.zeros(len(sizes))
-    scores[peak] = heights
+    scores[peak] = maxima
     return Candidates(centres, scores, sizes)
 
 
@@ -58,18 +58,18 @@ def _unexceeded(values: Tensor, voxels: Tensor) -> Tensor:
     """Return those of the voxels ``(N,)`` that no neighbour exceeds, as indices ``(3, N)``."""
     voxels = voxels[_is_top_of_row(values, voxels)]
     places = torch.stack(torch.unravel_index(voxels, values.shape))
-    heights = _values_at(values, places)
+    own = _values_at(values, places)
     for step in NEIGHBOURS:
-        is_top = _values_at(values, places + places.new_tensor(step)[:, None]) <= heights
-        places, heights = places[:, is_top], heights[is_top]
+        is_top = _values_at(values, places + places.new_tensor(step)[:, None]) <= own
+        places, own = places[:, is_top], own[is_top]
     return places
 
 
 def _is_top_of_row(values: Tensor, voxels: Tensor) -> Tensor:
     """Return which of all voxels above a threshold ``(N,)`` no neighbour along x exceeds: a quick first choice."""
-    heights = values.flatten()[voxels]
+    own = values.flatten()[voxels]
     touches = (voxels.diff() == 1) & (voxels[1:] % values.shape[2] > 0)
-    rise = torch.where(touches, heights.diff(), 0.0)
+    rise = torch.where(touches, own.diff(), 0.0)
     is_top = torch.ones_like(voxels, dtype=torch.bool)
     is_top[:-1] &= rise <= 0
     is_top[1:] &= rise >= 0
