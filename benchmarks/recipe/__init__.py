@@ -1,0 +1,1 @@
+"""Screen changes of the training recipe, one at a time; the command is ``screen.py``."""
