@@ -6,7 +6,8 @@
 Everything but the change comes from ``configs/train.json``, with the settings of ``--settings`` for all runs, such as
 ``'{"batch_size": 16, "learning_rate": 0.002, "num_workers": 5, "compile": true}'`` on a GPU; `changes.CHANGES` lists
 the changes. A run trains once through the cosine of the learning rate, of which the first tenth warms up. It trains on
-all annotated runs of the folders but those that are scored, and a seed gives every change the same windows.
+all annotated runs of the folders but those that are scored, in every kind that is named; the first kind is scored. A
+seed gives every change the same windows.
 
 The averaged network's peaks are compared with the truth of the test runs: average precision needs no threshold; F1, the
 wrong picks and F4 take the thresholds that are best on the fit runs. ``--outside_dir`` adds a second set of tomograms.
@@ -34,15 +35,15 @@ sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
 import torch  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
-from recipe.changes import BASE, CHANGES  # noqa: E402
-from recipe.training import Plan, ScoredSet, run_one  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, find_input_error, reason_of  # noqa: E402
 from scripts.pages.figures import save_figure  # noqa: E402
 
+from recipe.changes import BASE, CHANGES  # noqa: E402
+from recipe.training import Plan, ScoredSet, run_one  # noqa: E402
+
 MEASURES = ("average_precision", "f1", "wrong", "f4")  # of every set
 OWN, OUTSIDE = "own", "outside"  # names of the sets
-FIT_KIND = "wbp"  # of the own tomograms that are scored
 Row = dict[str, Any]
 
 
@@ -204,7 +205,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of the command line."""
     parser = argparse.ArgumentParser(description="Screen changes of the training recipe, one at a time.")
     parser.add_argument("--dataset_dir", type=split, help="folders with tomograms and truth, with commas between")
-    parser.add_argument("--tomogram_kind", type=split, default=("wbp",), help="kinds to train on (default: wbp)")
+    parser.add_argument("--tomogram_kind", type=split, default=(), help="kinds to train on; the first is scored")
     parser.add_argument("--fit_runs", type=split, help="runs that thresholds are fitted on, with commas between")
     parser.add_argument("--test_runs", type=split, help="runs that are scored")
     parser.add_argument("--outside_dir", help="a folder with other tomograms to score")
@@ -245,10 +246,11 @@ def plan_of(options: argparse.Namespace) -> Plan:
         raise InputError(f"settings is not valid JSON: {error}.") from error
     if not isinstance(settings, dict):
         raise InputError(f"settings must be a JSON object; got {options.settings}.")
-    sets = {OWN: ScoredSet(options.dataset_dir, FIT_KIND, options.fit_runs, options.test_runs)}
+    kinds = options.tomogram_kind
+    sets = {OWN: ScoredSet(options.dataset_dir, kinds[0] if kinds else None, options.fit_runs, options.test_runs)}
     if options.outside_dir:
         sets[OUTSIDE] = ScoredSet((options.outside_dir,), None, options.outside_fit, options.outside_test)
-    return Plan(options.dataset_dir, options.tomogram_kind, sets, options.windows, options.output_dir, settings)
+    return Plan(options.dataset_dir, kinds, sets, options.windows, options.output_dir, settings)
 
 
 def chosen_changes(text: str) -> list[str]:

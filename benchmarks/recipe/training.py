@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
-from monai.data import Dataset
 from networks.definitions import BUNDLE
 from networks.training import HANDLERS_LEFT_OUT, leave_out
 from numpy.typing import NDArray
@@ -40,6 +39,7 @@ CONFIGS = [BUNDLE / "configs" / name for name in ("train.json", "species.json")]
 SCORING_GIB = 16.0  # the whole tomogram in one window
 LOWEST_LOGIT = -6.0  # of a candidate: losses without positive weights answer low
 MOST_ABOVE = 0.02  # share of all logits that may be above the lowest, so that a flood takes no minutes
+Row = dict[Any, Any]  # paths of a tomogram and of its truth, and the name of its run
 BETAS = {"f1": 1.0, "f4": 4.0}
 
 
@@ -59,15 +59,19 @@ class ScoredSet:
     fit_runs: tuple[str, ...]
     test_runs: tuple[str, ...]
 
-    def rows(self, runs: Sequence[str]) -> list[dict[str, str]]:
+    def rows(self, runs: Sequence[str]) -> list[Row]:
         """Return the paths of some of the tomograms and of their truth.
 
         Raises:
             InputError: one is missing.
         """
-        rows = list_labelled_runs(self.folders, only=runs, tomogram_kind=self.kind)
+        rows: list[Row] = list_labelled_runs(self.folders, only=runs, tomogram_kind=self.kind)
         require_runs(rows, self.folders)
         return rows
+
+    def is_in(self, folders: Iterable[str]) -> bool:
+        """Return whether it is one of some folders, or several of them."""
+        return not {Path(one).resolve() for one in self.folders}.isdisjoint(Path(one).resolve() for one in folders)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Plan:
 
     Attributes:
         dataset_dirs: folders with the runs to train on.
-        kinds: of the tomograms to train on; each run counts once per kind.
+        kinds: of the tomograms to train on; each run counts once per kind. Empty for the only kind.
         sets: what is scored, by name; their runs are not trained on.
         windows: how many each run trains on.
         output_dir: where the results are written.
@@ -101,7 +105,7 @@ class Plan:
         fixed = {
             "bundle_root": str(BUNDLE),
             "dataset_dir": list(self.dataset_dirs),
-            "tomogram_kind": list(self.kinds),
+            "tomogram_kind": list(self.kinds) or None,
             "output_dir": str(self.output_dir),
             "epochs": 1,
             "windows_per_epoch": self.windows,
@@ -122,7 +126,7 @@ class Plan:
     @property
     def held_out(self) -> list[str]:
         """Names of the runs in ``dataset_dirs`` that are scored."""
-        inside = [one for one in self.sets.values() if set(one.folders) & set(self.dataset_dirs)]
+        inside = [one for one in self.sets.values() if one.is_in(self.dataset_dirs)]
         return [run for one in inside for run in (*one.fit_runs, *one.test_runs)]
 
     def conditions(self) -> dict[str, Any]:
@@ -263,14 +267,16 @@ def score_set(parser: ConfigParser, scored: ScoredSet) -> dict[str, Any]:
     }
 
 
-def judge(parser: ConfigParser, rows: Sequence[dict[str, str]]) -> dict[str, Judged]:
+def judge(parser: ConfigParser, rows: Sequence[Row]) -> dict[str, Judged]:
     """Return the averaged network's candidates in some tomograms, by species, compared with the truth."""
     network, device, inferer, species_set, preparation, cache_dir = map(
         parser.get_parsed_content,
         ("averaged", "device", "validate#inferer", "species", "validate#preprocessing", "cache_dir"),
     )
-    tomograms: Dataset = prepared_dataset(rows, preparation, cache_dir)
-    found = [judge_tomogram(network.eval(), sample, inferer, species_set, device) for sample in tomograms]
+    tomograms = prepared_dataset(rows, preparation, cache_dir)
+    found = [
+        judge_tomogram(network.eval(), tomograms[number], inferer, species_set, device) for number in range(len(rows))
+    ]
     return {
         name: Judged(
             np.concatenate([one[name].scores for one in found]),
