@@ -22,7 +22,17 @@ PACKAGE_OF_MODULE = {
     "PIL": "pillow", "cc3d": "connected-components-3d", "ignite": "pytorch-ignite", "sklearn": "scikit-learn",
 }  # fmt: skip
 # imported only on request
-OPTIONAL_MODULES = {"aiohttp", "copick", "gemmi", "onnxruntime", "openvino", "safetensors", "timm", "torch_tensorrt"}
+OPTIONAL_MODULES = {
+    "aiohttp",
+    "copick",
+    "gemmi",
+    "onnxruntime",
+    "openvino",
+    "safetensors",
+    "timm",
+    "torch_tensorrt",
+    "triton",
+}
 
 
 def metadata_of(bundle: Path) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def test_a_step_of_the_training_stays_on_its_device(device, step_of):
 
 
 @pytest.mark.parametrize("device", [ON_GPU])
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_torch_sees_no_operation_of_a_step_wait_for_the_gpu(device, step_of):
     step = step_of(device)
     step()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scripts.networks.cpu_layers import DepthwiseConv3d, autocast_dtype, double, is_eager_on_cpu, mix, mix_in_blocks
+from scripts.networks.gpu_layers import DepthwiseOnGpu, runs_kernels
 from scripts.networks.recipe import recorded
 
 PRESETS = {"full": (64, 128, 256, 512), "compact": (32, 64, 128, 256)}
@@ -71,6 +72,9 @@ def conv_then_norm(x: Tensor, conv: nn.Conv3d, norm: nn.Module) -> Tensor:
         answer: Tensor = norm(conv(x))
         return answer
     weight, bias = weight_with_norm(conv, norm)
+    if isinstance(conv, DepthwiseConv3d) and runs_kernels(x):
+        answer = DepthwiseOnGpu.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+        return answer
     return F.conv3d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.grad import conv2d_weight
 
+from scripts.networks.gpu_layers import DepthwiseOnGpu, runs_kernels
+
 # Planes per partial sum; summing the whole volume in one float32 accumulator would lose about three digits.
 SUMMED_PLANES = 8
 SUMMED_ROWS = 1024  # rows per partial sum
@@ -93,9 +95,13 @@ class DepthwiseConv3d(nn.Conv3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return every channel convolved with its own kernel."""
-        if not torch.jit.is_scripting() and self.training and x.device.type == "cpu":
-            fast: Tensor = DepthwiseOnCpu.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-            return fast
+        if not torch.jit.is_scripting() and self.training:
+            if x.device.type == "cpu":
+                fast: Tensor = DepthwiseOnCpu.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+                return fast
+            if runs_kernels(x):
+                fast = DepthwiseOnGpu.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+                return fast
         plain: Tensor = self._conv_forward(x, self.weight, self.bias)
         return plain
 
