@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from monai.transforms import RandomizableTransform
+from networks.definitions import NETWORKS
 from scripts.species import SpeciesSet
 from torch import Tensor, nn
 
@@ -140,6 +141,12 @@ def _species(place: str, function: str, **settings: Any) -> dict[str, Any]:
     return {f"{place}#species_set": {"_target_": f"recipe.changes.{function}", "species_set": "@species", **settings}}
 
 
+def _network(name: str) -> dict[str, Any]:
+    """Return the setting for one of the networks that ours is compared with."""
+    definition, stride = NETWORKS[name]
+    return {"network_def": {"_target_": "networks.definitions.comparable", "network": definition, "stride": stride}}
+
+
 CHANGES = {
     BASE: Change("the shipped recipe"),
     "batch_4x": Change(
@@ -254,6 +261,36 @@ CHANGES = {
         before_painting=[{"_target_": "recipe.changes.RandTurnAndScaled", "degrees": 45.0}],
     ),
     "no_flip_z": Change("windows are not mirrored in z", {f"{FLIP_Z}#prob": 0.0}),
+    "heat_maps": Change(
+        "Gaussians of 60 Å as targets, weighted squared error",
+        {
+            "painter": {"_target_": "scripts.training.heat_maps.HeatMaps", "sigma_angstrom": 60.0},
+            "loss": {"_target_": "scripts.training.losses.WeightedSquaredError"},
+        },
+    ),
+    "balanced_heat_maps": Change(
+        "Gaussians of 60 Å as targets, balanced squared error",
+        {
+            "painter": {"_target_": "scripts.training.heat_maps.HeatMaps", "sigma_angstrom": 60.0},
+            "loss": {"_target_": "scripts.training.losses.BalancedSquaredError"},
+        },
+    ),
     "group_norm": Change("group norm", {"network_def#norm": "group"}),
     "gelu": Change("GELU", {"network_def#activation": "gelu"}),
+    "full_resolution": Change("one logit per voxel of the tomogram", {"network_def#output_stride": 1}),
+    "full_widths": Change(
+        "twice the channels everywhere", {"network_def#widths": "full", "network_def#depths": [3, 3, 3, 3]}
+    ),
+    "unet": Change("MONAI's UNet of the challenge", _network("unet")),
+    "flexible_unet": Change("MONAI's FlexibleUNet", _network("flexible_unet")),
+    "slice_encoder": Change(
+        "the 2.5D network",
+        {
+            "window_size": [32, 128, 128],
+            "network_def": {
+                "_target_": "scripts.networks.slice_encoder_unet.SliceEncoderUNet",
+                "out_channels": "$len(@species.picked)",
+            },
+        },
+    ),
 }
