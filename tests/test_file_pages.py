@@ -37,6 +37,19 @@ def test_a_large_volume_is_in_a_file_and_its_pages_leave_memory():
     gc.collect()
 
 
+@on_linux
+def test_a_part_of_a_large_volume_leaves_no_pages_behind():
+    before = mapped_mib()
+    volume = new_volume((64, 256, 256), memory_gib=0.01)  # 16 MiB
+    volume[:] = 1
+    release_file_pages(volume[:, :128])
+    assert mapped_mib() < before + 4
+    release_file_pages(volume[:0])
+    assert (volume == 1).all()
+    del volume
+    gc.collect()
+
+
 def test_a_disk_that_is_too_full_for_a_large_volume_is_named(monkeypatch):
     def full(*what):
         raise OSError(28, "No space left on device")

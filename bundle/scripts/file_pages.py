@@ -79,15 +79,17 @@ def slabs_of(volume: NDArray[Any], multiple: int = 1) -> Iterator[slice]:
 
 
 def release_file_pages(volume: NDArray[Any] | Tensor) -> None:
-    """Give the memory of a file's volume back to the system, which reads it again when it is used again.
+    """Give the memory of a file's volume, or of the stretch that holds a part of one, back to the system, which reads it again when it is used again.
 
     Nothing happens to volumes in memory, nor outside Linux. What was written stays: pages of a shared mapping belong to
     the file.
     """
     if not sys.platform.startswith("linux"):
         return
-    start = volume.ctypes.data if isinstance(volume, np.ndarray) else volume.data_ptr()
-    end = start + volume.nbytes
+    values = np.asarray(volume)
+    start = values.ctypes.data
+    steps = zip(values.shape, values.strides, strict=True)
+    end = start + sum(max(size - 1, 0) * step for size, step in steps) + values.itemsize
     with open("/proc/self/maps") as lines:
         for line in lines:
             place, permissions, _, _, inode = line.split()[:5]
