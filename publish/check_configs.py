@@ -80,6 +80,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "preparation.cache": "prepared_dataset",
     "preparation.contrast": "CheckContrastd",
     "preparation.crops": "CropShape",
+    "preparation.padding": "CropPaddingd",
     "preparation.region": "LimitRegiond",
     "preparation.scaling": "ScalePercentilesd",
     "preparation.truth": "LoadTruthd",

@@ -44,7 +44,7 @@ ALLOWED = {
 MONAI = {  # the modules that hold MONAI's and Ignite's classes; everything else is NumPy or plain torch
     *("command_line", "monai_label", "volumes.monai_reader", "results.batch"),
     *("preparation.image_facts", "preparation.voxel_size", "preparation.scaling", "preparation.contrast"),
-    *("preparation.region", "preparation.truth", "preparation.cache", "preparation.batch"),
+    *("preparation.padding", "preparation.region", "preparation.truth", "preparation.cache", "preparation.batch"),
     *("inference.inferers", "training.windows", "training.window_dataset", "training.crop_dataset"),
     *("picking.image_picks", "picking.pick_transform", "picking.second_look_transform"),
     *("scoring.threshold_sweep", "simulation.dataset"),

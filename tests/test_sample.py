@@ -97,6 +97,23 @@ def test_the_second_look_halves_the_wrong_picks(picks, first, shipped_species):
     assert after.mean_f1 > before.mean_f1
 
 
+def test_a_padded_tomogram_is_picked_like_its_image(tmp_path):
+    volume = np.asarray(read_tomogram(ROOT / "sample" / "sample.mrc").data, dtype=np.float32)[16:80, 90:218, 90:218]
+    padding = {"alone": (0, 0, 0), "end": (0, 0, 0), "start": (3, 31, 1)}
+    for name, start in padding.items():
+        end = (0, 60, 0) if name == "end" else (0, 0, 0)
+        padded = np.pad(volume, list(zip(start, end, strict=True)), constant_values=-9)
+        write_mrc(tmp_path / "data" / f"{name}.mrc", padded, VOXEL_SIZE)
+    pick_sample(tmp_path / "out", tmp_path / "data", precision="float32")
+    found = {
+        name: sorted((pick.species, pick.score, *np.subtract(pick.zyx_voxel, start).round(3)) for pick in
+                     read_csv(tmp_path / "out" / name / "picks.csv"))
+        for name, start in padding.items()
+    }  # fmt: skip
+    assert len(found["alone"]) >= 5
+    assert found["end"] == found["start"] == found["alone"]
+
+
 def test_the_specimen_at_another_voxel_size_is_picked_in_the_same_places(tmp_path):
     volume = np.asarray(read_tomogram(ROOT / "sample" / "sample.mrc").data, dtype=np.float32)[16:80, 90:218, 90:218]
     for voxel_size in (VOXEL_SIZE, 7.84, 13.5):

@@ -1,10 +1,13 @@
 import json
 
+import numpy as np
 import pytest
 import torch
+from scripts.handlers.finished_sample import picture_of
 from scripts.handlers.pages import WritePages
 from scripts.handlers.scores import WriteScores
-from synthetic import run_engine, sample_of
+from scripts.preparation.padding import CropPaddingd
+from synthetic import image_of, noise, run_engine, sample_of
 
 
 def test_counts_on_the_pages_are_those_of_the_scores(species_set, tmp_path):
@@ -22,6 +25,14 @@ def test_counts_on_the_pages_are_those_of_the_scores(species_set, tmp_path):
         ]
         assert shown == [row[:7] for row in rows if row[1] != "total"]
         assert [mode["total"] for mode in modes] == [float(row[-1]) for row in rows if row[1] == "total"]
+
+
+def test_picks_are_drawn_on_the_image_of_a_padded_tomogram(species_set):
+    sample = sample_of([], [("a", 9, 9, 12)])
+    sample["image"] = CropPaddingd("image")({"image": image_of(np.pad(noise(), [(3, 0), (0, 5), (1, 2)]))})["image"]
+    figure = picture_of(sample, species_set)
+    assert [axis.patches[0].center for axis in figure.axes] == [(11, 9), (11, 6)]
+    assert figure.get_suptitle() == "run: 1 picks, behind padding of 1 x 0 x 3 voxels (x, y, z)"
 
 
 def test_no_pages_are_written_where_none_are_wanted(species_set, tmp_path):

@@ -79,6 +79,17 @@ def test_a_resampled_tomogram_is_marked_in_the_voxels_that_are_shown(page):
     assert (data["voxelSize"], data["ownVoxelSize"]) == (10, 5)
 
 
+def test_picks_are_marked_on_the_image_of_a_padded_tomogram_and_its_faces_are_the_border(page):
+    cut = Tomogram("run", noise(), VOXEL_SIZE, VOXEL_SIZE, (100, 0, 50))
+    picks = [pick("a", 103, 9, 61), pick("a", 110, 14, 68)]
+    compared = compare_run(cut, picks, make_species(1), Truth([], np.ones((1, 1, 3), dtype=int), [0.5], "kaggle"))
+    write_run_page(page, cut, picks, make_species(1), 20, compared)
+    data = data_of(page)
+    assert [item["place"] for item in data["items"]] == [[3, 9, 11], [10, 14, 18]]
+    assert [item["cause"] for item in data["items"]] == ["border, 30 Å", "no signal"]
+    assert data["start"] == [100, 0, 50]
+
+
 def test_a_page_without_picks_and_of_a_constant_volume_can_be_made(page):
     empty = Tomogram("run", np.zeros(SHAPE, dtype=np.float32), VOXEL_SIZE, VOXEL_SIZE)
     write_run_page(page, empty, [], make_species(2), 20)

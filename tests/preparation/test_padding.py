@@ -1,4 +1,4 @@
-"""Padding and gold do not change what becomes of the image."""
+"""Padding and gold do not change what becomes of the image, and padding in whole planes is cut off."""
 
 import logging
 import warnings
@@ -11,8 +11,11 @@ from scripts.errors import InputWarning
 from scripts.picking.familiarity import statistics_of
 from scripts.preparation.contrast import smoothed_skewness
 from scripts.preparation.crops import Brightness
-from scripts.preparation.padding import find_padding, padded_in_plane, without_padding
+from scripts.preparation.image_facts import facts_of_image
+from scripts.preparation.padding import CropPaddingd, box_of_image, find_padding, padded_in_plane, without_padding
 from scripts.preparation.scaling import scale_percentiles
+from scripts.preparation.voxel_size import CheckVoxelSized
+from synthetic import image_of
 
 SHAPE = (48, 96, 88)
 
@@ -24,6 +27,11 @@ def image(mean=0.0, deviation=20.0, seed=0):
     for z, y, x in random.integers(4, 36, (12, 3)):
         volume[z : z + 5, y : y + 5, x : x + 5] += 3 * deviation
     return volume
+
+
+def padded(volume, before, after=(0, 0, 0), value=0):
+    """Return a volume with so many planes of one value before and after z, y and x."""
+    return np.pad(volume, list(zip(before, after, strict=True)), constant_values=value)
 
 
 def scaled_quietly(volume):
@@ -132,3 +140,49 @@ def test_padding_and_gold_together(caplog):
         scaled = scale_percentiles(both)
     assert "20.8 % of the voxels are padding" in caplog.text
     assert np.median(scaled[:, :20]) == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.float32])
+@pytest.mark.parametrize("value", [0, -128])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [((1, 0, 0), (0, 0, 0)), ((0, 0, 0), (0, 7, 0)), ((0, 0, 5), (0, 0, 2)), ((3, 1, 5), (2, 9, 70))],
+    ids=["an odd start", "the end", "two sides", "all sides"],
+)
+def test_the_box_of_the_image_is_what_was_padded(before, after, value, dtype):
+    volume = np.clip(image(), -127, 127).astype(dtype)
+    box = tuple(slice(first, first + size) for first, size in zip(before, SHAPE, strict=True))
+    assert box_of_image(padded(volume, before, after, value)) == box
+
+
+@pytest.mark.parametrize("volume", [image(), image().astype(np.int8), np.zeros(SHAPE), np.eye(40)[:, :1, None]])
+def test_a_volume_without_padded_planes_around_the_image_is_its_whole_box(volume):
+    assert box_of_image(volume) == tuple(slice(0, size) for size in volume.shape)
+
+
+def test_equal_planes_within_the_image_and_padded_corners_are_not_cut():
+    volume, (y, x) = image(), np.indices(SHAPE[1:])
+    volume[20:30] = volume[:, 40] = 0
+    volume[:, x + y < 60] = 0
+    assert box_of_image(volume) == tuple(slice(0, size) for size in SHAPE)
+    assert box_of_image(padded(volume, (2, 0, 0), (0, 0, 3)))[0] == slice(2, 2 + SHAPE[0])
+
+
+def test_padding_is_cut_off_and_voxels_of_the_image_are_told_in_the_tomogram(caplog):
+    whole = image_of(padded(image(), (3, 0, 1), (0, 8, 0)))
+    with caplog.at_level(logging.INFO):
+        cut = CropPaddingd("image")({"image": whole})["image"]
+    assert "tomogram.mrc: 14.1 % of the voxels are padding around the image: cut off" in caplog.text
+    assert np.array_equal(cut[0], image())
+    facts = facts_of_image(cut)
+    assert (facts.start_zyx_voxel, facts.own_shape_zyx) == ((3, 0, 1), (51, 104, 89))
+    points = np.array([[2.0, 5.0, 7.5]])
+    assert facts.to_own_voxels(points).tolist() == [[5, 5, 8.5]]
+    finer = CheckVoxelSized("image", 5.0, resample=True)({"image": cut})["image"]
+    assert facts_of_image(finer).to_own_voxels(2 * points).tolist() == [[5, 5, 8.5]]
+    assert facts_of_image(finer).from_own_voxels(facts.to_own_voxels(points)).tolist() == (2 * points).tolist()
+
+
+def test_a_tomogram_without_padding_is_not_touched():
+    whole = image_of(image())
+    assert CropPaddingd("image")({"image": whole})["image"] is whole

@@ -5,6 +5,7 @@ import torch
 from scripts.errors import InputError, InputWarning
 from scripts.preparation.batch import prepare_batch
 from scripts.preparation.contrast import block_means
+from scripts.preparation.padding import CropPaddingd
 from scripts.preparation.region import LimitRegiond, fit_slab, is_inside, sample_mask
 from scripts.preparation.voxel_size import CheckVoxelSized
 from scripts.volumes import ome_zarr_writer
@@ -63,6 +64,17 @@ def test_a_mask_follows_a_resampled_tomogram(tmp_path):
     assert np.array_equal(found, sample_mask(box_mask(), 10.0, image.shape[1:], 5.0))
     assert np.array_equal(np.argwhere(found).min(axis=0), [8, 20, 12])
     assert np.array_equal(np.argwhere(found).max(axis=0), [21, 39, 59])
+
+
+def test_a_mask_and_a_slab_lie_on_the_image_of_a_padded_tomogram(tmp_path):
+    whole = np.pad(noise(), [(3, 0), (0, 5), (1, 2)])
+    image = CropPaddingd("image")({"image": image_of(whole)})["image"]
+    write_mrc(tmp_path / "mask.mrc", np.pad(box_mask(), [(3, 0), (0, 5), (1, 2)]))
+    binned = np.pad(block_means(np.ones((20, 28, 36)), 2), [(2, 0), (0, 3), (0, 2)])  # from voxel 4 of the tomogram
+    write_mrc(tmp_path / "bin2.mrc", binned, voxel_size_angstrom=20)
+    assert np.array_equal(region_of(image, mask_path=str(tmp_path / "mask.mrc")), box_mask())
+    found = region_of(image, mask_path=str(tmp_path / "bin2.mrc"), slab_z_angstrom=[0, 100])
+    assert np.flatnonzero(found[:, 0, 0]).tolist() == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_a_mask_of_another_box_is_refused(tmp_path):

@@ -6,6 +6,7 @@ from scripts.errors import InputError, InputWarning
 from scripts.picking.image_picks import true_picks
 from scripts.picks import Pick, write_copick_json, write_csv
 from scripts.preparation.image_facts import facts_of_image
+from scripts.preparation.padding import CropPaddingd
 from scripts.preparation.truth import LoadTruthd
 from scripts.preparation.voxel_size import CheckVoxelSized
 from scripts.training.spheres import Spheres
@@ -38,6 +39,25 @@ def test_truth_of_a_resampled_tomogram_lies_on_the_new_grid(species_set, tmp_pat
     assert np.allclose(rows, [[1, 12, 18, 22]], atol=1e-3)
     (pick,) = true_picks(rows, species_set, facts_of_image(image, "run"), voxel_offset=0.5)
     assert np.allclose(pick.xyz_angstrom, xyz, atol=0.01)
+
+
+def test_the_truth_of_a_padded_tomogram_lies_on_its_image(species_set, tmp_path):
+    start = np.array([3, 0, 1])
+    image = CropPaddingd("image")({"image": image_of(np.pad(noise(), [(3, 0), (0, 5), (1, 2)]))})["image"]
+    places = [*(POINTS + start), [1, 2, 37]]  # the last in the padding
+    xyz = to_xyz_angstrom(places, VOXEL_SIZE).tolist()
+    write_csv(tmp_path / "truth.csv", [Pick("run", name, *place) for name, place in zip("aba", xyz, strict=True)])
+    labels = draw_spheres((23, 33, 39), POINTS[:1] + start, 3)
+    write_mrc(tmp_path / "labels.mrc", labels)
+    in_table, in_volume = (
+        LoadTruthd("label", species_set)({"image": image, "label": str(tmp_path / name), "run": "run"})
+        for name in ("truth.csv", "labels.mrc")
+    )
+    assert in_table["label"].tolist() == [[1, 6, 9, 11], [2, 13, 20, 30], [1, -2, 2, 36]]
+    assert in_volume["label"].tolist() == [[1, 6, 9, 11]]
+    assert np.array_equal(in_volume["label_volume"][0], draw_spheres(SHAPE, POINTS[:1], 3))
+    found = true_picks(in_table["label"], species_set, facts_of_image(image, "run"))
+    assert [pick.zyx_voxel for pick in found] == [(9, 9, 12), (1, 2, 37), (16, 20, 31)]
 
 
 def test_truth_in_copick_files_becomes_labelled_voxels(species_set, tmp_path):

@@ -8,7 +8,7 @@ from scripts.scoring.mistakes import Verdict
 from synthetic import make_species
 
 SPECIES_SET = make_species(2)
-SIZE = (360.0, 280.0, 200.0)
+FACES = ((0.0, 0.0, 0.0), (360.0, 280.0, 200.0))
 
 
 def crowd(seed, count, run="run"):
@@ -18,7 +18,7 @@ def crowd(seed, count, run="run"):
 
 def compared(seed, run="run"):
     truth, picks = crowd(seed, 40, run), crowd(seed + 100, 60, run)
-    return truth, picks, compare(truth, picks, SPECIES_SET, SIZE, np.full((2, 3, 3), seed))[0]
+    return truth, picks, compare(truth, picks, SPECIES_SET, FACES, np.full((2, 3, 3), seed))[0]
 
 
 def test_scores_are_those_of_the_metric_and_add_up_over_tomograms():
@@ -51,6 +51,6 @@ def test_causes_are_said_in_words():
 
 
 def test_nothing_compares_with_nothing():
-    one, of_picks, of_truth = compare([], [], SPECIES_SET, SIZE, np.zeros((2, 3, 3)))
+    one, of_picks, of_truth = compare([], [], SPECIES_SET, FACES, np.zeros((2, 3, 3)))
     assert (of_picks, of_truth) == ([], [])
     assert one.as_json(SPECIES_SET, [0.1, 0.2, 0.3], "kaggle")["liesOn"] == [[0, 0, 0], [0, 0, 0]]

@@ -5,7 +5,7 @@ from scripts.scoring.matching import count_hits
 from scripts.scoring.mistakes import CAUSES, RIGHT, Points, confusion, judge, pair
 
 RADII = (100.0, 60.0)  # species 0 counts as found within 50 Å, species 1 within 30 Å
-SIZE = (3000.0, 2000.0, 1000.0)  # x, y, z
+FACES = ((0.0, 0.0, 0.0), (3000.0, 2000.0, 1000.0))  # x, y, z
 
 
 def points(*rows):
@@ -15,7 +15,7 @@ def points(*rows):
 
 
 def judged(truth, picks, scores=None):
-    return judge(truth, picks, np.ones(len(picks)) if scores is None else scores, RADII, SIZE)
+    return judge(truth, picks, np.ones(len(picks)) if scores is None else scores, RADII, FACES)
 
 
 def test_a_pick_on_a_particle_is_right_and_names_it():

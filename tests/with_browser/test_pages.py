@@ -67,6 +67,10 @@ def pages(tmp_path_factory, shipped_species):
     sweep = (THRESHOLDS, "kaggle")
     write_summary_page(folder / "evaluation" / "report.html", {RUN: picks}, species_set, None, comparisons, sweep)
     write_batch_page(folder / "batch", species_set, failures={"TS_7": "the file ends early"})
+    start = (3, 0, 5)
+    moved = [replace(one, z_voxel=one.z_voxel + 3, x_voxel=one.x_voxel + 5) for one in picks]
+    path = folder / "padded" / RUN / "report.html"
+    write_run_page(path, replace(tomogram, start_zyx_voxel=start), moved, species_set, 20)
     path, others = folder / "judged" / RUN / "report.html", [*JUDGED[2:], *FAINT]
     write_run_page(path, tomogram, JUDGED[:2], species_set, 20, others=others, warning="Not calibrated: noise.")
     return folder
@@ -289,6 +293,15 @@ def test_the_gallery_is_sorted_and_jumps_to_its_slice(run_page):
     assert "score 0.9910, voxel x 108.0, y 20.0, z 27.0" in run_page.find_element(By.ID, "chosen").text
     Select(run_page.find_element(By.ID, "order")).select_by_visible_text("the least sure")
     assert float(run_page.find_elements(By.CLASS_NAME, "tile")[0].text) == 0.91
+
+
+def test_voxels_on_the_page_of_a_padded_tomogram_are_those_of_its_file(open_page):
+    page = open_page(f"padded/{RUN}/report.html")
+    page.find_element(By.XPATH, "//*[@id='tabs']/button[contains(., 'apo-ferritin')]").click()
+    page.find_element(By.CLASS_NAME, "tile").click()
+    settle(page)
+    assert "voxel x 113.0, y 20.0, z 30.0" in page.find_element(By.ID, "chosen").text
+    assert [page.find_element(By.ID, f"{axis}-shown").text for axis in "zy"] == ["z = 30", "y = 20"]
 
 
 def test_tiles_show_their_particles(run_page):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from ignite.engine import Engine
 from matplotlib.figure import Figure
 
@@ -37,20 +38,23 @@ def true_picks_of(sample: Mapping[str, Any], species_set: SpeciesSet, voxel_offs
 def picture_of(sample: Mapping[str, Any], species_set: SpeciesSet, truth: Sequence[Pick] | None = None) -> Figure:
     """Return a picture of a sample's tomogram, as the network's input, with its picks."""
     facts = image_facts_of(sample)
-    here, own = facts.voxel_size_angstrom, facts.own_voxel_size_angstrom
 
-    def drawn(pick: Pick) -> Pick:  # in voxels of the volume that is drawn, which may have been resampled
-        x, y, z = (value * own / here for value in (pick.x_voxel, pick.y_voxel, pick.z_voxel))
+    def drawn(pick: Pick) -> Pick:  # in voxels of the volume that is drawn, which may have been cut out and resampled
+        z, y, x = facts.from_own_voxels(np.array(pick.zyx_voxel)).tolist()
         return replace(pick, x_voxel=x, y_voxel=y, z_voxel=z)
 
     picks = [drawn(pick) for pick in picks_of(sample)]
     truths = None if truth is None else [drawn(pick) for pick in truth]
-    title = f"{facts.run}: {len(picks)} picks"
-    return overlay_figure(sample["image"][0].cpu().numpy(), picks, species_set, here, title, truths)
+    z, y, x = facts.start_zyx_voxel
+    behind = f", behind padding of {x} x {y} x {z} voxels (x, y, z)" if x or y or z else ""
+    title = f"{facts.run}: {len(picks)} picks{behind}"
+    volume = sample["image"][0].cpu().numpy()
+    return overlay_figure(volume, picks, species_set, facts.voxel_size_angstrom, title, truths)
 
 
 def tomogram_of(sample: Mapping[str, Any]) -> Tomogram:
     """Return a sample's tomogram, as the network's input."""
     facts = image_facts_of(sample)
     volume = sample["image"][0].cpu().numpy()
-    return Tomogram(facts.run, volume, facts.voxel_size_angstrom, facts.own_voxel_size_angstrom)
+    sizes = facts.voxel_size_angstrom, facts.own_voxel_size_angstrom
+    return Tomogram(facts.run, volume, *sizes, facts.start_zyx_voxel)

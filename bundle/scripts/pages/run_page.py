@@ -35,22 +35,25 @@ class Tomogram:
         voxel_size_angstrom: of the volume.
         own_voxel_size_angstrom: of the tomogram as it was read, in whose voxels the picks are; the two differ if it was
             resampled.
+        start_zyx_voxel: where the volume starts in the tomogram as it was read.
     """
 
     run: str
     volume: NDArray[np.float32]
     voxel_size_angstrom: float
     own_voxel_size_angstrom: float
+    start_zyx_voxel: tuple[int, int, int] = (0, 0, 0)
 
     def places_of(self, picks: Sequence[Pick]) -> NDArray[np.float64]:
         """Return the positions of picks in the volume: ``(N, 3)`` voxels ``(z, y, x)``."""
-        voxels = np.array([pick.zyx_voxel for pick in picks], dtype=np.float64)
-        return voxels.reshape(-1, 3) * (self.own_voxel_size_angstrom / self.voxel_size_angstrom)
+        voxels = np.array([pick.zyx_voxel for pick in picks], dtype=np.float64).reshape(-1, 3)
+        return (voxels - self.start_zyx_voxel) * (self.own_voxel_size_angstrom / self.voxel_size_angstrom)
 
     @property
-    def size_xyz_angstrom(self) -> NDArray[np.float64]:
-        """Size of the tomogram ``(x, y, z)``."""
-        return np.array(self.volume.shape[::-1]) * self.voxel_size_angstrom
+    def faces_xyz_angstrom(self) -> NDArray[np.float64]:
+        """Lower and upper faces of the volume: ``(2, 3)`` coordinates ``(x, y, z)``."""
+        low = np.array(self.start_zyx_voxel[::-1]) * self.own_voxel_size_angstrom
+        return np.array([low, low + np.array(self.volume.shape[::-1]) * self.voxel_size_angstrom])
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def compare_run(tomogram: Tomogram, picks: Sequence[Pick], species_set: SpeciesS
         species_set: the species.
         truth: what to compare with.
     """
-    return ComparedRun(truth, *compare(truth.particles, picks, species_set, tomogram.size_xyz_angstrom, truth.sweep))
+    return ComparedRun(truth, *compare(truth.particles, picks, species_set, tomogram.faces_xyz_angstrom, truth.sweep))
 
 
 def write_run_page(
@@ -132,6 +135,7 @@ def write_run_page(
         "volumeShape": tomogram.volume.shape,
         "voxelSize": tomogram.voxel_size_angstrom,
         "ownVoxelSize": tomogram.own_voxel_size_angstrom,
+        "start": tomogram.start_zyx_voxel,
         "tile": {"pixels": TILE_PIXELS, "columns": SHEET_COLUMNS, "radii": TILE_RADII},
         **species_data(species_set, picks, valleys_of(picks, species_set), are_judged([*picks, *others])),
         "picked": len(picks),

@@ -31,7 +31,7 @@ def picks_in_image(
     """Return picks at voxels of an image, in the coordinates of the tomogram as it was read.
 
     Args:
-        centres_zyx_vox: ``(N, 3)`` in the voxels of the image, which may have been resampled.
+        centres_zyx_vox: ``(N, 3)`` in the voxels of the image, which may have been cut out and resampled.
         scores: ``(N,)``.
         species: what was picked.
         facts: of the image.
@@ -39,9 +39,8 @@ def picks_in_image(
         network_scores: ``(N,)``, the first network's, where ``scores`` are those of a second look.
     """
     firsts = np.full(len(scores), np.nan) if network_scores is None else network_scores
-    own = facts.own_voxel_size_angstrom
-    voxels = centres_zyx_vox * (facts.voxel_size_angstrom / own)
-    points = to_xyz_angstrom(voxels, own, voxel_offset)
+    voxels = facts.to_own_voxels(centres_zyx_vox)
+    points = to_xyz_angstrom(voxels, facts.own_voxel_size_angstrom, voxel_offset)
     return [
         Pick(facts.run, species.name, x, y, z, score, species.radius_angstrom, x_voxel, y_voxel, z_voxel, first)
         for (x, y, z), score, (z_voxel, y_voxel, x_voxel), first in zip(

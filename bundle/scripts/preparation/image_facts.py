@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from monai.data import MetaTensor
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from scripts.coordinates import directions_of, voxel_size_of
@@ -26,6 +27,7 @@ class ImageFacts:
         voxel_size_angstrom: of the image, which may have been resampled.
         own_voxel_size_angstrom: of the tomogram as it was read.
         own_shape_zyx: ``(Z, Y, X)`` of the tomogram as it was read.
+        start_zyx_voxel: where the image starts in the tomogram as it was read, behind padding that was cut off.
         own_directions: whether x, y and z run forwards (1) or backwards (-1) in its affine.
     """
 
@@ -34,18 +36,28 @@ class ImageFacts:
     voxel_size_angstrom: float
     own_voxel_size_angstrom: float
     own_shape_zyx: tuple[int, int, int]
+    start_zyx_voxel: tuple[int, int, int]
     own_directions: tuple[int, int, int]
+
+    def to_own_voxels(self, points_zyx_vox: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Turn voxel indices ``(..., 3)`` of the image into those of the tomogram as it was read."""
+        return points_zyx_vox * (self.voxel_size_angstrom / self.own_voxel_size_angstrom) + self.start_zyx_voxel
+
+    def from_own_voxels(self, points_zyx_voxel: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Turn voxel indices ``(..., 3)`` of the tomogram as it was read into those of the image."""
+        return (points_zyx_voxel - self.start_zyx_voxel) * (self.own_voxel_size_angstrom / self.voxel_size_angstrom)
 
 
 def facts_of_image(image: MetaTensor, run: str | None = None) -> ImageFacts:
     """Return the facts of an image ``(1, Z, Y, X)``.
 
     Args:
-        image: with the metadata of the reader; may have been resampled.
+        image: with the metadata of the reader; may have been cut out and resampled.
         run: name of the run; None derives it from the file.
     """
     source = source_of(image)
     own_affine = original_affine_of(image)
+    z, y, x = (round(place) for place in np.linalg.solve(own_affine, np.asarray(image.affine)[:, 3]).tolist()[:3])
     depth, height, width = (int(size) for size in image.meta.get("spatial_shape", image.shape[1:]))
     return ImageFacts(
         run=str(run or run_name(source)),
@@ -53,6 +65,7 @@ def facts_of_image(image: MetaTensor, run: str | None = None) -> ImageFacts:
         voxel_size_angstrom=voxel_size_of(image.affine),
         own_voxel_size_angstrom=voxel_size_of(own_affine),
         own_shape_zyx=(depth, height, width),
+        start_zyx_voxel=(z, y, x),
         own_directions=directions_of(own_affine),
     )
 
@@ -63,7 +76,7 @@ def source_of(volume: Any) -> str:
 
 
 def original_affine_of(image: MetaTensor) -> Tensor:
-    """Return the affine of the tomogram as it was read, before any resampling."""
+    """Return the affine of the tomogram as it was read, before any cropping or resampling."""
     return torch.as_tensor(image.meta.get("original_affine", image.affine), dtype=torch.float64)
 
 

@@ -1,16 +1,27 @@
 """Padding: the constant part of a volume that holds no image, such as the border of a rotated tomogram.
 
-Padding has one value. It is told from image voxels of the same value, of which there are many in files of 8 bits, by
+Padding has one value. Whole planes of it around the image are cut off, so that a padded tomogram is picked like its
+image alone. Other padding is told from image voxels of the same value, of which there are many in files of 8 bits, by
 long straight runs along x or y.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, SpatialCrop
 from numpy.typing import NDArray
+
+from scripts.file_pages import slabs_of
+from scripts.preparation.image_facts import source_of
+
+logger = logging.getLogger(__name__)
 
 LEAST_SHARE = 0.003  # of the voxels; less padding moves no percentile by much
 EXCESS = 1.5  # how many times as common as the next values padding is; in 8 bits, the commonest value is less so
@@ -18,6 +29,45 @@ COUNT_DEVIATIONS = 3.0  # of a count that may be chance
 ENOUGH_VALUES = 100_000  # to tell how common one is
 MOST_CLIPPED = 0.03  # of the image voxels, at one end; where more are equal, they were clipped there, the runs too
 RUN_VOXELS = 16  # so many voxels of one value in a row are no image
+
+
+def box_of_image(volume: NDArray[Any]) -> tuple[slice, ...]:
+    """Return the box of a volume ``(Z, Y, X)`` outside of which it is padding: whole planes of one value.
+
+    Such planes hold the first or the last voxel, and with it a whole row or column beside it.
+
+    Args:
+        volume: any real numbers, possibly memory-mapped.
+
+    Returns:
+        The slices of z, y and x, of the whole volume where it is constant or too thin to tell.
+    """
+    box = tuple(slice(0, size) for size in volume.shape)
+    if math.prod(sorted(volume.shape)[:2]) < RUN_VOXELS:
+        return box
+    for corner in (0, -1):
+        plane = volume[box][corner]
+        value = plane[corner, corner]
+        if (plane[corner] == value).all() or (plane[:, corner] == value).all():
+            inner = _box_of_others(volume[box], value)
+            box = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(box, inner, strict=True))
+    return box
+
+
+def _box_of_others(volume: NDArray[Any], value: Any) -> tuple[slice, ...]:
+    """Return the bounding box of the voxels of a volume ``(Z, Y, X)`` that differ from a value; all if none does."""
+    layers, rows, columns = (np.zeros(size, dtype=bool) for size in volume.shape)
+    for slab in slabs_of(volume):
+        for z in range(slab.start, slab.stop):
+            differs = volume[z] != value
+            in_rows = differs.any(axis=1)
+            layers[z] = in_rows.any()
+            rows |= in_rows
+            columns |= differs.any(axis=0)
+    if not layers.any():
+        return tuple(slice(0, size) for size in volume.shape)
+    found = (np.flatnonzero(places) for places in (layers, rows, columns))
+    return tuple(slice(int(places[0]), int(places[-1]) + 1) for places in found)
 
 
 @dataclass(frozen=True)
@@ -107,3 +157,26 @@ def without_padding(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[An
     some = flat[:: flat.size // ENOUGH_VALUES | 1]  # an odd step meets every column of an even width
     value = too_common_value(some[(some > some.min()) & (some < some.max())]) if some.size else None
     return flat if value is None else flat[flat != value]
+
+
+class CropPaddingd(MapTransform):
+    """Cut off whole planes of padding around the image, see `box_of_image`; others are left to the scaling.
+
+    The affine moves along, so that picks are given in the coordinates of the tomogram as it was read, see
+    `image_facts.ImageFacts`.
+
+    Args:
+        keys: volumes ``(1, Z, Y, X)`` as they were read.
+    """
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Return the sample with the images alone; a volume without padding is not changed."""
+        sample = dict(data)
+        for key in self.key_iterator(sample):
+            volume: MetaTensor = sample[key]
+            image = SpatialCrop(roi_slices=box_of_image(volume.numpy()[0]))(volume)
+            if image.shape != volume.shape:
+                share = 100 * (1 - image.numel() / volume.numel())
+                logger.info("%s: %.1f %% of the voxels are padding around the image: cut off", source_of(volume), share)
+                sample[key] = image
+        return sample

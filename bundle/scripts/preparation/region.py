@@ -37,18 +37,24 @@ ICE_MARGIN_ANGSTROM = 100.0
 
 
 def sample_mask(
-    mask: NDArray[Any], mask_voxel_size_angstrom: float, shape_zyx: Sequence[int], voxel_size_angstrom: float
+    mask: NDArray[Any],
+    mask_voxel_size_angstrom: float,
+    shape_zyx: Sequence[int],
+    voxel_size_angstrom: float,
+    start_zyx_angstrom: Sequence[float] = (0.0, 0.0, 0.0),
 ) -> NDArray[np.bool_]:
-    """Resample a mask to another grid over the same box: each voxel takes the value of the mask voxel it lies in.
+    """Resample a mask to another grid in the same box: each voxel takes the value of the mask voxel it lies in.
 
     Args:
         mask: ``(Z, Y, X)``, inside where it is not 0.
         mask_voxel_size_angstrom: of the mask.
         shape_zyx: ``(Z, Y, X)`` of the result.
         voxel_size_angstrom: of the result.
+        start_zyx_angstrom: where the result starts in the mask.
     """
-    for axis, size in enumerate(shape_zyx):
+    for axis, (size, start) in enumerate(zip(shape_zyx, start_zyx_angstrom, strict=True)):
         place = (np.arange(size) + 0.5) * (voxel_size_angstrom / mask_voxel_size_angstrom)
+        place += start / mask_voxel_size_angstrom
         mask = mask.take(np.clip(place.astype(np.int64), 0, mask.shape[axis] - 1), axis=axis)
     answer: NDArray[np.bool_] = mask != 0
     return answer
@@ -164,7 +170,7 @@ class LimitRegiond(MapTransform):
             text = "fills the volume" if found is None else f"lies between z = {found[0]:.0f} and {found[1]:.0f} voxels"
             logger.info("%s: the ice %s", facts.source, text)
             return heights
-        shift = self.voxel_offset * facts.own_voxel_size_angstrom
+        shift = (self.voxel_offset + facts.start_zyx_voxel[0]) * facts.own_voxel_size_angstrom
         first, last = ((float(height) - shift) / here for height in self.slab_z_angstrom or ())
         return first, last
 
@@ -212,4 +218,5 @@ def read_mask(
     if any(abs(one - other) > max(size_angstrom, own) for one, other in zip(*boxes, strict=True)):
         mask_box, box = (" x ".join(f"{length:.0f}" for length in lengths) for lengths in boxes)
         raise InputError(f"{path}: the mask covers {mask_box} Å (z, y, x), its tomogram {box} Å.")
-    return sample_mask(values, size_angstrom, shape_zyx, facts.voxel_size_angstrom)
+    start = [place * own for place in facts.start_zyx_voxel]
+    return sample_mask(values, size_angstrom, shape_zyx, facts.voxel_size_angstrom, start)

@@ -120,28 +120,32 @@ class LoadTruthd(MapTransform):
                 sample[self.volume_key] = torch.from_numpy(labels[None])
                 points = points_of_labels(labels, self.species_set, str(path))
             else:
-                points = self.read_points(path, image.shape[1:], facts)
+                points = self.read_points(path, facts)
             sample[key] = torch.as_tensor(np.asarray(points, dtype=np.float32).reshape(-1, 4))
         return sample
 
     def read_labels(self, path: str, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.uint8]:
-        """Return the label volume of an image of shape ``(Z, Y, X)``, in the same shape."""
-        own, shape = facts.own_voxel_size_angstrom, tuple(shape_zyx)
+        """Return the labels of an image of shape ``(Z, Y, X)``, in the same shape, from those of its whole tomogram."""
+        own = facts.own_voxel_size_angstrom
+        is_resampled = not math.isclose(facts.voxel_size_angstrom, own, rel_tol=1e-5)
+        shape = tuple(shape_zyx) if is_resampled else facts.own_shape_zyx
         volume = read_tomogram(path, own)
         refuse_other_directions(volume.affine, path, facts)
         values = np.asarray(volume.data)
         if values.shape != shape:
-            is_resampled = not math.isclose(facts.voxel_size_angstrom, own, rel_tol=1e-5)
             hint = ", resampled: give --resample False" if is_resampled else ""
             raise InputError(f"{path}: the label volume has shape {values.shape}, its tomogram {shape}{hint}.")
         labels = np.rint(values)
         if (labels != values).any() or labels.min() < 0 or labels.max() > np.iinfo(np.uint8).max:
             raise InputError(f"{path} is no label volume: it holds other values than whole numbers from 0 to 255.")
+        if not is_resampled:
+            z, y, x = (slice(first, first + n) for first, n in zip(facts.start_zyx_voxel, shape_zyx, strict=True))
+            labels = labels[z, y, x]
         answer: NDArray[np.uint8] = labels.astype(np.uint8)
         return answer
 
-    def read_points(self, path: str, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.float64]:
-        """Return the true particles ``(N, 4)`` of a run, in voxels of its image of shape ``(Z, Y, X)``."""
+    def read_points(self, path: str, facts: ImageFacts) -> NDArray[np.float64]:
+        """Return the true particles ``(N, 4)`` of a run, in voxels of its image."""
         is_star, own = Path(path).suffix == ".star", facts.own_voxel_size_angstrom
         picks = self.read_star(path, facts) if is_star else read_annotations(path, facts.run)
         origin = FORMATS["relion5" if is_star else "csv"].origin_zyx_vox(facts.own_shape_zyx, self.voxel_offset)
@@ -149,9 +153,10 @@ class LoadTruthd(MapTransform):
         check_unit(everywhere, facts.own_shape_zyx, own, str(path), ALLOW_NEAR, origin, self.allow_near)
         truth = truth_of_run(picks, facts.run, self.species_set, path)
         labels = [self.species_set.named(pick.species, path).label for pick in truth]
-        points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset) * (own / facts.voxel_size_angstrom)
-        check_inside(points, shape_zyx, f"{path}, run '{facts.run}'")
-        rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), points])
+        points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset)
+        check_inside(points, facts.own_shape_zyx, f"{path}, run '{facts.run}'")
+        in_image = facts.from_own_voxels(points)
+        rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), in_image])
         return rows[rows[:, 0] > 0]
 
     def read_star(self, path: str, facts: ImageFacts) -> list[Pick]:

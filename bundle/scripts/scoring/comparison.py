@@ -85,7 +85,7 @@ def compare(
     truth: Sequence[Pick],
     picks: Sequence[Pick],
     species_set: SpeciesSet,
-    size_xyz_angstrom: ArrayLike,
+    faces_xyz_angstrom: ArrayLike,
     sweep: ArrayLike,
 ) -> tuple[Comparison, list[Verdict], list[Verdict]]:
     """Compare the picks of one tomogram with its truth.
@@ -94,7 +94,7 @@ def compare(
         truth: its true particles.
         picks: its picks.
         species_set: the species.
-        size_xyz_angstrom: sides of the tomogram.
+        faces_xyz_angstrom: ``(2, 3)``, lower and upper faces of the tomogram.
         sweep: ``(S, T, 3)``, the counts of `scoring.threshold_sweep.SweepThresholdsd`.
 
     Returns:
@@ -103,7 +103,7 @@ def compare(
     true_points, points = points_of(truth, species_set), points_of(picks, species_set)
     radii = [species.radius_angstrom for species in species_set.picked]
     scores = [pick.score for pick in picks]
-    of_picks, of_truth = judge(true_points, points, scores, radii, size_xyz_angstrom)
+    of_picks, of_truth = judge(true_points, points, scores, radii, faces_xyz_angstrom)
     none = dict.fromkeys(species_set.names, Counts())
     comparison = Comparison(
         counts={mode: none | count_matches(truth, picks, species_set, mode) for mode in MODES},

@@ -74,7 +74,7 @@ def judge(
     picks: Points,
     scores: ArrayLike,
     radii_angstrom: ArrayLike,
-    size_xyz_angstrom: ArrayLike,
+    faces_xyz_angstrom: ArrayLike,
 ) -> tuple[list[Verdict], list[Verdict]]:
     """Return a verdict on every pick, and on every true particle.
 
@@ -86,7 +86,7 @@ def judge(
         picks: the picks.
         scores: ``(M,)`` of the picks.
         radii_angstrom: of the species.
-        size_xyz_angstrom: size of the tomogram, which starts at 0.
+        faces_xyz_angstrom: ``(2, 3)``, lower and upper faces of the tomogram.
     """
     radii = np.asarray(radii_angstrom, dtype=np.float64)
     pick_of = pair(truth, picks, np.asarray(scores, dtype=np.float64), radii)
@@ -108,10 +108,10 @@ def judge(
         "wrong species": ~same & on & left_over_picks,
         "near miss": near & left_over_picks,
     }
-    size = np.asarray(size_xyz_angstrom, dtype=np.float64)
+    faces = np.asarray(faces_xyz_angstrom, dtype=np.float64)
     return (
-        _verdicts(picks, truth_of, gaps, causes_of_picks, radii, size),
-        _verdicts(truth, pick_of, gaps.T, {name: fits.T for name, fits in causes_of_truth.items()}, radii, size),
+        _verdicts(picks, truth_of, gaps, causes_of_picks, radii, faces),
+        _verdicts(truth, pick_of, gaps.T, {name: fits.T for name, fits in causes_of_truth.items()}, radii, faces),
     )
 
 
@@ -159,9 +159,9 @@ def _verdicts(
     gaps: NDArray[np.float64],
     causes: Mapping[str, NDArray[np.bool_]],
     radii_angstrom: NDArray[np.float64],
-    size_xyz_angstrom: NDArray[np.float64],
+    faces_xyz_angstrom: NDArray[np.float64],
 ) -> list[Verdict]:
-    verdicts = []
+    verdicts, (low, high) = [], faces_xyz_angstrom
     for index, partner in enumerate(partners.tolist()):
         fitting = next(((cause, fits[index]) for cause, fits in causes.items() if fits[index].any()), None)
         if partner >= 0:
@@ -172,7 +172,7 @@ def _verdicts(
             verdicts.append(Verdict(cause, nearest, float(gaps[index, nearest])))
         else:
             place = own.xyz_angstrom[index]
-            face = float(np.minimum(place, size_xyz_angstrom - place).min())
+            face = float(np.minimum(place - low, high - place).min())
             at_border = face < radii_angstrom[own.species[index]]
             verdicts.append(Verdict("border", distance_angstrom=face) if at_border else Verdict("no signal"))
     return verdicts

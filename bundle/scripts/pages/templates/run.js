@@ -120,7 +120,8 @@ function cross(cx, cy, item, stroke, opacity) {
 // A slice or a row in voxels of the tomogram as it was read.
 function own(axis, index) {
   const step = axis === "z" ? data.zStep : data.pixelStep;
-  return (((index + 0.5) * step - 0.5) * ownPerVoxel).toFixed(step === 1 && ownPerVoxel === 1 ? 0 : 1);
+  const start = data.start[axis === "z" ? 0 : 1];
+  return (((index + 0.5) * step - 0.5) * ownPerVoxel + start).toFixed(step === 1 && ownPerVoxel === 1 ? 0 : 1);
 }
 
 function visible(item) {
@@ -129,7 +130,7 @@ function visible(item) {
 }
 
 function describe(item) {
-  const [z, y, x] = item.place.map((value) => (value * ownPerVoxel).toFixed(1));
+  const [z, y, x] = item.place.map((value, axis) => (value * ownPerVoxel + data.start[axis]).toFixed(1));
   const what = item.truth ? `true ${species[item.species].name}` : `${species[item.species].name}, score ${shown(item.score)}`;
   return `${what}${item.cause ? ` (${item.cause === "right" && item.truth ? "found" : item.cause})` : ""}, voxel x ${x}, y ${y}, z ${z}`;
 }
