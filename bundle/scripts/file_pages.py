@@ -79,7 +79,9 @@ def slabs_of(volume: NDArray[Any], multiple: int = 1) -> Iterator[slice]:
 
 
 def release_file_pages(volume: NDArray[Any] | Tensor) -> None:
-    """Give the memory of a file's volume, or of the stretch that holds a part of one, back to the system, which reads it again when it is used again.
+    """Give the memory of a file's volume back to the system, which reads it again when it is used again.
+
+    Of a part of a volume that is the whole stretch of the file from its first to its last voxel.
 
     Nothing happens to volumes in memory, nor outside Linux. What was written stays: pages of a shared mapping belong to
     the file.
