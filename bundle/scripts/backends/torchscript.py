@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scripts.backends.exported_file import require_exported, write_exported
 from scripts.errors import InputError
-from scripts.networks.cpu_layers import as_volumes
+from scripts.networks.cpu_layers import WithFlatKernels
 from scripts.networks.model_card import check_model, current_card, tell_how_to_cut_windows
 from scripts.networks.recipe import pass_on
 from scripts.networks.weights import UNREADABLE, check_whole
@@ -39,7 +39,7 @@ def export_torchscript(network: nn.Module, checkpoint_path: str | Path, path: st
     write_exported(path, stream.getvalue(), current_card(checkpoint_path))
 
 
-class TorchScriptNetwork(nn.Module):
+class TorchScriptNetwork(WithFlatKernels):
     """A network from a TorchScript file, which may have 2D kernels, too.
 
     Args:
@@ -58,11 +58,6 @@ class TorchScriptNetwork(nn.Module):
         """Return the logits of every voxel."""
         logits: Tensor = self.network(windows)
         return logits
-
-    def _apply(self, fn: Any, recurse: bool = True) -> TorchScriptNetwork:
-        """Convert the parameters, for example to another memory format."""
-        super()._apply(as_volumes(fn), recurse)  # type: ignore[no-untyped-call]
-        return self
 
 
 def load_torchscript(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -201,16 +201,20 @@ def _block_length(widen: Tensor) -> int:
     return max(HIDDEN_BLOCK // len(widen), 1)
 
 
-def as_volumes(convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a conversion that takes 2D kernels ``(out, in, Y, X)`` as 3D ones of one layer.
+class WithFlatKernels(nn.Module):
+    """A module with 2D kernels ``(out, in, Y, X)`` that is brought to the memory formats of 3D networks.
 
-    A memory format of 3D networks, which torch refuses for 2D kernels, then becomes the same one of 2D networks.
+    torch refuses such a format for a 2D kernel. Taken as a 3D one of one layer, it gets the same format of 2D networks.
     """
 
-    def convert_any(tensor: Tensor) -> Tensor:
-        return convert(tensor[:, :, None]).squeeze(2) if tensor.dim() == 4 else convert(tensor)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Convert the parameters, for example to another memory format."""
 
-    return convert_any
+        def convert(tensor: Tensor) -> Tensor:
+            return fn(tensor[:, :, None]).squeeze(2) if tensor.dim() == 4 else fn(tensor)
+
+        super()._apply(convert, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 def activate(x: Tensor, activation: str) -> Tensor:

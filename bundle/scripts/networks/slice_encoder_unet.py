@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from scripts.errors import InputError, blame, reason_of
 from scripts.networks.convnext_unet import ACTIVATIONS, GREY_SPREAD, MIDDLE_GREY, conv_then_norm, make_norm
-from scripts.networks.cpu_layers import activate, as_volumes
+from scripts.networks.cpu_layers import WithFlatKernels, activate
 from scripts.networks.recipe import recorded
 from scripts.networks.weights import read_bytes, read_tensors
 
@@ -46,7 +46,7 @@ class PooledPairs(nn.Module):
         return answer
 
 
-class SliceEncoder(nn.Module):
+class SliceEncoder(WithFlatKernels):
     """A 2D backbone that sees every slice alone; between its stages, pairs of slices become one.
 
     Args:
@@ -78,11 +78,6 @@ class SliceEncoder(nn.Module):
             features.append(of_stage.unflatten(0, [batch, depth]).transpose(1, 2))
             depth = depth // 2
         return features
-
-    def _apply(self, fn: Any, recurse: bool = True) -> SliceEncoder:
-        """Convert the parameters, for example to another memory format."""
-        super()._apply(as_volumes(fn), recurse)  # type: ignore[no-untyped-call]
-        return self
 
 
 class ConvNormActivation(nn.Module):
