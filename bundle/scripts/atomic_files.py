@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from weakref import WeakSet
 
 from scripts.errors import InputError
 
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 TEMPORARY = ".{name}.{id}.tmp"
 PARTS, PART_BYTES = 24, 2**14  # what `digest_of_parts` reads
+LOCKS: WeakSet[IO[Any]] = WeakSet()  # of `lock_folder`
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in LOCKS])
 
 
 def require_writable(folder: str | Path) -> None:
@@ -177,7 +180,7 @@ def lock_folder(lock: IO[Any], work: str, remedy: str, shared: bool = False) -> 
     Raises:
         InputError: another process holds the lock.
     """
-    os.register_at_fork(after_in_child=lock.close)
+    LOCKS.add(lock)
     try:
         taken = take_lock(lock, shared, wait=shared)
     except OSError as error:
