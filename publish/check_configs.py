@@ -66,6 +66,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "with_options",
     "networks.convnext_unet": "ConvNeXtUNet",
     "networks.crop_classifier": "CropClassifier",
+    "networks.ensemble": "load_files network_of_files sha256_of_files species_of_files",
     "networks.gpu_layers": "fastest_memory_format",
     "networks.model_card": "network_of sha256_of species_of",
     "networks.recipe": "output_stride",

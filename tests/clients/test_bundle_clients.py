@@ -61,7 +61,8 @@ def test_load_takes_the_torchscript_file(published, network, torchscript):
     found, metadata, more = load(published.name, **given)
     assert torch.allclose(logits_of(found), logits_of(network), atol=1e-3)
     assert metadata["version"] == json.loads((published / "configs" / "metadata.json").read_text())["version"]
-    assert json.loads(more["inference.json"])["network_def"]["_target_"] == "scripts.networks.model_card.network_of"
+    built_by = json.loads(more["inference.json"])["network_def"]["_target_"]
+    assert built_by == "scripts.networks.ensemble.network_of_files"
 
 
 def settings_of(published, dataset_dir, output_dir):

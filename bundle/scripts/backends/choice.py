@@ -12,6 +12,7 @@ from scripts.backends.onnx import OnnxNetwork
 from scripts.backends.openvino import HINTS, OpenVinoNetwork, is_installed
 from scripts.backends.torchscript import TorchScriptNetwork
 from scripts.errors import InputError, InputWarning
+from scripts.networks.ensemble import Ensemble
 from scripts.networks.recipe import pass_on
 
 BACKENDS = ("auto", "torch", "openvino", "compile")
@@ -26,7 +27,8 @@ def with_backend(
     """Return a network that answers like the given one, run by another program.
 
     Args:
-        network: its weights may still be loaded before the first window.
+        network: its weights may still be loaded before the first window; of an ensemble, each member is run by the
+            program.
         backend: ``torch`` returns the network itself; ``openvino`` an `OpenVinoNetwork`; ``compile`` the network
             compiled by ``torch.compile``; ``auto`` uses OpenVINO on a CPU, if it is installed and its answer to the
             first window is torch's, see `CheckedNetwork`, and torch otherwise. Networks out of TorchScript and ONNX
@@ -38,6 +40,8 @@ def with_backend(
         InputError: there is no such backend, or OpenVINO is asked for where it is not installed, on another device than
             a CPU, in float16, or for a network out of a file.
     """
+    if isinstance(network, Ensemble):
+        return Ensemble([with_backend(one, backend, dtype, device) for one in network.members], network.combination)
     on_cpu = torch.device(device).type == "cpu"
     is_exported = isinstance(network, torch.jit.ScriptModule | TorchScriptNetwork | OnnxNetwork)
     if backend not in BACKENDS:
@@ -58,6 +62,8 @@ def with_backend(
 
 def program_of(network: nn.Module) -> str:
     """Return what runs a network of `with_backend`, for the record of a run: ``torch``, ``compile`` or ``openvino``."""
+    if isinstance(network, Ensemble):
+        return program_of(network.members[0])
     return "compile" if hasattr(network, "_orig_mod") else str(getattr(network, "run_by", "torch"))
 
 
@@ -92,6 +98,11 @@ class CheckedNetwork(nn.Module):
     def has_own_threads(self) -> bool:
         """Whether several windows at a time would gain nothing, see `OpenVinoNetwork`."""
         return bool(getattr(self.fast, "has_own_threads", False))
+
+    def release_memory(self) -> None:
+        """Give back what the stand-in keeps for the next window, see `OpenVinoNetwork`."""
+        if isinstance(self.fast, OpenVinoNetwork):
+            self.fast.release_memory()
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return the logits."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
-from scripts.networks.model_card import SHA256, Card, card_path, current_card, write_card
+from scripts.networks.model_card import SHA256, Card, card_path, current_card, one_file, write_card
 
 
 def require_exported(path: str | Path, command: str) -> None:
@@ -16,7 +16,7 @@ def require_exported(path: str | Path, command: str) -> None:
     Raises:
         InputError: there is no such file.
     """
-    if not Path(path).is_file():
+    if not one_file(path).is_file():
         raise InputError(
             f"cannot read {path}: no such file. Make it with: python -m monai.bundle run {command} --config_file "
             "\"['configs/inference.json','configs/export.json']\""

@@ -33,6 +33,7 @@ def export_onnx(network: nn.Module, checkpoint_path: str | Path, path: str | Pat
     Raises:
         InputError: onnx is not installed, or the file cannot be written.
     """
+    card = current_card(checkpoint_path)
     plain = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     axes = {0: "batch", 2: "z", 3: "y", 4: "x"}
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +52,7 @@ def export_onnx(network: nn.Module, checkpoint_path: str | Path, path: str | Pat
             raise InputError(
                 f"an ONNX export needs {error.name}. Install it with: pip install onnx onnxscript"
             ) from error
-        write_exported(path, file.read_bytes(), current_card(checkpoint_path))
+        write_exported(path, file.read_bytes(), card)
 
 
 class OnnxNetwork(nn.Module):

@@ -30,13 +30,14 @@ def export_torchscript(network: nn.Module, checkpoint_path: str | Path, path: st
     Raises:
         InputError: TorchScript does not take the network, or the file cannot be written.
     """
+    card = current_card(checkpoint_path)
     plain = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
     stream = io.BytesIO()
     try:
         torch.jit.save(torch.jit.script(plain), stream)
     except RuntimeError as error:
         raise InputError(f"TorchScript does not take this network: {str(error).strip().splitlines()[0]}") from error
-    write_exported(path, stream.getvalue(), current_card(checkpoint_path))
+    write_exported(path, stream.getvalue(), card)
 
 
 class TorchScriptNetwork(WithFlatKernels):

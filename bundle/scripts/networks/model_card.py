@@ -40,7 +40,21 @@ Card = dict[str, Any]
 
 def card_path(weights: str | Path) -> Path:
     """Return the path of a weights file's card."""
-    return Path(weights).with_suffix(".json")
+    return one_file(weights).with_suffix(".json")
+
+
+def one_file(path: Any) -> Path:
+    """Return the path of a file.
+
+    Raises:
+        InputError: it is a list of files, which only `ensemble` takes.
+    """
+    if not isinstance(path, str | Path):
+        raise InputError(
+            f"checkpoint_path is a list of {len(path)} files, and one is wanted: only inference and evaluation take "
+            "several, as an ensemble of weights files."
+        )
+    return Path(path)
 
 
 def sha256_of(path: str | Path) -> str:
@@ -132,7 +146,7 @@ def checked_card(weights: str | Path) -> Card | None:
     Raises:
         InputError: the file is missing or has another SHA-256, or the card is damaged.
     """
-    path = Path(weights)
+    path = one_file(weights)
     if not path.is_file():
         raise InputError(f"cannot read {path}: no such file. Set checkpoint_path.")
     card = current_card(path)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -129,7 +130,7 @@ class SecondLook:
 def find_second_look(
     wanted: bool | str,
     path: str | Path | None,
-    checkpoint_path: str | Path,
+    checkpoint_path: str | Path | Sequence[str | Path],
     species_set: SpeciesSet,
     copies: int = COPIES_USED,
     dtype: torch.dtype = torch.float32,
@@ -144,7 +145,8 @@ def find_second_look(
         wanted: True for the one in ``path``; False for none; ``auto`` for the one in ``path`` if it is there, and was
             trained for this first network, which otherwise a message or a warning says.
         path: the weights of the second look; None for the file of the usual name beside the first network's.
-        checkpoint_path: the weights of the first network, or a file exported from them.
+        checkpoint_path: the weights of the first network, or a file exported from them; a list of files, of an
+            ensemble, has no second look.
         species_set: the species to pick.
         copies: see `SecondLook`.
         dtype: see `SecondLook`.
@@ -160,6 +162,14 @@ def find_second_look(
     if not (isinstance(wanted, bool) or wanted == "auto"):
         raise InputError(f"second_look must be true, false or 'auto'; got {wanted!r}.")
     if wanted is False or (wanted == "auto" and not has_network):
+        return None
+    if not isinstance(checkpoint_path, str | Path):
+        if wanted is True:
+            raise InputError(
+                "a second look judges the candidates of one network, and checkpoint_path is a list: set second_look to "
+                "false, or give one file."
+            )
+        logger.info("no second look: it is for one network; picks and scores are the ensemble's")
         return None
     if probability_thresholds is not None:
         if wanted is True:
