@@ -392,6 +392,25 @@ def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_di
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")
+def test_evaluation_scores_an_ensemble_and_records_no_thresholds_for_it(
+    dataset_dir, small_weights, shipped_species, tmp_path
+):
+    other = write_weights(tmp_path / "other.pt", ConvNeXtUNet(widths=(4, 8), depths=(1, 1)), shipped_species)
+    settings = {
+        "dataset_dir": str(dataset_dir), "output_dir": str(tmp_path / "eval"), "sweep_thresholds": [0.3, 0.5],
+        "checkpoint_path": [str(small_weights), str(other)], "ensemble": "rank", **SMALL_PICKING,
+    }  # fmt: skip
+    made = workflow(["train.json", "evaluate.json"], "train", **settings)
+    made.run()
+    assert set(json.loads((tmp_path / "eval" / "thresholds.json").read_text())) == set(read_names())
+    refused = workflow(["train.json", "evaluate.json"], "train", record_thresholds=True, **settings)
+    refused.parser.get_parsed_content("validate#dataset").data = None  # it is refused before a tomogram is read
+    with pytest.raises(RuntimeError) as caught:
+        refused.run()
+    assert "checkpoint_path is a list of 2 files, and one is wanted" in str(find_input_error(caught.value))
+
+
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_evaluation_scores_the_region_alone(dataset_dir, small_weights, tmp_path):
     made = workflow(
         ["train.json", "evaluate.json"], "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path / "out"),

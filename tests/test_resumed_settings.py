@@ -35,7 +35,7 @@ OTHER = {  # another value of each setting than that of the config, or of the ba
     "mode": "one_to_one", "mask_path": "{run}.mrc", "slab_z_angstrom": [10.0, 90.0], "user_id": "other",
     "session_id": "7", "page_megabytes": 0, "pick_formats": ["csv"], "pick_binning": 2.0, "write_to_project": True,
     "overwrite": True, "load_pretrain": False, "backend": "compile", "second_look": False, "second_look_copies": 3,
-    "second_look_path": "none.pt", "operating_point": "f4",
+    "second_look_path": "none.pt", "operating_point": "f4", "ensemble": "rank",
 }  # fmt: skip
 PLACES = {"imports", "bundle_root", "dataset_dir", "output_dir", "species_path", "checkpoint_path", "device"}
 SECTIONS = {
@@ -70,6 +70,7 @@ def project(tmp_path_factory):
     write_project(root, species_set, "test", "three runs")
     weights = write_weights(root / "weights.pt", tiny_network(out_channels=5), species_set)
     write_second_look(root / "second_look.pt", weights, species_set)
+    write_weights(root / "more.pt", tiny_network(seed=1, out_channels=5), species_set)
     return root
 
 
@@ -134,7 +135,9 @@ def inner_numbers(name):
     [(name, key) for name in SECTIONS for key in knobs(name) if key not in PLACES],
 )
 def test_a_setting_is_in_the_record_or_may_change(name, key, project):
-    before, now = record(project, name), record(project, name, **{key: OTHER[key]})
+    files = [str(project / file) for file in ("weights.pt", "more.pt")]
+    both = {"checkpoint_path": files} if key == "ensemble" else {}  # one network is no ensemble
+    before, now = record(project, name, **both), record(project, name, **both, **{key: OTHER[key]})
     listed = may_change("training" if name == "train.json" else "batch")
     assert (canonical(before) == canonical(now)) == (key in listed), first_difference(before, now)
 
