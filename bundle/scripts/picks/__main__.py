@@ -7,17 +7,21 @@ import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from scripts.errors import InputWarning, run_tool
+from scripts.errors import InputError, InputWarning, run_tool
 from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
 from scripts.picks.formats import FORMATS
+from scripts.picks.fusion import fuse_picks
+from scripts.picks.kaggle_csv import read_csv, write_csv
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = make_parser().parse_args(arguments)
-    return run_tool(lambda: print_conversion(options))
+    return run_tool(lambda: options.work(options))
 
 
 def print_conversion(options: argparse.Namespace) -> None:
@@ -46,6 +50,21 @@ def print_conversion(options: argparse.Namespace) -> None:
         print(f"{path}: {count} picks")
 
 
+def print_fusion(options: argparse.Namespace) -> None:
+    """Fuse tables of picks and print what was written.
+
+    Raises:
+        InputError: a table cannot be read, see `fuse_picks`, or the file to write is there already.
+    """
+    tables = [read_csv(path) for path in options.tables]
+    if Path(options.target).exists() and not options.overwrite:
+        raise InputError(f"{options.target} is there already; choose another name, or give --overwrite.")
+    fused = fuse_picks(tables, options.weights, options.distance_angstrom)
+    kept = [pick for pick in fused if options.min_score is None or pick.score >= options.min_score]
+    write_csv(options.target, kept)
+    print(f"{options.target}: {len(kept)} picks out of {' + '.join(str(len(table)) for table in tables)}")
+
+
 def _with_tomogram(facts: Facts) -> Facts:
     """Take shape and voxel size from the tomogram's header, except where the user states them."""
     if facts.tomogram is None:
@@ -59,7 +78,9 @@ def _with_tomogram(facts: Facts) -> Facts:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.picks", description="Files of picks.")
-    command = parser.add_subparsers(required=True, metavar="convert").add_parser(
+    commands = parser.add_subparsers(required=True, metavar="convert|fuse")
+    _add_fusion(commands)
+    command = commands.add_parser(
         "convert", help="from one format to another", description="Convert picks; see docs/reference/coordinates.md."
     )
     command.add_argument("source", metavar="IN", help="a file of picks, or a copick project")
@@ -82,7 +103,23 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--min_score", type=float, metavar="SCORE", help="leave out picks with a lower score")
     command.add_argument("--allow_outside", action="store_true", help="go on where most points lie outside")
     command.add_argument("--overwrite", action="store_true", help="replace files")
+    command.set_defaults(work=print_conversion)
     return parser
+
+
+def _add_fusion(commands: Any) -> None:
+    command = commands.add_parser(
+        "fuse", help="of several models to one table", description="Fuse picks; see docs/how_to/ensembles.md."
+    )
+    command.add_argument("target", metavar="OUT.csv", help="the table to write")
+    command.add_argument("tables", metavar="IN.csv", nargs="+", help="a table per model, as inference writes them")
+    command.add_argument("--weights", type=float, nargs="+", metavar="WEIGHT", help="of the tables (default: equal)")
+    command.add_argument(
+        "--distance_angstrom", type=float, metavar="DISTANCE", help="of one particle's picks (default: its radius)"
+    )
+    command.add_argument("--min_score", type=float, metavar="SCORE", help="leave out particles with a lower score")
+    command.add_argument("--overwrite", action="store_true", help="replace the table")
+    command.set_defaults(work=print_fusion)
 
 
 def _positive(text: str) -> float:
