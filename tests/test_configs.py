@@ -407,7 +407,7 @@ def test_evaluation_scores_an_ensemble_and_records_no_thresholds_for_it(
     refused.parser.get_parsed_content("validate#dataset").data = None  # it is refused before a tomogram is read
     with pytest.raises(RuntimeError) as caught:
         refused.run()
-    assert "checkpoint_path is a list of 2 files, and one is wanted" in str(find_input_error(caught.value))
+    assert "checkpoint_path must be one file here" in str(find_input_error(caught.value))
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")

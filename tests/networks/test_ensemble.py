@@ -29,6 +29,7 @@ from scripts.picking.second_look import find_second_look
 from scripts.picks import read_csv
 from scripts.records import record_of
 from scripts.species import read_species
+from scripts.training.spheres import Spheres
 from scripts.volumes.labels import draw_spheres
 from synthetic import SHAPE, make_species, noise, tiny_network, write_mrc, write_weights
 from torch import nn
@@ -219,6 +220,12 @@ def test_every_member_is_run_by_the_program(backend):
     assert (program_of(network) == "openvino", network.has_own_threads) == (is_openvino, is_openvino)
 
 
+def test_every_member_is_compiled():
+    network = with_backend(Ensemble([coarse(), unet()], RANK), "compile")
+    assert (type(network), network.combination, program_of(network)) == (Ensemble, RANK, "compile")
+    assert all(hasattr(member, "_orig_mod") for member in network.members)
+
+
 def test_the_record_of_an_ensemble_has_the_recipes_of_its_members():
     found = record_of(Ensemble([coarse(), unet()], RANK))
     assert found["combination"] == RANK
@@ -266,7 +273,7 @@ def other_painter(path):
 
 
 REFUSALS = {
-    "none": (lambda files: [], "empty list"),
+    "none": (lambda files: [], "checkpoint_path names no file"),
     "missing": (lambda files: [*files, files[0].with_name("no.pt")], "no.pt: no such file"),
     "bare": (lambda files: files[1].with_suffix(".json").unlink() or files, "has no unet.json beside it"),
     "damaged": (lambda files: cut(files[1]) or files, "unet.pt is not the file"),
@@ -297,7 +304,11 @@ def test_what_cannot_be_an_ensemble_is_refused_in_one_line(make, message, files)
 
 def test_members_with_unlike_targets_go_by_ranks(files):
     other_painter(files[1])
-    load_files(network_of_files(files, RANK), files, painter=None)
+    network = network_of_files(files, RANK)
+    load_files(network, files, painter=Spheres())
+    other_painter(files[0])
+    with pytest.raises(InputError, match=r"coarse.pt was trained on other targets than the settings say"):
+        load_files(network, files, painter=Spheres())
 
 
 def test_an_unknown_combination_is_refused(files):
@@ -328,7 +339,7 @@ def test_one_file_does_not_fit_an_ensemble(files):  # as MONAI Label loads weigh
     ],
 )
 def test_what_takes_one_file_refuses_a_list(use, files):
-    with pytest.raises(InputError, match="list of 2 files, and one is wanted"):
+    with pytest.raises(InputError, match=r"must be one file here; got .*coarse.pt, .*unet.pt. Only inference"):
         use(files)
 
 

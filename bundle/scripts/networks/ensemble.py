@@ -205,7 +205,7 @@ def files_of(checkpoint_path: Sequence[str | Path]) -> list[Path]:
         InputError: there are none.
     """
     if not checkpoint_path:
-        raise InputError("checkpoint_path is an empty list: name one weights file, or several for an ensemble.")
+        raise InputError("checkpoint_path names no file: give one weights file, or several for an ensemble.")
     return [Path(path) for path in checkpoint_path]
 
 

@@ -47,14 +47,15 @@ def one_file(path: Any) -> Path:
     """Return the path of a file.
 
     Raises:
-        InputError: it is a list of files, which only `ensemble` takes.
+        InputError: it is something else, for example a list of files, which only `networks.ensemble` takes.
     """
-    if not isinstance(path, str | Path):
-        raise InputError(
-            f"checkpoint_path is a list of {len(path)} files, and one is wanted: only inference and evaluation take "
-            "several, as an ensemble of weights files."
-        )
-    return Path(path)
+    if isinstance(path, str | Path):
+        return Path(path)
+    given = ", ".join(map(str, path)) if isinstance(path, list | tuple) else path
+    raise InputError(
+        f"checkpoint_path must be one file here; got {given}. Only inference and evaluation by weights files take "
+        "several, as an ensemble."
+    )
 
 
 def sha256_of(path: str | Path) -> str:
