@@ -314,6 +314,8 @@ def test_members_with_unlike_targets_go_by_ranks(files):
 def test_an_unknown_combination_is_refused(files):
     with pytest.raises(InputError, match="ensemble must be one of mean, rank; got 'median'"):
         network_of_files(files, "median")
+    with pytest.raises(InputError, match="ensemble must be one of mean, rank; got 'median'"):
+        network_of_files(files[0], "median")
 
 
 def test_several_files_do_not_fit_a_network_that_was_named(files):

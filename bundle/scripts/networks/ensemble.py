@@ -58,8 +58,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module], combination: str = "mean") -> None:
         super().__init__()
-        if combination not in COMBINATIONS:
-            raise InputError(f"ensemble must be one of {', '.join(COMBINATIONS)}; got {combination!r}.")
+        check_combination(combination)
         self.members, self.combination = nn.ModuleList(members), combination
         self.output_stride = math.gcd(*map(output_stride, members))
         self.stride = math.lcm(*(int(getattr(member, "stride", output_stride(member))) for member in members))
@@ -137,14 +136,25 @@ def network_of_files(checkpoint_path: WeightsFiles, ensemble: str = "mean") -> n
         ensemble: see `Ensemble`.
 
     Raises:
-        InputError: see `model_card.network_of`; the list is empty, two files are the same, or their networks pick
-            other species, take other voxels or, with ``mean``, learned other targets.
+        InputError: see `model_card.network_of`; there is no such combination; the list is empty, two files are the
+            same, or their networks pick other species, take other voxels or, with ``mean``, learned other targets.
     """
+    check_combination(ensemble)
     if isinstance(checkpoint_path, str | Path):
         return network_of(checkpoint_path)
     paths = files_of(checkpoint_path)
     check_members(paths, ensemble)
     return Ensemble([network_of(path) for path in paths], ensemble)
+
+
+def check_combination(combination: str) -> None:
+    """Check that it is one of `COMBINATIONS`.
+
+    Raises:
+        InputError: it is not.
+    """
+    if combination not in COMBINATIONS:
+        raise InputError(f"ensemble must be one of {', '.join(COMBINATIONS)}; got {combination!r}.")
 
 
 def load_files(
