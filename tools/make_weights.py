@@ -27,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
+import torch  # noqa: E402
 from format_configs import layout_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
@@ -35,6 +36,7 @@ from scripts.networks.weights import read_model, save_model  # noqa: E402
 FIT, KINDS = "wbp", ("wbp", "denoised")
 HARD = ("--imaging#contrast", '{"from": 0.3, "to": 1.0}')  # also series in which particles are barely seen
 FAINT = ("--imaging#contrast", '{"from": 0.2, "to": 0.5}')  # only such
+WORKERS = 5 if torch.cuda.is_available() else 0  # that draw windows ahead of a GPU
 Rows = list[dict[str, str]]
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 
@@ -67,9 +69,9 @@ def crowded(low: float, high: float) -> tuple[str, str]:
 
 DATASETS = {  # by folder
     "simulated": Simulated("S", 76, 0),  # trains the network; the last runs validate
-    "more": Simulated("L", 60, 6999, (*crowded(1, 2), *HARD)),  # trains it in the second stage
-    "cells": Simulated("K", 60, 15999, HARD, is_cell=True),  # and in the third
-    "faint": Simulated("F", 40, 19999, (*crowded(1, 2), *FAINT)),  # all of these in the fourth
+    "more": Simulated("L", 60, 6999, (*crowded(1, 2), *HARD)),  # these three, too
+    "cells": Simulated("K", 60, 15999, HARD, is_cell=True),
+    "faint": Simulated("F", 40, 19999, (*crowded(1, 2), *FAINT)),
     "second": Simulated("T", 40, 7999, (*crowded(1, 3), *HARD)),  # trains the second look
     "calibration": Simulated("C", 36, 8999, (*crowded(1, 3), *HARD)),  # fits thresholds and probabilities
     "second_cells": Simulated("U", 30, 16999, HARD, is_cell=True),  # the same two in cells
@@ -103,11 +105,17 @@ class Stage:
         epochs: their number.
         learning_rate: the highest.
         folders: datasets to train on.
+        windows_per_epoch: their number.
+        batch_size: windows per step.
+        falls_over_epochs: after how many the learning rate would be 0; None for ``epochs``.
     """
 
     epochs: int
     learning_rate: float
     folders: tuple[str, ...] = ("simulated",)
+    windows_per_epoch: int = 4000
+    batch_size: int = 16
+    falls_over_epochs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,13 +127,7 @@ class Size:
     shape: tuple[int, int, int] = (128, 320, 320)
     full_shape: tuple[int, int, int] = (184, 630, 630)
     outside_copies: int = 8  # of each outside tomogram, per two kinds of each simulated one
-    stages: tuple[Stage, ...] = (
-        Stage(32, 1e-3),
-        Stage(60, 7e-4, ("simulated", "more")),
-        Stage(40, 7e-4, ("more", "cells")),
-        Stage(55, 7e-4, ("simulated", "more", "cells", "faint")),
-    )
-    windows_per_epoch: int = 200
+    stages: tuple[Stage, ...] = (Stage(11, 2e-3, ("simulated", "more", "cells", "faint"), falls_over_epochs=18),)
     network: tuple[str, ...] = ()
     threshold_runs: int = 12  # of those for calibration
     second_outside_copies: int = 3
@@ -135,7 +137,10 @@ class Size:
 
 SMOKE = Size(
     runs=2, validation_runs=1, shape=(48, 96, 96), full_shape=(64, 128, 128),
-    stages=(Stage(2, 1e-3), Stage(1, 5e-4, ("simulated", "cells"))), windows_per_epoch=8,
+    stages=(
+        Stage(2, 1e-3, windows_per_epoch=8, batch_size=2, falls_over_epochs=3),
+        Stage(1, 5e-4, ("simulated", "cells"), windows_per_epoch=8, batch_size=2),
+    ),
     network=("--network_def#widths", "[8,16]", "--network_def#depths", "[1,1]", "--window_size", "[32,48,48]"),
     second_epochs=1,  # a network that has hardly learned proposes nothing at the usual probability
     second_settings=("--windows_per_epoch", "128", "--validate#postprocessing#transforms#0#lowest_logit", "-7.0"),
@@ -278,8 +283,10 @@ def train(
     minutes = bundle_run(
         bundle, ["configs/train.json", str(work / "train_overlay.json")],
         "--dataset_dir", work / "simulated", "--tomogram_kind", FIT, "--validation_runs", validation,
-        "--epochs", stage.epochs, "--val_interval", stage.epochs + 1, "--windows_per_epoch", size.windows_per_epoch,
-        "--learning_rate", stage.learning_rate, "--seed", seed, "--output_dir", output, "--cache_dir", work / "cache",
+        "--epochs", stage.epochs, "--val_interval", stage.epochs + 1, "--windows_per_epoch", stage.windows_per_epoch,
+        "--batch_size", stage.batch_size, "--num_workers", WORKERS, "--learning_rate", stage.learning_rate,
+        "--steps", (stage.falls_over_epochs or stage.epochs) * stage.windows_per_epoch // stage.batch_size,
+        "--seed", seed + number, "--output_dir", output, "--cache_dir", work / "cache",
         *(["--checkpoint_path", start] if start else []), *size.network, task="training",
     )  # fmt: skip
     done.write_text(json.dumps(round(minutes, 1)))
