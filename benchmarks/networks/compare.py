@@ -46,7 +46,7 @@ from scripts.errors import InputError, find_input_error  # noqa: E402
 from scripts.scoring.matching import MODES  # noqa: E402
 
 from networks.clocks import CLOCKS  # noqa: E402
-from networks.definitions import NETWORKS, OWN_NETWORK, Plan, build_networks  # noqa: E402
+from networks.definitions import NETWORKS, OWN_NETWORK, Plan, build_networks, settings_of  # noqa: E402
 from networks.training import fit_and_score, probe, train  # noqa: E402
 
 
@@ -206,12 +206,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     Raises:
         InputError: the settings are no JSON object.
     """
-    try:
-        settings = json.loads(options.settings)
-    except ValueError as error:
-        raise InputError(f"settings is not valid JSON: {error}.") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"settings must be a JSON object of keys of train.json; got {options.settings}.")
+    settings = settings_of(options.settings)
     if options.widths:
         parts = options.widths.split(",")
         settings[f"{OWN_NETWORK}widths"] = [int(part) for part in parts] if parts[0].isdigit() else options.widths

@@ -239,3 +239,18 @@ def format_settings(chosen: str) -> dict[str, Any]:
     """Return the settings of ``train.json`` for one of `FORMATS`."""
     precision, order = chosen.split(", ")
     return {"precision": precision, "memory_format": MEMORY_FORMATS[order]}
+
+
+def settings_of(text: str) -> dict[str, Any]:
+    """Return the settings of a command line, keys of ``train.json`` as JSON.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"settings is not valid JSON: {error}.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"settings must be a JSON object of keys of train.json; got {text}.")
+    return settings

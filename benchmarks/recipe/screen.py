@@ -35,6 +35,7 @@ sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
 import torch  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from networks.definitions import settings_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, find_input_error, reason_of  # noqa: E402
 from scripts.pages.figures import save_figure  # noqa: E402
@@ -240,12 +241,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     Raises:
         InputError: the settings are no JSON object.
     """
-    try:
-        settings = json.loads(options.settings)
-    except ValueError as error:
-        raise InputError(f"settings is not valid JSON: {error}.") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"settings must be a JSON object; got {options.settings}.")
+    settings = settings_of(options.settings)
     kinds = options.tomogram_kind
     sets = {OWN: ScoredSet(options.dataset_dir, kinds[0] if kinds else None, options.fit_runs, options.test_runs)}
     if options.outside_dir:
