@@ -60,6 +60,14 @@ def replace_silently(path, other):
     assert path.stat().st_size == before.st_size
 
 
+class BrightBlobs(torch.nn.Module):
+    """A network that answers every species with the smoothed volume."""
+
+    def forward(self, x):
+        smooth = torch.nn.functional.avg_pool3d(x, 3, stride=1, padding=1)
+        return (12 * smooth - 6).expand(-1, 5, -1, -1, -1)
+
+
 def tiny_network(seed=0, **settings):
     """Return a network of two small stages with the same random weights every time."""
     with torch.random.fork_rng():

@@ -28,7 +28,6 @@ drawn by several processes that are seldom restarted:
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import json
 import sys
@@ -44,6 +43,7 @@ sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, find_input_error  # noqa: E402
 from scripts.scoring.matching import MODES  # noqa: E402
+from tables import page_of, write_tables_of  # noqa: E402
 
 from networks.clocks import CLOCKS  # noqa: E402
 from networks.definitions import NETWORKS, OWN_NETWORK, Plan, build_networks, settings_of  # noqa: E402
@@ -149,12 +149,8 @@ def write_tables(folder: Path) -> None:
     definitions = {result["network"]: {"definition": result["definition"]} for result in reversed(results)}
     check_results(results, results[0]["conditions"], definitions)
     rows = summarise(results)
-    with write_atomically(folder / "comparison.csv") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    with write_atomically(folder / "comparison.md") as file:
-        file.write(format_page(rows, list(results[0]["thresholds"]), results[0]["conditions"]))
+    page = format_page(rows, list(results[0]["thresholds"]), results[0]["conditions"])
+    write_tables_of(rows, page, folder / "comparison")
 
 
 def format_page(rows: Sequence[Mapping[str, Any]], species: Sequence[str], conditions: Mapping[str, Any]) -> str:
@@ -174,8 +170,7 @@ def format_page(rows: Sequence[Mapping[str, Any]], species: Sequence[str], condi
         line += [f"{row[f'f4_{name}']:.3f}" for name in species]
         line += [f"{row['seconds_per_step']:.3g}", f"{row['seconds_per_tomogram']:.3g}"]
         lines.append([*line, f"{row['precision']}, {row['memory_format']}"])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join([text, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+    return page_of(text, lines[0], lines[1:])
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from monai.transforms import RandomizableTransform
 from networks.definitions import NETWORKS
+from scripts.networks.convnext_unet import MIDDLE_GREY
 from scripts.species import SpeciesSet
 from torch import Tensor, nn
 
 BASE = "base"  # the row that all others are compared with, and the config key with the values that changes start from
 BASE_VALUES = ("batch_size", "windows_per_epoch", "learning_rate", "positive_weights", "loss")
 CUT, PAINT, FLIP_Z = (f"train#window#{place}" for place in range(3))
-MIDDLE_GREY = 0.5  # of tomograms that are scaled to [0, 1]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
         --windows 5000 --seeds 0,1,2 --changes all --output_dir OUT
 
 Everything but the change comes from ``configs/train.json``, with the settings of ``--settings`` for all runs, such as
-``'{"batch_size": 16, "learning_rate": 0.002, "num_workers": 5, "compile": true}'`` on a GPU; `changes.CHANGES` lists
+``'{"batch_size": 16, "learning_rate": 0.002, "num_workers": 5}'`` on a GPU; `changes.CHANGES` lists
 the changes. A run trains once through the cosine of the learning rate, of which the first tenth warms up. It trains on
 all annotated runs of the folders but those that are scored, in every kind that is named; the first kind is scored. A
 seed gives every change the same windows.
@@ -20,7 +20,6 @@ share a GPU; each needs the memory of four times the batch. ``--only_table`` mak
 from __future__ import annotations
 
 import argparse
-import csv
 import gc
 import json
 import sys
@@ -39,6 +38,7 @@ from networks.definitions import settings_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, find_input_error, reason_of  # noqa: E402
 from scripts.pages.figures import save_figure  # noqa: E402
+from tables import page_of, write_tables_of  # noqa: E402
 
 from recipe.changes import BASE, CHANGES  # noqa: E402
 from recipe.training import Plan, ScoredSet, run_one  # noqa: E402
@@ -140,12 +140,7 @@ def write_tables(folder: Path) -> None:
         raise InputError(f"{folder} holds no result of {', '.join(CHANGES)}.")
     check_results(results, results[0]["conditions"])
     rows = summarise(results)
-    with write_atomically(folder / "recipe.csv") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    with write_atomically(folder / "recipe.md") as file:
-        file.write(format_page(rows, results[0]["conditions"]))
+    write_tables_of(rows, format_page(rows, results[0]["conditions"]), folder / "recipe")
     save_figure(difference_figure(rows), folder / "recipe.png")
 
 
@@ -165,15 +160,15 @@ def format_page(rows: Sequence[Row], conditions: Mapping[str, Any]) -> str:
     )
     head = ["change", "seeds", "AP", "difference"]
     head += [f"{key}: {name}" for key in sets for name in ("AP", "F1", "wrong picks", "F4")]
-    lines = [[*head, "steps", "s", "windows per s", "what"]]
+    head += ["steps", "s", "windows per s", "what"]
+    lines = []
     for row in rows:
         cells = [row["change"], str(row["seeds"]), cell(row, "average_precision"), cell(row, "difference", "+.4f")]
         for key in sets:
             cells += [cell(row, f"{key}_{name}", ".0f" if name == "wrong" else ".4f") for name in MEASURES]
         cells += [f"{row[key]:.0f}" for key in ("steps", "training_seconds", "windows_per_second")]
         lines.append([*cells, CHANGES[row["change"]].sentence])
-    lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join([text, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
+    return page_of(text, head, lines)
 
 
 def cell(row: Row, name: str, style: str = ".4f") -> str:

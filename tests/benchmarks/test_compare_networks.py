@@ -13,7 +13,7 @@ from networks import clocks, compare, definitions, training
 from scripts.errors import InputError
 from scripts.training.windows import mean_of_cubes
 from scripts.volumes.labels import draw_spheres
-from synthetic import SHAPE, noise, write_mrc
+from synthetic import SHAPE, BrightBlobs, noise, write_mrc
 
 VOXEL_SIZE = 10.012
 CENTRES = [(6, 9, 11), (13, 20, 30), (10, 20, 9), (9, 8, 27)]
@@ -49,14 +49,6 @@ def plan_for(dataset_dir, tmp_path):
         return definitions.Plan(str(dataset_dir), ("fit",), (test_run,), 2.0, tmp_path / "out", settings)
 
     return make
-
-
-class BrightBlobs(torch.nn.Module):
-    """Answers every species with the smoothed volume."""
-
-    def forward(self, x):
-        smooth = torch.nn.functional.avg_pool3d(x, 3, stride=1, padding=1)
-        return (12 * smooth - 6).expand(-1, 5, -1, -1, -1)
 
 
 def arguments(dataset_dir, output_dir, **replaced):

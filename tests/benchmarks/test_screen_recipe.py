@@ -11,7 +11,7 @@ from recipe import changes, screen, training
 from scripts.errors import InputError
 from scripts.scoring.metrics import Counts
 from scripts.volumes.labels import draw_spheres
-from synthetic import SHAPE, noise, write_mrc
+from synthetic import SHAPE, BrightBlobs, noise, write_mrc
 
 VOXEL_SIZE = 10.012
 CENTRES = [(6, 9, 11), (13, 20, 30), (10, 20, 9), (9, 8, 27)]
@@ -40,14 +40,6 @@ def plan(dataset_dir, tmp_path):
     """Return a plan of four batches of two windows per run."""
     sets = {"own": training.ScoredSet((str(dataset_dir),), None, ("fit",), ("score",))}
     return training.Plan((str(dataset_dir),), (), sets, 8, tmp_path / "out", SMALL)
-
-
-class BrightBlobs(torch.nn.Module):
-    """Answers every species with the smoothed volume."""
-
-    def forward(self, x):
-        smooth = torch.nn.functional.avg_pool3d(x, 3, stride=1, padding=1)
-        return (12 * smooth - 6).expand(-1, 5, -1, -1, -1)
 
 
 def arguments(dataset_dir, output_dir, **replaced):

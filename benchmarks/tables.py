@@ -1,0 +1,26 @@
+"""Tables of results, as CSV and as Markdown."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from scripts.atomic_files import write_atomically
+
+
+def write_tables_of(rows: Sequence[Mapping[str, Any]], page: str, stem: Path) -> None:
+    """Write rows of equal keys as ``<stem>.csv``, and a page of Markdown about them as ``<stem>.md``."""
+    with write_atomically(stem.with_suffix(".csv")) as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    with write_atomically(stem.with_suffix(".md")) as file:
+        file.write(page)
+
+
+def page_of(text: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a page of Markdown: a text, and a table with its head."""
+    table = [head, ["---"] * len(head), *lines]
+    return "\n".join([text, *(f"| {' | '.join(line)} |" for line in table)]) + "\n"
