@@ -104,27 +104,31 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/python tools/format_configs.py
 
+# a download that breaks off is not tried again by pip itself
+thrice = $(1) || $(1) || $(1)
+
 $(VENV)/ready: requirements/bundle.lock
 $(COPICK_VENV)/ready: requirements/copick.lock
 $(BROWSER_VENV)/ready: requirements/browser.lock
 %/ready:
 	$(PYTHON) -m venv $*
-	$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	$(call thrice,$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<)
 	touch $@
 
 $(MLFLOW)/ready: requirements/mlflow.lock $(VENV)/ready
 $(TIMM)/ready: requirements/timm.lock $(VENV)/ready
 $(MLFLOW)/ready $(TIMM)/ready:
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) --requirement $<
+	$(call thrice,$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) \
+		--requirement $<)
 	touch $@
 
 # torch first and by its number alone, so that the machine gets its own build; the last two without their requirements
 $(LABEL_VENV)/ready: PIP = $(LABEL_VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 $(LABEL_VENV)/ready: requirements/label.lock
 	$(PYTHON) -m venv $(LABEL_VENV)
-	$(PIP) torch==2.13.0
-	$(PIP) --requirement $<
-	$(PIP) --no-deps torchvision==0.28.0 monailabel==0.8.5
+	$(call thrice,$(PIP) torch==2.13.0)
+	$(call thrice,$(PIP) --requirement $<)
+	$(call thrice,$(PIP) --no-deps torchvision==0.28.0 monailabel==0.8.5)
 	touch $@
 
 clean:
