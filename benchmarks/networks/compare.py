@@ -46,7 +46,7 @@ from scripts.scoring.matching import MODES  # noqa: E402
 from tables import page_of, write_tables_of  # noqa: E402
 
 from networks.clocks import CLOCKS  # noqa: E402
-from networks.definitions import NETWORKS, OWN_NETWORK, Plan, build_networks, settings_of  # noqa: E402
+from networks.definitions import NEEDS_TIMM, NETWORKS, OWN_NETWORK, Plan, build_networks, settings_of  # noqa: E402
 from networks.training import fit_and_score, probe, train  # noqa: E402
 
 
@@ -182,7 +182,8 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget_seconds", type=float, help="how long each network may train")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="whose seconds count (default: %(default)s)")
     parser.add_argument("--seeds", default="0", help="whole numbers with commas between (default: %(default)s)")
-    parser.add_argument("--networks", default=",".join(NETWORKS), help="out of, and by default: %(default)s")
+    usual = ",".join(name for name in NETWORKS if name not in NEEDS_TIMM)
+    parser.add_argument("--networks", default=usual, help=f"out of {','.join(NETWORKS)} (default: %(default)s)")
     parser.add_argument("--widths", help="of our network: a preset, or numbers with commas (default: train.json's)")
     parser.add_argument("--settings", default="{}", help="JSON: keys of train.json with other values, for all networks")
     parser.add_argument("--output_dir", required=True, help="where the results stand")

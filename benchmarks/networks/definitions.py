@@ -23,14 +23,15 @@ from scripts.networks.recipe import pass_on
 from torch import Tensor, nn
 
 BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
-CONFIGS = [BUNDLE / "configs" / name for name in ("train.json", "evaluate.json", "species.json")]
+CONFIGS_DIR = BUNDLE / "configs"
+CONFIGS = [CONFIGS_DIR / name for name in ("train.json", "evaluate.json", "species.json")]
 TRAINING, EVALUATION = CONFIGS[:1], CONFIGS[:2]
 PRIOR = 1e-3  # probability that every untrained network predicts for a voxel
 OWN_NETWORK = "network_def#"  # settings of our network alone
 PROBE_SIDE = 32  # voxels; divisible by the stride of every network here
 
 # The config of every network, and the number of voxels that the sides of its windows must be a multiple of. Ours is in
-# train.json and pads its windows itself.
+# train.json, the 2.5D network in its overlay; both pad their windows themselves.
 THREE_DIMENSIONS = {"spatial_dims": 3, "in_channels": 1, "out_channels": "$len(@species.picked)"}
 NETWORKS: dict[str, tuple[dict[str, Any] | None, int]] = {
     "ours": (None, 1),
@@ -64,7 +65,9 @@ NETWORKS: dict[str, tuple[dict[str, Any] | None, int]] = {
         },
         16,
     ),
+    "slice_encoder": (json.loads((CONFIGS_DIR / "slice_encoder.json").read_text())["network_def"], 1),
 }
+NEEDS_TIMM = ("slice_encoder",)
 MEMORY_FORMATS = {"contiguous": "$torch.contiguous_format", "channels_last_3d": "$torch.channels_last_3d"}
 FORMATS = [f"{precision}, {order}" for precision, order in product(("float32", "bfloat16"), MEMORY_FORMATS)]
 
@@ -196,17 +199,18 @@ def comparable(network: nn.Module, stride: int) -> PaddedNetwork:
 
 
 def head_bias(network: nn.Module) -> nn.Parameter:
-    """Return the bias of the last convolution, one number per species.
+    """Return the bias of the last convolution: a number per species, or several that become neighbouring voxels.
 
     It is identified by its effect, whatever the names of the network's parts: it is added to every voxel's logit.
     """
     training = network.training
     logits = network.eval()(torch.zeros(1, 1, PROBE_SIDE, PROBE_SIDE, PROBE_SIDE))
     network.train(training)
-    biases = [value for value in network.parameters() if value.shape == logits.shape[1:2]]
+    species, voxels = logits.shape[1], float(logits[0, 0].numel())
+    biases = [value for value in network.parameters() if value.ndim == 1 and len(value) % species == 0]
     gradients = torch.autograd.grad(logits.sum(), biases, allow_unused=True) if biases else []
     for bias, gradient in zip(biases, gradients, strict=True):
-        if gradient is not None and torch.allclose(gradient, torch.tensor(float(logits[0, 0].numel())), rtol=1e-3):
+        if gradient is not None and torch.allclose(gradient, torch.tensor(voxels * species / len(bias)), rtol=1e-3):
             return bias
     raise ValueError(f"the last convolution of {type(network).__name__} needs a bias, for the prior")
 

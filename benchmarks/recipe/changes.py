@@ -285,12 +285,6 @@ CHANGES = {
     "flexible_unet": Change("MONAI's FlexibleUNet", _network("flexible_unet")),
     "slice_encoder": Change(
         "the 2.5D network",
-        {
-            "window_size": [32, 128, 128],
-            "network_def": {
-                "_target_": "scripts.networks.slice_encoder_unet.SliceEncoderUNet",
-                "out_channels": "$len(@species.picked)",
-            },
-        },
+        {"window_size": [32, 128, 128], **_network("slice_encoder")},
     ),
 }

@@ -143,6 +143,16 @@ def test_the_bias_of_the_head_is_found_by_what_it_does():
         definitions.head_bias(network)
 
 
+def test_the_bias_of_a_head_whose_channels_become_voxels_is_found_too():
+    class Shuffled(torch.nn.Sequential):
+        def forward(self, x):
+            channels = super().forward(x)
+            return channels.unflatten(1, (5, 4)).mean(2).repeat_interleave(4, dim=2)  # as many voxels as channels were
+
+    network = Shuffled(torch.nn.Conv3d(1, 20, 1), torch.nn.Conv3d(20, 20, 1))
+    assert definitions.head_bias(network) is network[1].bias
+
+
 def test_a_padded_network_is_cropped_to_the_resolution_of_its_answer():
     coarse = torch.nn.AvgPool3d(2)
     coarse.output_stride = 2
