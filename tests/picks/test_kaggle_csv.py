@@ -39,14 +39,36 @@ def test_csv_round_trip_keeps_names_and_numbers(tmp_path_factory, table):
     read = read_csv(path)
     assert [(pick.run, pick.species) for pick in read] == [(pick.run, pick.species) for pick in table]
     for found, wanted in zip(read, table, strict=True):
-        numbers, expected = (list(as_records([pick])[0].values())[2:] for pick in (found, wanted))
-        assert numbers[-1] is expected[-1] is None  # the network's score, which only a second look leaves
-        assert numbers[:-1] == pytest.approx(expected[:-1], rel=0, abs=0.00051)
+        numbers, expected = (list(as_records([pick])[0].values())[2:9] for pick in (found, wanted))
+        assert numbers == pytest.approx(expected, rel=0, abs=0.00051)
+        assert math.isnan(found.network_score)  # which only a second look leaves
 
 
 def test_the_networks_score_stays_beside_that_of_a_second_look(tmp_path):
     write_csv(tmp_path / "picks.csv", [replace(PICK, score=0.25, network_score=0.875)])
     assert [(pick.score, pick.network_score) for pick in read_csv(tmp_path / "picks.csv")] == [(0.25, 0.875)]
+
+
+def test_weights_and_origins_of_annotations_stay(tmp_path):
+    table = [replace(PICK, weight=weight, origin="by hand, TS") for weight in (1.0, 0.25, 0.0, math.nan)]
+    write_csv(tmp_path / "truth.csv", [PICK, *table])
+    read = read_csv(tmp_path / "truth.csv")
+    assert [pick.weight for pick in read] == pytest.approx([1.0, 1.0, 0.25, 0.0, math.nan], nan_ok=True)
+    assert [pick.origin for pick in read] == ["", *["by hand, TS"] * 4]
+
+
+def test_without_a_column_every_weight_is_one_and_an_empty_one_is_uncertain(tmp_path):
+    (plain,) = read_csv(write_text(tmp_path, f"{KAGGLE_HEADER}\n0,TS_1,ribosome,1,2,3\n"))
+    (uncertain,) = read_csv(write_text(tmp_path, f"{KAGGLE_HEADER},weight\n0,TS_1,ribosome,1,2,3,\n"))
+    assert plain.weight == 1.0
+    assert math.isnan(uncertain.weight)
+
+
+@pytest.mark.parametrize("weight", ["1.5", "-0.1", "nan", "yes"])
+def test_a_weight_that_is_no_probability_is_refused(tmp_path, weight):
+    path = write_text(tmp_path, f"{KAGGLE_HEADER},weight\n0,TS_1,ribosome,1,2,3,{weight}\n")
+    with pytest.raises(InputError, match=rf"row 2: weight .*got '{weight}'"):
+        read_csv(path)
 
 
 def test_kaggles_own_csv_is_read_with_the_rest_unknown(tmp_path):

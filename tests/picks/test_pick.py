@@ -22,7 +22,7 @@ def test_records_hold_plain_numbers_and_none_for_what_is_unknown():
     records = as_records([Pick("TS_1", "ribosome", np.float32(1.5), 2.0, np.float64(3.0), score=np.float32(0.25))])
     expected = {"run": "TS_1", "species": "ribosome", "x_angstrom": 1.5, "y_angstrom": 2.0, "z_angstrom": 3.0}
     unknown = dict.fromkeys(("radius_angstrom", "x_voxel", "y_voxel", "z_voxel", "network_score"))
-    assert json.loads(json.dumps(records)) == [expected | {"score": 0.25} | unknown]
+    assert json.loads(json.dumps(records)) == [expected | {"score": 0.25, "weight": 1.0, "origin": ""} | unknown]
 
 
 def test_places_of_a_table_are_rows_of_x_y_z():

@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from scripts.atomic_files import write_table_of_rows
 from scripts.errors import InputError
 from scripts.picks.parsing import ANGSTROM_DIGITS, SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text
-from scripts.picks.pick import Pick
+from scripts.picks.pick import UNKNOWN, Pick
 
 REQUIRED_COLUMNS = ("experiment", "particle_type", "x", "y", "z")
 OPTIONAL_COLUMNS = ("score", "radius_angstrom", "x_voxel", "y_voxel", "z_voxel", "network_score")
+ANNOTATION_COLUMNS = ("weight", "origin")
 
 
 def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:
     """Write the table with Kaggle's six columns first, then score, radius, voxels and network score.
 
-    Without picks there is only the header.
+    Weight and origin follow if an annotation has another weight than 1, or an origin. Without picks there is only the
+    header.
 
     Ångströms have 3 decimals, voxels 4, scores 6; unknown values are empty.
     """
-    rows = ((number, *_row_of_pick(pick)) for number, pick in enumerate(picks))
-    write_table_of_rows(path, ("id", *REQUIRED_COLUMNS, *OPTIONAL_COLUMNS), rows)
+    table = list(picks)
+    more = ANNOTATION_COLUMNS if any(pick.weight != 1 or pick.origin for pick in table) else ()
+    rows = (
+        (number, *_row_of_pick(pick), *(decimal(pick.weight, SCORE_DIGITS), pick.origin)[: len(more)])
+        for number, pick in enumerate(table)
+    )
+    write_table_of_rows(path, ("id", *REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *more), rows)
 
 
 def read_csv(path: str | Path) -> list[Pick]:
     """Read a table in Kaggle's format, with or without the additional columns; other columns are ignored.
+
+    An empty ``weight`` is an uncertain particle: nan. Without the column every weight is 1.
 
     Rows are counted as a spreadsheet does: the header is row 1.
 
@@ -89,4 +99,11 @@ def _pick_of_row(source: str, header: list[str], row: list[str]) -> Pick:
     known = {column: number(source, column, values[column]) for column in OPTIONAL_COLUMNS if values.get(column)}
     if known.get("radius_angstrom", 1.0) <= 0:
         raise InputError(f"{source}: radius_angstrom must be positive; got '{values['radius_angstrom']}'.")
-    return Pick(values["experiment"], values["particle_type"], x, y, z, **known)
+    text = values.get("weight", "1")
+    weight = number(source, "weight", text) if text else UNKNOWN
+    if not (math.isnan(weight) or 0 <= weight <= 1):
+        raise InputError(
+            f"{source}: weight is a probability, 0 to 1, or empty for an uncertain particle; got '{text}'."
+        )
+    origin = values.get("origin", "")
+    return Pick(values["experiment"], values["particle_type"], x, y, z, **known, weight=weight, origin=origin)

@@ -31,6 +31,8 @@ class Pick:
         radius_angstrom: radius of the species; nan when unknown.
         x_voxel: position in the tomogram's own voxels, with ``y_voxel`` and ``z_voxel``; nan when unknown.
         network_score: the first network's score where `score` is that of a second look; nan elsewhere.
+        weight: of an annotation: the probability that it is a particle; 0 was looked at and is none, nan is uncertain.
+        origin: of an annotation: who or what it comes from; any text.
     """
 
     run: str
@@ -44,6 +46,8 @@ class Pick:
     y_voxel: float = UNKNOWN
     z_voxel: float = UNKNOWN
     network_score: float = UNKNOWN
+    weight: float = 1.0
+    origin: str = ""
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (*self.xyz_angstrom, self.score))):
