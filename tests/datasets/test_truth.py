@@ -121,7 +121,16 @@ def test_an_empty_folder_of_picks_is_a_truth_unless_there_are_picks(project):
     runs = list_labelled_runs(project)
     assert runs[0]["label"] == str(project / "overlay/ExperimentRuns/A/Picks")
     (project / "overlay/ExperimentRuns/A/Picks/ribosome.json").unlink()
-    assert Path(list_labelled_runs(project)[0]["label"]).name == "Picks"
+    with pytest.warns(InputWarning, match="no copick file of species"):
+        assert Path(list_labelled_runs(project)[0]["label"]).name == "Picks"
+
+
+def test_a_run_without_a_file_of_a_species_that_other_runs_have_is_named_once(project):
+    (project / "overlay/ExperimentRuns/A/Picks/me_1_virus.json").touch()
+    with pytest.warns(InputWarning, match=r"other runs have: B \(virus\)\. Taken as empty .*annotated\.json") as said:
+        list_labelled_runs(project)
+    assert len(said) == 1
+    list_labelled_runs(project, annotated={"B": ["ribosome"]})  # said: no warning
 
 
 def test_a_run_of_a_project_without_truth_is_named(project):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from device_audit import META, audit, pretend
 from devices import GPU, NEEDS_GPU
-from scripts.training.losses import BalancedSquaredError, WeightedSquaredError
+from scripts.training.losses import BalancedSquaredError, KnownVoxels, WeightedSquaredError
 
+BCE = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor([16.0, 32.0]).reshape(-1, 1, 1, 1))
 LOSSES = [WeightedSquaredError(), BalancedSquaredError()]
 NAMES = ["weighted", "balanced"]
 
@@ -64,3 +65,36 @@ def test_the_loss_stays_on_its_device_and_waits_for_nothing(loss, device):
     with pretend(device):
         logits = torch.rand(1, 2, 3, 4, 5, device=device, requires_grad=True)
         assert audit(lambda: loss(logits, torch.zeros_like(logits)).backward(), device) == []
+
+
+def logits_and_target(seed=0):
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, 2, 3, 4, 5, generator=random).requires_grad_()
+    return logits, (torch.rand(2, 2, 3, 4, 5, generator=random) > 0.8).float()
+
+
+@pytest.mark.parametrize("loss", [BCE, *LOSSES], ids=["cross entropy", *NAMES])
+def test_with_every_voxel_known_the_loss_is_the_same_to_the_bit(loss):
+    logits, target = logits_and_target()
+    assert torch.equal(KnownVoxels(loss)(logits, target), loss(logits, target))
+
+
+@pytest.mark.parametrize("loss", [BCE, *LOSSES], ids=["cross entropy", *NAMES])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unknown_voxels_have_no_error_and_no_gradient(loss, dtype):
+    logits, target = logits_and_target()
+    known = target.clone()
+    target[0, 1], target[1, :, 1] = float("nan"), float("nan")
+    answer = KnownVoxels(loss)(logits.to(dtype), target)
+    answer.backward()
+    assert answer.isfinite()
+    assert not logits.grad[target.isnan()].any()
+    assert logits.grad[~target.isnan()].abs().min() > 0
+    if loss is BCE:  # a known voxel weighs as in a window that is known everywhere
+        (wanted,) = torch.autograd.grad(BCE(again := logits_and_target()[0].to(dtype), known), again)
+        assert torch.equal(logits.grad[~target.isnan()], wanted.float()[~target.isnan()])
+
+
+def test_a_window_of_which_nothing_is_known_has_no_loss():
+    logits, target = logits_and_target()
+    assert KnownVoxels(BCE)(logits, torch.full_like(target, float("nan"))).item() == 0.0

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose, RandFlipd, RandRotate90d
+from scripts.training.heat_maps import HeatMaps
 from scripts.training.spheres import Spheres
-from scripts.training.windows import PaintTargetsd, RandWindowd
+from scripts.training.windows import PaintTargetsd, RandWindowd, mean_of_cubes
 from scripts.volumes.labels import draw_spheres
-from synthetic import image_of, make_species, noise
+from synthetic import box_mask, image_of, make_species, noise
 
 
 def window_sample(points=((1, 6, 9, 11), (2, 13, 20, 30))):
@@ -105,3 +106,80 @@ def test_flips_and_turns_move_image_and_target_together(species_set):
 def test_a_bad_window_size_is_refused(size, species_set):
     with pytest.raises(ValueError, match="window_size needs three positive numbers"):
         RandWindowd(species_set, size)
+
+
+def doubtful_sample(rows, points=(), **more):
+    rows = torch.tensor(rows, dtype=torch.float32).reshape(-1, 5)
+    return window_sample(points) | {"doubtful": rows} | {key: torch.as_tensor(value) for key, value in more.items()}
+
+
+def sphere(point):
+    return torch.from_numpy(draw_spheres((20, 28, 36), [point], 3)).bool()
+
+
+@pytest.mark.parametrize("painter", [Spheres(), HeatMaps(sigma_angstrom=20.0)], ids=["spheres", "heat maps"])
+def test_a_doubtful_particle_is_painted_as_high_as_it_is_believed(species_set, painter):
+    certain = PaintTargetsd("label", species_set, painter)(window_sample(((1, 6, 9, 11), (2, 13, 20, 30))))["label"]
+    sample = doubtful_sample([[1, 6, 9, 11, 0.25], [2, 13, 20, 30, 0.5], [2, 5, 5, 5, 0.0]])
+    painted = PaintTargetsd("label", species_set, painter)(sample)
+    assert torch.allclose(painted["label"], certain * torch.tensor([0.25, 0.5]).reshape(-1, 1, 1, 1))
+    assert "doubtful" not in painted
+
+
+def test_the_target_of_an_uncertain_particle_is_unknown_in_the_channel_of_its_species(species_set):
+    sample = doubtful_sample([[1, 6, 9, 11, np.nan]], ((2, 13, 20, 30),))
+    target = PaintTargetsd("label", species_set, Spheres())(sample)["label"]
+    assert torch.equal(target[0].isnan(), sphere((6, 9, 11)))
+    assert torch.equal(target[1], sphere((13, 20, 30)).float())
+
+
+def test_of_an_incomplete_species_only_particles_and_what_was_rejected_are_known(species_set):
+    sample = doubtful_sample([[1, 13, 20, 30, 0.0]], ((1, 6, 9, 11),), is_complete=[False, True])
+    target = PaintTargetsd("label", species_set, Spheres())(sample)["label"]
+    assert torch.equal(~target[0].isnan(), sphere((6, 9, 11)) | sphere((13, 20, 30)))
+    assert torch.equal(target[0].nan_to_num(0.0), sphere((6, 9, 11)).float())
+    assert not target[1].any()
+
+
+def test_outside_of_the_annotated_region_every_target_is_unknown(species_set):
+    region = box_mask()[None]
+    sample = window_sample() | {"annotated_region": torch.from_numpy(region), "annotated_box": torch.zeros(2, 3)}
+    painted = PaintTargetsd("label", species_set, Spheres())(sample)
+    assert torch.equal(painted["label"].isnan(), torch.from_numpy(region == 0).expand(2, -1, -1, -1))
+    assert set(painted) == {"image", "label"}
+
+
+def test_one_unknown_voxel_makes_its_cube_unknown_and_turns_carry_it_along(species_set):
+    target = torch.zeros(1, 4, 4, 4)
+    target[0, 0, 1, 3] = float("nan")
+    assert mean_of_cubes(target, 2).isnan().nonzero().tolist() == [[0, 0, 0, 1]]
+    turned = Compose([RandFlipd("label", prob=1.0, spatial_axis=0), RandRotate90d("label", prob=1.0, max_k=1)])
+    assert turned({"label": target})["label"].isnan().sum() == 1
+
+
+def test_windows_are_drawn_around_what_was_rejected_and_move_its_place(species_set):
+    cut = RandWindowd(species_set, (4, 4, 4), particle_share=1.0).set_random_state(seed=0)
+    for _ in range(20):
+        window = cut(doubtful_sample([[1, 6, 9, 11, 0.0], [2, 15, 24, 33, np.nan]]))
+        place = window["doubtful"][0, 1:4]
+        assert ((place >= 0) & (place < 4)).all()
+        assert torch.allclose(window["doubtful"][1, 1:4] - place, torch.tensor([9.0, 15, 22]))
+
+
+def test_windows_anywhere_have_their_middle_where_something_was_annotated(species_set):
+    cut = RandWindowd(species_set, (4, 4, 4), particle_share=0.0).set_random_state(seed=0)
+    box = torch.tensor([[4, 10, 6], [10, 19, 29]])
+    region = torch.from_numpy(box_mask())[None]
+    for _ in range(50):
+        window = cut(window_sample(()) | {"annotated_box": box, "annotated_region": region})
+        assert window["annotated_region"][0, 2, 2, 2] == 1
+
+
+def test_windows_do_not_depend_on_annotations_that_say_nothing(species_set):
+    plain, empty = (
+        RandWindowd(species_set, (8, 12, 12)).set_random_state(seed=3)(sample)
+        for sample in (window_sample(), doubtful_sample([], ((1, 6, 9, 11), (2, 13, 20, 30))))
+    )
+    assert torch.equal(plain["image"], empty["image"])
+    one, two = (PaintTargetsd("label", species_set, Spheres())(window)["label"] for window in (plain, empty))
+    assert torch.equal(one, two)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scripts.copick_tree import (
     PICKS_FOLDER,
@@ -13,9 +14,11 @@ from scripts.copick_tree import (
     run_folder_of,
     session_file,
 )
+from scripts.datasets.annotated import ANNOTATED_FILE, ENTRY, rows_with_annotated
 from scripts.datasets.runs import Folders, Kinds, TomogramFile, as_names, find_runs, paths_in_words, refuse_repeats
 from scripts.errors import InputError, InputWarning
 from scripts.picks import read_csv
+from scripts.picks.copick_json import copick_files
 
 TRUTH_TABLE, TRUTH_STAR = "truth.csv", "truth.star"
 
@@ -28,6 +31,7 @@ def list_labelled_runs(
     repeat_runs: bool = False,
     truth_user_id: str | int | None = None,
     truth_session_id: str | int | None = None,
+    annotated: str | Mapping[str, Any] | None = None,
 ) -> list[dict[str, str]]:
     """List the tomograms that have a truth: rows of `list_runs` with the path of the truth added as ``label``.
 
@@ -43,6 +47,7 @@ def list_labelled_runs(
             only: otherwise the run's name identifies its picks, so it must be unique.
         truth_user_id: user whose picks in copick files are the truth; None if there is only one.
         truth_session_id: session whose picks are the truth; None if there is only one.
+        annotated: what was annotated in the runs, see `datasets.annotated`.
 
     Raises:
         InputError: a name in ``only`` or ``without`` is not in the folders, a run has no truth, a table has no particle
@@ -60,6 +65,10 @@ def list_labelled_runs(
         here = [{**one.row, "label": str(source.path_for(one))} for one in chosen]
         table = source.tables[0]
         _check_table(table, [row["run"] for row in here if row["label"] == str(table)])
+        here = rows_with_annotated(
+            here, annotated, table.parent, [one.run for every in found.values() for one in every]
+        )
+        _warn_of_absent_species([row for row in here if Path(row["label"]) not in source.tables])
         listed += chosen
         rows += here
     if not repeat_runs:
@@ -135,6 +144,29 @@ def _check_runs(found: Mapping[Path, Sequence[TomogramFile]], wanted: Collection
     missing = sorted(set(wanted) - set(names))
     if missing and names:
         raise InputError(f"{paths_in_words(found)} holds no run {', '.join(missing)}; it holds {', '.join(names)}.")
+
+
+def _warn_of_absent_species(rows: Sequence[Mapping[str, str]]) -> None:
+    """Warn of species that the copick files of some runs hold and those of others do not.
+
+    Whether nobody looked for them there or there are none, only the user can tell, see `datasets.annotated`.
+    """
+    held = {row["run"]: _species_of_files(Path(row["label"])) for row in rows}
+    every = set().union(*held.values())
+    asked = [row["run"] for row in rows if ENTRY not in row and every - held[row["run"]]]
+    if asked:
+        absent = "; ".join(f"{run} ({', '.join(sorted(every - held[run]))})" for run in dict.fromkeys(asked))
+        message = (
+            f"no copick file of species that other runs have: {absent}. Taken as empty of them; if nobody looked for "
+            f"them there, say so in {ANNOTATED_FILE}."
+        )
+        warnings.warn(message, InputWarning, stacklevel=3)
+
+
+def _species_of_files(path: Path) -> set[str]:
+    """Return the species in the names of copick files: those of a folder, or of a folder and a pattern."""
+    files = copick_files(path) if path.is_dir() else copick_files(path.parent, path.name)
+    return {file.stem.split("_", 2)[-1] for file in files}
 
 
 def _check_table(table: Path, runs: Iterable[str]) -> None:

@@ -100,7 +100,7 @@ def read_copick_folder(folder: str | Path, run: str, pattern: str = "*.json") ->
         raise InputError(f"cannot read the picks of run '{run}': there is no folder {folder}.")
     read: dict[str, Path] = {}
     picks: list[Pick] = []
-    for path in sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith(".")):
+    for path in copick_files(folder, pattern):
         content = read_content(path)
         name = content["pickable_object_name"]
         if name in read:
@@ -111,6 +111,11 @@ def read_copick_folder(folder: str | Path, run: str, pattern: str = "*.json") ->
         read[name] = path
         picks += picks_of_content(path, content, run)
     return picks
+
+
+def copick_files(folder: str | Path, pattern: str = "*.json") -> list[Path]:
+    """Return the files of a folder ``Picks`` that fit a pattern, sorted by name; hidden ones are left out."""
+    return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
 
 
 def read_content(path: str | Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from monai.transforms import MapTransform
 from numpy.typing import NDArray
 
 from scripts.coordinates import to_zyx_vox
+from scripts.datasets.annotated import Annotated
 from scripts.errors import InputError
 from scripts.picks import (
     FORMATS,
@@ -26,7 +27,9 @@ from scripts.picks import (
     read_relion5_star,
     xyz_angstrom_of,
 )
+from scripts.preparation.annotation import BOX, COMPLETE, DOUBTFUL, REGION, annotated_region, box_of
 from scripts.preparation.image_facts import ImageFacts, facts_of_image, refuse_other_directions
+from scripts.preparation.region import is_inside
 from scripts.species import SpeciesSet
 from scripts.volumes.labels import points_of_labels
 from scripts.volumes.reading import is_tomogram, read_tomogram
@@ -76,6 +79,9 @@ def truth_of_run(picks: Iterable[Pick], run: str, species_set: SpeciesSet, path:
 class LoadTruthd(MapTransform):
     """Load the true particles of a tomogram: points from a table, or the blobs of a label volume.
 
+    The rows of ``keys`` are certain: of weight 1, of an annotated species and inside the annotated region. What is
+    known besides is added under the keys of `annotation.Annotation`, where there is something.
+
     Args:
         keys: path of a Kaggle CSV, of a folder of copick JSON, or of a label volume; becomes ``(N, 4)`` rows of label
             and voxel index ``(label, z, y, x)``. Species with label 0 are left out.
@@ -109,6 +115,29 @@ class LoadTruthd(MapTransform):
         labels = {species.name: species.label for species in self.species_set.known}
         return {"labels": labels, "voxel_offset": self.voxel_offset}
 
+    def annotation_of(
+        self, rows: NDArray[np.float64], sample: Mapping[Hashable, Any], shape_zyx: Sequence[int], facts: ImageFacts
+    ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]]]:
+        """Return the certain ones of rows ``(N, 5)``, as ``(N, 4)``, and the arrays of `annotation.Annotation`."""
+        entry = Annotated.of_row(sample)
+        more: dict[str, NDArray[Any]] = {}
+        for name in entry.species or ():
+            self.species_set.named(name, f"what was annotated in run '{facts.run}'")
+        labels = [species.label for species in self.species_set.picked if entry.holds(species.name)]
+        rows = rows[np.isin(rows[:, 0], labels)]
+        region = annotated_region(entry, shape_zyx, facts, self.voxel_offset)
+        if region is not None:
+            rows[~is_inside(region, rows[:, 1:4]), 4] = np.nan
+            more |= {REGION: region[None].astype(np.uint8), BOX: box_of(region)}
+        if not entry.complete or len(labels) < len(self.species_set.picked):
+            more[COMPLETE] = np.array(
+                [entry.complete and species.label in labels for species in self.species_set.picked]
+            )
+        is_certain = rows[:, 4] == 1
+        if not is_certain.all():
+            more[DOUBTFUL] = rows[~is_certain].astype(np.float32)
+        return rows[is_certain, :4], more
+
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample with its truth loaded."""
         sample = dict(data)
@@ -118,9 +147,12 @@ class LoadTruthd(MapTransform):
             if is_tomogram(path):
                 labels = self.read_labels(path, image.shape[1:], facts)
                 sample[self.volume_key] = torch.from_numpy(labels[None])
-                points = points_of_labels(labels, self.species_set, str(path))
+                centres = points_of_labels(labels, self.species_set, str(path))
+                rows = np.column_stack([centres, np.ones(len(centres))])
             else:
-                points = self.read_points(path, facts)
+                rows = self.read_points(path, facts)
+            points, more = self.annotation_of(rows, sample, image.shape[1:], facts)
+            sample |= {name: torch.from_numpy(value) for name, value in more.items()}
             sample[key] = torch.as_tensor(np.asarray(points, dtype=np.float32).reshape(-1, 4))
         return sample
 
@@ -145,7 +177,7 @@ class LoadTruthd(MapTransform):
         return answer
 
     def read_points(self, path: str, facts: ImageFacts) -> NDArray[np.float64]:
-        """Return the true particles ``(N, 4)`` of a run, in voxels of its image."""
+        """Return the annotations ``(N, 5)`` of a run: label, voxel index in its image, and weight."""
         is_star, own = Path(path).suffix == ".star", facts.own_voxel_size_angstrom
         picks = self.read_star(path, facts) if is_star else read_annotations(path, facts.run)
         origin = FORMATS["relion5" if is_star else "csv"].origin_zyx_vox(facts.own_shape_zyx, self.voxel_offset)
@@ -156,7 +188,8 @@ class LoadTruthd(MapTransform):
         points = to_zyx_vox(xyz_angstrom_of(truth), own, self.voxel_offset)
         check_inside(points, facts.own_shape_zyx, f"{path}, run '{facts.run}'")
         in_image = facts.from_own_voxels(points)
-        rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), in_image])
+        weights = [pick.weight for pick in truth]
+        rows = np.column_stack([np.asarray(labels, dtype=np.float64).reshape(-1, 1), in_image, weights])
         return rows[rows[:, 0] > 0]
 
     def read_star(self, path: str, facts: ImageFacts) -> list[Pick]:

@@ -1,13 +1,42 @@
-"""Losses for heat maps: squared errors of probabilities, in which the few voxels of particles count.
+"""Losses: of voxels whose truth is known, and for heat maps, in which the few voxels of particles count.
 
-Networks answer with logits. Both losses compare ``sigmoid(logits)`` with the heat map, so that networks trained by them
-are used like any other: their probabilities are the heat map, and thresholds are heights in it.
+Networks answer with logits. The losses for heat maps are squared errors: they compare ``sigmoid(logits)`` with the heat
+map, so that networks trained by them are used like any other: their probabilities are the heat map, and thresholds are
+heights in it.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+CERTAINLY_NOT = -1e4  # a logit whose probability is 0 in every number format
+
+
+class KnownVoxels(nn.Module):
+    """Another loss, in which voxels with an unknown target, NaN, have no error and no gradient.
+
+    They count as voxels without an error in the loss's mean, so that a known voxel weighs the same in every window.
+
+    Args:
+        loss: of logits and targets. Without an unknown voxel it is called with both as they are.
+
+    Shape:
+        Logits and targets ``(B, C, Z, Y, X)`` -> a number.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, logits: Tensor, target: Tensor) -> Any:
+        """Return the loss of logits."""
+        is_unknown = target.isnan()
+        if not is_unknown.any():
+            return self.loss(logits, target)
+        return self.loss(logits.masked_fill(is_unknown, CERTAINLY_NOT), target.masked_fill(is_unknown, 0.0))
 
 
 class WeightedSquaredError(nn.Module):

@@ -12,7 +12,10 @@ from monai.transforms import Compose, Randomizable, Transform
 from torch.utils.data import DistributedSampler, Sampler
 
 from scripts.atomic_files import digest_of
+from scripts.preparation.annotation import MASK
 from scripts.preparation.cache import prepared_dataset
+
+HASHED = {"label": "truth_sha256", MASK: "mask_sha256"}
 
 
 class WindowDataset(Randomizable, Dataset):
@@ -63,10 +66,13 @@ class WindowDataset(Randomizable, Dataset):
 
 
 def record_of_runs(data: Sequence[Mapping[Hashable, Any]]) -> list[dict[str, str]]:
-    """Return the runs of a dataset: the names of their files, so that it may be moved, and a hash of their truth."""
+    """Return the runs of a dataset: the names of their files, so that it may be moved, and a hash of their truth.
+
+    The hash of the mask of what was annotated is a part of it.
+    """
     return [
         {str(key): Path(str(value)).name for key, value in item.items()}
-        | ({"truth_sha256": digest_of(Path(str(item["label"])))} if "label" in item else {})
+        | {name: digest_of(Path(str(item[key]))) for key, name in HASHED.items() if key in item}
         for item in data
     ]
 

@@ -13,14 +13,20 @@ from monai.transforms import MapTransform, RandomizableTransform
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from scripts.preparation.annotation import DOUBTFUL, REGION, Annotation, pop_annotation
 from scripts.preparation.cache import StoredVolume
 from scripts.species import SpeciesSet
+
+MARGIN_ANGSTROM = 300.0  # farther outside of a window a doubtful particle is not painted
+SHOWN = 0.01  # voxels whose target is higher belong to a particle
 
 
 class RandWindowd(RandomizableTransform):
     """Cut a random window: around a particle with a random offset, or anywhere.
 
-    The particle's species is drawn with the species' weights, among those present in the tomogram.
+    The particle's species is drawn with the species' weights, among those present in the tomogram. What was looked at
+    and rejected counts as a particle here, so that the network sees what it is mistaken for; what is uncertain does
+    not. Windows elsewhere have their middle in the box of what was annotated.
 
     Args:
         species_set: the species, for their weights.
@@ -51,11 +57,14 @@ class RandWindowd(RandomizableTransform):
         self.size, self.particle_share = np.asarray(window_size), particle_share
         self.image_key, self.label_key, self.volume_key = image_key, label_key, volume_key
 
-    def start_of_window(self, shape: Sequence[int], points: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Draw the first voxel ``(z, y, x)`` of a window in a tomogram of the given shape."""
+    def start_of_window(
+        self, shape: Sequence[int], points: NDArray[np.floating[Any]], box: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Draw the first voxel ``(z, y, x)`` of a window in a tomogram; ``box`` is that of `annotation.Annotation`."""
         last = np.maximum(np.asarray(shape) - self.size, 0)
         if len(points) == 0 or self.R.uniform() >= self.particle_share:
-            return np.array([self.R.randint(end + 1) for end in last])
+            low, high = (0 * last, last) if box is None else np.clip(box - self.size // 2, 0, last)
+            return np.array([self.R.randint(start, end + 1) for start, end in zip(low, high, strict=True)])
         present = [label for label in self.weights if (points[:, 0] == label).any()]
         weights = np.array([self.weights[label] for label in present])
         share = weights / weights.sum() if weights.sum() > 0 else np.full(len(present), 1 / len(present))
@@ -68,13 +77,18 @@ class RandWindowd(RandomizableTransform):
         """Return the sample cut to one window."""
         sample = dict(data)
         points = np.asarray(sample[self.label_key])
-        start = self.start_of_window(sample[self.image_key].shape[1:], points)
-        for key in (self.image_key, self.volume_key):
+        known = Annotation.of(sample)
+        is_looked_at = ~np.isnan(known.doubtful[:, 4])
+        centres = np.concatenate([points, known.doubtful[is_looked_at, :4]])
+        start = self.start_of_window(sample[self.image_key].shape[1:], centres, known.box)
+        for key in (self.image_key, self.volume_key, REGION):
             if key in sample:
                 sample[key] = self.cut(sample[key], start)
         moved = points.copy()
         moved[:, 1:] -= start
         sample[self.label_key] = torch.from_numpy(moved)
+        if DOUBTFUL in sample:
+            sample[DOUBTFUL] = torch.from_numpy(known.doubtful - [0, *start, 0])
         return sample
 
     def cut(self, volume: Tensor | StoredVolume, start: NDArray[np.int64]) -> Tensor:
@@ -100,6 +114,11 @@ class Painter(Protocol):
 
 class PaintTargetsd(MapTransform):
     """Turn the true particles of a window into the target of the loss.
+
+    A particle that is believed with a probability is painted with it as its height. Voxels of which nothing is known
+    are NaN, see `losses.KnownVoxels`: outside the region that was annotated, where an uncertain particle would be
+    painted, and, of a species of which not all particles are annotated, all voxels but those of its particles and of
+    what was rejected.
 
     Args:
         keys: the true particles ``(N, 4)``, rows of label and voxel index; become the target ``(C, Z, Y, X)``.
@@ -128,6 +147,7 @@ class PaintTargetsd(MapTransform):
         """Return the sample with the target in place of the points."""
         sample = dict(data)
         depth, height, width = sample[self.image_key].shape[1:]
+        known = pop_annotation(sample)
         labels = sample.pop(self.volume_key, None)
         of_labels = getattr(self.painter, "of_labels", None)
         for key in self.key_iterator(sample):
@@ -135,8 +155,35 @@ class PaintTargetsd(MapTransform):
                 target = self.painter((depth, height, width), sample[key], self.species_set)
             else:
                 target = of_labels(np.asarray(labels[0]), self.species_set)
+            target = self.with_annotation(target, known)
             sample[key] = mean_of_cubes(torch.from_numpy(target), self.output_stride)
         return sample
+
+    def with_annotation(self, target: NDArray[np.float32], known: Annotation) -> NDArray[np.float32]:
+        """Return the target ``(C, Z, Y, X)`` with the doubtful particles painted, and NaN where nothing is known."""
+        if not len(known.doubtful) and known.is_complete is None and known.region is None:
+            return target
+        shape = target.shape[1], target.shape[2], target.shape[3]
+        margin = MARGIN_ANGSTROM / self.species_set.voxel_size_angstrom
+        places, weights = known.doubtful[:, 1:4], known.doubtful[:, 4]
+        is_close = ((places > -margin) & (places < np.array(shape) + margin)).all(axis=1)
+
+        def painted(chosen: NDArray[np.bool_]) -> NDArray[np.float32]:
+            rows = known.doubtful[chosen & is_close, :4]
+            return self.painter(shape, rows, self.species_set) if len(rows) else np.zeros_like(target)
+
+        for weight in np.unique(weights[is_close & (weights > 0)]):
+            np.maximum(target, np.float32(weight) * painted(weights == weight), out=target)
+        is_unknown = (
+            painted(np.isnan(weights)) > SHOWN if np.isnan(weights).any() else np.zeros(target.shape, dtype=bool)
+        )
+        if known.is_complete is not None:
+            is_shown = (target > SHOWN) | (painted(weights == 0) > SHOWN)
+            is_unknown |= ~is_shown & ~known.is_complete[:, None, None, None]
+        if known.region is not None:
+            is_unknown |= np.asarray(known.region) == 0
+        target[is_unknown] = np.nan
+        return target
 
 
 def mean_of_cubes(volume: Tensor, side: int) -> Tensor:
