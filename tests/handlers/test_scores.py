@@ -1,8 +1,9 @@
 import pytest
+import torch
 from ignite.engine import Engine
 from scripts.handlers.scores import PickScore, WriteScores
 from scripts.picks import Pick, as_records
-from synthetic import make_species, run_engine, sample_of
+from synthetic import SHAPE, make_species, run_engine, sample_of
 
 
 def test_the_score_sums_counts_over_tomograms(species_set):
@@ -61,3 +62,24 @@ def test_scores_know_the_voxel_offset(tmp_path):
     sample["result"]["picks"] = as_records([Pick("run", "a", 115.0, 95.0, 65.0, 0.9, 15.0, 11, 9, 6)])
     run_engine([sample], WriteScores(str(tmp_path), make_species(1, radius_angstrom=15.0), voxel_offset=0.5))
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("kaggle,a,1,1,1,0,0,")
+
+
+def test_picks_of_which_the_truth_does_not_tell_count_neither_right_nor_wrong(species_set, tmp_path, capsys):
+    picks = [("a", 6, 9, 11), ("a", 15, 9, 11), ("a", 5, 20, 30), ("b", 5, 5, 5)]
+    sample = sample_of([[1, 6, 9, 11]], picks)
+    known = sample | {
+        "doubtful": torch.tensor([[1, 15, 9, 11, float("nan")]]),
+        "is_complete": torch.tensor([True, False]),
+        "annotated_region": torch.ones(1, *SHAPE, dtype=torch.uint8),
+    }
+    known["annotated_region"][0, :, 18:] = 0
+    counts = []
+    for one in (sample, known):
+        metric = PickScore(species_set)
+        metric.update([one])
+        metric.compute()
+        counts.append([(found.tp, found.fp) for found in metric.counts.values()])
+    assert counts == [[(1, 2), (0, 1)], [(1, 0), (0, 0)]]
+    run_engine([known], WriteScores(str(tmp_path), species_set))
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("kaggle,a,1,1,1,0,0,")
+    assert "total" in capsys.readouterr().out

@@ -264,3 +264,13 @@ def test_the_mean_f1_is_of_the_picked_species_with_particles():
 
 def test_the_table_names_its_beta():
     assert format_table(score_picks(table(["R 0"]), [], SPECIES_SET, beta=1.0)).splitlines()[0].endswith("  F1")
+
+
+def test_a_pick_on_an_uncertain_annotation_does_not_count_and_one_on_a_rejected_one_is_wrong(species_set):
+    truth = [
+        Pick("run", "a", 10.0 * place, 0.0, 0.0, weight=weight)
+        for place, weight in ((0, 1.0), (1, float("nan")), (20, float("nan")), (40, 0.5), (60, 0.0))
+    ]
+    picks = [Pick("run", "a", 10.0 * place, 0.0, 0.0) for place in (0.5, 20, 40, 60)]
+    for mode in ("kaggle", "one_to_one"):
+        assert count_matches(truth, picks, species_set, mode) == {"a": Counts(tp=1, predicted=2, truths=1)}

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 import torch
 from monai.data import Dataset
+from scripts.errors import InputError
 from scripts.preparation.crops import CropShape
 from scripts.records import first_difference, record_of
 from scripts.training.crop_dataset import CropDataset
@@ -54,3 +56,29 @@ def test_what_the_crops_depend_on_is_in_the_record():
         {"crop_shape": CropShape(8, 30.0, 10.0)}, {"tomograms": Prepared(RUNS[:1])},
     ):  # fmt: skip
         assert first_difference(before, record_of(crops(**changes)))
+
+
+class PartlyAnnotated(Prepared):
+    """Two prepared tomograms; in the first ``incomplete`` of them only species a is annotated."""
+
+    def __init__(self, incomplete):
+        super().__init__(RUNS)
+        self.incomplete = incomplete
+
+    def __getitem__(self, number):
+        sample = super().__getitem__(number)
+        return sample | ({"is_complete": torch.tensor([True, False])} if number < self.incomplete else {})
+
+
+def test_crops_of_nothing_come_from_runs_in_which_all_species_are_annotated():
+    part = crops(tomograms=PartlyAnnotated(1))
+    first, second = part.runs
+    assert (first.has_nothing, second.has_nothing) == (False, True)
+    first.draw_nothing = None  # not to be called
+    assert {part[number]["label"] for number in range(60)} == {0, 1, 2}
+
+
+def test_without_a_run_in_which_all_species_are_annotated_there_is_no_second_look():
+    dataset = crops(tomograms=PartlyAnnotated(2))
+    with pytest.raises(InputError, match="in none of its runs are all particles of all species annotated"):
+        [dataset[number] for number in range(20)]

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from scripts.preparation.annotation import Annotation
+from scripts.preparation.region import is_inside
 from scripts.training.crops import NOTHING, UNCLEAR, CropMix, CropVariation, ProposedRun, classes_of_places
 from synthetic import noise
 
@@ -73,3 +75,24 @@ def test_a_varied_crop_keeps_its_middle_and_changes_contrast_brightness_and_nois
     assert 0.2 < np.abs(factors - 1).max() <= 0.25
     noisy = [CropVariation(0, 0, 0.5, 1).vary(np.zeros_like(crop), np.random.RandomState(n)).std() for n in range(50)]
     assert 0.4 < max(noisy) < 0.55
+
+
+def test_where_not_all_species_are_annotated_or_one_is_uncertain_no_place_shows_nothing():
+    places = np.array([[10, 10, 11], [10, 10, 20], [20, 20, 40]], dtype=float)
+    for known, expected in (
+        ({}, [1, NOTHING, NOTHING]),
+        ({"is_complete": [True, False]}, [1, UNCLEAR, UNCLEAR]),
+        ({"doubtful": [[2, 10, 10, 22, np.nan]]}, [1, UNCLEAR, NOTHING]),
+    ):
+        run = ProposedRun(np.zeros((1, 24, 24, 44)), PARTICLES, places, RADII, Annotation.of(known))
+        assert run.classes.tolist() == expected
+        assert run.has_nothing == ("is_complete" not in known)
+
+
+def test_nothing_is_cut_inside_of_the_annotated_region():
+    region = np.zeros((1, 24, 24, 44), dtype=np.uint8)
+    region[0, 15:20, 2:6, 3:9] = 1
+    known = Annotation.of({"annotated_region": region, "annotated_box": [[15, 2, 3], [19, 5, 8]]})
+    run = ProposedRun(region, PARTICLES, np.zeros((0, 3)), RADII, known)
+    places = [run.empty_place(np.random.RandomState(seed)) for seed in range(20)]
+    assert is_inside(region[0], places).all()

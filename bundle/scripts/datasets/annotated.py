@@ -9,7 +9,8 @@ runs. An entry is a list of species, or an object with ``species``, ``region`` a
         "*": {"species": ["ribosome", "thyroglobulin"], "region": "../masks/{run}.mrc", "complete": false}
     }
 
-Masks stand outside of the folder of tomograms, which they would be taken for. Without an entry all particles of all species are annotated.
+Masks stand outside of the folder of tomograms, where they would be taken for one. Without an entry all particles of all
+species are annotated.
 """
 
 from __future__ import annotations
@@ -55,8 +56,9 @@ class Annotated:
         if ENTRY not in row:
             return Annotated()
         entry = json.loads(row[ENTRY])
-        names = entry["species"]
-        return Annotated(None if names is None else tuple(names), entry["complete"], tuple(entry["box"]), row.get(MASK))
+        species = None if entry["species"] is None else tuple(entry["species"])
+        box = tuple((key, (first, last)) for key, (first, last) in entry["box"])
+        return Annotated(species, entry["complete"], box, row.get(MASK))
 
     def holds(self, name: str) -> bool:
         """Return whether a species was annotated."""

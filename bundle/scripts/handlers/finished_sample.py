@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from scripts.pages.figures import overlay_figure
 from scripts.pages.run_page import Tomogram
-from scripts.picking.image_picks import true_picks
+from scripts.picking.image_picks import is_judged, true_picks
 from scripts.picking.pick_transform import picks_of
 from scripts.picks import Pick
 from scripts.preparation.image_facts import ImageFacts, facts_of_image
@@ -33,6 +33,17 @@ def image_facts_of(sample: Mapping[str, Any]) -> ImageFacts:
 def true_picks_of(sample: Mapping[str, Any], species_set: SpeciesSet, voxel_offset: float = 0.0) -> list[Pick]:
     """Return the true particles of a sample, from its ``label`` ``(N, 4)``."""
     return true_picks(sample["label"], species_set, image_facts_of(sample), voxel_offset)
+
+
+def judged_picks_of(sample: Mapping[str, Any], species_set: SpeciesSet) -> list[Pick]:
+    """Return the picks of a sample that count as right or wrong, see `picking.image_picks.is_judged`."""
+    picks, facts = picks_of(sample), image_facts_of(sample)
+    places = facts.from_own_voxels(np.array([pick.zyx_voxel for pick in picks]).reshape(-1, 3))
+    names, judged = np.array([pick.species for pick in picks]), np.ones(len(picks), dtype=bool)
+    for species in species_set.picked:
+        own = names == species.name
+        judged[own] = is_judged(places[own], species, sample)
+    return [pick for pick, counts in zip(picks, judged, strict=True) if counts]
 
 
 def picture_of(sample: Mapping[str, Any], species_set: SpeciesSet, truth: Sequence[Pick] | None = None) -> Figure:

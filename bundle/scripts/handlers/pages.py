@@ -11,11 +11,10 @@ from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
 from scripts.file_names import require_file_name
-from scripts.handlers.finished_sample import picture_of, samples_of, tomogram_of, true_picks_of
+from scripts.handlers.finished_sample import judged_picks_of, picture_of, samples_of, tomogram_of, true_picks_of
 from scripts.pages.batch_page import write_summary_page
 from scripts.pages.html import PAGE_NAME, check_megabytes
 from scripts.pages.run_page import Truth, compare_run, write_run_page
-from scripts.picking.pick_transform import picks_of
 from scripts.picks import Pick
 from scripts.scoring.comparison import Comparison
 from scripts.scoring.matching import check_mode
@@ -25,7 +24,8 @@ from scripts.species import SpeciesSet
 class WritePages:
     """Write a page for every tomogram, with picks and truth, and one page over all of them.
 
-    The page of a tomogram is written after its iteration, the page over all at the end.
+    The page of a tomogram is written after its iteration, the page over all at the end. Picks of which the
+    truth does not tell whether they are right are not shown.
 
     Args:
         output_dir: folder for the page over all tomograms; that of each run goes into a folder of its own.
@@ -61,7 +61,7 @@ class WritePages:
 
     def __call__(self, engine: Engine) -> None:
         for sample in samples_of(engine):
-            tomogram, picks = tomogram_of(sample), picks_of(sample)
+            tomogram, picks = tomogram_of(sample), judged_picks_of(sample, self.species_set)
             particles = true_picks_of(sample, self.species_set, self.voxel_offset)
             truth = Truth(particles, np.asarray(sample["sweep"].cpu()), self.thresholds, self.mode)
             compared = compare_run(tomogram, picks, self.species_set, truth)

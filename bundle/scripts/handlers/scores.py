@@ -14,8 +14,7 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 
 from scripts.atomic_files import write_table_of_rows
-from scripts.handlers.finished_sample import samples_of, true_picks_of
-from scripts.picking.pick_transform import picks_of
+from scripts.handlers.finished_sample import judged_picks_of, samples_of, true_picks_of
 from scripts.picks import Pick
 from scripts.scoring.matching import MODES, check_mode
 from scripts.scoring.metrics import (
@@ -36,7 +35,8 @@ logger = logging.getLogger(__name__)
 class WriteScores:
     """Collect the picks and the truth of all tomograms; at the end score them, print a table, write ``scores.csv``.
 
-    Both modes of `scoring.metrics` are scored.
+    Both modes of `scoring.metrics` are scored. Picks of which the truth does not tell whether they are right are left
+    out, see `finished_sample.judged_picks_of`.
 
     Args:
         output_dir: where the file is written.
@@ -59,7 +59,7 @@ class WriteScores:
 
     def __call__(self, engine: Engine) -> None:
         for sample in samples_of(engine):
-            self.picks += picks_of(sample)
+            self.picks += judged_picks_of(sample, self.species_set)
             self.truth += true_picks_of(sample, self.species_set, self.voxel_offset)
 
     def write(self, engine: Engine) -> None:
@@ -108,7 +108,7 @@ class PickScore(Metric):
         for sample in output:
             found = count_matches(
                 true_picks_of(sample, self.species_set, self.voxel_offset),
-                picks_of(sample),
+                judged_picks_of(sample, self.species_set),
                 self.species_set,
                 self.mode,
             )

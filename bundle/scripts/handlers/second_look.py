@@ -26,7 +26,7 @@ from scripts.networks.weights import load_weights, read_bytes, save_model
 from scripts.pages.figures import reliability_figure, save_figure
 from scripts.picking.calibration import within
 from scripts.picking.familiarity import Familiarity, statistics_of
-from scripts.picking.image_picks import keep_inside
+from scripts.picking.image_picks import is_judged, keep_inside
 from scripts.picking.operating_point import OperatingPoint, parse_operating_points
 from scripts.picking.second_look import CALIBRATION, CROP, FAMILIARITY, FIRST_SHA256, SECOND_LOOK, SecondLook
 from scripts.picking.stored_proposals import read_proposals, write_proposals
@@ -118,6 +118,8 @@ def judge_tomograms(
             proposals.centres_zyx_vox, within(proposals.logits) + within(log_odds), particles, species_set,
             species_set.voxel_size_angstrom, merge_distance_in_radii,
         )  # fmt: skip
+        for column, species in enumerate(species_set.picked):
+            kept[:, column] &= is_judged(proposals.centres_zyx_vox, species, sample)
         statistics = statistics_of(volume, proposals.logits, log_odds)
         judged.append(JudgedCandidates(item["run"], proposals.logits, log_odds, kept, right, statistics))
     return judged
@@ -210,6 +212,9 @@ class WriteReliability:
             particles = np.asarray(sample["label"].cpu(), dtype=np.float64).reshape(-1, 4)
             region = sample.get("region")
             inside = {name: keep_inside(found, region) for name, found in sample["candidates"].items()}
+            for species in self.species_set.picked:
+                found = inside[species.name]
+                inside[species.name] = found.only(is_judged(found.centres_zyx_vox, species, sample))
             self.judged.append(judge_scores(inside, particles, self.species_set, size))
 
     def write(self, engine: Engine) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scripts.coordinates import to_xyz_angstrom
+from scripts.coordinates import to_xyz_angstrom, voxel_size_of
 from scripts.picking.blobs import MOST_PARTICLES, is_flood, particles_in
 from scripts.picking.candidates import Candidates, Finder
 from scripts.picks import Pick
+from scripts.preparation.annotation import Annotation
 from scripts.preparation.image_facts import ImageFacts
 from scripts.preparation.region import is_inside
-from scripts.species import Species, SpeciesSet
+from scripts.species import HIT_FRACTION, Species, SpeciesSet
 
 
 def picks_in_image(
@@ -124,6 +126,18 @@ def probability_of(logits: Tensor, finder: Finder) -> NDArray[np.float32] | Tens
     """Return the probabilities of one channel of logits ``(Z, Y, X)`` in the form that a finder takes."""
     probability = torch.sigmoid(logits.float())
     return probability if getattr(finder, "takes_tensors", False) else np.asarray(probability.cpu())
+
+
+def is_judged(
+    points_zyx_vox: NDArray[np.float64], species: Species, sample: Mapping[Any, Any], label_key: str = "label"
+) -> NDArray[np.bool_]:
+    """Return which points ``(N, 3)`` in a sample's image count as right or wrong picks of a species.
+
+    The others are left out before picks and truth are matched, see `annotation.Annotation.is_told`.
+    """
+    rows = np.asarray(sample[label_key].cpu(), dtype=np.float64).reshape(-1, 4)
+    distance = HIT_FRACTION * species.radius_angstrom / voxel_size_of(sample["image"].affine)
+    return Annotation.of(sample).is_told(species.label, points_zyx_vox, rows[rows[:, 0] == species.label, 1:], distance)
 
 
 def keep_inside(found: Candidates, region: Tensor | None) -> Candidates:

@@ -14,7 +14,6 @@ from scripts.datasets.annotated import ENTRY, MASK, Annotated
 from scripts.errors import InputError
 from scripts.preparation.image_facts import ImageFacts
 from scripts.preparation.region import is_inside, read_mask
-from scripts.species import Species
 
 DOUBTFUL, COMPLETE, REGION, BOX = "doubtful", "is_complete", "annotated_region", "annotated_box"  # keys of a sample
 
@@ -49,7 +48,7 @@ class Annotation:
 
     def is_told(
         self,
-        species: Species,
+        label: int,
         points_zyx_vox: NDArray[np.float64],
         truths_zyx_vox: NDArray[np.float64],
         distance: float,
@@ -60,19 +59,22 @@ class Annotation:
         particles that are uncertain.
 
         Args:
-            species: the species.
+            label: of the species.
             points_zyx_vox: ``(N, 3)``.
             truths_zyx_vox: ``(M, 3)``, its true particles.
             distance: in voxels, that counts as "on".
         """
         told = np.ones(len(points_zyx_vox), dtype=bool)
         if self.is_complete is not None:
-            told &= self.is_complete[species.label - 1]
+            told &= self.is_complete[label - 1]
         if self.region is not None:
             told &= is_inside(np.asarray(self.region[:, :, :, :])[0], points_zyx_vox)
-        perhaps = self.doubtful[(self.doubtful[:, 0] == species.label) & (self.doubtful[:, 4] != 0), 1:4]
+        perhaps = self.doubtful[(self.doubtful[:, 0] == label) & (self.doubtful[:, 4] != 0), 1:4]
         told &= ~is_near(points_zyx_vox, perhaps, distance)
         return told | is_near(points_zyx_vox, truths_zyx_vox, distance)
+
+
+EVERYTHING = Annotation.of({})
 
 
 def is_near(points: NDArray[np.float64], others: NDArray[np.float64], distance: float) -> NDArray[np.bool_]:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
 
 from scripts.errors import InputError
 from scripts.picks import Pick, check_truth, xyz_angstrom_of
-from scripts.scoring.matching import count_hits
+from scripts.scoring.matching import count_hits, picks_within
 from scripts.species import HIT_FRACTION, SpeciesSet
 
 
@@ -111,20 +115,32 @@ def count_matches(
 ) -> dict[str, Counts]:
     """Count hits, picks and truths of every species, summed over the runs of both tables.
 
-    The keys are the species that occur in either table; those of the truth come first, in its order.
+    The keys are the species that occur in either table; those of the truth come first, in its order. Only annotations
+    of weight 1 are true particles. Picks on one that is less certain, and on no true one, do not count.
 
     Raises:
         InputError: a species is unknown.
     """
-    truth_places, pick_places = by_species_and_run(truth), by_species_and_run(picks)
+    annotated = list(truth)
+    truth_places, pick_places = (
+        by_species_and_run(table) for table in ([pick for pick in annotated if pick.weight == 1], picks)
+    )
+    doubtful_places = by_species_and_run(pick for pick in annotated if pick.weight not in (0, 1))
     counts: dict[str, Counts] = {}
     for key in truth_places | pick_places:
         name = key[0]
         distance = HIT_FRACTION * species_set.named(name, "the tables").radius_angstrom
         true, found = (xyz_angstrom_of(places.get(key, [])) for places in (truth_places, pick_places))
+        doubtful = xyz_angstrom_of(doubtful_places.get(key, []))
+        found = np.delete(found, sorted(_within(doubtful, found, distance) - _within(true, found, distance)), axis=0)
         one = Counts(count_hits(true, found, distance, mode), len(found), len(true))
         counts[name] = counts.get(name, Counts()) + one
     return counts
+
+
+def _within(places: NDArray[np.float64], picks: NDArray[np.float64], distance: float) -> set[int]:
+    """Return the indices of the picks ``(N, 3)`` that are within a distance of one of the places ``(M, 3)``."""
+    return set(chain.from_iterable(picks_within(places, picks, distance)))
 
 
 def score_counts(

@@ -13,7 +13,7 @@ from monai.transforms import MapTransform
 
 from scripts.coordinates import voxel_size_of
 from scripts.picking.candidates import Finder
-from scripts.picking.image_picks import find_in_image, keep_inside, logits_stride_of, probability_of
+from scripts.picking.image_picks import find_in_image, is_judged, keep_inside, logits_stride_of, probability_of
 from scripts.scoring.matching import check_mode, count_hits
 from scripts.species import HIT_FRACTION, SpeciesSet
 
@@ -68,6 +68,7 @@ class SweepThresholdsd(MapTransform):
                 for place, threshold in enumerate(self.thresholds):
                     one = replace(species, probability_threshold=threshold)
                     found = keep_inside(find_in_image(self.finder, probability, one, voxel_size, stride), region)
+                    found = found.only(is_judged(found.centres_zyx_vox, species, sample, self.label_key))
                     hits = count_hits(truth, found.centres_zyx_vox, distance, self.mode)
                     count[place] = hits, len(found), len(truth)
             sample[self.sweep_key] = torch.from_numpy(counts)

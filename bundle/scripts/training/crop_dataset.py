@@ -11,6 +11,8 @@ import torch
 from monai.data import Dataset
 from numpy.typing import NDArray
 
+from scripts.errors import InputError
+from scripts.preparation.annotation import Annotation
 from scripts.preparation.crops import CropShape, as_input
 from scripts.species import SpeciesSet
 from scripts.training.crops import NOTHING, CropMix, CropVariation, ProposedRun
@@ -64,14 +66,33 @@ class CropDataset(Dataset):
         runs = []
         for number in range(len(self.tomograms)):
             sample = self.tomograms[number]
-            runs.append(ProposedRun(sample["image"], sample["label"], self.places_of(number), radii_vox))
+            runs.append(
+                ProposedRun(sample["image"], sample["label"], self.places_of(number), radii_vox, Annotation.of(sample))
+            )
         return runs
+
+    @cached_property
+    def runs_with_nothing(self) -> list[ProposedRun]:
+        """The tomograms in which crops of nothing can be cut.
+
+        Raises:
+            InputError: there are none.
+        """
+        found = [run for run in self.runs if run.has_nothing]
+        if not found:
+            raise InputError(
+                "a second look is trained on places that show no particle, too, and in none of its runs are all "
+                "particles of all species annotated. Annotate one completely."
+            )
+        return found
 
     def __getitem__(self, number: int) -> Mapping[str, Any]:  # type: ignore[override]
         """Return crop ``number``: ``image`` ``(1, S, S, S)`` and ``label``, its class."""
         random = np.random.RandomState((self.seed, int(number)))
         run = self.runs[random.randint(len(self.runs))]
         wanted = NOTHING if random.rand() < self.mix.nothing else 1 + random.randint(len(self.species_set.picked))
+        if not run.has_nothing and not run.shows(wanted):
+            run = self.runs_with_nothing[random.randint(len(self.runs_with_nothing))]
         crop, label = run.draw(wanted, self.mix, self.crop_shape.cut_size, random)
         varied = torch.from_numpy(self.variation.vary(crop, random))
         return {"image": as_input(varied[None], self.mask)[0], "label": label}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.preparation.annotation import EVERYTHING, Annotation
 from scripts.preparation.crops import Brightness, cut_crop
 from scripts.species import HIT_FRACTION
 
@@ -104,15 +105,39 @@ class ProposedRun:
         particles: ``(M, 4)`` rows of label and voxel index.
         places_zyx_vox: ``(N, 3)`` proposed places.
         radii_vox: radius of every label, from label 1 on.
+        known: what else is known of the tomogram.
     """
 
     def __init__(
-        self, volume: Any, particles: Any, places_zyx_vox: NDArray[np.float64], radii_vox: Sequence[float]
+        self,
+        volume: Any,
+        particles: Any,
+        places_zyx_vox: NDArray[np.float64],
+        radii_vox: Sequence[float],
+        known: Annotation = EVERYTHING,
     ) -> None:
         self.volume = Plain(volume)
         self.particles = np.asarray(particles, dtype=np.float64).reshape(-1, 4)
-        self.places, self.radii_vox = places_zyx_vox, radii_vox
-        self.classes = classes_of_places(places_zyx_vox, self.particles, radii_vox)
+        self.places, self.radii_vox, self.known = places_zyx_vox, radii_vox, known
+        self.classes = self.classes_of(places_zyx_vox)
+
+    def classes_of(self, places_zyx_vox: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return the classes of places ``(N, 3)``, `UNCLEAR` where a species may stand that is not annotated."""
+        classes = classes_of_places(places_zyx_vox, self.particles, self.radii_vox)
+        for label, radius in enumerate(self.radii_vox, start=1):
+            own = self.particles[self.particles[:, 0] == label, 1:]
+            told = self.known.is_told(label, places_zyx_vox, own, MISS_FRACTION * radius)
+            classes[(classes == NOTHING) & ~told] = UNCLEAR
+        return classes
+
+    @property
+    def has_nothing(self) -> bool:
+        """Whether crops of nothing can be cut: all particles of all species are annotated."""
+        return self.known.is_complete is None
+
+    def shows(self, species: int) -> bool:
+        """Return whether the tomogram has a particle of a class."""
+        return bool((self.particles[:, 0] == species).any())
 
     @cached_property
     def brightness(self) -> Brightness:
@@ -148,13 +173,14 @@ class ProposedRun:
     def empty_place(self, random: np.random.RandomState, beside: bool = False) -> NDArray[np.float64]:
         """Return a place that shows no particle: anywhere, or beside one."""
         for _ in range(MOST_TRIES):
-            place = random.uniform(0, self.volume.shape)
+            low, high = ((0, 0, 0), self.volume.shape) if self.known.box is None else self.known.box
+            place = random.uniform(low, high)
             if beside:
                 label, *centre = self.particles[random.randint(len(self.particles))]
                 way = random.normal(size=3)
                 distance = self.radii_vox[int(label) - 1] * random.uniform(*BESIDE_RADII)
                 place = centre + way / np.linalg.norm(way) * distance
-            if classes_of_places(place[None], self.particles, self.radii_vox)[0] == NOTHING:
+            if self.classes_of(place[None])[0] == NOTHING:
                 break
         return np.asarray(place)
 

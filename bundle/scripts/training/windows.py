@@ -88,7 +88,7 @@ class RandWindowd(RandomizableTransform):
         moved[:, 1:] -= start
         sample[self.label_key] = torch.from_numpy(moved)
         if DOUBTFUL in sample:
-            sample[DOUBTFUL] = torch.from_numpy(known.doubtful - [0, *start, 0])
+            sample[DOUBTFUL] = torch.from_numpy(known.doubtful - [0, *start, 0]).float()
         return sample
 
     def cut(self, volume: Tensor | StoredVolume, start: NDArray[np.int64]) -> Tensor:
