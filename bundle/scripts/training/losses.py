@@ -7,6 +7,7 @@ heights in it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,49 @@ class KnownVoxels(nn.Module):
         if not is_unknown.any():
             return self.loss(logits, target)
         return self.loss(logits.masked_fill(is_unknown, CERTAINLY_NOT), target.masked_fill(is_unknown, 0.0))
+
+
+class NonNegativeRisk(nn.Module):
+    """Cross-entropy of particles that are annotated in part: unknown voxels are unlabelled, not background.
+
+    In a channel with unknown voxels, NaN, those and the labelled ones are a sample of all voxels, of which a share
+    ``p`` is positive. Background is then learned from them without its positives: the risk is ``p R(labelled as 1) +
+    max(0, R(all as 0) - p R(labelled as 0))``. Known background counts besides, and a channel without unknown voxels
+    has the usual cross-entropy.
+
+    Args:
+        positive_shares: ``p`` of every channel, see `points_alone.positive_shares`.
+        positive_weights: of every channel: how much more a positive voxel counts.
+
+    Shape:
+        Logits and targets ``(B, C, Z, Y, X)`` -> a number.
+
+    Source:
+        Kiryo et al. 2017, "Positive-Unlabeled Learning with Non-Negative Risk Estimator", equation 6. Differs: where
+        the estimate is negative it is cut off at 0, without steps against the gradient.
+    """
+
+    def __init__(self, positive_shares: Sequence[float], positive_weights: Sequence[float]) -> None:
+        super().__init__()
+        self.positive_shares, self.positive_weights = list(positive_shares), list(positive_weights)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of logits."""
+        values, axes = logits.float(), (0, 2, 3, 4)
+        share, weight = (values.new_tensor(each) for each in (self.positive_shares, self.positive_weights))
+        is_unknown, labelled = target.isnan(), target.nan_to_num(0.0)
+        as_one = weight.reshape(-1, 1, 1, 1) * nn.functional.softplus(-values)
+        as_zero = nn.functional.softplus(values)
+        is_sample = is_unknown | (labelled > 0)
+        particles = labelled.sum(axes).clamp(min=1e-6)
+        size = is_sample.sum(axes).clamp(min=1)
+        positive, not_negative = ((labelled * error).sum(axes) / particles for error in (as_one, as_zero))
+        rest = (as_zero * is_sample).sum(axes) / size - share * not_negative
+        voxels = target[:, 0].numel()
+        risk = (share * positive + rest.clamp(min=0.0)) * size / voxels
+        background = (as_zero * ~is_sample).sum(axes) / voxels
+        known = ((labelled * as_one + (1 - labelled) * as_zero) * ~is_unknown).sum(axes) / voxels
+        return torch.where(is_unknown.any(4).any(3).any(2).any(0), risk + background, known).mean()
 
 
 class WeightedSquaredError(nn.Module):
