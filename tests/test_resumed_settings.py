@@ -24,7 +24,7 @@ VOXEL_SIZE = 10.012
 
 OTHER = {  # another value of each setting than that of the config, or of the base below
     "tomogram_kind": "denoised", "voxel_size_angstrom": 5.0, "voxel_offset": 0.5, "allow_missing_chunks": True,
-    "allow_truth_near_origin": True,
+    "allow_truth_near_origin": True, "annotated": {"one": ["ribosome"]},
     "invert": True, "truth_user_id": "me", "truth_session_id": "1", "validation_runs": ["one"],
     "excluded_runs": ["three"], "epochs": 3, "windows_per_epoch": 6, "batch_size": 1, "window_size": [16, 24, 24],
     "particle_share": 0.25, "learning_rate": 0.5, "weight_decay": 0.5, "warmup_steps": 7, "gradient_norm": 2.0,
