@@ -8,7 +8,7 @@ import pytest
 from pick_files import SHAPE, TABLE
 from scripts.copick_tree import write_project
 from scripts.errors import InputError, InputWarning
-from scripts.picks import FORMATS, Facts, Pick, convert, read_csv, write_run_folder
+from scripts.picks import FORMATS, Facts, Pick, convert, read_csv, write_csv, write_run_folder
 
 FACTS = Facts(voxel_size_angstrom=10.0, volume_shape=SHAPE)
 
@@ -196,3 +196,13 @@ def test_an_empty_table_is_written_where_a_full_one_would_be(tmp_path):
     for name, file in (("relion5", "ribosome.star"), ("imod", "A/ribosome.imod.txt"), ("csv", "picks.csv")):
         written = convert(tmp_path / "none.csv", tmp_path / name, facts=facts, to_format=name)
         assert written == {tmp_path / name / file: 0}
+
+
+def test_what_was_rejected_is_no_particle_in_formats_without_weights(tmp_path):
+    truth = [replace(pick, weight=weight) for pick, weight in zip(TABLE[:2], (0.0, 0.5), strict=True)]
+    write_csv(tmp_path / "truth.csv", truth)
+    with pytest.warns(InputWarning, match=r"relion5 has no room for weights: what was rejected .* is left out"):
+        (count,) = convert(tmp_path / "truth.csv", tmp_path / "out.star", facts=FACTS, to_format="relion5").values()
+    assert count == 1
+    convert(tmp_path / "truth.csv", tmp_path / "copy.csv", facts=FACTS)
+    assert [pick.weight for pick in read_csv(tmp_path / "copy.csv")] == [0.0, 0.5]

@@ -61,6 +61,10 @@ def convert(
     _check_places(picks, reader, source, facts, allow_outside)
     if not writer.has_scores and any(pick.score != 1 for pick in picks):
         warnings.warn(f"{target}: {writer.name} has no room for scores; they are left out.", InputWarning, stacklevel=2)
+    if writer.name != "csv" and any(pick.weight != 1 for pick in picks):
+        found = f"{target}: {writer.name} has no room for weights: what was rejected (weight 0) is left out"
+        warnings.warn(f"{found}, and what is doubtful is written as a particle.", InputWarning, stacklevel=2)
+        picks = [pick for pick in picks if pick.weight != 0]
     parts = writer.paths_for(Path(target), picks, facts)
     there = [file for path, _, _ in parts for file in writer.files_at(path) if file.exists()]
     if there and not overwrite:
