@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
-from scripts.handlers.second_look import WriteReliability
+from monai.data import Dataset
+from scripts.handlers.second_look import WriteReliability, judge_tomograms
 from scripts.networks.model_card import read_card, sha256_of
 from scripts.picking.candidates import Candidates
+from scripts.picking.proposals import Proposals
+from scripts.picking.stored_proposals import write_proposals
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.volumes.labels import draw_spheres
 from synthetic import box_mask, make_species, noise, run_engine, sample_of, tiny_network, write_mrc, write_weights
@@ -155,3 +158,31 @@ def test_without_runs_to_calibrate_on_it_is_refused(dataset, bundle_dir, tmp_pat
     with pytest.raises(RuntimeError) as caught:
         make_second_look(bundle_dir, dataset, tmp_path, validation_runs=["four"])
     assert "holds no run four; it holds one, three, two" in str(caught.value.__cause__)
+
+
+DOUBTS = {"doubtful": torch.tensor([[1, 13, 20, 30, float("nan")]]), "is_complete": torch.tensor([True, False])}
+
+
+def test_candidates_of_which_the_truth_does_not_tell_are_not_compared_with_it(tmp_path):
+    centres = np.array([[6.0, 9, 11], [13, 20, 30]])
+    found = Candidates(centres, np.array([0.9, 0.8]), np.ones(2, dtype=np.int64))
+    sample = sample_of([(1, 6, 9, 11)], []) | {"candidates": {"a": found, "b": found}} | DOUBTS
+    run_engine([sample], WriteReliability(str(tmp_path), make_species(2)))
+    rows = rows_of(tmp_path / "operating_points.csv")
+    assert [(row["picks"], row["wrong"]) for row in rows[:2]] == [("1", "0"), ("0", "0")]
+
+
+def test_probabilities_are_not_fitted_on_candidates_of_which_the_truth_does_not_tell(tmp_path):
+    class Answers:
+        def log_odds(self, volume, places):
+            return np.zeros((len(places), 2))
+
+    proposals = Proposals(np.array([[6.0, 9, 11], [13, 20, 30], [3, 20, 5]]), np.zeros((3, 2)))
+    write_proposals(tmp_path / "one.npz", proposals)
+    sample = sample_of([(1, 6, 9, 11)], []) | {"run": "one", "proposals_path": str(tmp_path / "one.npz")}
+    kept = []
+    for known in ({}, DOUBTS):
+        (judged,) = judge_tomograms(Dataset([sample | known]), Answers(), make_species(2), 1.0)
+        assert judged.is_right[:, 0].tolist() == [True, False, False]
+        kept.append(judged.is_kept.T.tolist())
+    assert kept == [[[True] * 3] * 2, [[True, False, True], [False] * 3]]

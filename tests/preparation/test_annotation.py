@@ -87,6 +87,8 @@ def test_the_truth_tells_about_particles_always_and_about_the_rest_where_it_is_k
     assert every.is_told(1, points, points[:1], 2.0).all()
     region = box_mask().astype(np.uint8)[None]
     assert Annotation.of({"annotated_region": region}).is_told(1, points, points[:1], 2.0).tolist() == [1, 0, 0, 1]
+    far = np.array([[5, 11, 7], [-9, 11, 7], [5, 11, 70]], dtype=float)
+    assert Annotation.of({"annotated_region": region}).is_told(1, far, points[:0], 2.0).tolist() == [1, 0, 0]
     incomplete = Annotation.of({"is_complete": np.array([False, True])})
     assert incomplete.is_told(1, points, points[:1], 2.0).tolist() == [1, 0, 0, 0]
     assert incomplete.is_told(2, points, points[:1], 2.0).all()

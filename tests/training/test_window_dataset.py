@@ -3,6 +3,8 @@ import pytest
 import torch
 from monai.data import DataLoader, Dataset
 from monai.transforms import Lambdad, RandomizableTransform
+from scripts.datasets.annotated import Annotated
+from scripts.records import canonical
 from scripts.training.window_dataset import TomogramSampler, WindowDataset, WindowSampler, record_of_runs
 
 
@@ -59,6 +61,18 @@ def test_workers_make_no_difference(windows):
     ]
     plain, shared = (torch.cat([batch["image"] for batch in loader]) for loader in loaders)
     assert np.array_equal(plain, shared)
+
+
+def test_what_was_annotated_and_its_mask_are_a_part_of_the_record(tmp_path):
+    (tmp_path / "truth.csv").write_text("1,2,3")
+    (tmp_path / "mask.mrc").write_text("mask")
+    row = {"run": "one", "label": str(tmp_path / "truth.csv")}
+    records = [record_of_runs([row])]
+    for entry in (Annotated(species=("a",)), Annotated(complete=False), Annotated(mask=str(tmp_path / "mask.mrc"))):
+        records.append(record_of_runs([row | entry.as_row()]))
+    (tmp_path / "mask.mrc").write_text("another")
+    records.append(record_of_runs([row | entry.as_row()]))
+    assert len({canonical(one) for one in records}) == 5
 
 
 def test_a_corrected_truth_is_noticed_and_a_moved_one_is_not(tmp_path):

@@ -26,7 +26,7 @@ class Annotation:
         doubtful: ``(M, 5)`` rows of label, voxel index and weight: the probability that this is a particle; 0 was
             looked at and is none, NaN is uncertain.
         is_complete: ``(C,)``, whether all particles of each species are annotated; None means all.
-        region: ``(1, Z, Y, X)``, 0 where nothing was annotated; None means everywhere.
+        region: ``(1, Z, Y, X)``, 0 where nothing was annotated, or a `cache.StoredVolume` of it; None means everywhere.
         box: ``(2, 3)``, first and last voxel of the region.
     """
 
@@ -67,8 +67,11 @@ class Annotation:
         told = np.ones(len(points_zyx_vox), dtype=bool)
         if self.is_complete is not None:
             told &= self.is_complete[label - 1]
-        if self.region is not None:
-            told &= is_inside(np.asarray(self.region[:, :, :, :])[0], points_zyx_vox)
+        if self.region is not None and len(points_zyx_vox):
+            low, high = np.rint([points_zyx_vox.min(axis=0), points_zyx_vox.max(axis=0)]).astype(np.int64)
+            low, high = (np.clip(place, 0, np.array(self.region.shape[1:]) - 1) for place in (low, high))
+            part = self.region[(slice(None), *map(slice, low.tolist(), (high + 1).tolist()))]  # it may be on the disk
+            told &= is_inside(np.asarray(part)[0], points_zyx_vox - low)
         perhaps = self.doubtful[(self.doubtful[:, 0] == label) & (self.doubtful[:, 4] != 0), 1:4]
         told &= ~is_near(points_zyx_vox, perhaps, distance)
         return told | is_near(points_zyx_vox, truths_zyx_vox, distance)
