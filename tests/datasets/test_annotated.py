@@ -92,5 +92,9 @@ def test_a_species_that_was_annotated_nowhere_or_is_unknown_is_refused(three_run
     require_annotated(list_labelled_runs(three_runs, annotated={"A": ["a"], "*": ["b"]}), both)
     with pytest.raises(InputError, match="b: annotated in none of the runs to train on"):
         require_annotated(list_labelled_runs(three_runs, annotated={"*": ["a"]}), both)
+    alone = list_labelled_runs(three_runs, annotated={"*": {"complete": False}, "A": ["a"]})
+    with pytest.raises(InputError, match=r"b: points alone in every run, .* points_alone\.json"):
+        require_annotated(alone, both)
+    require_annotated(alone, both, needs_background=False)
     with pytest.raises(InputError, match="what was annotated in run 'A': unknown species 'ribosom'"):
         require_annotated(list_labelled_runs(three_runs, annotated={"A": ["ribosom"]}), both)

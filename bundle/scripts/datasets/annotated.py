@@ -105,15 +105,18 @@ def rows_with_annotated(
     return done
 
 
-def require_annotated(runs: Sequence[Mapping[Any, Any]], species_set: SpeciesSet) -> None:
+def require_annotated(
+    runs: Sequence[Mapping[Any, Any]], species_set: SpeciesSet, needs_background: bool = True
+) -> None:
     """Refuse to train on a species that nobody annotated.
 
     Args:
         runs: the rows of `datasets.truth.list_labelled_runs`.
         species_set: the species.
+        needs_background: refuse a species, too, of which there are points alone.
 
     Raises:
-        InputError: a species is unknown, or annotated in no run.
+        InputError: a species is unknown, annotated in no run, or nowhere completely.
     """
     entries = [Annotated.of_row(row) for row in runs]
     for row, entry in zip(runs, entries, strict=True):
@@ -124,6 +127,13 @@ def require_annotated(runs: Sequence[Mapping[Any, Any]], species_set: SpeciesSet
         raise InputError(
             f"{', '.join(nowhere)}: annotated in none of the runs to train on. Name a run where it was in "
             f"{ANNOTATED_FILE}, or give a species_path without it."
+        )
+    found = [name for name in species_set.names if any(entry.holds(name) and entry.complete for entry in entries)]
+    alone = [name for name in species_set.names if entries and name not in found]
+    if needs_background and alone:
+        raise InputError(
+            f"{', '.join(alone)}: points alone in every run, so that nothing shows what is none. Annotate a run "
+            "completely, or train with the overlay points_alone.json."
         )
 
 
