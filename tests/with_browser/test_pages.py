@@ -1,9 +1,7 @@
 """The pages in a real browser. Needs Chromium, its driver and selenium: `make test-browser`."""
 
 import json
-import os
 import re
-import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +14,7 @@ from scripts.species import with_thresholds
 
 selenium = pytest.importorskip("selenium")
 
-from selenium import webdriver  # noqa: E402
+from browser_steps import circles, labelled, settle, wait_until_loaded  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
@@ -76,30 +74,13 @@ def pages(tmp_path_factory, shipped_species):
     return folder
 
 
-@pytest.fixture(scope="module")
-def browser():
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium") or shutil.which("google-chrome") or ""
-    driver = shutil.which("chromedriver")
-    if not (driver and options.binary_location):
-        pytest.fail("Chromium or its driver is missing: apt-get install chromium chromium-driver")
-    for argument in ("--headless=new", "--disable-dev-shm-usage", "--window-size=1366,900"):
-        options.add_argument(argument)
-    if os.getuid() == 0:
-        options.add_argument("--no-sandbox")  # Chromium refuses to start for root with it
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield chrome
-    chrome.quit()
-
-
 @pytest.fixture
 def open_page(browser, pages):
     def opened(name):
         browser.get_log("browser"), browser.get_log("performance")  # those of the page before
         browser.get((pages / name).as_uri())
         if "/" in name.removesuffix("/report.html"):
-            WebDriverWait(browser, 60).until(lambda one: one.execute_script("return document.body.dataset.loaded"))
+            wait_until_loaded(browser)
         return browser
 
     return opened
@@ -120,22 +101,9 @@ def truth_page(open_page):
     return open_page(f"evaluation/{RUN}/report.html")
 
 
-def labelled(browser, text):
-    return browser.find_element(By.CSS_SELECTOR, f'[aria-label="{text}"]')
-
-
-def circles(browser, plane="xy", kind="pick"):
-    return browser.find_elements(By.CSS_SELECTOR, f"#{plane} circle.{kind}")
-
-
 def count_of(browser, name):
     card = labelled(browser, f"show {name}").find_element(By.XPATH, "ancestor::*[@class='card' or @class='card off']")
     return card.find_element(By.CLASS_NAME, "count").text
-
-
-def settle(browser):
-    """Wait until what was asked for is painted."""
-    browser.execute_async_script("const d = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(d));")
 
 
 def slide(browser, name, value):
