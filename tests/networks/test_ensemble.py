@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from batches import CONFIGS, pick
+from page_data import data_of
 from scipy.ndimage import map_coordinates
 from scripts.backends.choice import program_of, with_backend
 from scripts.backends.onnx import OnnxNetwork, export_onnx
@@ -128,6 +129,7 @@ def test_inference_with_two_unlike_networks_gives_the_picks_of_their_mean(tmp_pa
     assert len(found) > 0
     record = json.loads((output / "TS_1" / "run.json").read_text())
     assert all(sha256_of(path) in json.dumps(record) for path in paths)
+    assert data_of(output / "TS_1" / "report.html")["model"] == "+".join(sha256_of(path)[:8] for path in paths)
 
 
 # Ranks

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from page_data import data_of
 from scripts.errors import InputError
 from scripts.pages.html import check_megabytes
 from scripts.pages.run_page import MAX_TILES, Tomogram, Truth, compare_run, write_run_page
-from scripts.picks import Pick
+from scripts.picks import Pick, write_csv
 from synthetic import SHAPE, make_species, noise
 
 VOXEL_SIZE = 10.0
@@ -147,3 +148,16 @@ def test_candidates_alone_are_no_picks(page):
     found = data_of(page)
     assert (found["judged"], found["picked"]) == (True, 0)
     assert found["species"][0]["threshold"] == 0.99999
+
+
+def test_the_page_has_the_coordinates_of_the_table_and_what_tells_its_model_and_image_from_others(page, tmp_path):
+    picks = [replace(pick("a", 6, 9, 11), x_angstrom=110.12349, y_angstrom=-0.0001, z_angstrom=60.0)]
+    other = replace(tomogram(), volume=np.zeros(SHAPE, dtype=np.float32))
+    write_csv(tmp_path / "picks.csv", picks)
+    write_run_page(page, tomogram(), picks, make_species(1), 20, model="0123abcd", voxel_offset=0.5)
+    data = data_of(page)
+    assert data["items"][0]["angstrom"] == "110.123,0.000,60.000"
+    assert f",{data['items'][0]['angstrom']}," in (tmp_path / "picks.csv").read_text()
+    assert (data["model"], data["voxelOffset"]) == ("0123abcd", 0.5)
+    write_run_page(page, other, picks, make_species(1), 20, model="0123abcd")
+    assert data_of(page)["image"] != data["image"]

@@ -164,4 +164,10 @@ class WritePicks:
             folder / PAGE_NAME, tomogram_of(sample), picks, self.species_set, self.page_megabytes,
             others=from_records(sample["result"].get("others", ())),
             warning=f"Scores are not calibrated for this tomogram: {warning}." if warning else "",
+            model=short_hash(self.settings.get("weights_sha256")), voxel_offset=self.voxel_offset,
         )  # fmt: skip
+
+
+def short_hash(sha256: str | Sequence[str] | None) -> str:
+    """Return the first eight digits of a SHA-256, of several with ``+`` between them; "" of None."""
+    return "+".join(one[:8] for one in ([sha256] if isinstance(sha256, str) else sha256 or ()))

@@ -6,6 +6,7 @@ It is one self-contained HTML file that opens without a network. Its templates a
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from scripts.pages.html import TEMPLATES, are_judged, as_script_json, species_data, valleys_of, write_page
 from scripts.pages.jpeg import SHEET_COLUMNS, TILE_PIXELS, TILE_RADII, Stack, encode_stack, sprite_sheet
-from scripts.picks import Pick
+from scripts.picks import Pick, xyz_text
 from scripts.scoring.comparison import Comparison, cause_in_words, compare
 from scripts.scoring.mistakes import RIGHT, Verdict
 from scripts.species import Species, SpeciesSet
@@ -111,8 +112,10 @@ def write_run_page(
     compared: ComparedRun | None = None,
     others: Sequence[Pick] = (),
     warning: str = "",
+    model: str = "",
+    voxel_offset: float = 0.0,
 ) -> None:
-    """Write the page of one run.
+    """Write the page of one run; without a truth its picks can be corrected there.
 
     Args:
         path: of the page.
@@ -123,6 +126,8 @@ def write_run_page(
         compared: the comparison of the picks with the truth, as `compare_run` returns it; None where there is no truth.
         others: candidates of a second look that were not picked; a slider shows them.
         warning: shown at the top.
+        model: what tells the weights that picked from others; it stands in corrected tables.
+        voxel_offset: that the picks' ångströms were written with, see `coordinates`.
     """
     if page_megabytes == 0:
         return
@@ -136,6 +141,9 @@ def write_run_page(
         "voxelSize": tomogram.voxel_size_angstrom,
         "ownVoxelSize": tomogram.own_voxel_size_angstrom,
         "start": tomogram.start_zyx_voxel,
+        "voxelOffset": voxel_offset,
+        "model": model,
+        "image": hashlib.sha256(tomogram.volume[len(tomogram.volume) // 2].tobytes()).hexdigest()[:8],
         "tile": {"pixels": TILE_PIXELS, "columns": SHEET_COLUMNS, "radii": TILE_RADII},
         **species_data(species_set, picks, valleys_of(picks, species_set), are_judged([*picks, *others])),
         "picked": len(picks),
@@ -147,18 +155,22 @@ def write_run_page(
     }
     taken = len(as_script_json(data)) + sum(path.stat().st_size for path in TEMPLATES.iterdir())
     stack = encode_stack(tomogram.volume, int((page_megabytes * BYTES_PER_MEGABYTE - taken) * 0.74))  # base64: 4 for 3
-    scripts = ["common.js", "truth.js", "run.js"] if compared else ["common.js", "run.js"]
+    scripts = ["common.js", "corrections.js", "correct.js", *(["truth.js"] if compared else []), "run.js"]
     write_page(path, "run.html", f"{tomogram.run}: picks", scripts, data | _stack_data(stack))
 
 
 def _pick_items(picks: Sequence[Pick], tomogram: Tomogram, species_set: SpeciesSet) -> list[dict[str, Any]]:
-    """Return picks in the form of the page's data; a place is a voxel ``(z, y, x)`` of the shown volume."""
+    """Return picks in the form of the page's data; a place is a voxel ``(z, y, x)`` of the shown volume.
+
+    Their ångströms are texts, so that a table that the page saves has those of ``picks.csv``, byte for byte.
+    """
     species = {name: number for number, name in enumerate(species_set.names)}
     return [
         {
             "species": species[pick.species],
             "score": round(pick.score, 6),
             "place": [round(value, 2) for value in place],
+            "angstrom": ",".join(xyz_text(pick)),
         }
         for pick, place in zip(picks, tomogram.places_of(picks).tolist(), strict=True)
     ]

@@ -11,7 +11,7 @@ from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
 from scripts.picks.copick_json import read_copick_folder, read_copick_json, write_copick_json
 from scripts.picks.formats import FORMATS, check_formats, write_run_folder
-from scripts.picks.kaggle_csv import read_csv, write_csv
+from scripts.picks.kaggle_csv import read_csv, write_csv, xyz_text
 from scripts.picks.pick import Pick, as_records, by_species, check_truth, from_records, xyz_angstrom_of
 from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
 
@@ -36,4 +36,5 @@ __all__ = [
     "write_relion5_star",
     "write_run_folder",
     "xyz_angstrom_of",
+    "xyz_text",
 ]

@@ -58,14 +58,18 @@ def read_csv(path: str | Path) -> list[Pick]:
     ]
 
 
+def xyz_text(pick: Pick) -> list[str]:
+    """Return the position ``x, y, z`` in ångströms as the table has it."""
+    return [decimal(value, ANGSTROM_DIGITS) for value in pick.xyz_angstrom]
+
+
 def _row_of_pick(pick: Pick) -> tuple[str, ...]:
-    angstroms = [decimal(value, ANGSTROM_DIGITS) for value in pick.xyz_angstrom]
     voxels = [decimal(value, VOXEL_DIGITS) for value in (pick.x_voxel, pick.y_voxel, pick.z_voxel)]
     score, network_score = (decimal(value, SCORE_DIGITS) for value in (pick.score, pick.network_score))
     return (
         pick.run,
         pick.species,
-        *angstroms,
+        *xyz_text(pick),
         score,
         decimal(pick.radius_angstrom, ANGSTROM_DIGITS),
         *voxels,

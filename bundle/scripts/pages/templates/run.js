@@ -4,18 +4,23 @@
 const [depth, height, width] = data.shape;
 const zRatio = data.zStep / data.pixelStep; // height of a slice in pixels
 const ownPerVoxel = data.voxelSize / data.ownVoxelSize; // 1, if the tomogram was not resampled
-const items = data.items.map((item, number) => ({
-  ...item, number, odds: logOdds(item.score),
-  z: (item.place[0] + 0.5) / data.zStep - 0.5, // in slices and pixels of the pictures
-  y: (item.place[1] + 0.5) / data.pixelStep - 0.5,
-  x: (item.place[2] + 0.5) / data.pixelStep - 0.5,
-  radius: species[item.species].radius / data.voxelSize / data.pixelStep,
+const items = data.items.map((item, number) => asItem({
+  ...item, number, odds: logOdds(item.score), own: species[item.species].name, key: keyOf(species[item.species].name, item.angstrom),
 }));
 const picks = items.filter((item) => !item.truth);
-const state = { z: 0, y: Math.floor(height / 2), chosen: null, tab: 0, loaded: 0 };
+const state = { z: 0, y: Math.floor(height / 2), x: Math.floor(width / 2), isPlace: false, chosen: null, tab: 0, loaded: 0 };
 const volume = new Uint8Array(depth * height * width);
 const ready = new Uint8Array(depth);
-let panel = null;
+let panel = null, corrections = null;
+
+function asItem(item) {
+  return {
+    ...item,
+    z: (item.place[0] + 0.5) / data.zStep - 0.5, // in slices and pixels of the pictures
+    y: (item.place[1] + 0.5) / data.pixelStep - 0.5,
+    x: (item.place[2] + 0.5) / data.pixelStep - 0.5,
+  };
+}
 
 // The picture's row 0 is drawn at the bottom: y and z point upwards, as in IMOD.
 class Plane {
@@ -83,15 +88,17 @@ class Plane {
   mark() {
     const marks = [this.guide()];
     for (const item of items.filter(visible)) {
-      const gap = Math.abs(item[this.across] - state[this.across]) / this.unit / item.radius;
+      const { radius: angstrom, colour: stroke } = species[speciesOf(item)], radius = angstrom / data.voxelSize / data.pixelStep;
+      const gap = Math.abs(item[this.across] - state[this.across]) / this.unit / radius;
       if (gap >= 1) continue;
       const { cx, cy } = this.place(item);
-      const opacity = (1 - 0.85 * gap).toFixed(2), stroke = species[item.species].colour;
+      const opacity = (1 - 0.85 * gap).toFixed(2), verdict = corrections.of(item);
       const classes = [item.truth ? "truth" : "pick", item === state.chosen ? "chosen" : ""].join(" ").trim();
-      const r = item.radius * (item.truth ? 0.88 : 1); // both are seen where they agree
-      marks.push(draw("circle", { cx, cy, r, stroke, opacity, class: classes, "data-species": item.species,
-        onclick: (event) => { event.stopPropagation(); choose(item); } }, draw("title", {}, describe(item))));
-      if (data.truth && !item.right) marks.push(cross(cx, cy, item, stroke, opacity));
+      const r = radius * (item.truth ? 0.88 : 1); // both are seen where they agree
+      marks.push(draw("circle", { cx, cy, r, stroke, opacity, class: classes, "data-species": speciesOf(item),
+        onclick: (event) => { if (!event.shiftKey) { event.stopPropagation(); choose(item); } } }, draw("title", {}, describe(item))));
+      const d = verdict ? tick(cx, cy, radius) : (data.truth && !item.right) || verdict === "" ? cross(cx, cy, radius, item.truth) : "";
+      if (d) marks.push(draw("path", { d, stroke, opacity, class: "cross" }));
     }
     this.svg.replaceChildren(...marks);
     const z = own("z", state.z), y = own("y", state.y);
@@ -100,39 +107,63 @@ class Plane {
 
   guide() { // where the other slice lies
     const at = this.across === "z" ? height - state.y - 0.5 : this.tall - (state.z + 0.5) * zRatio;
-    return draw("line", { x1: 0, x2: width, y1: at, y2: at, class: "guide" });
+    const column = state.isPlace ? `M${state.x + 0.5} 0v${this.tall}` : "";
+    return draw("path", { d: `M0 ${at}h${width}${column}`, class: "guide" });
   }
 
   click(event) {
     const box = this.svg.getBoundingClientRect();
     const share = 1 - (event.clientY - box.top) / box.height;
     go(this.up, Math.floor(share * (this.up === "y" ? height : depth)));
+    go("x", Math.floor(((event.clientX - box.left) / box.width) * width));
+    choosePlace();
   }
 }
 
-function cross(cx, cy, item, stroke, opacity) {
-  const arm = item.radius * 0.35; // × for a wrong pick, + for a missed particle
-  const path = item.truth ? `M${cx - arm} ${cy}h${2 * arm}M${cx} ${cy - arm}v${2 * arm}`
+function cross(cx, cy, radius, isMissed) {
+  const arm = radius * 0.35; // × for a wrong pick, + for a missed particle
+  return isMissed ? `M${cx - arm} ${cy}h${2 * arm}M${cx} ${cy - arm}v${2 * arm}`
     : `M${cx - arm} ${cy - arm}l${2 * arm} ${2 * arm}M${cx - arm} ${cy + arm}l${2 * arm} ${-2 * arm}`;
-  return draw("path", { d: path, stroke, opacity, class: "cross" });
 }
 
-// A slice or a row in voxels of the tomogram as it was read.
+function tick(cx, cy, radius) {
+  const arm = radius * 0.3;
+  return `M${cx - arm} ${cy}l${0.7 * arm} ${0.8 * arm}l${1.3 * arm} ${-1.6 * arm}`;
+}
+
+// A slice, a row or a column in voxels of the tomogram as it was read.
+function ownVoxel(axis, index) {
+  const step = axis === "z" ? data.zStep : data.pixelStep, number = "zyx".indexOf(axis);
+  return Math.min((index + 0.5) * step - 0.5, data.volumeShape[number] - 1) * ownPerVoxel + data.start[number];
+}
+
 function own(axis, index) {
   const step = axis === "z" ? data.zStep : data.pixelStep;
-  const start = data.start[axis === "z" ? 0 : 1];
-  return (((index + 0.5) * step - 0.5) * ownPerVoxel + start).toFixed(step === 1 && ownPerVoxel === 1 ? 0 : 1);
+  return ownVoxel(axis, index).toFixed(step === 1 && ownPerVoxel === 1 ? 0 : 1);
+}
+
+function numberOf(name) {
+  return species.findIndex((one) => one.name === name);
+}
+
+// The number of the species that stands there: the model's, unless a person said another one.
+function speciesOf(item) {
+  const verdict = corrections.of(item);
+  return verdict ? numberOf(verdict) : item.species;
 }
 
 function visible(item) {
-  if (!panel.on[item.species]) return false;
-  return item.truth ? byId("show-truth").checked : panel.keeps(item.species, item.odds);
+  if (item.added && !isThere(item)) return false;
+  if (!panel.on[speciesOf(item)]) return false;
+  return item.truth ? byId("show-truth").checked : item.added || panel.keeps(item.species, item.odds);
 }
 
 function describe(item) {
   const [z, y, x] = item.place.map((value, axis) => (value * ownPerVoxel + data.start[axis]).toFixed(1));
+  const place = `voxel x ${x}, y ${y}, z ${z}${inWords(item)}`;
+  if (item.added) return `${species[speciesOf(item)].name}, added, ${place}`;
   const what = item.truth ? `true ${species[item.species].name}` : `${species[item.species].name}, score ${shown(item.score)}`;
-  return `${what}${item.cause ? ` (${item.cause === "right" && item.truth ? "found" : item.cause})` : ""}, voxel x ${x}, y ${y}, z ${z}`;
+  return `${what}${item.cause ? ` (${item.cause === "right" && item.truth ? "found" : item.cause})` : ""}, ${place}`;
 }
 
 const planes = [new Plane("xy", "z", height, height), new Plane("xz", "y", depth, depth * zRatio)];
@@ -145,20 +176,24 @@ function repaint() {
 }
 
 function go(axis, index) {
-  state[axis] = Math.min(Math.max(Math.round(index), 0), (axis === "z" ? depth : height) - 1);
+  state[axis] = Math.min(Math.max(Math.round(index), 0), { z: depth, y: height, x: width }[axis] - 1);
   byId(axis).value = state[axis];
   byId(`${axis}-shown`).textContent = `${axis} = ${own(axis, state[axis])}`;
   repaint();
 }
 
 function choose(item) {
-  state.chosen = item;
-  go("z", item.z);
-  go("y", item.y);
+  [state.chosen, state.isPlace] = [item, false];
+  for (const axis of "zyx") go(axis, item[axis]);
   byId("chosen").textContent = describe(item);
+  if (!item.truth && state.tab !== tabOf(item)) {
+    state.tab = tabOf(item);
+    showGallery();
+  }
   document.querySelectorAll(".tile").forEach((tile) => {
     tile.setAttribute("aria-current", tile.dataset.number === String(item.number));
   });
+  showVerdict();
 }
 
 // The slices around the first one come first, so that there is something to look at at once.
@@ -209,24 +244,39 @@ const KINDS = {
   right: (item) => !item.truth && item.right,
   wrong: (item) => !item.truth && !item.right,
   missed: (item) => item.truth && !item.right,
+  open: (item) => corrections.of(item) === undefined,
+  seen: (item) => corrections.of(item) !== undefined,
 };
 
-function galleryItems(index) {
-  const kind = KINDS[byId("kind").value];
-  const cause = byId("cause").value;
-  return items.filter((item) => item.species === index && kind(item) && (item.truth || panel.keeps(index, item.odds))
-    && (!cause || (item.cause || "").startsWith(cause)));
+const ORDERS = {
+  high: (item) => -item.score,
+  low: (item) => item.score,
+  near: (item) => Math.abs(item.odds - panel.start[item.species]),
+};
+
+// In the order in which the gallery shows them.
+function galleryItems(index, kind = KINDS[byId("kind").value]) {
+  const cause = byId("cause").value, rank = ORDERS[byId("order").value];
+  return items.filter((item) => tabOf(item) === index && kind(item) && (item.added ? isThere(item) : item.truth || panel.keeps(index, item.odds))
+    && (!cause || (item.cause || "").startsWith(cause))).sort((a, b) => rank(a) - rank(b) || a.number - b.number);
 }
 
 function showGallery() {
-  const found = galleryItems(state.tab), tiled = found.filter((item) => item.tile !== undefined);
-  const sign = byId("order").value === "high" ? -1 : 1;
-  tiled.sort((a, b) => sign * (a.score - b.score) || a.tile - b.tile);
+  const found = galleryItems(state.tab), tiled = found.filter((item) => item.tile !== undefined || item.added);
+  const { number, tab } = document.activeElement.dataset;
   byId("gallery").replaceChildren(...tiled.map(tileOf));
   byId("gallery-note").textContent = tiled.length === found.length ? "" :
     `${tiled.length} of ${found.length}, spread evenly over the scores.`;
-  byId("tabs").replaceChildren(...species.map((one, index) => make("button", { type: "button", "aria-pressed": String(index === state.tab),
-    onclick: () => { state.tab = index; showGallery(); } }, swatch(index), `${one.name} ${galleryItems(index).length}`)));
+  byId("tabs").replaceChildren(...species.map((one, index) => make("button", { type: "button", "data-tab": index,
+    "aria-pressed": String(index === state.tab), onclick: () => { state.tab = index; showGallery(); } },
+  swatch(index), `${one.name} ${galleryItems(index).length}`)));
+  if (number !== undefined) focusTile(number); // the buttons are new ones
+  if (tab !== undefined) byId("tabs").children[tab].focus();
+}
+
+function focusTile(number) {
+  const tile = document.querySelector(`.tile[data-number="${number}"]`);
+  if (tile) tile.focus();
 }
 
 function lookUp(index, kind, cause) {
@@ -240,12 +290,14 @@ function lookUp(index, kind, cause) {
 function tileOf(item) {
   const size = 80, { columns } = data.tile;
   const row = Math.floor(item.tile / columns), column = item.tile % columns;
-  const picture = make("i", { class: `sheet-${item.species}`,
-    style: `background-position: ${-column * size}px ${-row * size}px; --colour: ${species[item.species].colour}` });
-  const caption = item.truth ? item.cause : shown(item.score);
-  const cause = item.truth || !item.cause || item.right ? [] : [make("small", {}, item.cause)];
+  const picture = make("i", { class: `sheet-${item.added ? "none" : item.species}`,
+    style: `background-position: ${-column * size}px ${-row * size}px; --colour: ${species[speciesOf(item)].colour}` });
+  const caption = item.added ? "added" : item.truth ? item.cause : shown(item.score);
+  const words = item.truth || !item.cause || item.right ? inWords(item).slice(2) : item.cause;
+  const cause = words ? [make("small", {}, words)] : [];
   return make("button", { type: "button", class: "tile", "data-number": item.number, "aria-label": describe(item), title: describe(item),
-    "aria-current": String(item === state.chosen), onclick: () => choose(item) }, picture, caption, ...cause);
+    "aria-current": String(item === state.chosen), "data-verdict": { "": "wrong", [item.own]: "right" }[corrections.of(item)] || null,
+    onclick: () => choose(item) }, picture, caption, ...cause);
 }
 
 function sheetStyles() {
@@ -259,12 +311,14 @@ function sheetStyles() {
 }
 
 function onKey(event) {
-  if (event.target.closest("input, select") && event.target.id !== "z" && event.target.id !== "y") return;
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  const field = event.target.closest("input, select");
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (!step || event.ctrlKey || event.altKey || event.metaKey) return;
-  event.preventDefault();
-  const axis = event.shiftKey || event.target.id === "y" ? "y" : "z";
-  go(axis, state[axis] + step);
+  if (step && (!field || ["z", "y"].includes(field.id))) {
+    event.preventDefault();
+    const axis = event.shiftKey || event.target.id === "y" ? "y" : "z";
+    go(axis, state[axis] + step);
+  } else if (!data.truth) onCorrectionKey(event, field);
 }
 
 function start() {
@@ -279,6 +333,7 @@ function start() {
   }
   byId("z").max = depth - 1;
   byId("y").max = height - 1;
+  byId("x").max = width - 1;
   if (data.truth) {
     byId("truth-switch").hidden = false;
     for (const [value, words] of [["right", "right picks"], ["wrong", "wrong picks"], ["missed", "missed particles"]]) {
@@ -289,10 +344,12 @@ function start() {
     showTruth(data.truth, (index, cause) => lookUp(index, "wrong", cause), (index, cause) => lookUp(index, "missed", cause));
   }
   sheetStyles();
+  startCorrections();
   const own = (index) => picks.filter((item) => item.species === index);
   panel = new SpeciesPanel(species.map((_, index) => own(index).map((item) => item.score)),
-    data.truth && data.truth.wrongScores, (made) => { panel = made; repaint(); showGallery(); });
-  for (const axis of ["z", "y"]) byId(axis).addEventListener("input", () => go(axis, byId(axis).value));
+    data.truth && data.truth.wrongScores, (made) => { panel = made; repaint(); showGallery(); showProgress(); });
+  for (const axis of "zyx") byId(axis).addEventListener("input", () => go(axis, byId(axis).value));
+  byId("x").addEventListener("input", choosePlace);
   for (const id of ["contrast", "invert", "show-truth"]) byId(id).addEventListener("input", repaint);
   for (const id of ["kind", "cause", "order"]) byId(id).addEventListener("change", showGallery);
   byId("slab").addEventListener("change", setLevels);
@@ -300,8 +357,10 @@ function start() {
   scaleBar();
   go("z", busiestSlice());
   go("y", height / 2);
+  go("x", width / 2);
   state.tab = Math.max(species.findIndex((_, index) => own(index).length), 0);
-  showGallery();
+  if (data.truth) showGallery();
+  else corrections.restore();
   load();
 }
 
