@@ -31,7 +31,7 @@ from scripts.preparation.annotation import BOX, COMPLETE, DOUBTFUL, REGION, anno
 from scripts.preparation.image_facts import ImageFacts, facts_of_image, refuse_other_directions
 from scripts.preparation.region import is_inside
 from scripts.species import SpeciesSet
-from scripts.volumes.labels import points_of_labels
+from scripts.volumes.labels import as_labels, points_of_labels
 from scripts.volumes.reading import is_tomogram, read_tomogram
 
 ALLOW_NEAR = "--allow_truth_near_origin True"
@@ -167,14 +167,11 @@ class LoadTruthd(MapTransform):
         if values.shape != shape:
             hint = ", resampled: give --resample False" if is_resampled else ""
             raise InputError(f"{path}: the label volume has shape {values.shape}, its tomogram {shape}{hint}.")
-        labels = np.rint(values)
-        if (labels != values).any() or labels.min() < 0 or labels.max() > np.iinfo(np.uint8).max:
-            raise InputError(f"{path} is no label volume: it holds other values than whole numbers from 0 to 255.")
+        labels = as_labels(values, path)
         if not is_resampled:
             z, y, x = (slice(first, first + n) for first, n in zip(facts.start_zyx_voxel, shape_zyx, strict=True))
             labels = labels[z, y, x]
-        answer: NDArray[np.uint8] = labels.astype(np.uint8)
-        return answer
+        return labels
 
     def read_points(self, path: str, facts: ImageFacts) -> NDArray[np.float64]:
         """Return the annotations ``(N, 5)`` of a run: label, voxel index in its image, and weight."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import cc3d
 import numpy as np
@@ -74,6 +75,31 @@ def split_labels(label_volume: NDArray[np.integer], species: Iterable[Species]) 
     return np.stack([(label_volume == one.label).astype(np.uint8) for one in species])
 
 
+def as_labels(values: NDArray[Any], source: str) -> NDArray[np.uint8]:
+    """Return the values of a label volume as labels.
+
+    Args:
+        values: ``(Z, Y, X)``.
+        source: the file, for the message.
+
+    Raises:
+        InputError: they are no labels.
+    """
+    labels = np.rint(values)
+    if (labels != values).any() or labels.min() < 0 or labels.max() > np.iinfo(np.uint8).max:
+        raise InputError(f"{source} is no label volume: it holds other values than whole numbers from 0 to 255.")
+    answer: NDArray[np.uint8] = labels.astype(np.uint8)
+    return answer
+
+
+def connected_blobs(label_volume: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Return the number of the connected blob that each voxel of a label volume belongs to: 1, 2 ..., 0 for none."""
+    blobs: NDArray[np.integer] = cc3d.connected_components(
+        np.ascontiguousarray(label_volume, dtype=np.uint8), connectivity=26
+    )
+    return blobs
+
+
 def points_of_labels(label_volume: NDArray[np.integer], species_set: SpeciesSet, source: str) -> NDArray[np.float64]:
     """Return label and centre ``(label, z, y, x)`` of every connected blob of a label volume, shape ``(N, 4)``.
 
@@ -81,6 +107,9 @@ def points_of_labels(label_volume: NDArray[np.integer], species_set: SpeciesSet,
         label_volume: ``(Z, Y, X)``, 0 for background.
         species_set: the species, for their labels.
         source: the file, for the message.
+
+    Returns:
+        The blobs in the order of their numbers in `connected_blobs`.
 
     Raises:
         InputError: the volume holds a label that belongs to no species.
@@ -90,7 +119,7 @@ def points_of_labels(label_volume: NDArray[np.integer], species_set: SpeciesSet,
         raise InputError(
             f"{source}: labels {unknown[:5]} belong to no species; known are 1 to {len(species_set.picked)}."
         )
-    blobs = cc3d.connected_components(np.ascontiguousarray(label_volume, dtype=np.uint8), connectivity=26)
+    blobs = connected_blobs(label_volume)
     centres = cc3d.statistics(blobs)["centroids"][1:]  # entry 0 is the background
     firsts = np.unique(blobs, return_index=True)
     label_of_blob = dict(zip(firsts[0].tolist(), label_volume.ravel()[firsts[1]].tolist(), strict=True))
