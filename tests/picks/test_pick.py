@@ -54,6 +54,12 @@ def test_a_place_that_stands_twice_in_the_truth_is_named():
         check_truth(truth, SPECIES_SET, "truth.csv")
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.25, math.nan])
+def test_where_a_particle_stands_another_species_may_be_rejected_or_uncertain(weight):
+    truth = [PICK, Pick("TS_1", "thyroglobulin", *PICK.xyz_angstrom, weight=weight)]
+    assert check_truth(truth, SPECIES_SET, "truth.csv") is check_truth(truth[::-1], SPECIES_SET, "truth.csv") is None
+
+
 def test_the_same_place_in_two_runs_is_no_duplicate():
     truth = [PICK, Pick("TS_2", "ribosome", *PICK.xyz_angstrom), Pick("TS_1", "ribosome", 205.0, 145.0, 135.0)]
     assert check_truth(truth, SPECIES_SET, "truth.csv") is None

@@ -149,7 +149,7 @@ def check_truth(truth: Iterable[Pick], species_set: SpeciesSet, source: str) -> 
     for number, pick in enumerate(truth, start=1):
         species_set.named(pick.species, f"{source}, particle {number}")
         place = (pick.run, *pick.xyz_angstrom)
-        if pick.weight == 0:  # no particle: one of another species may stand there
+        if pick.weight != 1:  # none, or uncertain: a particle of another species may stand there
             continue
         if place in first:
             raise InputError(
