@@ -5,17 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from scripts.coordinates import voxel_size_of
 from scripts.errors import InputError, InputWarning, run_tool
 from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
+from scripts.picks.corrections import count_annotations, merge_annotations
 from scripts.picks.formats import FORMATS
 from scripts.picks.fusion import fuse_picks
 from scripts.picks.kaggle_csv import read_csv, write_csv
+from scripts.species import SPECIES_FILE, read_species
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,9 +37,7 @@ def print_conversion(options: argparse.Namespace) -> None:
         InputError: see `convert`.
     """
     facts = Facts(**{name: getattr(options, name) for name in Facts.__dataclass_fields__})
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", InputWarning)
-        warnings.showwarning = lambda message, *place, **more: print(f"warning: {message}", file=sys.stderr)
+    with _warnings_in_lines():
         if options.volume_shape is not None:
             facts = replace(facts, volume_shape=tuple(options.volume_shape))
         written = convert(
@@ -57,12 +61,62 @@ def print_fusion(options: argparse.Namespace) -> None:
         InputError: a table cannot be read, see `fuse_picks`, or the file to write is there already.
     """
     tables = [read_csv(path) for path in options.tables]
-    if Path(options.target).exists() and not options.overwrite:
-        raise InputError(f"{options.target} is there already; choose another name, or give --overwrite.")
+    _refuse_existing(options)
     fused = fuse_picks(tables, options.weights, options.distance_angstrom)
     kept = [pick for pick in fused if options.min_score is None or pick.score >= options.min_score]
     write_csv(options.target, kept)
     print(f"{options.target}: {len(kept)} picks out of {' + '.join(str(len(table)) for table in tables)}")
+
+
+def print_merge(options: argparse.Namespace) -> None:
+    """Merge the annotations of several runs and print what was written.
+
+    Raises:
+        InputError: a table cannot be read, see `merge_annotations`, or the file to write is there already.
+    """
+    annotations = merge_annotations({path: read_csv(path) for path in options.tables})
+    _refuse_existing(options)
+    write_csv(options.target, annotations)
+    runs = len({one.run for one in annotations})
+    print(f"{options.target}: {count_annotations(annotations)}, in {runs} runs")
+
+
+def print_labels(options: argparse.Namespace) -> None:
+    """Turn a corrected label volume into a table of annotations and print what was written.
+
+    Raises:
+        InputError: a file cannot be used, see `annotations_of_labels`, or the file to write is there already.
+    """
+    from scripts.picks.label_volume import annotations_of_labels  # imported here because they take seconds
+    from scripts.volumes.labels import as_labels
+    from scripts.volumes.reading import read_tomogram, stem_of
+
+    _refuse_existing(options)
+    path, species_set = options.labels, read_species(options.species)
+    run = options.run or stem_of(path)
+    picks = [] if options.picks is None else [pick for pick in read_csv(options.picks) if pick.run == run]
+    if options.picks is not None and not picks:
+        raise InputError(f"{options.picks} has no pick of run '{run}': give --run NAME.")
+    with _warnings_in_lines():
+        volume = read_tomogram(path, options.voxel_size_angstrom)
+    labels, size = as_labels(np.asarray(volume.data), path), voxel_size_of(volume.affine)
+    annotations = annotations_of_labels(labels, picks, species_set, run, size, options.voxel_offset, path)
+    write_csv(options.target, annotations)
+    print(f"{options.target}: {count_annotations(annotations)}")
+
+
+def _refuse_existing(options: argparse.Namespace) -> None:
+    if Path(options.target).exists() and not options.overwrite:
+        raise InputError(f"{options.target} is there already; choose another name, or give --overwrite.")
+
+
+@contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Print warnings as one line each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", InputWarning)
+        warnings.showwarning = lambda message, *place, **more: print(f"warning: {message}", file=sys.stderr)
+        yield
 
 
 def _with_tomogram(facts: Facts) -> Facts:
@@ -78,8 +132,10 @@ def _with_tomogram(facts: Facts) -> Facts:
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m scripts.picks", description="Files of picks.")
-    commands = parser.add_subparsers(required=True, metavar="convert|fuse")
+    commands = parser.add_subparsers(required=True, metavar="convert|fuse|merge|labels")
     _add_fusion(commands)
+    _add_merge(commands)
+    _add_labels(commands)
     command = commands.add_parser(
         "convert", help="from one format to another", description="Convert picks; see docs/reference/coordinates.md."
     )
@@ -120,6 +176,33 @@ def _add_fusion(commands: Any) -> None:
     command.add_argument("--min_score", type=float, metavar="SCORE", help="leave out particles with a lower score")
     command.add_argument("--overwrite", action="store_true", help="replace the table")
     command.set_defaults(work=print_fusion)
+
+
+def _add_merge(commands: Any) -> None:
+    command = commands.add_parser(
+        "merge", help="corrected tables of several runs to one", description="Merge tables; see docs/how_to/report.md."
+    )
+    command.add_argument("target", metavar="OUT.csv", help="the table to write: truth.csv beside the tomograms")
+    command.add_argument("tables", metavar="IN.csv", nargs="+", help="corrected tables, of different runs")
+    command.add_argument("--overwrite", action="store_true", help="replace the table")
+    command.set_defaults(work=print_merge)
+
+
+def _add_labels(commands: Any) -> None:
+    command = commands.add_parser(
+        "labels",
+        help="a corrected label volume to a table",
+        description="Turn a label volume into a corrected table; see docs/how_to/monai_label.md.",
+    )
+    command.add_argument("target", metavar="OUT.csv", help="the table to write")
+    command.add_argument("labels", metavar="LABELS", help="the label volume of a run")
+    command.add_argument("--picks", metavar="PICKS.csv", help="that the labels were painted from")
+    command.add_argument("--run", metavar="NAME", help="the run (default: the name of the label volume)")
+    command.add_argument("--species", default=SPECIES_FILE, metavar="FILE", help="of the labels (default: ours)")
+    command.add_argument("--voxel_size_angstrom", type=_positive, metavar="SIZE", help="where the header has none")
+    command.add_argument("--voxel_offset", type=float, default=0.0, metavar="VOXELS", help="0 (default) or 0.5")
+    command.add_argument("--overwrite", action="store_true", help="replace the table")
+    command.set_defaults(work=print_labels)
 
 
 def _positive(text: str) -> float:
