@@ -43,10 +43,10 @@ def annotations_of_labels(
     """
     centres = points_of_labels(label_volume, species_set, source)
     voxels = np.rint(zyx_vox_of(picks, voxel_size_angstrom, voxel_offset)).astype(int)
-    is_inside = ((voxels >= 0) & (voxels < label_volume.shape)).all(axis=1)
+    is_inside: NDArray[np.bool_] = np.all((voxels >= 0) & (voxels < label_volume.shape), axis=1)
     places = tuple(np.where(is_inside[:, None], voxels, 0).T)
     labels = [species_set.named(pick.species, f"the picks of run '{run}'").label for pick in picks]
-    is_particle = is_inside & (label_volume[places] == labels)
+    is_particle = is_inside & np.equal(label_volume[places], labels)
     if len(picks) and len(centres) and not label_volume[places][is_inside].any():
         raise InputError(f"{source} has no label where any pick of run '{run}' is: it is another run's, or mirrored.")
     annotations = [replace(pick, weight=float(kept)) for pick, kept in zip(picks, is_particle, strict=True)]
