@@ -272,6 +272,9 @@ def test_a_particle_added_in_a_padded_and_resampled_image_stands_in_the_files_co
     own = to_zyx_vox([added.xyz_angstrom], 8.0, voxel_offset=0.5)[0]
     shown = (own - (3, 0, 5)) * (8.0 / VOXEL_SIZE)  # Tomogram.places_of
     assert shown == pytest.approx([20, 30, 40], abs=1e-3)
+    z, y, x = own
+    assert text(page, "chosen") == f"apo-ferritin, added, voxel x {x:.1f}, y {y:.1f}, z {z:.1f}"
+    assert [page.find_element(By.ID, axis).get_attribute("value") for axis in "zyx"] == ["20", "30", "40"]
 
 
 def test_the_gallery_shows_only_what_nobody_has_looked_at_nearest_to_the_threshold_first(page):

@@ -251,7 +251,7 @@ const KINDS = {
 const ORDERS = {
   high: (item) => -item.score,
   low: (item) => item.score,
-  near: (item) => Math.abs(item.odds - panel.start[item.species]),
+  near: (item) => Math.abs(item.odds - panel.start[tabOf(item)]),
 };
 
 // In the order in which the gallery shows them.
