@@ -89,6 +89,15 @@ def test_where_not_all_species_are_annotated_or_one_is_uncertain_no_place_shows_
         assert run.has_nothing == ("is_complete" not in known)
 
 
+def test_what_a_person_rejected_is_a_wrong_proposal_unless_another_species_stands_there():
+    rejected = [[1, 20, 20, 40, 0], [2, 10, 10, 11, 0], [2, 10, 10, 22, 0], [1, 10, 10, 22, np.nan]]
+    run = ProposedRun(
+        np.zeros((1, 24, 24, 44)), PARTICLES, np.zeros((0, 3)), RADII, Annotation.of({"doubtful": rejected})
+    )
+    assert run.places.tolist() == [row[1:4] for row in rejected[:3]]
+    assert run.classes.tolist() == [NOTHING, 1, UNCLEAR]
+
+
 def test_nothing_is_cut_inside_of_the_annotated_region():
     region = np.zeros((1, 24, 24, 44), dtype=np.uint8)
     region[0, 15:20, 2:6, 3:9] = 1

@@ -98,7 +98,7 @@ class CropVariation:
 
 
 class ProposedRun:
-    """A tomogram with its particles, and the places that the first network proposes in it.
+    """A tomogram with its particles, and the places that the first network proposes in it or a person rejected.
 
     Args:
         volume: ``(1, Z, Y, X)``, scaled; an array, or a `preparation.cache.StoredVolume`.
@@ -118,8 +118,10 @@ class ProposedRun:
     ) -> None:
         self.volume = Plain(volume)
         self.particles = np.asarray(particles, dtype=np.float64).reshape(-1, 4)
-        self.places, self.radii_vox, self.known = places_zyx_vox, radii_vox, known
-        self.classes = self.classes_of(places_zyx_vox)
+        self.radii_vox, self.known = radii_vox, known
+        rejected = known.doubtful[known.doubtful[:, 4] == 0, 1:4]
+        self.places = np.concatenate([places_zyx_vox, rejected])
+        self.classes = self.classes_of(self.places)
 
     def classes_of(self, places_zyx_vox: NDArray[np.float64]) -> NDArray[np.int64]:
         """Return the classes of places ``(N, 3)``, `UNCLEAR` where a species may stand that is not annotated."""
