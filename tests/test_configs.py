@@ -388,6 +388,8 @@ def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_di
     assert (tmp_path / "eval" / "thresholds.png").exists()
     for page in ("report.html", "one/report.html", "two/report.html"):
         assert "Against the truth" in (tmp_path / "eval" / page).read_text()
+    notes = data_of(tmp_path / "eval" / "report.html")["notes"]
+    assert "ribosome keeps its threshold: 2 true particles, at least 10 needed." in notes
     run_inference(dataset_dir, tmp_path / "out", small_weights, probability_thresholds=str(thresholds))
     assert (tmp_path / "out" / "picks.csv").exists()
 

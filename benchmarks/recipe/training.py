@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from scripts.atomic_files import require_writable
 from scripts.datasets.runs import require_runs
 from scripts.datasets.truth import list_labelled_runs
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.handlers.training_logs import loss_of
 from scripts.inference.inferers import TomogramInferer
 from scripts.picking.image_picks import logits_stride_of
@@ -227,14 +228,18 @@ class Judged:
         return Counts(int(self.is_right[picked].sum()), int(picked.sum()), self.truths)
 
     def best_threshold(self, beta: float, name: str) -> float:
-        """Return the logit with the best F-beta, see `scoring.threshold_choice.best_threshold`."""
+        """Return the logit with the best F-beta, see `scoring.threshold_choice.best_threshold`; 0 if none is right."""
         order = np.argsort(self.scores, kind="stable")
         scores, right = self.scores[order], self.is_right[order]
         thresholds, first = np.unique(scores, return_index=True)
         hits = np.concatenate([[0], np.cumsum(right)])
         hits, picks = hits[-1] - hits[first], len(scores) - first
         values = (1 + beta**2) * hits / np.maximum(beta**2 * self.truths + picks, 1)
-        return best_threshold(thresholds, values, 0.0, self.truths, name)
+        if not values.any():
+            message = f"{name} keeps the threshold 0: none of its {self.truths} true particles was found."
+            warnings.warn(message, InputWarning, stacklevel=2)
+            return 0.0
+        return best_threshold(thresholds, values)
 
 
 def score_set(parser: ConfigParser, scored: ScoredSet) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def judged_alone(run, logits, log_odds, is_right):
 
 def test_the_fit_finds_the_function_behind_the_candidates():
     found, few = fit_calibration([drawn(), drawn(seed=1)], ["a", "b"])
-    assert few == []
+    assert few == {}
     assert found.fitted_on == ("run0", "run1")
     assert np.allclose(found.weights, [[0.5, 1.5, 0, 0, -1]] * 2, atol=0.15)
     new = drawn(seed=2)
@@ -58,13 +58,23 @@ def test_a_species_with_few_particles_keeps_the_second_looks_answer():
     one = drawn(200)
     one.is_right[:, 1] = False
     found, few = fit_calibration([one], ["a", "b"])
-    assert few == ["b"]
+    assert few == {"b": "0 true particles among its candidates, at least 10 needed"}
     one.is_right[:] = True  # there is no wrong one to learn from
-    assert fit_calibration([one], ["a", "b"])[1] == ["a", "b"]
+    assert fit_calibration([one], ["a", "b"])[1] == dict.fromkeys("ab", "none of its candidates is wrong")
     assert found.probabilities(np.zeros((1, 2)), np.ones((1, 2)))[0, 1] == pytest.approx(1 / (1 + np.exp(-1)))
     nothing = judged_alone("TS_1", *[np.zeros((0, 2))] * 2, np.zeros((0, 2), dtype=bool))
     with pytest.raises(InputError, match="the first network proposes nothing in TS_1: there is nothing to fit"):
         fit_calibration([nothing], ["a", "b"])
+
+
+def test_a_species_with_two_true_particles_is_not_calibrated_unless_that_is_enough():
+    one = drawn(200)
+    one.is_right[:, 1] = False
+    one.is_right[:2, 1] = True
+    found, left = fit_calibration([one], ["a", "b"])
+    assert found.weights[1].tolist() == [0, 1, 0, 0, 0]
+    assert left == {"b": "2 true particles among its candidates, at least 10 needed"}
+    assert fit_calibration([one], ["a", "b"], least_truths=2)[1] == {}
 
 
 def test_of_several_candidates_near_a_particle_only_the_nearest_is_right():

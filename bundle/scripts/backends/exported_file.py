@@ -51,6 +51,7 @@ def write_exported(path: str | Path, content: bytes, card: Card | None) -> None:
 
 def _without_thresholds(card: Card | None) -> Card:
     """Return a card without what a later fit of the thresholds changes, and without the files it lists."""
-    content = {**(card or {}), SHA256: None, "thresholds_fitted_on": None, "thresholds_fitted_for": None}
+    fitted = dict.fromkeys(("thresholds_fitted_on", "thresholds_fitted_for", "thresholds_kept"))
+    content = {**(card or {}), SHA256: None, **fitted}
     species = {name: {**row, "probability_threshold": None} for name, row in content.get("species", {}).items()}
     return {**content, "species": species}

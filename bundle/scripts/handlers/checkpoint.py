@@ -98,6 +98,7 @@ class TrainingCheckpoint:
             "window_size": list(window_size),
             "thresholds_fitted_on": None,
             "thresholds_fitted_for": None,
+            "thresholds_kept": None,
             "trained_on": sorted({str(item.get("run", item["image"])) for item in windows.data}),
             "started_from": started_from and sha256_of(started_from),
             "command": shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]) if is_bundle_command() else None,

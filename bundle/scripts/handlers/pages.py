@@ -71,7 +71,9 @@ class WritePages:
 
     def write(self, engine: Engine) -> None:
         path, sweep = self.folder / PAGE_NAME, (self.thresholds, self.mode)
-        write_summary_page(path, self.picks, self.species_set, comparisons=self.comparisons, sweep=sweep)
+        kept = getattr(engine.state, "kept_thresholds", {})
+        notes = [f"{name} keeps its threshold: {reason}." for name, reason in kept.items()]
+        write_summary_page(path, self.picks, self.species_set, comparisons=self.comparisons, sweep=sweep, notes=notes)
 
 
 class OverlayToTensorBoard:

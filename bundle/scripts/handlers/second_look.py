@@ -28,7 +28,16 @@ from scripts.picking.calibration import within
 from scripts.picking.familiarity import Familiarity, statistics_of
 from scripts.picking.image_picks import is_judged, keep_inside
 from scripts.picking.operating_point import OperatingPoint, parse_operating_points
-from scripts.picking.second_look import CALIBRATION, CROP, FAMILIARITY, FIRST_SHA256, SECOND_LOOK, SecondLook
+from scripts.picking.second_look import (
+    CALIBRATION,
+    CROP,
+    FAMILIARITY,
+    FIRST_SHA256,
+    NOT_CALIBRATED,
+    SECOND_LOOK,
+    SecondLook,
+    warn_of_uncalibrated,
+)
 from scripts.picking.stored_proposals import read_proposals, write_proposals
 from scripts.preparation.cache import PROPOSALS_PATH, entry_name
 from scripts.preparation.crops import CropShape
@@ -42,6 +51,7 @@ from scripts.scoring.calibration import (
 )
 from scripts.scoring.metrics import Counts, SpeciesScore, mean_f1, score_counts, score_species
 from scripts.scoring.reliability import average_precision, reliability_of, sampling_error
+from scripts.scoring.threshold_choice import LEAST_TRUTHS
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
@@ -135,6 +145,7 @@ def calibrate_second_look(
     dtype: torch.dtype = torch.float32,
     known: Dataset | None = None,
     merge_distance_in_radii: float = 1.0,
+    least_truths: int = LEAST_TRUTHS,
 ) -> None:
     """Fit the probabilities of a trained second look, and write it with its card, as inference takes it.
 
@@ -148,6 +159,7 @@ def calibrate_second_look(
         dtype: what the second look computes in.
         known: prepared tomograms that it was trained on: these, and those above, are familiar to it.
         merge_distance_in_radii: of two candidates nearer than this times their radius picking keeps the better one.
+        least_truths: right candidates that a species needs to be fitted.
     """
     network = load_weights(network_of(weights), weights)
     if not isinstance(network, CropClassifier):
@@ -157,20 +169,18 @@ def calibrate_second_look(
     trained = [] if known is None else judge_tomograms(known, second_look, species_set, merge_distance_in_radii)
     familiarity = Familiarity.learn(np.unique([one.statistics for one in [*judged, *trained]], axis=0))
     names = species_set.names
-    calibration, few = fit_calibration(judged, names)
-    for name in few:
-        logger.warning(
-            "%s: too few right or wrong candidates to fit on; the second look's own probability counts", name
-        )
+    calibration, left = fit_calibration(judged, names, least_truths)
     card = {
         **needed_card(weights, "output_dir"),
         FIRST_SHA256: sha256_of(checkpoint_path),
         CROP: as_json(asdict(crop_shape)),
         CALIBRATION: calibration.as_table(names),
+        NOT_CALIBRATED: left,
         FAMILIARITY: familiarity.as_table(),
     }
     folder = Path(output_dir)
     save_model(folder / SECOND_LOOK, read_bytes(weights), card)
+    warn_of_uncalibrated(folder / SECOND_LOOK, left)
     reliabilities = {}
     for column, name in enumerate(names):
         kept, right = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from scripts.atomic_files import write_atomically
+from scripts.errors import InputWarning
 from scripts.handlers.finished_sample import samples_of
 from scripts.networks.model_card import card_path, needed_card, record_thresholds
 from scripts.pages.figures import save_figure, sweep_figure
-from scripts.scoring.metrics import fbeta
-from scripts.scoring.threshold_choice import best_threshold
+from scripts.scoring.threshold_choice import LEAST_TRUTHS, fit_thresholds
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ class FitThresholds:
     """Find the best threshold of every species from the counts of `scoring.threshold_sweep.SweepThresholdsd`.
 
     The counts are summed over all tomograms. At the end the thresholds are chosen and written to ``thresholds.json``,
-    which inference takes as ``probability_thresholds``, and the curves to ``thresholds.png``.
+    which inference takes as ``probability_thresholds``, and the curves to ``thresholds.png``. Why a species keeps the
+    threshold that it had is in ``kept_thresholds`` of the engine's state, for the page.
 
     Args:
         output_dir: where the files are written.
@@ -35,6 +37,7 @@ class FitThresholds:
         recorded_for: weights file in whose card the thresholds are stored, so that inference uses them; None for no
             card.
         finder: what the thresholds are for, for the card.
+        least_truths: true particles that a species needs; with fewer it keeps its threshold.
     """
 
     def __init__(
@@ -44,9 +47,10 @@ class FitThresholds:
         thresholds: Sequence[float],
         recorded_for: str | Path | None = None,
         finder: Any = None,
+        least_truths: int = LEAST_TRUTHS,
     ) -> None:
         self.folder, self.species_set, self.thresholds = Path(output_dir), species_set, np.asarray(thresholds)
-        self.recorded_for, self.finder = recorded_for, finder
+        self.recorded_for, self.finder, self.least_truths = recorded_for, finder, least_truths
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.reset)
@@ -65,20 +69,19 @@ class FitThresholds:
             self.runs.append(sample["result"]["run"])
 
     def write(self, engine: Engine) -> None:
-        curves, chosen = {}, {}
-        for species, counts in zip(self.species_set.picked, self.counts, strict=True):
-            curve = np.array([fbeta(*map(int, row)) for row in counts])
-            chosen[species.name] = best_threshold(
-                self.thresholds, curve, species.probability_threshold, int(counts[0, 2]), name=species.name
-            )
-            curves[species.name] = curve
+        fit = fit_thresholds(self.counts, self.thresholds, self.species_set, least_truths=self.least_truths)
+        engine.state.kept_thresholds = fit.kept  # type: ignore[attr-defined]
         with write_atomically(self.folder / "thresholds.json") as file:
-            file.write(json.dumps(chosen, indent=4) + "\n")
-        for name, threshold in chosen.items():
-            best = np.interp(threshold, self.thresholds, curves[name])
+            file.write(json.dumps(fit.thresholds, indent=4) + "\n")
+        for name, threshold in fit.thresholds.items():
+            if name in fit.kept:
+                message = f"{name} keeps the threshold {threshold:g}: {fit.kept[name]}."
+                warnings.warn(message, InputWarning, stacklevel=2)
+            best = np.interp(threshold, self.thresholds, fit.curves[name])
             logger.info("%s: threshold %.3g, F4 %.4f on the runs it was fitted on", name, threshold, best)
         logger.info("thresholds in %s", self.folder / "thresholds.json")
         if self.recorded_for is not None:
-            record_thresholds(self.recorded_for, chosen, self.runs, self.finder)
+            record_thresholds(self.recorded_for, fit.thresholds, self.runs, self.finder, fit.kept)
             logger.info("and in %s, from where inference takes them", card_path(self.recorded_for))
-        save_figure(sweep_figure(self.thresholds, curves, chosen, self.species_set), self.folder / "thresholds.png")
+        figure = sweep_figure(self.thresholds, fit.curves, fit.thresholds, self.species_set)
+        save_figure(figure, self.folder / "thresholds.png")

@@ -18,6 +18,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -326,9 +327,20 @@ def _learned(card: Mapping[str, Any]) -> list[str]:
 
 
 def record_thresholds(
-    weights: str | Path, thresholds: Mapping[str, float], fitted_on: Sequence[str], finder: Any = None
+    weights: str | Path,
+    thresholds: Mapping[str, float],
+    fitted_on: Sequence[str],
+    finder: Any = None,
+    kept: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
-    """Write fitted thresholds, the runs that they were fitted on, and the finder, into the card of a weights file.
+    """Write fitted thresholds into the card of a weights file.
+
+    Args:
+        weights: the file.
+        thresholds: by the species' names.
+        fitted_on: names of the runs that they were fitted on.
+        finder: what they were fitted for.
+        kept: why a species keeps the threshold that it had, for those that do.
 
     Raises:
         InputError: there is no card.
@@ -336,7 +348,11 @@ def record_thresholds(
     card = needed_card(weights, "record_thresholds to False")
     for name, threshold in thresholds.items():
         card["species"][name]["probability_threshold"] = threshold
-    fitted = {"thresholds_fitted_on": list(fitted_on), "thresholds_fitted_for": record_of(finder)}
+    fitted = {
+        "thresholds_fitted_on": list(fitted_on),
+        "thresholds_fitted_for": record_of(finder),
+        "thresholds_kept": dict(kept),
+    }
     write_card(weights, {**card, **fitted})
 
 

@@ -58,7 +58,10 @@ def write_soup(new: Path, paths: Sequence[Path]) -> None:
         found = first_difference(recipe_of(networks[0]), recipe_of(network))
         if found:
             raise InputError(f"{path} is of another network than {paths[0]}, so their weights have no mean: {found}.")
-    unknown = ("thresholds_fitted_on", "thresholds_fitted_for", "started_from", "steps", "validation_score")
+    unknown = (
+        *("thresholds_fitted_on", "thresholds_fitted_for", "thresholds_kept"),
+        *("started_from", "steps", "validation_score"),
+    )
     facts = {
         **dict.fromkeys(unknown),
         "trained_on": sorted({run for card in cards for run in card.get("trained_on") or ()}),

@@ -59,6 +59,7 @@ def write_summary_page(
     failures: Mapping[str, str] | None = None,
     comparisons: Mapping[str, Comparison] | None = None,
     sweep: tuple[Sequence[float], str] = ((), ""),
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the page over runs.
 
@@ -69,6 +70,7 @@ def write_summary_page(
         failures: why runs failed, by run.
         comparisons: with the truth, by run; their sum is shown too.
         sweep: thresholds of the comparisons' sweep, and how picks were matched in it.
+        notes: sentences on the species' thresholds.
     """
     everything = [pick for found in picks.values() for pick in found]
     valleys = valleys_of(everything, species_set)
@@ -77,6 +79,7 @@ def write_summary_page(
         **species_data(species_set, everything, valleys),
         "runs": [_run_data(Path(path).parent, run, found, species_set) for run, found in picks.items()],
         "failures": [{"name": run, "reason": reason} for run, reason in (failures or {}).items()],
+        "notes": list(notes),
         "truth": None if total is None else total.as_json(species_set, *sweep),
     }
     for row in data["runs"]:

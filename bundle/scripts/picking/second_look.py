@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from scripts.species import SpeciesSet
 
 SECOND_LOOK = "second_look.pt"  # beside the weights of the first network
 FIRST_SHA256, CROP, CALIBRATION, FAMILIARITY = "first_network_sha256", "crop", "calibration", "familiarity"
+NOT_CALIBRATED = "not_calibrated"  # why the probability of a species is the second network's own
 BATCH = 32  # crops at a time: their features stay in the processor's cache
 COPIES_USED = 2  # turned copies; more gain nothing measurable
 TRAIN_COMMAND = "python -m monai.bundle run second_look"
@@ -227,7 +228,20 @@ def load_second_look(
         calibration = Calibration.from_table(card[CALIBRATION], species_set.names)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its card is damaged: {error}. Copy both again.") from error
+    warn_of_uncalibrated(path, card.get(NOT_CALIBRATED) or {})
     return SecondLook(network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path), card[FIRST_SHA256])
+
+
+def warn_of_uncalibrated(path: str | Path, reasons: Mapping[str, str]) -> None:
+    """Warn of the species whose probability is not calibrated.
+
+    Args:
+        path: of the second look.
+        reasons: by the species' names.
+    """
+    for name, reason in reasons.items():
+        message = f"{path}: the probability of {name} is not calibrated: {reason}."
+        warnings.warn(message, InputWarning, stacklevel=3)
 
 
 def _sha256_of_all(checkpoint_path: str | Path) -> set[str]:

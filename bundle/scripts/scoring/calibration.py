@@ -17,9 +17,9 @@ from scripts.picking.candidates import Candidates, highest_among_neighbours
 from scripts.picking.operating_point import OperatingPoint
 from scripts.scoring.matching import count_hits
 from scripts.scoring.metrics import Counts
+from scripts.scoring.threshold_choice import LEAST_TRUTHS
 from scripts.species import HIT_FRACTION, SpeciesSet
 
-LEAST_PARTICLES = 10  # of a species, to fit it
 TOMOGRAMS_FOR_CONFIDENCE = 8  # to fit what the confidence in a tomogram means
 INVERSE_PENALTY = 10.0  # of the logistic regression
 
@@ -91,16 +91,19 @@ def nearest_hits(centres: NDArray[np.float64], truths: NDArray[np.float64], dist
     return is_hit
 
 
-def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) -> tuple[Calibration, list[str]]:
+def fit_calibration(
+    judged: Sequence[JudgedCandidates], names: Sequence[str], least_truths: int = LEAST_TRUTHS
+) -> tuple[Calibration, dict[str, str]]:
     """Fit one logistic function per species.
 
     Args:
         judged: candidates of tomograms that neither network was trained on.
         names: of the species.
+        least_truths: right candidates that a species needs.
 
     Returns:
-        The calibration, and the species with too few right or wrong candidates, whose probability is that of the second
-        look alone.
+        The calibration; and for every species that it leaves as it is, whose probability is that of the second look
+        alone, the reason: too few right candidates, or no wrong one.
 
     Raises:
         InputError: there are no candidates.
@@ -114,12 +117,16 @@ def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) ->
     middle, spread = tomograms.mean(axis=0), tomograms.std(axis=0)
     is_known = spread > 0 if len(judged) >= TOMOGRAMS_FOR_CONFIDENCE else np.zeros(2, dtype=bool)
     scaled = np.where(is_known, (tomograms - middle) / np.where(is_known, spread, 1), 0)
-    columns, few = [], []
+    columns: list[list[float]] = []
+    left: dict[str, str] = {}
     for number, name in enumerate(names):
         kept = np.concatenate([one.is_kept[:, number] for one in judged])
         right = np.concatenate([one.is_right[:, number] for one in judged])[kept]
-        if right.sum() < LEAST_PARTICLES or right.all():
-            few.append(name)
+        if right.sum() < least_truths:
+            left[name] = f"{right.sum()} true particles among its candidates, at least {least_truths} needed"
+        elif right.all():
+            left[name] = "none of its candidates is wrong"
+        if name in left:
             columns.append([0.0, 1.0, 0.0, 0.0, 0.0])
             continue
         answers = [(within(one.logits[:, number]), within(one.log_odds[:, number])) for one in judged]
@@ -131,7 +138,7 @@ def fit_calibration(judged: Sequence[JudgedCandidates], names: Sequence[str]) ->
         *own, first, second = model.coef_[0].tolist()
         shares = np.where(is_known, np.array([first, second]) / np.where(is_known, spread, 1), 0)
         columns.append([*own, *shares, float(model.intercept_[0]) - float(shares @ middle)])
-    return Calibration(np.array(columns), tuple(sorted({one.run for one in judged}))), few
+    return Calibration(np.array(columns), tuple(sorted({one.run for one in judged}))), left
 
 
 @dataclass(frozen=True)

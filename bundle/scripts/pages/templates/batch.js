@@ -84,6 +84,7 @@ function start() {
     byId("failures").append(make("h3", {}, "Failed"),
       make("ul", {}, ...data.failures.map((one) => make("li", {}, `${one.name}: ${one.reason}`))));
   }
+  byId("species-note").append(...data.notes.map((note) => ` ${note}`));
   if (data.truth) showTruth(data.truth);
   panel = new SpeciesPanel(species.map((_, index) => runs.flatMap((run) => run.picks[index])),
     data.truth && data.truth.wrongScores, (made) => { panel = made; showTable(); });
