@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
-from scripts.picking.candidates import highest_among_neighbours
+from scripts.picking.candidates import Candidates, highest_among_neighbours, highest_of_neighbours
+from scripts.picking.operating_point import LEAST_PROBABILITY
+from scripts.species import SpeciesSet
 
 LOWEST_LOGIT = -2.0  # a probability of 0.12
 SAME_PLACE_ANGSTROM = 60.0  # the centres of the smallest species' neighbours are farther apart
@@ -73,6 +75,36 @@ def propose(
         centres[own] = centres_around(channel, peaks[own])
     around = np.stack([highest_around(channel, peaks) for channel in logits], axis=1).astype(np.float32)
     return Proposals(centres * stride + (stride - 1) / 2, around, left_out)
+
+
+def candidates_of(
+    proposals: Proposals,
+    probabilities: NDArray[np.float64],
+    species_set: SpeciesSet,
+    voxel_size_angstrom: float,
+    merge_distance_in_radii: float,
+) -> dict[str, Candidates]:
+    """Return the candidates of every species, by name; those below `LEAST_PROBABILITY` are left out.
+
+    Args:
+        proposals: the places.
+        probabilities: ``(N, C)``, the scores.
+        species_set: the species.
+        voxel_size_angstrom: of the image.
+        merge_distance_in_radii: of two candidates nearer than this times their radius the more probable one is kept.
+    """
+    candidates = {}
+    for column, species in enumerate(species_set.picked):
+        likely = np.flatnonzero(probabilities[:, column] >= LEAST_PROBABILITY)
+        found = Candidates(
+            proposals.centres_zyx_vox[likely],
+            probabilities[likely, column],
+            np.ones(len(likely), dtype=np.int64),
+            expit(proposals.logits[likely, column].astype(np.float64)),
+        )
+        distance = merge_distance_in_radii * species.radius_angstrom / voxel_size_angstrom
+        candidates[species.name] = highest_of_neighbours(found, distance)
+    return candidates
 
 
 def peaks_of(values: Tensor, lowest: float) -> NDArray[np.int64]:

@@ -10,13 +10,11 @@ import numpy as np
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform
-from scipy.special import expit
 
 from scripts.errors import InputWarning
-from scripts.picking.candidates import Candidates, highest_of_neighbours
+from scripts.picking.calibrated_scores import CalibratedScores
 from scripts.picking.image_picks import has_contrast, logits_stride_of
-from scripts.picking.operating_point import LEAST_PROBABILITY
-from scripts.picking.proposals import LOWEST_LOGIT, MOST_PEAKS, Proposals, propose
+from scripts.picking.proposals import LOWEST_LOGIT, MOST_PEAKS, Proposals, candidates_of, propose
 from scripts.picking.second_look import SecondLook
 from scripts.preparation.image_facts import facts_of_image
 from scripts.species import SpeciesSet
@@ -86,7 +84,7 @@ class SecondLookd(MapTransform):
         self,
         keys: KeysCollection,
         species_set: SpeciesSet,
-        second_look: SecondLook,
+        second_look: SecondLook | CalibratedScores,
         merge_distance_in_radii: float = 1.0,
         image_key: str = "image",
         candidates_key: str = "candidates",
@@ -111,16 +109,7 @@ class SecondLookd(MapTransform):
             if warning:
                 message = f"{facts.run}: scores are not calibrated for this tomogram: {warning}."
                 warnings.warn(message, InputWarning, stacklevel=2)
-            candidates = {}
-            for column, species in enumerate(self.species_set.picked):
-                likely = np.flatnonzero(probabilities[:, column] >= LEAST_PROBABILITY)
-                found = Candidates(
-                    proposals.centres_zyx_vox[likely],
-                    probabilities[likely, column],
-                    np.ones(len(likely), dtype=np.int64),
-                    expit(proposals.logits[likely, column].astype(np.float64)),
-                )
-                distance = self.merge_distance_in_radii * species.radius_angstrom / facts.voxel_size_angstrom
-                candidates[species.name] = highest_of_neighbours(found, distance)
-            sample[self.candidates_key] = candidates
+            sample[self.candidates_key] = candidates_of(
+                proposals, probabilities, self.species_set, facts.voxel_size_angstrom, self.merge_distance_in_radii
+            )
         return sample
