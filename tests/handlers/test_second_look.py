@@ -8,15 +8,18 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import Dataset
+from scripts.errors import InputWarning
 from scripts.handlers.second_look import WriteReliability, judge_tomograms
 from scripts.networks.model_card import read_card, sha256_of
 from scripts.picking.candidates import Candidates
 from scripts.picking.proposals import Proposals
+from scripts.picking.second_look import find_second_look
 from scripts.picking.stored_proposals import write_proposals
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.volumes.labels import draw_spheres
 from synthetic import box_mask, make_species, noise, run_engine, sample_of, tiny_network, write_mrc, write_weights
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not calibrated")  # 9 particles of each species
 RUNS, SHAPE = ("one", "two", "three"), (32, 48, 56)
 NAMES = ("a", "b")
 
@@ -63,7 +66,10 @@ def make_second_look(bundle_dir, dataset, output, **changes):
 def made(bundle_dir, dataset, tmp_path_factory):
     """Return the folder with a second look, which stands beside the weights too."""
     output = tmp_path_factory.mktemp("second_look")
-    make_second_look(bundle_dir, dataset, output)
+    with pytest.warns(
+        InputWarning, match=r"second_look\.pt: the probability of b is not calibrated: \d true particles"
+    ):
+        make_second_look(bundle_dir, dataset, output)
     for name in ("second_look.pt", "second_look.json"):
         (dataset / "weights" / name).write_bytes((output / name).read_bytes())
     return output
@@ -80,6 +86,7 @@ def test_the_command_writes_a_second_look_with_its_card(made, dataset):
     assert card["crop"] == {"size_voxels": 8, "mask_radius_angstrom": 40.0, "voxel_size_angstrom": 10.0}
     assert card["calibration"]["fitted_on"] == ["three"]
     assert set(card["calibration"]) == {"fitted_on", *NAMES}
+    assert "true particles among its candidates, at least 10 needed" in card["not_calibrated"]["b"]
     assert len(card["familiarity"]["rows"]) == 3
     assert card["network_def"]["classes"] == 3
     assert card["trained_on"] == ["one", "two"]
@@ -152,6 +159,12 @@ def test_fitting_thresholds_leaves_the_second_look_out(made, dataset, bundle_dir
         validation_runs=["three"],
     )  # fmt: skip
     assert made_workflow.parser.get_parsed_content("judge") is None
+
+
+def test_a_species_that_is_not_calibrated_is_named_whenever_the_second_look_is_used(made, dataset):
+    weights = dataset / "weights" / "model.pt"
+    with pytest.warns(InputWarning, match=r"the probability of b is not calibrated: \d true particles"):
+        find_second_look(True, made / "second_look.pt", weights, make_species(2))
 
 
 def test_without_runs_to_calibrate_on_it_is_refused(dataset, bundle_dir, tmp_path):

@@ -50,7 +50,7 @@ def fit_thresholds(
     """
     fit = ThresholdFit({}, {}, {})
     for species, rows in zip(species_set.picked, counts, strict=True):
-        curve = np.array([fbeta(*map(int, row), beta) for row in rows])
+        curve = np.array([fbeta(int(hits), int(picks), int(there), beta) for hits, picks, there in rows])
         truths = int(rows[0, 2])
         fit.curves[species.name] = curve
         if truths < least_truths:
