@@ -1,5 +1,11 @@
+import pytest
 from dataset_files import touch
-from scripts.datasets.splits import split_runs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scripts.copick_tree import tomogram_path
+from scripts.datasets.splits import fold_runs, plan_folds, split_runs
+from scripts.errors import InputError
+from scripts.picks import Pick, write_copick_json, write_csv
 
 
 def test_every_fifth_run_is_for_validation_unless_named(tmp_path):
@@ -28,3 +34,75 @@ def test_validation_leaves_names_of_two_folders_alone(two_folders, caplog):
     assert split_runs(two_folders, [], without=["A", "C"]) == []
     assert split_runs([two_folders[0]] * 2, []) == ["B"]
     assert caplog.text == ""
+
+
+COUNTS = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=3),
+    st.fixed_dictionaries({"x": st.integers(0, 30), "y": st.integers(0, 3)}),
+    min_size=2, max_size=14,
+)  # fmt: skip
+
+
+def imbalance(counts, folds):
+    """Return the squared differences between the folds' shares of every species and equal ones, summed."""
+    total = 0.0
+    for name in ("x", "y"):
+        everything = max(sum(row[name] for row in counts.values()), 1)
+        shares = [sum(counts[run][name] for run in runs) / everything for runs in folds]
+        total += sum((share - sum(shares) / len(folds)) ** 2 for share in shares)
+    return total
+
+
+@settings(max_examples=60, deadline=None)
+@given(counts=COUNTS, folds=st.integers(2, 5), seed=st.integers(0, 3))
+def test_folds_hold_every_run_once_and_are_no_less_balanced_than_dealt_out(counts, folds, seed):
+    found = fold_runs(counts, folds, seed)
+    assert sorted(run for runs in found for run in runs) == sorted(counts)
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+    assert fold_runs(dict(reversed(counts.items())), folds, seed) == found
+    dealt_out = fold_runs({run: {} for run in counts}, folds, seed)
+    assert imbalance(counts, found) <= imbalance(counts, dealt_out) + 1e-9
+
+
+def test_a_rare_species_is_spread_over_the_folds():
+    counts = {f"T{number}": {"common": 10, "rare": int(number in (0, 3, 6))} for number in range(9)}
+    for seed in range(5):
+        folds = fold_runs(counts, 3, seed)
+        assert [sum(counts[run]["rare"] for run in runs) for runs in folds] == [1, 1, 1]
+    assert fold_runs(counts, 3, 0) != fold_runs(counts, 3, 1)
+
+
+def write_truth(folder, counts):
+    rows = [Pick(run, "a", 10.0, 10.0, 10.0 * place) for run, count in counts.items() for place in range(count)]
+    write_csv(folder / "truth.csv", rows)
+
+
+def test_a_share_for_validation_holds_that_share_of_the_particles(tmp_path):
+    counts = {f"T{number}": 40 if number in (1, 6) else 4 for number in range(8)}
+    for run in counts:
+        touch(tmp_path / f"{run}.mrc")
+    write_truth(tmp_path, counts)
+    for seed in range(3):
+        chosen = split_runs(tmp_path, [], validation_share=0.5, species_names=["a"], seed=seed)
+        assert (len(chosen), sum(counts[run] for run in chosen)) == (4, 52)
+    assert len(split_runs(tmp_path, [], ["T1"], validation_share=0.25, species_names=["a"])) == 2
+    assert split_runs(tmp_path, ["T3"], validation_share=0.5, species_names=["a"]) == ["T3"]
+
+
+def test_a_share_that_leaves_too_little_to_train_on_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"validation_share must be above 0 and at most 0\.5; got 0\.8"):
+        split_runs(tmp_path, [], validation_share=0.8)
+
+
+def test_all_kinds_of_a_run_are_in_one_fold(tmp_path):
+    for run in ("one", "two", "three"):
+        for kind in ("wbp", "denoised"):
+            touch(tomogram_path(tmp_path, run, 10.0, kind) / ".zattrs")
+        write_copick_json(
+            tmp_path / "ExperimentRuns" / run / "Picks" / "me_1_a.json", [Pick(run, "a", 90.0, 90.0, 90.0)], run=run,
+            species="a", voxel_size_angstrom=10.0, user_id="me", session_id="1",
+        )  # fmt: skip
+    plan = plan_folds(tmp_path, 3, ["a"], tomogram_kind=["wbp", "denoised"])
+    assert sorted(run for runs in plan.runs for run in runs) == ["one", "three", "two"]
+    assert plan.counts == {run: {"a": 1} for run in ("one", "two", "three")}
+    assert "| **0** | **1 tomograms** | 1 |" in plan.table()

@@ -5,8 +5,10 @@ import pytest
 from dataset_files import names_of, touch, touch_picks, touch_tomogram, write_truth
 from scripts.datasets.runs import list_runs
 from scripts.datasets.splits import split_runs
-from scripts.datasets.truth import list_labelled_runs
+from scripts.datasets.truth import count_truths, list_labelled_runs, window_weights
 from scripts.errors import InputError, InputWarning
+from scripts.picks import Pick, write_csv, write_relion5_star
+from synthetic import make_species
 
 
 def test_truth_is_the_table_of_the_folder_or_the_picks_beside_the_tomogram(folder):
@@ -155,3 +157,29 @@ def test_one_name_in_two_folders_is_refused_where_names_tell_runs_apart(two_fold
             call(two_folders)
     with pytest.raises(InputError, match=r"one, .*two holds no run D; it holds A, B, C"):
         list_labelled_runs(two_folders, only=["D"])
+
+
+def test_particles_are_counted_by_run_and_species_once_for_all_kinds_of_a_run(tmp_path):
+    places = [("D1", "a", 1.0), ("D1", "a", 2.0), ("D1", "b", 3.0), ("D2", "a", 1.0), ("D2", "other", 1.0)]
+    write_csv(tmp_path / "truth.csv", [Pick(run, name, 1.0, 2.0, z) for run, name, z in places])
+    rows = [
+        {"image": f"{run}.mrc", "run": run, "label": str(tmp_path / "truth.csv")} for run in ("D1", "D1", "D2", "D3")
+    ]
+    assert count_truths(rows, ["a", "b"]) == {"D1": {"a": 2, "b": 1}, "D2": {"a": 1, "b": 0}, "D3": {"a": 0, "b": 0}}
+
+
+def test_particles_in_a_relion_5_file_are_counted(tmp_path):
+    picks = [Pick("D1", "a", 10.0, 20.0, z) for z in (10.0, 20.0)]
+    write_relion5_star(tmp_path / "truth.star", picks, run="D1", volume_shape_zyx=(9, 9, 9), voxel_size_angstrom=10.0)
+    rows = [{"image": f"{run}.mrc", "run": run, "label": str(tmp_path / "truth.star")} for run in ("D1", "D2")]
+    assert count_truths(rows, ["a"]) == {"D1": {"a": 2}, "D2": {"a": 0}}
+
+
+def test_windows_are_drawn_by_weight_or_more_often_around_rare_species(tmp_path):
+    rows = [{"image": "D1.mrc", "run": "D1", "label": str(tmp_path / "truth.csv")}]
+    write_csv(tmp_path / "truth.csv", [Pick("D1", "a", 1.0, 2.0, float(z)) for z in range(16)])
+    two = make_species(2, weight=3.0)
+    assert window_weights(rows, two, "weight") == {"a": 3.0, "b": 3.0}
+    assert window_weights(rows, two, "rarity") == {"a": 0.75, "b": 3.0}
+    with pytest.raises(InputError, match="window_species must be one of weight, rarity; got 'counts'"):
+        window_weights(rows, two, "counts")

@@ -50,6 +50,13 @@ def test_a_species_with_twice_the_weight_is_drawn_twice_as_often():
     assert 540 < second < 660
 
 
+def test_other_weights_take_the_place_of_the_species_own():
+    cut = RandWindowd(make_species(2), (2, 2, 2), particle_share=1.0, species_weights={"a": 0.0, "b": 0.5})
+    cut.set_random_state(seed=0)
+    drawn = [cut(window_sample(((1, 3, 3, 3), (2, 15, 20, 30))))["label"] for _ in range(50)]
+    assert all((rows[1, 1:].abs() < 4).all() for rows in drawn)
+
+
 def test_windows_of_one_seed_are_the_same(species_set):
     one, two = (RandWindowd(species_set, (8, 8, 8)).set_random_state(seed=5)(window_sample()) for _ in range(2))
     assert torch.equal(one["image"], two["image"])

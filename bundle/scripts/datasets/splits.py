@@ -1,24 +1,57 @@
-"""Choice of the validation runs."""
+"""Choice of the validation runs, and of the folds of a cross-validation."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, paths_in_words
+from scripts.datasets.truth import count_truths, list_labelled_runs
+from scripts.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+CountsByRun = Mapping[str, Mapping[str, int]]
+
 
 def split_runs(
-    dataset_dir: Folders, validation_runs: Sequence[str], without: Sequence[str] = (), tomogram_kind: Kinds = None
+    dataset_dir: Folders,
+    validation_runs: Sequence[str],
+    without: Sequence[str] = (),
+    tomogram_kind: Kinds = None,
+    validation_share: float | None = None,
+    species_names: Sequence[str] = (),
+    seed: int = 0,
+    truth_user_id: str | int | None = None,
+    truth_session_id: str | int | None = None,
 ) -> list[str]:
     """Return the names of the runs to validate on: those given, or else every fifth run, from the last one by name.
 
     Runs in ``without`` are left out, and runs whose name occurs in several folders are not chosen. A single run is not
     split: the list is empty, and a warning says that there is nothing to validate on.
+
+    Args:
+        dataset_dir: see `runs.list_runs`.
+        validation_runs: names of runs; empty to choose them.
+        without: names of runs to leave out.
+        tomogram_kind: see `runs.list_runs`.
+        validation_share: share of the runs to choose, so that they hold this share of every species' particles, see
+            `fold_runs`; None takes every fifth by name.
+        species_names: of the species, for a share.
+        seed: of the choice, for a share.
+        truth_user_id: see `truth.list_labelled_runs`, for a share.
+        truth_session_id: see `truth.list_labelled_runs`, for a share.
+
+    Raises:
+        InputError: the share is not above 0 and at most a half.
     """
+    if validation_share is not None and not 0 < validation_share <= 0.5:
+        raise InputError(f"validation_share must be above 0 and at most 0.5; got {validation_share}.")
     if validation_runs:
         return [name for name in as_names(validation_runs) if name not in as_names(without)]
     found = find_runs(dataset_dir, tomogram_kind)
@@ -29,4 +62,132 @@ def split_runs(
             "%s holds one run only: it is trained on, and nothing is left to validate on", paths_in_words(found)
         )
         return []
-    return sorted(name for name, count in Counter(names).items() if count == 1)[::-1][::5]
+    single = sorted(name for name, count in Counter(names).items() if count == 1)
+    if validation_share is None or not single:
+        return single[::-1][::5]
+    labelled = list_labelled_runs(
+        dataset_dir, single, (), tomogram_kind, truth_user_id=truth_user_id, truth_session_id=truth_session_id
+    )
+    return sorted(fold_runs(count_truths(labelled, species_names), round(1 / validation_share), seed)[0])
+
+
+def fold_runs(counts: CountsByRun, folds: int, seed: int = 0) -> list[list[str]]:
+    """Split runs into folds that hold about as many particles of every species, and as many runs.
+
+    The runs are dealt out in random order, one to each fold in turn. Then two runs of different folds change places as
+    long as that makes the folds more alike: as long as the squared shares of a species' particles in the folds, summed
+    over folds and species, fall.
+
+    Args:
+        counts: particles by run and species.
+        folds: number of folds.
+        seed: of the random order: the same seed gives the same folds.
+
+    Returns:
+        The names of the runs of every fold, sorted. Without particles the runs stay as they were dealt out.
+    """
+    names = sorted(counts)
+    names = [names[place] for place in np.random.RandomState(seed).permutation(len(names))]
+    species = sorted({name for row in counts.values() for name in row})
+    numbers = np.array([[counts[run].get(name, 0) for name in species] for run in names], dtype=np.float64)
+    shares = numbers.reshape(len(names), len(species))
+    shares = shares / np.maximum(shares.sum(axis=0), 1)
+    fold = np.arange(len(names)) % folds
+    sums = np.array([shares[fold == number].sum(axis=0) for number in range(folds)])
+    is_better = True
+    while is_better:
+        is_better = False
+        for one in range(len(names)):
+            steps = shares - shares[one]  # what this run's fold gains from every other run in its place
+            apart = sums[fold[one]] - sums[fold]
+            changes = np.where(fold == fold[one], 0.0, 2 * (steps * (apart + steps)).sum(axis=1))
+            other = int(np.argmin(changes)) if len(changes) else 0
+            if changes[other] < -1e-9:
+                sums[fold[one]] += steps[other]
+                sums[fold[other]] -= steps[other]
+                fold[one], fold[other] = fold[other], fold[one]
+                is_better = True
+    return [sorted(name for name, own in zip(names, fold, strict=True) if own == number) for number in range(folds)]
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """The folds of a cross-validation.
+
+    Attributes:
+        runs: names of the runs of every fold: those that its network is not trained on.
+        counts: particles by run and species.
+        seed: see `fold_runs`.
+    """
+
+    runs: tuple[tuple[str, ...], ...]
+    counts: CountsByRun
+    seed: int
+
+    def record(self) -> dict[str, Any]:
+        """Return what must be the same when a cross-validation is resumed, ready for JSON."""
+        runs = {f"fold {number}": list(names) for number, names in enumerate(self.runs)}
+        return {"folds": len(self.runs), "seed": self.seed, "runs": runs}
+
+    def table(self) -> str:
+        """Return a Markdown table of the runs, their folds and their particles, with the sums of every fold."""
+        species = list(next(iter(self.counts.values())))
+        rows = [["fold", "tomogram", *species], ["---"] * (2 + len(species))]
+        for number, names in enumerate(self.runs):
+            rows += [[str(number), run, *(str(self.counts[run][name]) for name in species)] for run in names]
+            sums = [str(sum(self.counts[run][name] for run in names)) for name in species]
+            rows.append([f"**{number}**", f"**{len(names)} tomograms**", *sums])
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def plan_folds(
+    dataset_dir: Folders,
+    folds: int,
+    species_names: Sequence[str],
+    seed: int = 0,
+    without: Sequence[str] = (),
+    tomogram_kind: Kinds = None,
+    truth_user_id: str | int | None = None,
+    truth_session_id: str | int | None = None,
+) -> FoldPlan:
+    """Split the annotated runs of a dataset into folds, see `fold_runs`.
+
+    Args:
+        dataset_dir: as for `truth.list_labelled_runs`, and so are the others.
+        folds: their number.
+        species_names: of the species to be learned.
+        seed: of the split.
+        without: names of runs to leave out.
+        tomogram_kind: kind of tomogram; all kinds of a run are in one fold.
+        truth_user_id: user whose picks are the truth.
+        truth_session_id: session whose picks are the truth.
+
+    Raises:
+        InputError: there are fewer than two folds, or more than runs; or a fold's network would see no particle of a
+            species.
+    """
+    labelled = list_labelled_runs(
+        dataset_dir, None, without, tomogram_kind, truth_user_id=truth_user_id, truth_session_id=truth_session_id
+    )
+    if folds < 2:
+        raise InputError(f"folds must be 2 or more, so that there are runs to train on beside a fold; got {folds}.")
+    if folds > len(labelled):
+        names = ", ".join(row["run"] for row in labelled) or "none"
+        raise InputError(
+            f"{dataset_dir} holds {len(labelled)} annotated tomograms ({names}), too few for {folds} folds: give fewer "
+            "folds or more tomograms."
+        )
+    counts = count_truths(labelled, species_names)
+    plan = FoldPlan(tuple(map(tuple, fold_runs(counts, folds, seed))), counts, seed)
+    for name in species_names:
+        total = sum(row[name] for row in counts.values())
+        for number, runs in enumerate(plan.runs):
+            if total == sum(counts[run][name] for run in runs):
+                where = (
+                    f"all {total} particles of '{name}' are in {', '.join(runs)}" if total else f"there is no '{name}'"
+                )
+                raise InputError(
+                    f"the network of fold {number} would see no '{name}': {where}. Annotate it in more tomograms, or "
+                    "leave it out of the species file."
+                )
+    return plan

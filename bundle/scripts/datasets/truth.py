@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from scripts.copick_tree import (
 from scripts.datasets.annotated import ANNOTATED_FILE, ENTRY, rows_with_annotated
 from scripts.datasets.runs import Folders, Kinds, TomogramFile, as_names, find_runs, paths_in_words, refuse_repeats
 from scripts.errors import InputError, InputWarning
-from scripts.picks import read_csv
+from scripts.picks import Pick, read_copick_folder, read_csv, read_relion5_star
 from scripts.picks.copick_json import copick_files
+from scripts.species import SpeciesSet
 
 TRUTH_TABLE, TRUTH_STAR = "truth.csv", "truth.star"
+WINDOW_RULES = ("weight", "rarity")
 
 
 def list_labelled_runs(
@@ -128,6 +131,66 @@ class TruthSource:
         if run_folder is None:
             return [tomogram.path.parent / PICKS_FOLDER]
         return picks_folders(run_folder, self.folder)
+
+
+def count_truths(rows: Iterable[Mapping[str, str]], names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the number of true particles by run and species; several kinds of a run have the same truth.
+
+    Args:
+        rows: of `list_labelled_runs`.
+        names: of the species to count; a RELION 5 file, which does not tell species apart, is of the first.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    tables: dict[str, list[Pick]] = {}  # one for many runs, or copick files of one run
+    counts: dict[str, dict[str, int]] = {}
+    for path, run in dict.fromkeys((row["label"], row["run"]) for row in rows):
+        if path not in tables and path.endswith(".star"):
+            tables[path] = read_relion5_star(  # particles are counted: it does not matter where they lie
+                path, species=names[0], volume_shape_zyx=(1, 1, 1), voxel_size_angstrom=1.0
+            )
+        elif path not in tables:
+            tables[path] = read_annotations(path, run)
+        found = Counter(pick.species for pick in tables[path] if pick.run == run)
+        before = counts.get(run, {})
+        counts[run] = {name: found[name] + before.get(name, 0) for name in names}
+    return counts
+
+
+def window_weights(rows: Iterable[Mapping[str, str]], species_set: SpeciesSet, rule: str) -> dict[str, float]:
+    """Return how often windows are drawn around a particle of every species, relative to one another.
+
+    Args:
+        rows: of `list_labelled_runs`, that are trained on.
+        species_set: the species.
+        rule: ``weight``: the species' weights; ``rarity``: these, divided by the square root of the number of
+            particles, so that of a species with a quarter of the particles twice as many windows are drawn.
+
+    Raises:
+        InputError: there is no such rule.
+    """
+    if rule not in WINDOW_RULES:
+        raise InputError(f"window_species must be one of {', '.join(WINDOW_RULES)}; got {rule!r}.")
+    weights = {species.name: species.weight for species in species_set.picked}
+    if rule == "weight":
+        return weights
+    counts = count_truths(rows, species_set.names).values()
+    return {name: weight / max(sum(row[name] for row in counts), 1) ** 0.5 for name, weight in weights.items()}
+
+
+def read_annotations(path: str | Path, run: str) -> list[Pick]:
+    """Read the true particles of all runs of a Kaggle CSV, or those of one run from copick files.
+
+    Args:
+        path: the CSV, a folder of copick files, or a folder and a glob pattern of copick files.
+        run: name of the run.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    folder, pattern = (Path(path), "*.json") if Path(path).is_dir() else (Path(path).parent, Path(path).name)
+    return read_copick_folder(folder, run, pattern) if pattern.endswith(".json") else read_csv(path)
 
 
 def _session_pattern(user_id: str | int | None, session_id: str | int | None) -> str | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import to_zyx_vox
 from scripts.datasets.annotated import Annotated
+from scripts.datasets.truth import read_annotations
 from scripts.errors import InputError
 from scripts.picks import (
     FORMATS,
@@ -22,8 +23,6 @@ from scripts.picks import (
     check_inside,
     check_truth,
     check_unit,
-    read_copick_folder,
-    read_csv,
     read_relion5_star,
     xyz_angstrom_of,
 )
@@ -49,20 +48,6 @@ def read_truth(path: str | Path, run: str, species_set: SpeciesSet) -> list[Pick
         InputError: a file cannot be read or names an unknown species.
     """
     return truth_of_run(read_annotations(path, run), run, species_set, path)
-
-
-def read_annotations(path: str | Path, run: str) -> list[Pick]:
-    """Read the true particles of all runs of a Kaggle CSV, or those of one run from copick files.
-
-    Args:
-        path: as in `read_truth`.
-        run: name of the run.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
-    folder, pattern = (Path(path), "*.json") if Path(path).is_dir() else (Path(path).parent, Path(path).name)
-    return read_copick_folder(folder, run, pattern) if pattern.endswith(".json") else read_csv(path)
 
 
 def truth_of_run(picks: Iterable[Pick], run: str, species_set: SpeciesSet, path: str | Path) -> list[Pick]:

@@ -24,17 +24,18 @@ SHOWN = 0.01  # voxels whose target is higher belong to a particle
 class RandWindowd(RandomizableTransform):
     """Cut a random window: around a particle with a random offset, or anywhere.
 
-    The particle's species is drawn with the species' weights, among those present in the tomogram. What was looked at
+    The particle's species is drawn by weight, among those present in the tomogram. What was looked at
     and rejected counts as a particle here, so that the network sees what it is mistaken for; what is uncertain does
     not. Windows elsewhere have their middle in the box of what was annotated.
 
     Args:
-        species_set: the species, for their weights.
+        species_set: the species.
         window_size: ``(z, y, x)`` in voxels, y equal to x; a smaller tomogram is padded with zeros at the far end.
         particle_share: share of the windows drawn around a particle.
         image_key: the tomogram ``(1, Z, Y, X)``.
         label_key: the true particles ``(N, 4)``; shifted to the window's coordinates.
         volume_key: a label volume ``(1, Z, Y, X)``, if there is one; cut like the tomogram.
+        species_weights: of every species, by name; None for those of the species.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class RandWindowd(RandomizableTransform):
         image_key: str = "image",
         label_key: str = "label",
         volume_key: str = "label_volume",
+        species_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         if len(window_size) != 3 or min(window_size) < 1:
@@ -53,7 +55,10 @@ class RandWindowd(RandomizableTransform):
             raise ValueError(f"window_size needs y equal to x, because windows are turned in xy; got {window_size}.")
         if not 0 <= particle_share <= 1:
             raise ValueError(f"particle_share is a share, 0 to 1; got {particle_share}.")
-        self.weights = {species.label: species.weight for species in species_set.picked}
+        self.weights = {
+            species.label: species.weight if species_weights is None else species_weights[species.name]
+            for species in species_set.picked
+        }
         self.size, self.particle_share = np.asarray(window_size), particle_share
         self.image_key, self.label_key, self.volume_key = image_key, label_key, volume_key
 
