@@ -49,9 +49,10 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "command_line": "guard_command_line",
     "datasets.annotated": "require_annotated",
     "datasets.runs": "as_names list_runs require_run_names require_runs",
-    "datasets.splits": "split_runs",
-    "datasets.truth": "list_labelled_runs",
+    "datasets.splits": "plan_folds split_runs",
+    "datasets.truth": "list_labelled_runs window_weights",
     "handlers.checkpoint": "InstallWeights TrainingCheckpoint run_training",
+    "handlers.folds": "StoreOutOfFold run_folds run_out_of_fold summarise_folds",
     "handlers.pages": "OverlayToTensorBoard WritePages",
     "handlers.results": "WritePicks WriteToProject",
     "handlers.scores": "PickScore WriteScores",
@@ -148,7 +149,7 @@ SYNTAX = (
     ast.expr_context, ast.boolop, ast.cmpop,
 )  # fmt: skip
 LONGEST = 100  # characters; Python cannot read a very long one
-ATTRIBUTES = {"settings", "type", "voxel_size_angstrom"}  # of the object behind a reference
+ATTRIBUTES = {"names", "settings", "type", "voxel_size_angstrom"}  # of the object behind a reference
 STAND_IN = "_reference"  # replaces a reference, followed by its number, so that Python can parse the expression
 REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
 KEY = re.compile(r"(?!_)\w[\w .,()-]*")  # a leading + or ~ would add to another config, or delete from it
@@ -158,9 +159,9 @@ PLACES = {  # settings and arguments that are paths, with the texts that they ma
     "dataset_dir": {"/workspace/data/simulated", "/workspace/data/tomograms"},
     "maps_dir": {"/workspace/data/maps"},
     **dict.fromkeys(
-        ("backbone_weights_path", "cache_dir", "checkpoint_path", "export_path", "folder", "install_path", "log_dir",
-         "map", "mask_path", "models_dir", "output_dir", "path", "proposals_dir", "recorded_for", "second_look_path",
-         "species_path", "started_from", "weights"),
+        ("backbone_weights_path", "cache_dir", "calibration_path", "checkpoint_path", "export_path", "folder",
+         "install_path", "log_dir", "map", "mask_path", "models_dir", "output_dir", "path", "proposals_dir",
+         "recorded_for", "second_look_path", "species_path", "started_from", "weights"),
         frozenset[str](),
     ),
 }  # fmt: skip

@@ -4,11 +4,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from scripts.copick_tree import tomogram_path, write_project
 from scripts.handlers.checkpoint import TrainingCheckpoint
+from scripts.picking.calibrated_scores import write_calibration
+from scripts.picking.calibration import Calibration
 from scripts.picks import Pick, write_copick_json
 from scripts.preparation.cache import StoredDataset
 from scripts.records import canonical, first_difference
@@ -36,6 +39,7 @@ OTHER = {  # another value of each setting than that of the config, or of the ba
     "session_id": "7", "page_megabytes": 0, "pick_formats": ["csv"], "pick_binning": 2.0, "write_to_project": True,
     "overwrite": True, "load_pretrain": False, "backend": "compile", "second_look": False, "second_look_copies": 3,
     "second_look_path": "none.pt", "operating_point": "f4", "ensemble": "rank",
+    "validation_share": 0.3, "window_species": "rarity",
 }  # fmt: skip
 PLACES = {"imports", "bundle_root", "dataset_dir", "output_dir", "species_path", "checkpoint_path", "device"}
 SECTIONS = {
@@ -71,6 +75,8 @@ def project(tmp_path_factory):
     weights = write_weights(root / "weights.pt", tiny_network(out_channels=5), species_set)
     write_second_look(root / "second_look.pt", weights, species_set)
     write_weights(root / "more.pt", tiny_network(seed=1, out_channels=5), species_set)
+    calibration = Calibration(np.tile([1.0, 0, 0, 0, 0], (5, 1)))
+    write_calibration(root / "calibration.json", calibration, species_set.names, [weights], {})
     return root
 
 
@@ -136,8 +142,10 @@ def inner_numbers(name):
 )
 def test_a_setting_is_in_the_record_or_may_change(name, key, project):
     files = [str(project / file) for file in ("weights.pt", "more.pt")]
-    both = {"checkpoint_path": files} if key == "ensemble" else {}  # one network is no ensemble
-    before, now = record(project, name, **both), record(project, name, **both, **{key: OTHER[key]})
+    given = {"checkpoint_path": files} if key == "ensemble" else {}  # one network is no ensemble
+    given = {"validation_runs": [], "seed": 1} if key == "validation_share" else given  # which are not chosen otherwise
+    other = str(project / "calibration.json") if key == "calibration_path" else OTHER[key]
+    before, now = record(project, name, **given), record(project, name, **given, **{key: other})
     listed = may_change("training" if name == "train.json" else "batch")
     assert (canonical(before) == canonical(now)) == (key in listed), first_difference(before, now)
 

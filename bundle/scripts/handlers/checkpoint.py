@@ -70,6 +70,7 @@ class TrainingCheckpoint:
         evaluator: the validation engine; its key metric determines which model is the best.
         started_from: the weights that the training started from, for the card; None for initialised weights.
         resume: continue from ``training.pt`` if there is one.
+        accept_complete: a complete training with these settings stays as it is; otherwise it is refused.
 
     Raises:
         InputError: ``training.pt`` is of a run that is complete, or that has other settings or another network; or the
@@ -90,10 +91,12 @@ class TrainingCheckpoint:
         evaluator: Engine,
         started_from: str | Path | None = None,
         resume: bool = True,
+        accept_complete: bool = False,
     ) -> None:
         self.built = as_json(record_of(built))
         self.folder, self.model, self.objects, self.schedule = Path(output_dir), model, objects, schedule
         self.evaluator, self.resume, self.best = evaluator, resume, -1.0
+        self.accept_complete = accept_complete
         facts = {
             "window_size": list(window_size),
             "thresholds_fitted_on": None,
@@ -120,7 +123,7 @@ class TrainingCheckpoint:
         if not self.resume or not path.exists():
             return
         state = read_tensors(path)
-        if state["epoch"] >= engine.state.max_epochs:
+        if state["epoch"] >= engine.state.max_epochs and not self.accept_complete:
             raise InputError(
                 f"{path} is a complete training of {state['epoch']} epochs: set another output_dir or more epochs, "
                 "or give --resume False to replace it."

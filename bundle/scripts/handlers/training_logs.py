@@ -62,16 +62,17 @@ class MetricsTable:
         self.losses = []
         if self.evaluator.state.epoch == engine.state.epoch:
             row |= {name: f"{value:.6f}" for name, value in self.evaluator.state.metrics.items()}
-        rows = [old for old in self.read() if int(old["epoch"]) < engine.state.epoch] + [row]
+        rows = [old for old in read_metrics(self.path) if int(old["epoch"]) < engine.state.epoch] + [row]
         columns = list(dict.fromkeys(name for one in rows for name in one))
         with write_atomically(self.path) as file:
             writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 
-    def read(self) -> list[dict[str, Any]]:
-        """Return the rows that are in the file already."""
-        if not self.path.exists():
-            return []
-        with open(self.path, newline="") as file:
-            return list(csv.DictReader(file))
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table that `MetricsTable` wrote; none if it is missing."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

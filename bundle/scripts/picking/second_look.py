@@ -23,6 +23,7 @@ from scripts.errors import InputError, InputWarning
 from scripts.networks.crop_classifier import CropClassifier
 from scripts.networks.model_card import SHA256, current_card, needed_card, network_of, sha256_of
 from scripts.networks.weights import load_weights
+from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
 from scripts.picking.calibration import Calibration, log_odds_of, lower_probabilities
 from scripts.picking.familiarity import Familiarity, statistics_of
 from scripts.picking.proposals import Proposals
@@ -139,7 +140,8 @@ def find_second_look(
     has_network: bool = True,
     probability_thresholds: Any = None,
     checks_first: bool = True,
-) -> SecondLook | None:
+    calibration_path: str | Path | None = None,
+) -> SecondLook | CalibratedScores | None:
     """Return the second look of a first network, or None where there is to be none.
 
     Args:
@@ -154,6 +156,8 @@ def find_second_look(
         device: where the network runs.
         has_network: whether the first network has the weights of ``checkpoint_path``; ``auto`` needs them.
         probability_thresholds: for the first network's scores; with them ``auto`` means none.
+        calibration_path: of probabilities for the first network's scores, or an ensemble's, in place of a second look,
+            see `calibrated_scores`.
         checks_first: False where the weights are chosen later and compared then, see `monai_label.CheckServedWeights`.
 
     Raises:
@@ -162,6 +166,13 @@ def find_second_look(
     """
     if not (isinstance(wanted, bool) or wanted == "auto"):
         raise InputError(f"second_look must be true, false or 'auto'; got {wanted!r}.")
+    if calibration_path is not None:
+        if wanted is True or probability_thresholds is not None or not checks_first:
+            raise InputError(
+                "calibration_path takes the place of a second look: give it without second_look true and without "
+                "probability_thresholds, and not in MONAI Label."
+            )
+        return load_calibration(calibration_path, checkpoint_path, species_set)
     if wanted is False or (wanted == "auto" and not has_network):
         return None
     if not isinstance(checkpoint_path, str | Path):
