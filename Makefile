@@ -16,6 +16,8 @@ BROWSER_VENV := .venv-browser
 MLFLOW := .mlflow
 # timm and its torchvision likewise, for the tests of networks with its backbones
 TIMM := .timm
+# Optuna likewise, for the search of picking settings
+OPTUNA := .optuna
 TORCHVISION := $(CURDIR)/apps/monai_label/torchvision_without_cuda
 # MONAI Label needs older NumPy and DICOM libraries than the rest; 127.0.0.1:$(LABEL_PORT) is where it listens
 LABEL_VENV := .venv-label
@@ -31,7 +33,7 @@ BUNDLE_OPTIONS ?=
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-timm test-browser soak soak-label check format clean
+.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-timm test-optuna test-browser soak soak-label check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -65,6 +67,9 @@ test-copick: $(COPICK_VENV)/ready
 
 test-timm: $(TIMM)/ready
 	PYTHONPATH=$(CURDIR)/$(TIMM):$(TORCHVISION) $(BIN)/python -m pytest tests/with_timm
+
+test-optuna: $(OPTUNA)/ready
+	PYTHONPATH=$(CURDIR)/$(OPTUNA) $(BIN)/python -m pytest tests/with_optuna
 
 # the pages in Chromium, which is installed where it is missing and Debian's packages can be
 test-browser: $(BROWSER_VENV)/ready
@@ -117,7 +122,8 @@ $(BROWSER_VENV)/ready: requirements/browser.lock
 
 $(MLFLOW)/ready: requirements/mlflow.lock $(VENV)/ready
 $(TIMM)/ready: requirements/timm.lock $(VENV)/ready
-$(MLFLOW)/ready $(TIMM)/ready:
+$(OPTUNA)/ready: requirements/optuna.lock $(VENV)/ready
+$(MLFLOW)/ready $(TIMM)/ready $(OPTUNA)/ready:
 	$(call thrice,$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(@D) \
 		--requirement $<)
 	touch $@
@@ -132,4 +138,4 @@ $(LABEL_VENV)/ready: requirements/label.lock
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(COPICK_VENV) $(BROWSER_VENV) $(LABEL_VENV) $(MLFLOW) $(TIMM) output dist
+	rm -rf $(VENV) $(COPICK_VENV) $(BROWSER_VENV) $(LABEL_VENV) $(MLFLOW) $(TIMM) $(OPTUNA) output dist
