@@ -105,4 +105,4 @@ def test_all_kinds_of_a_run_are_in_one_fold(tmp_path):
     plan = plan_folds(tmp_path, 3, ["a"], tomogram_kind=["wbp", "denoised"])
     assert sorted(run for runs in plan.runs for run in runs) == ["one", "three", "two"]
     assert plan.counts == {run: {"a": 1} for run in ("one", "two", "three")}
-    assert "| **0** | **1 tomograms** | 1 |" in plan.table()
+    assert "| **0** | **all 1** | 1 |" in plan.table()

@@ -157,7 +157,8 @@ def test_the_page_that_is_written_has_the_same_commands_with_its_own_folders(out
         ("--folds 2", r"plan\.json was begun with other folds: folds was 3, now it is 2\. Set another output_dir"),
         ("--seed 1", r"plan\.json was begun with other folds: seed was 0, now it is 1"),
         ("--only_folds [3]", "only_folds names fold 3; the folds are called 0 to 2"),
-        ("--folds 1", "folds must be 2 or more, so that there are runs to train on beside a fold; got 1"),
+        ("--folds 1", "folds must be a whole number from 2, so that there are runs to train on beside a fold; got 1"),
+        ("--folds 2.5", "folds must be a whole number from 2, .* got 2.5"),
         ("--folds 5", r"holds 4 annotated tomograms \(four, one, three, two\), too few for 5 folds"),
     ],
 )
@@ -175,6 +176,13 @@ def test_a_finished_fold_with_other_settings_is_refused(dataset, output, ran):
     with pytest.raises(RuntimeError) as caught:
         run_line(command(dataset, output, "--learning_rate 0.5"), False)
     assert "was begun with other settings: AdamW lr was" in str(find_input_error(caught.value))
+
+
+def test_folds_that_picked_in_other_ways_are_not_mixed(dataset, output, ran):
+    """After the folds."""
+    with pytest.raises(RuntimeError) as caught:
+        run_line(command(dataset, output, "--only_folds [2] --sweep_thresholds [0.1,0.2,0.3]"), False)
+    assert "fold_2 has other settings than" in str(find_input_error(caught.value))
 
 
 def test_a_species_that_a_fold_would_not_see_is_refused(tmp_path):

@@ -136,7 +136,7 @@ class FoldPlan:
         for number, names in enumerate(self.runs):
             rows += [[str(number), run, *(str(self.counts[run][name]) for name in species)] for run in names]
             sums = [str(sum(self.counts[run][name] for run in names)) for name in species]
-            rows.append([f"**{number}**", f"**{len(names)} tomograms**", *sums])
+            rows.append([f"**{number}**", f"**all {len(names)}**", *sums])
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
@@ -169,8 +169,10 @@ def plan_folds(
     labelled = list_labelled_runs(
         dataset_dir, None, without, tomogram_kind, truth_user_id=truth_user_id, truth_session_id=truth_session_id
     )
-    if folds < 2:
-        raise InputError(f"folds must be 2 or more, so that there are runs to train on beside a fold; got {folds}.")
+    if folds != int(folds) or folds < 2:
+        raise InputError(
+            f"folds must be a whole number from 2, so that there are runs to train on beside a fold; got {folds}."
+        )
     if folds > len(labelled):
         names = ", ".join(row["run"] for row in labelled) or "none"
         raise InputError(

@@ -202,6 +202,9 @@ def summarise_folds(
         finder: what the thresholds are for, for the cards of the weights, which get those for F1.
         least_truths: true particles that a species needs to be fitted.
         merge_distance_in_radii: of two candidates nearer than this times their radius the better one counts.
+
+    Raises:
+        InputError: the folds picked with different settings, or a file of one is missing or damaged.
     """
     folder, names = Path(output_dir), species_set.names
     folders = [folder_of(folder, number) for number in range(len(plan.runs))]
@@ -209,6 +212,7 @@ def summarise_folds(
     if missing:
         logger.info("nothing is fitted before all folds are trained; missing: %s", ", ".join(missing))
         return
+    require_same_picking(folders)
     found = [
         [read_out_of_fold(one / OUT_OF_FOLD / f"{run}.npz") for run in runs]
         for one, runs in zip(folders, plan.runs, strict=True)
@@ -240,6 +244,19 @@ def summarise_folds(
     with write_atomically(folder / FOLDS_PAGE) as file:
         file.write(page_of(plan, folder, species_set, scores, facts, fits, errors))
     logger.info("scores of %d folds, and how to use them: %s", len(folders), folder / FOLDS_PAGE)
+
+
+def require_same_picking(folders: Sequence[Path]) -> None:
+    """Check that the networks of all folds picked in the same way.
+
+    Raises:
+        InputError: names the first fold that did not, and the setting.
+    """
+    records = [json.loads((one / FOLD_DONE).read_text(encoding="utf-8")) | {"weights_sha256": ""} for one in folders]
+    for folder, record in zip(folders, records, strict=True):
+        difference = first_difference(records[0], record)
+        if difference:
+            raise InputError(f"{folder} has other settings than {folders[0]}: {difference}. Leave only_folds out.")
 
 
 def training_facts(folder: Path, batch_size: int) -> dict[str, Any]:
