@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dataset_files import names_of, touch, touch_picks, touch_tomogram, write_truth
 from scripts.datasets.runs import list_runs
@@ -166,6 +167,14 @@ def test_particles_are_counted_by_run_and_species_once_for_all_kinds_of_a_run(tm
         {"image": f"{run}.mrc", "run": run, "label": str(tmp_path / "truth.csv")} for run in ("D1", "D1", "D2", "D3")
     ]
     assert count_truths(rows, ["a", "b"]) == {"D1": {"a": 2, "b": 1}, "D2": {"a": 1, "b": 0}, "D3": {"a": 0, "b": 0}}
+
+
+def test_what_is_no_certain_particle_of_an_annotated_species_is_not_counted(folder):
+    weights = (1.0, 0.0, 0.5, np.nan)
+    picks = [Pick("D1", name, 1.0, 2.0, float(z), weight=weight) for name in "ab" for z, weight in enumerate(weights)]
+    write_csv(folder / "truth.csv", picks)
+    rows = list_labelled_runs(folder, only=["D1"], annotated={"D1": ["a"]})
+    assert count_truths(rows, ["a", "b"]) == {"D1": {"a": 1, "b": 0}}
 
 
 def test_particles_in_a_relion_5_file_are_counted(tmp_path):

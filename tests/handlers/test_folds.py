@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from documented import commands_of, run_line
 from scripts.datasets.splits import plan_folds
 from scripts.errors import InputError, find_input_error
 from scripts.handlers import folds
 from scripts.handlers.folds import fold_arguments, keep_plan, run_folds
 from scripts.networks.model_card import read_card, sha256_of
+from scripts.picking.proposals import Proposals
 from scripts.picks import Pick, read_csv, write_csv
+from scripts.scoring.out_of_fold import judge_out_of_fold, read_out_of_fold
 from scripts.volumes.labels import draw_spheres
-from synthetic import noise, write_mrc
+from synthetic import make_species, noise, run_engine, sample_of, write_mrc
 
 SHAPE, NAMES, RUNS = (20, 32, 32), ("a", "b"), ("one", "three", "two", "four")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how_to" / "folds.md").read_text()
@@ -194,6 +197,17 @@ def test_a_species_that_a_fold_would_not_see_is_refused(tmp_path):
     write_csv(tmp_path / "truth.csv", [Pick("one", "a", 10.0, 10.0, 10.0), Pick("two", "b", 10.0, 10.0, 10.0)])
     with pytest.raises(InputError, match=r"would see no '[ab]': all 1 particles of '[ab]' are in (one|two)\."):
         plan_folds(tmp_path, 2, ["a", "b"])
+
+
+def test_proposals_of_which_the_truth_does_not_tell_are_not_in_the_calibration(tmp_path):
+    species_set = make_species(2)
+    sample = sample_of([[1, 6, 9, 11]], []) | {"is_complete": torch.tensor([True, False])}
+    sample["proposals"] = Proposals(np.array([[6.0, 9, 11], [15, 9, 11]]), np.zeros((2, 2), dtype=np.float32))
+    sample["sweep"] = torch.zeros(2, 1, 3)
+    run_engine([sample], folds.StoreOutOfFold(tmp_path, species_set))
+    judged = judge_out_of_fold(read_out_of_fold(tmp_path / "out_of_fold" / "run.npz"), species_set)
+    assert judged.is_kept.tolist() == [[True, False], [True, False]]  # b: points alone, of which none is here
+    assert judged.is_right[:, 0].tolist() == [True, False]
 
 
 def test_a_folds_command_is_the_whole_one_with_its_own_folder():

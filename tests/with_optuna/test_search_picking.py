@@ -33,7 +33,8 @@ def tomogram(run, seed):
     logits[np.arange(len(places)), label - 1] = random.normal(np.where(right, 1.5, -0.5), 1.0)
     particles = np.column_stack([label, places])[right]
     sweep = np.zeros((2, 1, 3), dtype=np.int64)
-    return OutOfFold(run, 10.0, Proposals(places, logits.astype(np.float32)), particles, sweep)
+    proposals = Proposals(places, logits.astype(np.float32))
+    return OutOfFold(run, 10.0, proposals, particles, sweep, np.ones(logits.shape, dtype=bool))
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ def split_runs(
     seed: int = 0,
     truth_user_id: str | int | None = None,
     truth_session_id: str | int | None = None,
+    annotated: str | Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return the names of the runs to validate on: those given, or else every fifth run, from the last one by name.
 
@@ -46,6 +47,7 @@ def split_runs(
         seed: of the choice, for a share.
         truth_user_id: see `truth.list_labelled_runs`, for a share.
         truth_session_id: see `truth.list_labelled_runs`, for a share.
+        annotated: see `truth.list_labelled_runs`, for a share.
 
     Raises:
         InputError: the share is not above 0 and at most a half.
@@ -66,7 +68,7 @@ def split_runs(
     if validation_share is None or not single:
         return single[::-1][::5]
     labelled = list_labelled_runs(
-        dataset_dir, single, (), tomogram_kind, truth_user_id=truth_user_id, truth_session_id=truth_session_id
+        dataset_dir, single, (), tomogram_kind, False, truth_user_id, truth_session_id, annotated
     )
     return sorted(fold_runs(count_truths(labelled, species_names), round(1 / validation_share), seed)[0])
 
@@ -149,6 +151,7 @@ def plan_folds(
     tomogram_kind: Kinds = None,
     truth_user_id: str | int | None = None,
     truth_session_id: str | int | None = None,
+    annotated: str | Mapping[str, Any] | None = None,
 ) -> FoldPlan:
     """Split the annotated runs of a dataset into folds, see `fold_runs`.
 
@@ -161,13 +164,14 @@ def plan_folds(
         tomogram_kind: kind of tomogram; all kinds of a run are in one fold.
         truth_user_id: user whose picks are the truth.
         truth_session_id: session whose picks are the truth.
+        annotated: what was annotated in the runs.
 
     Raises:
         InputError: there are fewer than two folds, or more than runs; or a fold's network would see no particle of a
             species.
     """
     labelled = list_labelled_runs(
-        dataset_dir, None, without, tomogram_kind, truth_user_id=truth_user_id, truth_session_id=truth_session_id
+        dataset_dir, None, without, tomogram_kind, False, truth_user_id, truth_session_id, annotated
     )
     if folds != int(folds) or folds < 2:
         raise InputError(

@@ -15,7 +15,7 @@ from scripts.copick_tree import (
     run_folder_of,
     session_file,
 )
-from scripts.datasets.annotated import ANNOTATED_FILE, ENTRY, rows_with_annotated
+from scripts.datasets.annotated import ANNOTATED_FILE, ENTRY, Annotated, rows_with_annotated
 from scripts.datasets.runs import Folders, Kinds, TomogramFile, as_names, find_runs, paths_in_words, refuse_repeats
 from scripts.errors import InputError, InputWarning
 from scripts.picks import Pick, read_copick_folder, read_csv, read_relion5_star
@@ -136,6 +136,8 @@ class TruthSource:
 def count_truths(rows: Iterable[Mapping[str, str]], names: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the number of true particles by run and species; several kinds of a run have the same truth.
 
+    Rejected and uncertain ones are not counted, nor are those of species that were not annotated in their run.
+
     Args:
         rows: of `list_labelled_runs`.
         names: of the species to count; a RELION 5 file, which does not tell species apart, is of the first.
@@ -145,14 +147,16 @@ def count_truths(rows: Iterable[Mapping[str, str]], names: Sequence[str]) -> dic
     """
     tables: dict[str, list[Pick]] = {}  # one for many runs, or copick files of one run
     counts: dict[str, dict[str, int]] = {}
-    for path, run in dict.fromkeys((row["label"], row["run"]) for row in rows):
+    entries = {(row["label"], row["run"]): Annotated.of_row(row) for row in rows}
+    for (path, run), entry in entries.items():
         if path not in tables and path.endswith(".star"):
             tables[path] = read_relion5_star(  # particles are counted: it does not matter where they lie
                 path, species=names[0], volume_shape_zyx=(1, 1, 1), voxel_size_angstrom=1.0
             )
         elif path not in tables:
             tables[path] = read_annotations(path, run)
-        found = Counter(pick.species for pick in tables[path] if pick.run == run)
+        own = [pick for pick in tables[path] if pick.run == run and pick.weight == 1 and entry.holds(pick.species)]
+        found = Counter(pick.species for pick in own)
         before = counts.get(run, {})
         counts[run] = {name: found[name] + before.get(name, 0) for name in names}
     return counts

@@ -24,6 +24,8 @@ from scripts.handlers.finished_sample import samples_of
 from scripts.handlers.training_logs import read_metrics
 from scripts.networks.model_card import needed_card, record_thresholds, sha256_of
 from scripts.picking.calibrated_scores import write_calibration
+from scripts.picking.image_picks import is_judged
+from scripts.picking.proposals import Proposals
 from scripts.preparation.image_facts import facts_of_image
 from scripts.records import as_json, first_difference, record_of
 from scripts.scoring.calibration import fit_calibration
@@ -141,10 +143,11 @@ class StoreOutOfFold:
 
     Args:
         output_dir: of the fold; the files are in its folder ``out_of_fold``.
+        species_set: the species.
     """
 
-    def __init__(self, output_dir: str | Path) -> None:
-        self.folder = Path(output_dir) / OUT_OF_FOLD
+    def __init__(self, output_dir: str | Path, species_set: SpeciesSet) -> None:
+        self.folder, self.species_set = Path(output_dir) / OUT_OF_FOLD, species_set
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
@@ -154,7 +157,10 @@ class StoreOutOfFold:
             facts = facts_of_image(sample["image"], sample.get("run"))
             particles = np.asarray(sample["label"].cpu(), dtype=np.float64).reshape(-1, 4)
             sweep = np.asarray(sample["sweep"].cpu())
-            one = OutOfFold(facts.run, facts.voxel_size_angstrom, sample["proposals"], particles, sweep)
+            proposals: Proposals = sample["proposals"]
+            places = proposals.centres_zyx_vox
+            judged = np.column_stack([is_judged(places, species, sample) for species in self.species_set.picked])
+            one = OutOfFold(facts.run, facts.voxel_size_angstrom, proposals, particles, sweep, judged)
             write_out_of_fold(self.folder / f"{facts.run}.npz", one)
 
 

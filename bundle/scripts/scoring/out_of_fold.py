@@ -32,6 +32,7 @@ class OutOfFold:
         proposals: of the network, in voxels of its input.
         particles: ``(M, 4)`` true ones, rows of label and voxel index.
         sweep: ``(C, T, 3)`` hits, picks and truths by species and threshold, one to one.
+        is_judged: ``(N, C)``, which proposals count as right or wrong, see `picking.image_picks.is_judged`.
     """
 
     run: str
@@ -39,6 +40,7 @@ class OutOfFold:
     proposals: Proposals
     particles: NDArray[np.float64]
     sweep: Sweep
+    is_judged: NDArray[np.bool_]
 
 
 def write_out_of_fold(path: Path, one: OutOfFold) -> None:
@@ -46,7 +48,7 @@ def write_out_of_fold(path: Path, one: OutOfFold) -> None:
     with write_atomically(path, "wb") as file:
         np.savez(
             file, run=one.run, voxel_size_angstrom=one.voxel_size_angstrom, particles=one.particles, sweep=one.sweep,
-            centres_zyx_vox=one.proposals.centres_zyx_vox, logits=one.proposals.logits,
+            centres_zyx_vox=one.proposals.centres_zyx_vox, logits=one.proposals.logits, is_judged=one.is_judged,
         )  # fmt: skip
 
 
@@ -59,8 +61,8 @@ def read_out_of_fold(path: Path) -> OutOfFold:
     try:
         with np.load(path) as content:
             proposals = Proposals(content["centres_zyx_vox"], content["logits"])
-            size = float(content["voxel_size_angstrom"])
-            return OutOfFold(str(content["run"]), size, proposals, content["particles"], content["sweep"])
+            run, size = str(content["run"]), float(content["voxel_size_angstrom"])
+            return OutOfFold(run, size, proposals, content["particles"], content["sweep"], content["is_judged"])
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise InputError(f"cannot read {path}: {error}. Delete the folder that it is in, and start again.") from error
 
@@ -74,7 +76,7 @@ def judge_out_of_fold(
         one.proposals.centres_zyx_vox, logits, one.particles, species_set, one.voxel_size_angstrom,
         merge_distance_in_radii,
     )  # fmt: skip
-    return JudgedCandidates(one.run, logits, logits, kept, right, np.zeros(0))
+    return JudgedCandidates(one.run, logits, logits, kept & one.is_judged, right, np.zeros(0))
 
 
 def counts_at(
