@@ -137,6 +137,8 @@ def picks_at(
 def check_truth(truth: Iterable[Pick], species_set: SpeciesSet, source: str) -> None:
     """Refuse a truth with an unknown species, or with two particles at the same position of a run.
 
+    What is uncertain or rejected may stand where an annotation of another species does.
+
     Args:
         truth: the annotations.
         species_set: the known species.
