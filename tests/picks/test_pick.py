@@ -63,11 +63,3 @@ def test_where_a_particle_stands_another_species_may_be_rejected_or_uncertain(we
 def test_the_same_place_in_two_runs_is_no_duplicate():
     truth = [PICK, Pick("TS_2", "ribosome", *PICK.xyz_angstrom), Pick("TS_1", "ribosome", 205.0, 145.0, 135.0)]
     assert check_truth(truth, SPECIES_SET, "truth.csv") is None
-
-
-@pytest.mark.parametrize("weight", [0.0, math.nan])
-def test_what_is_no_particle_may_stand_where_one_of_another_species_does(weight):
-    other = Pick("TS_1", "thyroglobulin", *PICK.xyz_angstrom, weight=weight)
-    assert check_truth([PICK, other], SPECIES_SET, "truth.csv") is None
-    with pytest.raises(InputError, match="particles 2 and 3 stand at the same place"):
-        check_truth([PICK, other, other], SPECIES_SET, "truth.csv")

@@ -12,6 +12,7 @@ from scipy.special import expit
 
 LARGEST = 12.0  # log-odds beyond which an answer counts for no more
 TERMS = ("first", "second", "first_confidence", "second_confidence", "offset")
+UNFITTED = (0.0, 1.0, 0.0, 0.0, 0.0)  # weights of a species that could not be fitted: the second look's own probability
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 from sklearn.linear_model import LogisticRegression
 
 from scripts.errors import InputError
-from scripts.picking.calibration import Calibration, confidence_of, within
+from scripts.picking.calibration import UNFITTED, Calibration, confidence_of, within
 from scripts.picking.candidates import Candidates, highest_among_neighbours
 from scripts.picking.operating_point import OperatingPoint
 from scripts.scoring.matching import count_hits
@@ -127,7 +127,7 @@ def fit_calibration(
         elif right.all():
             left[name] = "none of its candidates is wrong"
         if name in left:
-            columns.append([0.0, 1.0, 0.0, 0.0, 0.0])
+            columns.append(list(UNFITTED))
             continue
         answers = [(within(one.logits[:, number]), within(one.log_odds[:, number])) for one in judged]
         features = [
