@@ -35,7 +35,7 @@ ALLOWED = {
     "picking": {"preparation", "datasets", "picks", "volumes", "networks"},
     "scoring": {"picking", "picks"},
     "pages": {"scoring", "picking", "picks"},
-    "results": {"pages", "datasets", "picks"},
+    "results": {"pages", "datasets", "picks", "picking", "networks"},
     "monai_label": {"preparation", "datasets", "picks", "picking", "networks", "volumes"},
     "handlers": {
         *("results", "pages", "scoring", "picking", "preparation", "datasets", "picks", "networks"),

@@ -1,0 +1,190 @@
+"""Labels for tomograms without truth, out of the calibrated scores of their picks."""
+
+import json
+import math
+
+import pytest
+from scripts.errors import InputError
+from scripts.picking.calibration import UNFITTED
+from scripts.picks import Pick, read_csv, write_csv
+from scripts.results.pseudo_labels import counts_of_labels, labels_of, main, refuse_used_runs, without_known
+from scripts.results.run_folder import make_record, read_record, write_failure, write_record
+from synthetic import make_species, write_weights
+
+FIRST, SECOND = "ab" * 32, "cd" * 32
+FITTED = [1.0, 0.5, 0.0, 0.0, -2.0]
+ORIGIN = "pseudo-label of one: weights abababababab, second look cdcdcdcdcdcd"
+
+
+def at(x, score, species="a", run="one", **more):
+    return Pick(run, species, x, 50.0, 70.0, score, 40.0, **more)
+
+
+def record_of_picks(run, lowest=0.2, fitted_on=("C1",), weights=(FITTED, FITTED), unfamiliar="", region=None, **more):
+    """Return the record of a run after a second look, in the form that inference writes."""
+    second_look = {"weights_sha256": SECOND, "calibration": {"weights": list(weights), "fitted_on": list(fitted_on)}}
+    settings = {
+        "weights_sha256": FIRST,
+        "preprocessing": {"transforms": [{"keys": ["image"]}, {"mask_path": None, "slab_z_angstrom": region}]},
+        "postprocessing": {"transforms": [{"keys": ["pred"]}, {"keys": ["proposals"], "second_look": second_look}]},
+    }
+    expected = {name: {"lowest_probability": lowest, "picks": 1, "precision": 0.5} for name in ("a", "b")}
+    facts = {"expected": expected, "unfamiliar": unfamiliar, **more}
+    return make_record(run, {"path": f"{run}.mrc"}, settings, [], make_species(2), {}, 1.0, **facts)
+
+
+def write_run(output_dir, run, picks, **facts):
+    (output_dir / run).mkdir(parents=True)
+    write_csv(output_dir / run / "picks.csv", picks)
+    write_record(output_dir / run, record_of_picks(run, **facts))
+
+
+@pytest.fixture
+def label(tmp_path):
+    """Return a function that runs the command on a folder of picks, for weights that were trained on T1 and T2."""
+    weights = write_weights(tmp_path / "model.pt", trained_on=["T1", "T2"], thresholds_fitted_on=["F1"])
+
+    def run(*more):
+        where = [tmp_path / "truth.csv", tmp_path / "picks", *more, "--checkpoint_path", weights]
+        return main([str(word) for word in where])
+
+    return run
+
+
+def test_sure_picks_are_particles_and_doubtful_ones_are_uncertain():
+    candidates = [at(0, 0.5), at(100, 0.95), at(200, 0.1), at(300, 0.9), at(400, 0.2), at(500, 0.1999)]
+    labels = labels_of(record_of_picks("one"), candidates, 0.9, 0.2)
+    assert [(one.x_angstrom, one.weight) for one in labels[:2]] == [(100, 0.95), (300, 0.9)]
+    assert [one.x_angstrom for one in labels[2:]] == [0, 400]
+    assert all(math.isnan(one.weight) for one in labels[2:])
+    assert {one.origin for one in labels} == {ORIGIN}
+
+
+def test_of_two_species_at_one_place_only_the_more_probable_is_a_particle():
+    labels = labels_of(record_of_picks("one"), [at(0, 0.6, "a"), at(0, 0.7, "b")], 0.5, 0.2)
+    assert (labels[0].species, labels[0].weight) == ("b", 0.7)
+    assert math.isnan(labels[1].weight)
+
+
+@pytest.mark.parametrize(("accept", "uncertain"), [(0.2, 0.9), (1.1, 0.2), (0.9, 0), (math.nan, 0.2)])
+def test_scores_in_the_wrong_order_are_refused(accept, uncertain):
+    with pytest.raises(InputError, match="0 < uncertain <= accept <= 1"):
+        labels_of(record_of_picks("one"), [], accept, uncertain)
+
+
+@pytest.mark.parametrize(
+    ("row", "is_kept"),
+    [
+        (at(40, 1.0), False),
+        (at(41, 1.0), True),
+        (at(10, 1.0, "b"), False),  # a particle of another species
+        (at(10, 1.0, "b", weight=0.0), True),  # none of another species: says nothing about this one
+        (at(10, 1.0, weight=0.0), False),
+        (at(10, 1.0, weight=math.nan), False),
+        (at(10, 1.0, run="two"), True),
+    ],
+)
+def test_annotations_win_within_the_radius(row, is_kept):
+    assert bool(without_known([at(0, 0.95)], [row])) is is_kept
+
+
+def test_labels_are_counted_by_species():
+    labels = [at(0, 1.0), at(1, 1.0, weight=math.nan), at(2, 1.0, weight=0.9), at(3, 1.0, "b", weight=math.nan)]
+    assert counts_of_labels(labels) == {"a": (2, 1), "b": (0, 1)}
+
+
+def test_the_command_makes_one_table_of_annotations_and_labels(label, tmp_path, capsys):
+    write_run(tmp_path / "picks", "one", [at(0, 0.95), at(300, 0.5)])
+    write_run(tmp_path / "more", "two", [at(0, 0.99, "b", "two"), at(300, 0.1, "b", "two")])
+    write_csv(tmp_path / "own.csv", [at(310, 1.0, origin="me")])
+    assert label(tmp_path / "more", "--truth", tmp_path / "own.csv") == 0
+    rows = [(one.run, one.species, one.x_angstrom, one.weight) for one in read_csv(tmp_path / "truth.csv")]
+    assert rows == [("one", "a", 310, 1), ("one", "a", 0, 0.95), ("two", "b", 0, 0.99)]
+    assert [one.origin for one in read_csv(tmp_path / "truth.csv")][:2] == ["me", ORIGIN]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path / 'truth.csv'}: 2 runs, 1 rows of the truth, 1 labels beside it",
+        "a: 1 accepted, 0 uncertain",
+        "b: 1 accepted, 0 uncertain",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"expected": None}, "one: scores are not calibrated without a second look: pick with --second_look True"),
+        ({"lowest": 0.41}, "one: candidates with a score between 0.2 and that of the picks are needed"),
+        ({"lowest": math.inf}, "pick with --operating_point \"{'probability': 0.2}\""),
+        ({"region": "auto"}, "nothing was looked for outside of the mask or slab"),
+        ({"unfamiliar": "skewness: 9"}, "one: scores are not calibrated for these tomograms, see summary.csv"),
+        ({"weights": (FITTED, list(UNFITTED))}, "scores of b are not calibrated, for want of particles"),
+        ({"fitted_on": ["one"]}, "runs that are in use (calibration of the second look: one)"),
+    ],
+)
+def test_what_cannot_be_labelled_is_refused_in_one_line(facts, said, label, tmp_path, capsys):
+    write_run(tmp_path / "picks", "one", [at(0, 0.95)], **facts)
+    assert label() == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "truth.csv").exists()
+
+
+@pytest.mark.parametrize("facts", [{"unfamiliar": "skewness: 9"}, {"weights": (FITTED, list(UNFITTED))}])
+def test_uncalibrated_scores_are_taken_only_if_asked_for(facts, label, tmp_path):
+    write_run(tmp_path / "picks", "one", [at(0, 0.95)], **facts)
+    assert label() == 1
+    assert label("--allow_uncalibrated") == 0
+
+
+def test_runs_that_made_or_measure_the_weights_are_refused_by_name(label, tmp_path, capsys):
+    for run in ("T1", "F1", "V1", "U1"):
+        write_run(tmp_path / "picks", run, [at(0, 0.95, run=run)])
+    assert label("--validation_runs", "V1") == 1
+    card = tmp_path / "model.json"
+    assert capsys.readouterr().err == (
+        "error: no pseudo-labels for runs that are in use (validation_runs: V1; "
+        f"trained_on in {card}: T1; thresholds_fitted_on in {card}: F1): leave them out.\n"
+    )
+    assert label("--excluded_runs", "V1", "T1", "F1") == 0
+    assert {one.run for one in read_csv(tmp_path / "truth.csv")} == {"U1"}
+
+
+def test_runs_that_nothing_uses_are_let_through():
+    assert refuse_used_runs(["one"], {"validation_runs": ["two"]}) is None
+
+
+def test_a_run_in_two_folders_is_refused(label, tmp_path, capsys):
+    for folder in ("picks", "more"):
+        write_run(tmp_path / folder, "one", [at(0, 0.95)])
+    assert label(tmp_path / "more") == 1
+    assert f"run 'one' is in {tmp_path / 'more'} and in another folder" in capsys.readouterr().err
+
+
+def test_a_run_that_failed_since_is_refused(label, tmp_path, capsys):
+    write_run(tmp_path / "picks", "one", [at(0, 0.95)])
+    write_failure(tmp_path / "picks", "one", "no memory")
+    assert label() == 1
+    assert "one is damaged or out of date: pick the run again" in capsys.readouterr().err
+
+
+def test_a_damaged_record_is_refused(label, tmp_path, capsys):
+    write_run(tmp_path / "picks", "one", [at(0, 0.95)])
+    (tmp_path / "picks" / "one" / "run.json").write_text("{")
+    assert read_record(tmp_path / "picks" / "one") is None
+    assert label() == 1
+    assert "is damaged or out of date" in capsys.readouterr().err
+
+
+def test_a_folder_without_picks_is_refused(label, tmp_path, capsys):
+    assert label() == 1
+    assert f"{tmp_path / 'picks'} holds no run that inference has picked" in capsys.readouterr().err
+
+
+def test_a_table_that_is_there_stays(label, tmp_path, capsys):
+    write_run(tmp_path / "picks", "one", [at(0, 0.95)])
+    (tmp_path / "truth.csv").write_text("mine")
+    assert label() == 1
+    assert "truth.csv is there already" in capsys.readouterr().err
+    assert (tmp_path / "truth.csv").read_text() == "mine"
+    assert label("--overwrite") == 0
+    assert json.loads((tmp_path / "model.json").read_text())["trained_on"] == ["T1", "T2"]
