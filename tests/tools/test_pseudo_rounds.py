@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,13 +13,15 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from documented import run_line
+from documented import commands_of, run_line
 from scripts.networks.model_card import read_card, sha256_of
 from scripts.picks import Pick, read_csv, write_csv
+from scripts.results import pseudo_labels
 from scripts.volumes.labels import draw_spheres
 from synthetic import make_species, noise, tiny_network, write_mrc, write_second_look, write_weights
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "how_to" / "pseudo_labels.md"
 SHAPE = (20, 28, 36)
 LABELLED, UNLABELLED = ("train", "second", "fit", "held"), ("new1", "new2")
 SMALL = {"precision": "float32", "device": "cpu"}
@@ -186,6 +189,22 @@ def test_without_a_sure_pick_there_is_nothing_to_learn_from(start, tmp_path, mad
     assert start(tmp_path / "work", accept=1) == 1
     assert "has no pick with a score of 1 or more: there is nothing to learn from" in capsys.readouterr().err
     assert not (tmp_path / "work" / "round_0" / "labels").exists()
+
+
+def test_the_commands_of_the_page_work(tool, made, data, tmp_path, capsys):
+    lines = [re.sub(r"^\S+python ", "", line) for line in commands_of(PAGE.read_text())]
+    picking, labelling, training, rounds = map(shlex.split, lines)
+    assert picking[picking.index("--operating_point") + 1] == "{'probability': 0.2}"
+    assert labelling[:2] == ["-m", "scripts.results.pseudo_labels"]
+    assert training[training.index("--dataset_dir") + 1] == "['../mydata','../unlabelled']"
+    moved = {
+        "../unlabelled/truth.csv": tmp_path / "truth.csv", "../picks": made[0] / "round_0" / "picks",
+        "models/model.pt": data / "first" / "model.pt",
+    }  # fmt: skip
+    assert pseudo_labels.main([str(moved.get(word, word)) for word in labelling[2:]]) == 0
+    assert {one.run for one in read_csv(tmp_path / "truth.csv")} == set(UNLABELLED)
+    options = tool.make_parser().parse_args(rounds[1:])
+    assert (options.second_look_runs, options.least_gain) == (["TS_01", "TS_02"], 0.005)
 
 
 def test_other_settings_are_refused(made, start, capsys):

@@ -137,7 +137,8 @@ def fault_of_run(record: Record, uncertain: float, allow_uncalibrated: bool = Fa
         return "nothing was looked for outside of the mask or slab, which training would take as empty: pick without"
     remedy = "give --allow_uncalibrated to take them nevertheless"
     if record.unfamiliar and not allow_uncalibrated:
-        return f"scores are not calibrated for these tomograms, see summary.csv: leave them out by --excluded_runs, or {remedy}"
+        left_out = "leave them out by --excluded_runs"
+        return f"scores are not calibrated for these tomograms, see summary.csv: {left_out}, or {remedy}"
     weights = _calibration(record)["weights"]
     unfitted = [name for name, row in zip(record.expected, weights, strict=True) if row == list(UNFITTED)]
     if unfitted and not allow_uncalibrated:
