@@ -83,6 +83,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "preparation.cache": "prepared_dataset",
     "preparation.contrast": "CheckContrastd",
     "preparation.crops": "CropShape",
+    "preparation.interest": "MapInterestd write_interest_pictures",
     "preparation.padding": "CropPaddingd",
     "preparation.region": "LimitRegiond",
     "preparation.scaling": "ScalePercentilesd",
@@ -160,8 +161,8 @@ PLACES = {  # settings and arguments that are paths, with the texts that they ma
     "maps_dir": {"/workspace/data/maps"},
     **dict.fromkeys(
         ("backbone_weights_path", "cache_dir", "calibration_path", "checkpoint_path", "export_path", "folder",
-         "install_path", "log_dir", "map", "mask_path", "models_dir", "output_dir", "path", "proposals_dir",
-         "recorded_for", "second_look_path", "species_path", "started_from", "weights"),
+         "install_path", "interest_table", "log_dir", "map", "mask_path", "models_dir", "output_dir", "path",
+         "proposals_dir", "recorded_for", "second_look_path", "species_path", "started_from", "weights"),
         frozenset[str](),
     ),
 }  # fmt: skip

@@ -45,6 +45,7 @@ MONAI = {  # the modules that hold MONAI's and Ignite's classes; everything else
     *("command_line", "monai_label", "volumes.monai_reader", "results.batch"),
     *("preparation.image_facts", "preparation.voxel_size", "preparation.scaling", "preparation.contrast"),
     *("preparation.padding", "preparation.region", "preparation.truth", "preparation.cache", "preparation.batch"),
+    "preparation.interest",
     *("inference.inferers", "training.windows", "training.window_dataset", "training.crop_dataset"),
     *("picking.image_picks", "picking.pick_transform", "picking.second_look_transform"),
     *("scoring.threshold_sweep", "simulation.dataset"),

@@ -30,7 +30,8 @@ OTHER = {  # another value of each setting than that of the config, or of the ba
     "allow_truth_near_origin": True, "annotated": {"one": ["ribosome"]},
     "invert": True, "truth_user_id": "me", "truth_session_id": "1", "validation_runs": ["one"],
     "excluded_runs": ["three"], "epochs": 3, "windows_per_epoch": 6, "batch_size": 1, "window_size": [16, 24, 24],
-    "particle_share": 0.25, "learning_rate": 0.5, "weight_decay": 0.5, "warmup_steps": 7, "gradient_norm": 2.0,
+    "particle_share": 0.25, "interest_share": 0.5, "interest_table": str(ROOT / "sample" / "truth.csv"),
+    "learning_rate": 0.5, "weight_decay": 0.5, "warmup_steps": 7, "gradient_norm": 2.0,
     "averaging_momentum": 0.25, "precision": "bfloat16", "compile": True, "seed": 1, "num_workers": 1,
     "cache_dir": None, "resume": False, "install_path": None, "val_interval": 2, "inference_window_size": [16, 16, 16],
     "inference_overlap_voxels": 4, "memory_gib": 1.5, "rotations": 2, "flips": ["z"], "voxel_size_tolerance": 0.1,
@@ -142,10 +143,14 @@ def inner_numbers(name):
 )
 def test_a_setting_is_in_the_record_or_may_change(name, key, project):
     files = [str(project / file) for file in ("weights.pt", "more.pt")]
-    given = {"checkpoint_path": files} if key == "ensemble" else {}  # one network is no ensemble
-    given = {"validation_runs": [], "seed": 1} if key == "validation_share" else given  # which are not chosen otherwise
+    needed = {  # to have an effect
+        "ensemble": {"checkpoint_path": files},  # one network is no ensemble
+        "validation_share": {"validation_runs": [], "seed": 1},  # which are not chosen otherwise
+        "interest_table": {"interest_share": 0.5},
+    }
+    both = needed.get(key, {})
     other = str(project / "calibration.json") if key == "calibration_path" else OTHER[key]
-    before, now = record(project, name, **given), record(project, name, **given, **{key: other})
+    before, now = record(project, name, **both), record(project, name, **both, **{key: other})
     listed = may_change("training" if name == "train.json" else "batch")
     assert (canonical(before) == canonical(now)) == (key in listed), first_difference(before, now)
 

@@ -57,6 +57,66 @@ def test_other_weights_take_the_place_of_the_species_own():
     assert all((rows[1, 1:].abs() < 4).all() for rows in drawn)
 
 
+def sample_with_map(map_of_cells):
+    return {**window_sample(), "interest": torch.as_tensor(map_of_cells, dtype=torch.float32)}
+
+
+def starts_of(cut, sample, count):
+    rows = sample["label"]
+    return np.array([(rows - cut(dict(sample))["label"])[0, 1:].int().tolist() for _ in range(count)])
+
+
+def test_windows_follow_the_map_of_interest(species_set):
+    cut = RandWindowd(species_set, (1, 1, 1), interest_share=1.0).set_random_state(seed=0)
+    wanted = np.random.default_rng(1).dirichlet(np.ones(3 * 4 * 5)).reshape(3, 4, 5)
+    drawn = np.zeros_like(wanted)
+    np.add.at(drawn, tuple(starts_of(cut, sample_with_map(wanted), 4000).T // 8), 1)
+    expected = 4000 * wanted
+    assert (np.abs(drawn - expected) <= 5 * np.sqrt(expected) + 1).all()
+
+
+def test_every_voxel_of_a_cell_can_be_drawn_also_of_one_that_is_cut_off(species_set):
+    cut = RandWindowd(species_set, (1, 1, 1), interest_share=1.0).set_random_state(seed=0)
+    last = np.zeros((3, 4, 5))
+    last[2, 3, 4] = 1.0  # 4 x 4 x 4 voxels at the far corner of 20 x 28 x 36
+    drawn = {tuple(start) for start in starts_of(cut, sample_with_map(last), 800).tolist()}
+    assert drawn == {(z, y, x) for z in range(16, 20) for y in range(24, 28) for x in range(32, 36)}
+
+
+def test_a_window_holds_the_voxel_that_the_map_gave(species_set):
+    cut = RandWindowd(species_set, (8, 12, 12), interest_share=1.0).set_random_state(seed=0)
+    one = np.zeros((3, 4, 5))
+    one[1, 1, 2] = 1.0
+    starts = starts_of(cut, sample_with_map(one), 200)
+    assert (starts > np.array([8, 8, 16]) - [8, 12, 12]).all()
+    assert (starts < np.array([16, 16, 24])).all()
+
+
+def test_the_share_of_interest_leaves_the_other_windows_as_they_were(species_set):
+    one = np.zeros((3, 4, 5))
+    one[0, 0, 0] = 1.0
+    cut = RandWindowd(species_set, (1, 1, 1), 0.0, interest_share=0.25).set_random_state(seed=0)
+    starts = starts_of(cut, sample_with_map(one), 1000)
+    assert 200 < (starts < 8).all(axis=1).sum() < 330  # of those anywhere another one in 40
+
+
+def test_windows_without_a_map_are_those_of_before(species_set):
+    # drawn before there were maps
+    cut = RandWindowd(species_set, (8, 12, 12), interest_share=0.5).set_random_state(seed=3)
+    assert starts_of(cut, window_sample(), 4).tolist() == [[9, 3, 24], [10, 16, 24], [1, 8, 6], [3, 0, 2]]
+
+
+def test_a_window_of_interest_is_the_same_for_the_same_seed(species_set):
+    sample = sample_with_map(np.full((3, 4, 5), 1 / 60))
+    cuts = [RandWindowd(species_set, (8, 8, 8), interest_share=0.5).set_random_state(seed=5) for _ in range(2)]
+    assert starts_of(cuts[0], sample, 20).tolist() == starts_of(cuts[1], sample, 20).tolist()
+
+
+def test_a_share_of_interest_beyond_one_is_refused(species_set):
+    with pytest.raises(ValueError, match="interest_share is a share, 0 to 1; got 2"):
+        RandWindowd(species_set, (8, 8, 8), interest_share=2)
+
+
 def test_windows_of_one_seed_are_the_same(species_set):
     one, two = (RandWindowd(species_set, (8, 8, 8)).set_random_state(seed=5)(window_sample()) for _ in range(2))
     assert torch.equal(one["image"], two["image"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scripts.preparation.annotation import DOUBTFUL, REGION, Annotation, pop_annotation
 from scripts.preparation.cache import StoredVolume
+from scripts.preparation.interest import CELL_VOXELS, INTEREST
 from scripts.species import SpeciesSet
 
 MARGIN_ANGSTROM = 300.0  # farther outside of a window a doubtful particle is not painted
@@ -22,11 +23,10 @@ SHOWN = 0.01  # voxels whose target is higher belong to a particle
 
 
 class RandWindowd(RandomizableTransform):
-    """Cut a random window: around a particle with a random offset, or anywhere.
+    """Cut a random window: around a particle with a random offset, or anywhere, or by a map of interest.
 
-    The particle's species is drawn by weight, among those present in the tomogram. What was looked at
-    and rejected counts as a particle here, so that the network sees what it is mistaken for; what is uncertain does
-    not. Windows elsewhere have their middle in the box of what was annotated.
+    The particle's species is drawn by weight, among those present in the tomogram. What was looked at and rejected
+    counts as a particle here, so that the network sees what it is mistaken for; what is uncertain does not. Windows elsewhere have their middle in the box of what was annotated.
 
     Args:
         species_set: the species.
@@ -36,6 +36,8 @@ class RandWindowd(RandomizableTransform):
         label_key: the true particles ``(N, 4)``; shifted to the window's coordinates.
         volume_key: a label volume ``(1, Z, Y, X)``, if there is one; cut like the tomogram.
         species_weights: of every species, by name; None for those of the species.
+        interest_share: share of the windows drawn by the map of `preparation.interest`, in a tomogram that has one;
+            the others as above.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class RandWindowd(RandomizableTransform):
         label_key: str = "label",
         volume_key: str = "label_volume",
         species_weights: Mapping[str, float] | None = None,
+        interest_share: float = 0.0,
     ) -> None:
         super().__init__()
         if len(window_size) != 3 or min(window_size) < 1:
@@ -55,12 +58,15 @@ class RandWindowd(RandomizableTransform):
             raise ValueError(f"window_size needs y equal to x, because windows are turned in xy; got {window_size}.")
         if not 0 <= particle_share <= 1:
             raise ValueError(f"particle_share is a share, 0 to 1; got {particle_share}.")
+        if not 0 <= interest_share <= 1:
+            raise ValueError(f"interest_share is a share, 0 to 1; got {interest_share}.")
         self.weights = {
             species.label: species.weight if species_weights is None else species_weights[species.name]
             for species in species_set.picked
         }
         self.size, self.particle_share = np.asarray(window_size), particle_share
         self.image_key, self.label_key, self.volume_key = image_key, label_key, volume_key
+        self.interest_share = interest_share
 
     def start_of_window(
         self, shape: Sequence[int], points: NDArray[np.floating[Any]], box: NDArray[np.int64] | None = None
@@ -75,8 +81,20 @@ class RandWindowd(RandomizableTransform):
         share = weights / weights.sum() if weights.sum() > 0 else np.full(len(present), 1 / len(present))
         same = points[points[:, 0] == self.R.choice(present, p=share), 1:]
         centre = same[self.R.randint(len(same))]
-        answer: NDArray[np.int64] = np.clip(np.floor(centre - self.R.uniform(0, self.size)).astype(int) + 1, 0, last)
+        return self.around(centre, last)
+
+    def around(self, place: NDArray[np.floating[Any]], last: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Draw the start of a window that holds a place ``(z, y, x)``; ``last`` is the last start."""
+        answer: NDArray[np.int64] = np.clip(np.floor(place - self.R.uniform(0, self.size)).astype(int) + 1, 0, last)
         return answer
+
+    def start_by_map(self, shape: Sequence[int], interest: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Draw the start of a window that holds a voxel of a cell drawn by the map ``(z, y, x)``."""
+        sums = np.cumsum(interest, dtype=np.float64)
+        drawn = np.searchsorted(sums, self.R.uniform(0, sums[-1]), side="right")
+        first = CELL_VOXELS * np.array(np.unravel_index(drawn, interest.shape))
+        voxel = first + np.floor(self.R.uniform(0, np.minimum(np.asarray(shape) - first, CELL_VOXELS)))
+        return self.around(voxel, np.maximum(np.asarray(shape) - self.size, 0))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Return the sample cut to one window."""
@@ -86,6 +104,10 @@ class RandWindowd(RandomizableTransform):
         is_looked_at = ~np.isnan(known.doubtful[:, 4])
         centres = np.concatenate([points, known.doubtful[is_looked_at, :4]])
         start = self.start_of_window(sample[self.image_key].shape[1:], centres, known.box)
+        if INTEREST in sample:
+            interest = np.asarray(sample.pop(INTEREST))
+            if self.R.uniform() < self.interest_share:
+                start = self.start_by_map(sample[self.image_key].shape[1:], interest)
         for key in (self.image_key, self.volume_key, REGION):
             if key in sample:
                 sample[key] = self.cut(sample[key], start)
