@@ -19,6 +19,7 @@ import json
 import math
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -101,25 +102,28 @@ class Rounds:
             )  # fmt: skip
         return [row for row in read_rows(output / "scores.csv") if row["mode"] == "one_to_one"]
 
-    def pick(self, number: int) -> Path:
-        """Pick the unlabelled tomograms with the weights of a round; return the folder of the picks."""
-        output = self.folder(number) / "picks"
+    def pick(self, number: int) -> None:
+        """Pick the unlabelled tomograms with the weights of a round."""
         self.run(
             ["inference"], "run", self.options.inference_args,
             "--checkpoint_path", self.weights(number), "--dataset_dir", self.options.unlabelled_dir,
-            "--second_look", True, "--second_look_path", self.second_look(number), "--output_dir", output,
-            "--operating_point", {"probability": self.options.uncertain},
+            "--second_look", True, "--second_look_path", self.second_look(number),
+            "--output_dir", self.folder(number) / "picks", "--operating_point", {"probability": self.options.uncertain},
             "--page_megabytes", 0, "--pick_formats", ["csv"],
         )  # fmt: skip
-        return output
 
     def label(self, number: int) -> list[str]:
-        """Make labels out of the picks of a round, beside a link to the tomograms; return the runs without labels.
+        """Make labels out of the picks of a round, beside a link to the tomograms, unless that is done.
+
+        Returns:
+            The runs that are left out, because their scores are not calibrated.
 
         Raises:
             InputError: nothing is accepted.
         """
         picks, table = self.folder(number) / "picks", self.folder(number) / LABELS / TRUTH_TABLE
+        if not table.exists():
+            self.pick(number)
         records = [read_record(path.parent) for path in sorted(picks.glob(f"*/{RECORD_FILE}"))]
         flagged = [record.run for record in records if record is not None and record.unfamiliar]
         if not table.exists():
@@ -180,8 +184,8 @@ def run_rounds(options: argparse.Namespace) -> None:
         InputError: settings have changed, runs are in two places, or a step cannot be done.
     """
     rounds = Rounds(options)
-    refuse_other_settings(options)
     check_runs(rounds)
+    refuse_other_settings(options)
     table: list[list[str]] = []
     scores: list[float] = []
     for number in range(options.rounds + 1):
@@ -191,7 +195,6 @@ def run_rounds(options: argparse.Namespace) -> None:
         if number and scores[-1] < scores[-2] + options.least_gain:
             break
         if number < options.rounds:
-            rounds.pick(number)
             flagged = rounds.label(number)
             labels = read_csv(rounds.folder(number) / LABELS / TRUTH_TABLE)
             counts = counts_of_labels(labels)
@@ -213,14 +216,27 @@ def score_cells(rows: Sequence[dict[str, str]]) -> list[str]:
 
 
 def check_runs(rounds: Rounds) -> None:
-    """Refuse to label annotated runs, or runs that the first weights and their second look were made with.
+    """Check that every annotated run has one use, and that nothing is labelled that has another one.
 
     Raises:
-        InputError: names them.
+        InputError: a run has two uses, or trained the weights that it is to judge; or a run to label is annotated, or
+            made the first weights or their second look.
     """
-    first = rounds.weights(0), rounds.weights(0).with_name(SECOND_LOOK)
+    options, first = rounds.options, rounds.weights(0)
+    named = {name: getattr(options, name) for name in (*SPLIT, "excluded_runs")}
+    twice = [run for run, count in Counter(run for runs in named.values() for run in runs).items() if count > 1]
+    if twice:
+        raise InputError(f"{', '.join(twice)}: a run has one use; name it once among {', '.join(named)}.")
+    trained = needed_card(first, "another checkpoint_path").get("trained_on") or ()
+    for name in SPLIT:
+        known = [run for run in named[name] if run in trained]
+        if known:
+            raise InputError(
+                f"{name}: {', '.join(known)} trained {first}, which would be judged too well: name others."
+            )
     uses: dict[str, Sequence[str]] = {"labelled_dir": rounds.labelled}
-    uses |= {use: names for path in first if path.exists() for use, names in uses_of_weights(path).items()}
+    made = [path for path in (first, first.with_name(SECOND_LOOK)) if path.exists()]
+    uses |= {use: names for path in made for use, names in uses_of_weights(path).items()}
     refuse_used_runs(rounds.unlabelled, uses)
 
 

@@ -102,7 +102,7 @@ def test_the_command_makes_one_table_of_annotations_and_labels(label, tmp_path, 
     assert rows == [("one", "a", 310, 1), ("one", "a", 0, 0.95), ("two", "b", 0, 0.99)]
     assert [one.origin for one in read_csv(tmp_path / "truth.csv")][:2] == ["me", ORIGIN]
     assert capsys.readouterr().out.splitlines() == [
-        f"{tmp_path / 'truth.csv'}: 2 runs, 1 rows of the truth, 1 labels beside it",
+        f"{tmp_path / 'truth.csv'}: 2 labels of 2 runs beside 1 annotations, to which 1 gave way",
         "a: 1 accepted, 0 uncertain",
         "b: 1 accepted, 0 uncertain",
     ]

@@ -147,14 +147,12 @@ def test_each_annotated_run_has_one_use(made):
 
 
 def test_a_finished_round_is_not_repeated(made, start, capsys):
-    start.made_up = {"run"}  # which resumes by itself
     assert start(made[0]) == 0
-    assert start.names == ["run"]
+    assert start.names == []
     assert f"best: {made[0] / 'round_0' / 'trained' / 'model.pt'} with" in capsys.readouterr().out
 
 
 def test_the_table_has_scores_and_labels_of_every_round(made, start, capsys):
-    start.made_up = {"run"}
     assert start(made[0]) == 0
     head, _, first, second, _ = capsys.readouterr().out.splitlines()
     assert head.split(" | ")[1:6] == ["mean F1", "precision", "wrong picks", "F4", "a: accepted / uncertain"]
@@ -167,9 +165,8 @@ def test_the_table_has_scores_and_labels_of_every_round(made, start, capsys):
 
 def test_rounds_end_when_the_score_rises_no_more(start, tmp_path, made):
     shutil.copytree(made[0], tmp_path / "work", symlinks=True)
-    start.made_up = {"run"}
     assert start(tmp_path / "work", rounds=3, least_gain=0.9) == 0
-    assert start.names == ["run"]  # the first round gained 0.75
+    assert start.names == []  # the first round gained 0.75
 
 
 def test_a_tomogram_that_is_not_calibrated_gets_no_labels(start, tmp_path, made, capsys):
@@ -219,6 +216,20 @@ def test_runs_that_are_in_use_are_refused_before_anything_is_run(start, data, tm
     assert f"trained_on in {tmp_path / 'model.json'}: new2" in capsys.readouterr().err
     assert start(tmp_path / "other", unlabelled_dir=data / "labelled") == 1
     assert "labelled_dir: fit, held, second, train" in capsys.readouterr().err
+    assert start.names == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"calibration_runs": "held"}, "held: a run has one use; name it once among validation_runs, calibration_runs"),
+        ({"validation_runs": "old"}, "validation_runs: old trained "),
+    ],
+)
+def test_a_run_that_judges_weights_has_not_made_them(changes, said, start, tmp_path, capsys):
+    assert start(tmp_path / "work", **changes) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
     assert start.names == []
 
 

@@ -79,9 +79,8 @@ def print_labels(options: argparse.Namespace) -> None:
     labels = [label for run in runs for label in labels_of(*run, options.accept, options.uncertain)]
     kept = without_known(labels, truth)
     write_csv(options.table, [*truth, *kept])
-    print(
-        f"{options.table}: {len(runs)} runs, {len(truth)} rows of the truth, {len(labels) - len(kept)} labels beside it"
-    )
+    beside = f" beside {len(truth)} annotations, to which {len(labels) - len(kept)} gave way" if truth else ""
+    print(f"{options.table}: {len(kept)} labels of {len(runs)} runs{beside}")
     for species, (accepted, uncertain) in counts_of_labels(kept).items():
         print(f"{species}: {accepted} accepted, {uncertain} uncertain")
 
