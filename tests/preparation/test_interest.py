@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 from scripts.errors import InputError, InputWarning
 from scripts.picks import Pick, write_csv
+from scripts.preparation.annotation import Annotation
 from scripts.preparation.interest import (
     CELL_VOXELS,
     EVEN_SHARE,
@@ -23,6 +24,7 @@ from synthetic import image_of, make_species, noise
 from two_tomograms import run_configs, write_two_tomograms
 
 SHAPE = (45, 64, 83)  # not whole cells
+COMPLETE = Annotation.of({})
 PARTICLE, BEAD = (20, 20, 20), (20, 44, 60)
 
 
@@ -88,14 +90,22 @@ def test_a_model_is_wrong_beside_particles_by_its_score_and_at_particles_by_what
     picks = [pick(11, 0.875), pick(12, 0.25), pick(30, 0.75), pick(12, 0.5, "b"), pick(12, 0.5, "other")]
     points = np.array([[6.0, 9, one.x_angstrom / 10] for one in picks])
     truth = np.array([[1.0, 6, 9, 11], [1, 6, 9, 20], [2, 6, 9, 30]])
-    places, weights = mistakes_of(picks, points, truth, make_species(2), 10.0)
+    places, weights = mistakes_of(picks, points, truth, make_species(2), 10.0, COMPLETE)
     found = sorted(zip(places[:, 2].tolist(), weights.tolist(), strict=True))
     assert found == [(11, 0.125), (12, 0.5), (20, 1.0), (30, 0.75), (30, 1.0)]
 
 
 def test_without_picks_every_particle_is_missed():
-    places, weights = mistakes_of([], np.zeros((0, 3)), np.array([[1.0, 6, 9, 11]]), make_species(2), 10.0)
+    places, weights = mistakes_of([], np.zeros((0, 3)), np.array([[1.0, 6, 9, 11]]), make_species(2), 10.0, COMPLETE)
     assert (places.tolist(), weights.tolist()) == ([[6, 9, 11]], [1.0])
+
+
+def test_a_pick_on_an_uncertain_particle_is_no_mistake():
+    annotation = Annotation(np.array([[1.0, 6, 9, 11, np.nan]]))
+    points = np.array([[6.0, 9, 12], [6, 9, 30]])
+    picks = [pick(x, 0.5) for x in (12, 30)]
+    places, weights = mistakes_of(picks, points, np.zeros((0, 4)), make_species(2), 10.0, annotation)
+    assert (places.tolist(), weights.tolist()) == ([[6, 9, 30]], [0.5])
 
 
 def test_a_table_adds_the_mistakes_of_its_run(tmp_path):

@@ -24,6 +24,7 @@ from scripts.datasets.runs import run_name
 from scripts.errors import InputWarning
 from scripts.file_names import require_file_name
 from scripts.picks import Pick, read_csv, xyz_angstrom_of
+from scripts.preparation.annotation import Annotation
 from scripts.preparation.contrast import block_means
 from scripts.preparation.image_facts import facts_of_image
 from scripts.species import HIT_FRACTION, SpeciesSet
@@ -92,7 +93,7 @@ class MapInterestd(MapTransform):
             warnings.warn(message, InputWarning, stacklevel=2)
         own_voxels = to_zyx_vox(xyz_angstrom_of(own), facts.own_voxel_size_angstrom, self.voxel_offset)
         points, truth = facts.from_own_voxels(own_voxels), np.asarray(sample[self.label_key])
-        return mistakes_of(own, points, truth, self.species_set, facts.voxel_size_angstrom)
+        return mistakes_of(own, points, truth, self.species_set, facts.voxel_size_angstrom, Annotation.of(sample))
 
 
 def interest_map(parts: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.float32]:
@@ -155,6 +156,7 @@ def mistakes_of(
     truth: NDArray[np.floating[Any]],
     species_set: SpeciesSet,
     voxel_size_angstrom: float,
+    annotation: Annotation,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return where a model was how wrong: a pick beside every particle by its score, a particle by what its picks lack.
 
@@ -164,6 +166,7 @@ def mistakes_of(
         truth: ``(M, 4)`` rows of label and voxel index.
         species_set: the species; picks of others are left out.
         voxel_size_angstrom: of the places.
+        annotation: picks of which it does not tell whether they are right are no mistakes.
 
     Returns:
         Places ``(K, 3)`` and weights ``(K,)`` from 0 to 1.
@@ -173,10 +176,10 @@ def mistakes_of(
     for species in species_set.picked:
         of_species = [number for number, pick in enumerate(picks) if pick.species == species.name]
         scores = np.clip([picks[number].score for number in of_species], 0, 1)
-        found, true = points_zyx_vox[of_species], truth[truth[:, 0] == species.label, 1:]
+        found, true = points_zyx_vox[of_species], truth[truth[:, 0] == species.label, 1:].astype(np.float64)
         reach = HIT_FRACTION * species.radius_angstrom / voxel_size_angstrom
         is_near = np.linalg.norm(found[:, None] - true[None], axis=2) <= reach
-        is_wrong = ~is_near.any(axis=1)
+        is_wrong = ~is_near.any(axis=1) & annotation.is_told(species.label, found, true, reach)
         places += [found[is_wrong], true]
         weights += [scores[is_wrong], 1 - np.max(is_near * scores[:, None], axis=0, initial=0.0)]
     return np.concatenate(places), np.concatenate(weights)

@@ -30,7 +30,7 @@ JudgedRun = tuple[Record, list[Pick]]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     options = make_parser().parse_args(arguments)
-    return run_tool(lambda: print_labels(options))
+    return run_tool(lambda: print_pseudo_labels(options))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -62,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def print_labels(options: argparse.Namespace) -> None:
+def print_pseudo_labels(options: argparse.Namespace) -> None:
     """Write the table and print how many rows of each species it has.
 
     Raises:

@@ -26,7 +26,8 @@ class RandWindowd(RandomizableTransform):
     """Cut a random window: around a particle with a random offset, or anywhere, or by a map of interest.
 
     The particle's species is drawn by weight, among those present in the tomogram. What was looked at and rejected
-    counts as a particle here, so that the network sees what it is mistaken for; what is uncertain does not. Windows elsewhere have their middle in the box of what was annotated.
+    counts as a particle here, so that the network sees what it is mistaken for; what is uncertain does not. Windows
+    elsewhere have their middle in the box of what was annotated.
 
     Args:
         species_set: the species.
