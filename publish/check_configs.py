@@ -73,6 +73,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "networks.model_card": "network_of sha256_of species_of",
     "networks.recipe": "output_stride",
     "networks.slice_encoder_unet": "SliceEncoderUNet",
+    "networks.transfer": "parameter_groups species_taken_over start_from",
     "networks.weights": "load_weights",
     "picking.blobs": "Blobs",
     "picking.peaks": "Peaks",

@@ -41,6 +41,7 @@ OTHER = {  # another value of each setting than that of the config, or of the ba
     "overwrite": True, "load_pretrain": False, "backend": "compile", "second_look": False, "second_look_copies": 3,
     "second_look_path": "none.pt", "operating_point": "f4", "ensemble": "rank",
     "validation_share": 0.3, "window_species": "rarity",
+    "start_from_other_species": True, "rate_of_old_layers": 0.5,
 }  # fmt: skip
 PLACES = {"imports", "bundle_root", "dataset_dir", "output_dir", "species_path", "checkpoint_path", "device"}
 SECTIONS = {
@@ -147,6 +148,10 @@ def test_a_setting_is_in_the_record_or_may_change(name, key, project):
         "ensemble": {"checkpoint_path": files},  # one network is no ensemble
         "validation_share": {"validation_runs": [], "seed": 1},  # which are not chosen otherwise
         "interest_table": {"interest_share": 0.5},
+        **dict.fromkeys(  # they are about the weights at the start
+            ("start_from_other_species", "rate_of_old_layers"),
+            {"checkpoint_path": files[0], "network_def": tiny_network(out_channels=5).recipe},
+        ),
     }
     both = needed.get(key, {})
     other = str(project / "calibration.json") if key == "calibration_path" else OTHER[key]

@@ -98,3 +98,10 @@ def test_a_checkpoint_of_an_older_version_is_refused(training, tmp_path):
     save_tensors({key: value for key, value in state.items() if key != "built"}, tmp_path / "training.pt")
     with pytest.raises(InputError, match=r"training\.pt was begun by an older version: set another output_dir"):
         training().run([1, 2], max_epochs=3)
+
+
+def test_the_card_says_which_species_the_weights_at_the_start_knew(training, tmp_path):
+    training(epochs=1, taken_over=["b"]).run([1, 2], max_epochs=1)
+    training(epochs=2).run([1, 2], max_epochs=2)  # a resumed training started where the first one did
+    for name in ("model.pt", "model_last.pt"):
+        assert checked_card(tmp_path / name)["species_at_start"] == {"taken_over": ["b"], "new": ["a"]}

@@ -69,6 +69,8 @@ class TrainingCheckpoint:
         windows: the dataset of windows, for the card.
         evaluator: the validation engine; its key metric determines which model is the best.
         started_from: the weights that the training started from, for the card; None for initialised weights.
+        taken_over: where these are of other species, those that were taken over, for the card, see
+            `networks.transfer`; None where they are of the same.
         resume: continue from ``training.pt`` if there is one.
         accept_complete: a complete training with these settings stays as it is; otherwise it is refused.
 
@@ -90,6 +92,7 @@ class TrainingCheckpoint:
         windows: Dataset,
         evaluator: Engine,
         started_from: str | Path | None = None,
+        taken_over: Sequence[str] | None = None,
         resume: bool = True,
         accept_complete: bool = False,
     ) -> None:
@@ -97,6 +100,7 @@ class TrainingCheckpoint:
         self.folder, self.model, self.objects, self.schedule = Path(output_dir), model, objects, schedule
         self.evaluator, self.resume, self.best = evaluator, resume, -1.0
         self.accept_complete = accept_complete
+        new = [name for name in species_set.names if name not in (taken_over or [])]
         facts = {
             "window_size": list(window_size),
             "thresholds_fitted_on": None,
@@ -104,6 +108,7 @@ class TrainingCheckpoint:
             "thresholds_kept": None,
             "trained_on": sorted({str(item.get("run", item["image"])) for item in windows.data}),
             "started_from": started_from and sha256_of(started_from),
+            "species_at_start": None if taken_over is None else {"taken_over": list(taken_over), "new": new},
             "command": shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]) if is_bundle_command() else None,
         }
         self.card = make_card(recipe_of(model), species_set, painter, **facts)
@@ -142,6 +147,7 @@ class TrainingCheckpoint:
         except (RuntimeError, ValueError, KeyError) as error:
             raise InputError(f"{path} is of another network or optimizer: set another output_dir.") from error
         self.best, self.card["started_from"] = state["best"], state["started_from"] or None
+        self.card["species_at_start"] = state.get("species_at_start")
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.schedule.last_epoch = state["iteration"]
         logger.info("resuming after epoch %d of %s", state["epoch"], path)
@@ -163,6 +169,7 @@ class TrainingCheckpoint:
             "best": float(self.best),
             "built": canonical(self.built),
             "started_from": self.card["started_from"] or "",
+            "species_at_start": self.card["species_at_start"],
         }
         save_tensors({**states, **progress}, self.folder / "training.pt")
 

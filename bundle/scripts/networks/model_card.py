@@ -28,12 +28,15 @@ from scripts.atomic_files import write_atomically
 from scripts.errors import InputError, InputWarning, run_tool
 from scripts.networks.recipe import ON_WINDOWS, build_network, pass_on
 from scripts.records import as_json, first_difference, record_of
-from scripts.species import SpeciesSet, parse_species, read_species, with_thresholds
+from scripts.species import Species, SpeciesSet, parse_species, read_species, with_thresholds
 
 CARD_FORMAT = 1  # increase when the layout of the file changes
 SHA256, PREVIOUS = "weights_sha256", "previous"
 REQUIRED = ("format", "network_def", "voxel_size_angstrom", "species", "contrast", "painter", SHA256)
-IDENTITY = ("label", "radius_angstrom", "target_radius_angstrom")  # what identifies a species; its threshold may change
+RADII = ("radius_angstrom", "target_radius_angstrom")
+IDENTITY = ("label", *RADII)  # what identifies a species; its threshold may change
+OWN_SPECIES = "Leave species_path out to take the model's species, or train on yours"
+SPECIES_REMEDY = f"{OWN_SPECIES}: a training with start_from_other_species takes over what these weights know."
 RECORD_COMMAND = "python -m scripts.networks.model_card"
 
 Card = dict[str, Any]
@@ -286,25 +289,40 @@ def check_species(card: Mapping[str, Any], species_set: SpeciesSet, weights: str
         InputError: names the first difference.
     """
     here = make_card({}, species_set, None)
-    remedy = "Leave species_path out to take the model's species, or train on yours."
     names = [list(_learned(one)) for one in (card, here)]
     if names[0] != names[1]:
         raise InputError(
             f"{weights} was trained on {len(names[0])} species, {', '.join(names[0])}; the species file has "
-            f"{len(names[1])}: {', '.join(names[1])}. {remedy}"
+            f"{len(names[1])}: {', '.join(names[1])}. {SPECIES_REMEDY}"
         )
-    sizes = [one["voxel_size_angstrom"] for one in (card, here)]
-    if sizes[0] != sizes[1]:
-        raise InputError(
-            f"{weights} was trained on voxels of {sizes[0]:g} Å, the species file has {sizes[1]:g} Å. {remedy}"
-        )
+    check_voxel_size_of(card, species_set, weights)
     for name in names[0]:
         for key in IDENTITY:
             theirs, ours = card["species"][name][key], here["species"][name][key]
             if theirs != ours:
                 raise InputError(
-                    f"{weights} was trained with {key} {theirs:g} of '{name}', the species file has {ours:g}. {remedy}"
+                    f"{weights} was trained with {key} {theirs:g} of '{name}', the species file has {ours:g}. "
+                    f"{SPECIES_REMEDY}"
                 )
+
+
+def check_voxel_size_of(card: Mapping[str, Any], species_set: SpeciesSet, weights: str | Path) -> None:
+    """Check that the species file has the voxel size of the training.
+
+    Raises:
+        InputError: it has another one.
+    """
+    theirs, ours = card["voxel_size_angstrom"], species_set.voxel_size_angstrom
+    if theirs != ours:
+        raise InputError(
+            f"{weights} was trained on voxels of {theirs:g} Å, the species file has {ours:g} Å. {OWN_SPECIES}."
+        )
+
+
+def was_trained_on(card: Mapping[str, Any], species: Species) -> bool:
+    """Return whether the weights of a card were trained on a species of that name and of the same radii."""
+    theirs = card["species"].get(species.name, {"label": 0})
+    return theirs["label"] > 0 and all(theirs[key] == getattr(species, key) for key in RADII)
 
 
 def check_painter(card: Mapping[str, Any], painter: Any, weights: str | Path) -> None:

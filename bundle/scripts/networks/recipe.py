@@ -122,6 +122,18 @@ def build_network(recipe: Mapping[str, Any], source: str) -> nn.Module:
     return network
 
 
+def rebuild(network: nn.Module, **changes: Any) -> nn.Module:
+    """Build a network like another one, with some of its arguments changed.
+
+    Raises:
+        InputError: the network has no recipe.
+    """
+    settings = {**recipe_of(network), **changes}
+    builder: Any = _named(settings.pop(TARGET))
+    built: nn.Module = builder(**settings)
+    return built
+
+
 def with_defaults(recipe: Mapping[str, Any], source: str) -> dict[str, Any]:
     """Return a recipe with the defaults of the arguments that were added to its class since.
 

@@ -60,7 +60,7 @@ def write_soup(new: Path, paths: Sequence[Path]) -> None:
             raise InputError(f"{path} is of another network than {paths[0]}, so their weights have no mean: {found}.")
     unknown = (
         *("thresholds_fitted_on", "thresholds_fitted_for", "thresholds_kept"),
-        *("started_from", "steps", "validation_score"),
+        *("started_from", "species_at_start", "steps", "validation_score"),
     )
     facts = {
         **dict.fromkeys(unknown),

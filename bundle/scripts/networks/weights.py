@@ -90,7 +90,7 @@ def load_weights(
     if card is not None:
         check_network(card, network, path)
     weights = read_tensors(path, device)
-    _check_fit(network, weights, path)
+    check_fit(network, weights, path)
     network.load_state_dict(weights)
     return network.eval()
 
@@ -226,7 +226,12 @@ def check_whole(path: str | Path) -> None:
             raise zipfile.BadZipFile(f"{path}: an entry is marked as a folder.")
 
 
-def _check_fit(network: nn.Module, weights: Mapping[str, Any], path: str | Path) -> None:
+def check_fit(network: nn.Module, weights: Mapping[str, Any], path: str | Path) -> None:
+    """Check that a state_dict has the names and shapes of a network's.
+
+    Raises:
+        InputError: names the first difference.
+    """
     own = network.state_dict()
     missing, extra = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
     if missing or extra:
