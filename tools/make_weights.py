@@ -12,14 +12,9 @@ tomograms that the first network has not seen.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
-import os
 import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
 import torch  # noqa: E402
+from bundle_steps import Rows, bundle_run, evaluate, markdown, read_rows, three  # noqa: E402
 from format_configs import layout_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
@@ -37,7 +33,6 @@ FIT, KINDS = "wbp", ("wbp", "denoised")
 HARD = ("--imaging#contrast", '{"from": 0.3, "to": 1.0}')  # also series in which particles are barely seen
 FAINT = ("--imaging#contrast", '{"from": 0.2, "to": 0.5}')  # only such
 WORKERS = 5 if torch.cuda.is_available() else 0  # that draw windows ahead of a GPU
-Rows = list[dict[str, str]]
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 
 
@@ -233,17 +228,6 @@ def score_all(
     return scores
 
 
-def bundle_run(bundle: Path, configs: list[str], *settings: Any, task: str = "run") -> float:
-    """Run a command of the bundle and return how many minutes it took."""
-    files = "[" + ",".join(f"'{name}'" for name in configs) + "]"
-    words = [sys.executable, "-m", "monai.bundle", "run", task, "--config_file", files]
-    start = time.perf_counter()
-    subprocess.run(
-        [*words, *map(str, settings)], cwd=bundle, check=True, env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"}
-    )
-    return (time.perf_counter() - start) / 60
-
-
 def simulate(bundle: Path, folder: Path, maps: Path | None, size: Size, name: str, seed: int) -> None:
     """Write a simulated dataset, or the missing part of it."""
     wanted = DATASETS[name]
@@ -326,28 +310,6 @@ def make_second_look(
     return made
 
 
-def evaluate(
-    bundle: Path, output: Path, folders: list[Path], kind: str | None, runs: list[str] | None, weights: Path,
-    *settings: Any,
-) -> Rows:  # fmt: skip
-    """Score weights or fit their thresholds, unless that is done already; return the rows of ``scores.csv``."""
-    given: list[Any] = ["--dataset_dir", [str(folder) for folder in folders], "--checkpoint_path", weights]
-    given += ["--validation_runs", runs] if runs else []
-    given += ["--tomogram_kind", kind] if kind else []
-    if "--record_thresholds" not in settings:  # only one threshold in the sweep: each takes a minute at full size
-        given += ["--sweep_thresholds", [0.5]]
-    configs = ["configs/train.json", "configs/evaluate.json"]
-    if not (output / "report.html").exists():  # the last file that is written
-        bundle_run(bundle, configs, *given, *settings, "--output_dir", output, task="evaluating")
-    return read_rows(output / "scores.csv")
-
-
-def read_rows(path: Path) -> Rows:
-    """Return the rows of a table."""
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def as_tables(scores: dict[str, dict[str, Rows]]) -> str:
     """Return the scores as Markdown: totals, species, what was asked for and what came, calibration."""
     return "\n\n".join([totals_table(scores), species_table(scores), points_table(scores)])
@@ -403,17 +365,6 @@ def points_table(scores: dict[str, dict[str, Rows]]) -> str:
             own = [row for row in tables["points"] if row["operating_point"] == point]
             rows.append([label, point, *(f"{three(row[key])} ({row['picks']})" for row in own)])
     return markdown(["data", "asked for", *(row["species"] for row in own)], rows)
-
-
-def three(value: Any) -> str:
-    """Return a number with three decimals; nothing for nothing."""
-    return f"{float(value):.3f}" if value != "" else ""
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def install(weights: Path, second_look: Path, made: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
-from make_weights import SCORED, Rows, bundle_run, evaluate, markdown, read_rows  # noqa: E402
+from bundle_steps import Rows, bundle_run, evaluate, markdown, read_rows  # noqa: E402
+from make_weights import SCORED  # noqa: E402
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as shipped, trained shorter": (),
