@@ -27,13 +27,16 @@ LABEL_DIR := $(CURDIR)/output/label
 # what `make weights` is told; --smoke for a small and quick one, see tools/make_weights.py
 OPTIONS ?= --install
 
+# what `make picker` is told beside STRUCTURE and NAME; see docs/how_to/new_species.md
+PICKER_OPTIONS ?=
+
 # what `make bundle` is told; see docs/how_to/model_zoo.md
 BUNDLE_OPTIONS ?=
 
 # huge pages for torch's memory: 1.3 to 1.7 times faster on CPUs
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: pick test simulate weights bundle label-server test-clients test-published test-label test-copick test-timm test-optuna test-browser soak soak-label check format clean
+.PHONY: pick test simulate weights picker bundle label-server test-clients test-published test-label test-copick test-timm test-optuna test-browser soak soak-label check format clean
 
 pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m monai.bundle run --config_file configs/inference.json \
@@ -53,6 +56,10 @@ simulate: $(VENV)/ready
 # all that is behind the shipped weights
 weights: $(VENV)/ready
 	$(BIN)/python tools/make_weights.py $(OPTIONS)
+
+# a picker for new species out of their structures: make picker STRUCTURE=p97.mrc NAME=p97
+picker: $(VENV)/ready
+	$(BIN)/python tools/make_picker.py --structure $(STRUCTURE) --name $(NAME) $(PICKER_OPTIONS)
 
 # what is published: dist/cryoet_particle_segmentation and its zip, checked
 bundle: $(VENV)/ready
