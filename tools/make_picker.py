@@ -27,6 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
+import numpy as np  # noqa: E402
 from bundle_steps import bundle_run, evaluate, markdown, read_rows, three  # noqa: E402
 from scripts.atomic_files import lock_folder, require_disk_space, require_writable, write_atomically  # noqa: E402
 from scripts.command_line import report_input_warnings_in_one_line  # noqa: E402
@@ -36,7 +37,8 @@ from scripts.file_names import require_file_name  # noqa: E402
 from scripts.networks.model_card import sha256_of  # noqa: E402
 from scripts.networks.weights import read_model, read_tensors, save_model  # noqa: E402
 from scripts.records import as_json, first_difference  # noqa: E402
-from scripts.simulation.dataset import SIMULATION_SESSION_ID, SIMULATION_USER_ID  # noqa: E402
+from scripts.simulation.dataset import SIMULATION_SESSION_ID, SIMULATION_USER_ID, drawn  # noqa: E402
+from scripts.simulation.imaging import Imaging  # noqa: E402
 from scripts.species import SPECIES_FILE, parse_species  # noqa: E402
 from structures import Wanted, new_species, read_structure  # noqa: E402
 
@@ -48,7 +50,7 @@ DISK_REMEDY = "free some, or set another --output_dir"
 CONTRASTS = (1.0, 0.5, 0.3)
 PER_SQUARE_MICROMETER, COMPANION_SHARE = 100, 0.3  # of a new species: about as many as of the others
 PER_STRUCTURE = ("mass_kda", "map_voxel_size_angstrom", "min_value", "radius_angstrom", "target_radius_angstrom")
-DRAWN = ("dose_per_square_angstrom", "defocus_angstrom")  # from a range for every run
+DRAWN = ("dose_per_square_angstrom", "defocus_angstrom", "contrast")  # from a range for every run
 IMAGING = ("tilt_range_degree", "tilt_step_degree", *DRAWN)
 
 logger = logging.getLogger("picker")
@@ -148,7 +150,7 @@ def read_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--maps_dir", type=Path, help="density maps of the built-in species, named as in simulate_maps.json")
     add("--tilt_range_degree", type=float, nargs=2)
     add("--tilt_step_degree", type=float)
-    for key in (*DRAWN, "contrast"):
+    for key in DRAWN:
         add(f"--{key}", type=float, nargs=2, metavar=("LOW", "HIGH"), default=[0.3, 1.0] if key == "contrast" else None)
     add("--output_dir", type=Path, help="output/picker_NAME if not given")
     add("--seed", type=int, default=0)
@@ -172,7 +174,7 @@ def wanted_species(options: argparse.Namespace) -> list[Wanted]:
             raise InputError(f"--{key} needs one value per structure, {count}; got {len(values)}.")
         if key in PER_STRUCTURE and key != "min_value" and any(not value > 0 for value in values):
             raise InputError(f"--{key} must be positive; got {min(values):g}.")
-    for key in (*DRAWN, "contrast", "tilt_range_degree"):
+    for key in ("tilt_range_degree", *DRAWN):
         low, high = getattr(options, key) or (0, 0)
         if low > high:
             raise InputError(f"--{key} needs LOW, then HIGH; got {low:g} {high:g}.")
@@ -228,7 +230,7 @@ def check_names(names: list[str], left_out: Iterable[str], simulation: Mapping[s
 
 def record_of_options(options: argparse.Namespace, wanted: Iterable[Wanted]) -> dict[str, Any]:
     """Return what a picker depends on, to be compared when it is gone on with."""
-    settings = {key: getattr(options, key) for key in ("without_neighbours", *IMAGING, "contrast", "seed", "smoke")}
+    settings = {key: getattr(options, key) for key in ("without_neighbours", *IMAGING, "seed", "smoke")}
     maps = options.maps_dir and str(options.maps_dir.resolve())
     species = [
         {**asdict(one), "structure": sha256_of(one.structure) if one.structure.is_file() else None} for one in wanted
@@ -263,7 +265,7 @@ def describe(options: argparse.Namespace, wanted: list[Wanted], simulation: Mapp
     """Write the species file and the overlay of the simulation.
 
     Raises:
-        InputError: a structure cannot be used.
+        InputError: a structure or a setting of the imaging cannot be used.
     """
     content = json.loads(SPECIES_FILE.read_text())
     known = parse_species(content, SPECIES_FILE)
@@ -271,7 +273,10 @@ def describe(options: argparse.Namespace, wanted: list[Wanted], simulation: Mapp
     unwanted = {one.name.casefold() for one in wanted} | set(options.without_neighbours)
     left_out = [name for name in simulation["distractors"] if name in unwanted]
     logger.info("built-in neighbours that are left out: %s", ", ".join(left_out) or "none")
-    overlay: dict[str, Any] = {f"distractors#{name}#per_square_micrometer": 0 for name in left_out}
+    overlay: dict[str, Any] = {
+        **{f"distractors#{name}#per_square_micrometer": 0 for name in left_out},
+        **{f"imaging#{key}": value for key, value in imaging_of(options, simulation).items()},
+    }
     for label, one in enumerate(wanted, len(known.picked) + 1):
         source, specimen = read_structure(one, known.voxel_size_angstrom, work / "structures")
         row = asdict(new_species(one, specimen, label, weight))
@@ -287,12 +292,21 @@ def describe(options: argparse.Namespace, wanted: list[Wanted], simulation: Mapp
             row["target_radius_angstrom"],
         )  # fmt: skip
     parse_species(content, "--name")
-    for key in IMAGING:
-        value = getattr(options, key)
-        if value is not None:
-            overlay[f"imaging#{key}"] = as_range(*value) if key in DRAWN else value
     write_json(work / "species.json", content)
     write_json(work / "simulation.json", overlay)
+
+
+def imaging_of(options: argparse.Namespace, simulation: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the imaging that the command line gives.
+
+    Raises:
+        InputError: one of them is not possible.
+    """
+    given = {key: getattr(options, key) for key in IMAGING if getattr(options, key) is not None}
+    settings = {key: as_range(*value) if key in DRAWN else value for key, value in given.items()}
+    tried = drawn({**simulation["imaging"], **settings}, np.random.default_rng(0))
+    Imaging.of({**tried, "ice_thickness_angstrom": 1000.0})
+    return settings
 
 
 def steps(options: argparse.Namespace, names: list[str], work: Path, output: Path) -> list[Step]:
@@ -366,8 +380,7 @@ def simulate(options: argparse.Namespace, size: Size, work: Path, name: str) -> 
     wanted = DATASETS[name]
     names = ["simulate", *(["simulate_maps"] if options.maps_dir else [])]
     names += ["simulate_cell"] if wanted.crowding is None else []
-    contrast = as_range(*options.contrast) if wanted.contrast is None else wanted.contrast
-    settings = ["--imaging#contrast", json.dumps(contrast)]
+    settings = [] if wanted.contrast is None else ["--imaging#contrast", wanted.contrast]
     settings += ["--maps_dir", options.maps_dir.resolve()] if options.maps_dir else []
     settings += [] if wanted.crowding is None else ["--scene#crowding", json.dumps(as_range(*wanted.crowding))]
     bundle_run(

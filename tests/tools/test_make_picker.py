@@ -270,6 +270,11 @@ def test_a_range_from_high_to_low_is_refused(refused):
     assert "--contrast needs LOW, then HIGH; got 1 0.3" in refused("a.mrc", "--contrast", "1.0", "0.3")
 
 
+def test_imaging_that_is_not_possible_is_refused_before_the_picker_is_begun(refused, tmp_path):
+    assert "tilt_step_degree" in refused(write_p97(tmp_path / "a.mrc"), "--mass_kda", "540", "--tilt_step_degree", "-3")
+    assert not (tmp_path / "out" / "work" / "picker.json").exists()
+
+
 def test_a_full_disk_is_refused_before_anything_is_simulated(tool, refused, tmp_path, monkeypatch):
     monkeypatch.setattr(tool, "COPIES", 1e6)
     message = refused(write_p97(tmp_path / "a.mrc"), "--mass_kda", "540")
