@@ -144,14 +144,13 @@ def inner_numbers(name):
 )
 def test_a_setting_is_in_the_record_or_may_change(name, key, project):
     files = [str(project / file) for file in ("weights.pt", "more.pt")]
+    others = {"checkpoint_path": files[0], "network_def": tiny_network(out_channels=5).recipe}
     needed = {  # to have an effect
         "ensemble": {"checkpoint_path": files},  # one network is no ensemble
         "validation_share": {"validation_runs": [], "seed": 1},  # which are not chosen otherwise
         "interest_table": {"interest_share": 0.5},
-        **dict.fromkeys(  # they are about the weights at the start
-            ("start_from_other_species", "rate_of_old_layers"),
-            {"checkpoint_path": files[0], "network_def": tiny_network(out_channels=5).recipe},
-        ),
+        "start_from_other_species": others,
+        "rate_of_old_layers": others,
     }
     both = needed.get(key, {})
     other = str(project / "calibration.json") if key == "calibration_path" else OTHER[key]

@@ -21,6 +21,7 @@ from synthetic import write_mrc
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "how_to" / "new_species.md").read_text()
+pytestmark = pytest.mark.filterwarnings("ignore:.*is not calibrated")  # a small one has few particles
 
 
 @pytest.fixture(scope="module")
