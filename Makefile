@@ -44,8 +44,9 @@ pick: $(VENV)/ready
 	cd bundle && $(BIN)/python -m scripts.scoring $(SAMPLE)/truth.csv $(PICKS)/picks.csv
 	@find $(PICKS) -type f | sort
 
+# two processes of one thread each; the tests of a module share what they prepare
 test: $(VENV)/ready
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # four small tomograms out of phantoms, with known truth; docs/explanation/simulation.md has larger ones, and density maps
 simulate: $(VENV)/ready
