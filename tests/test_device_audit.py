@@ -196,7 +196,7 @@ def test_a_mistake_in_the_backward_pass_is_found_in_the_training(mistake, what, 
 def test_weights_of_the_loss_that_were_left_behind_are_found_in_the_training(make_trainer):
     with pretend(META):
         trainer = make_trainer(META)
-        trainer.loss_function.pos_weight = torch.ones(5, 1, 1, 1)
+        trainer.loss_function.loss.pos_weight = torch.ones(5, 1, 1, 1)
         found = audit(trainer.run, META)
     assert any("cpu" in one.what for one in found)
 

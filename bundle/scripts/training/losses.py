@@ -22,7 +22,7 @@ class KnownVoxels(nn.Module):
     They count as voxels without an error in the loss's mean, so that a known voxel weighs the same in every window.
 
     Args:
-        loss: of logits and targets. Without an unknown voxel it is called with both as they are.
+        loss: of logits and targets.
 
     Shape:
         Logits and targets ``(B, C, Z, Y, X)`` -> a number.
@@ -35,7 +35,7 @@ class KnownVoxels(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Any:
         """Return the loss of logits."""
         is_unknown = target.isnan()
-        if not is_unknown.any():
+        if target.is_cpu and not is_unknown.any():  # elsewhere the host would wait for the answer
             return self.loss(logits, target)
         return self.loss(logits.masked_fill(is_unknown, CERTAINLY_NOT), target.masked_fill(is_unknown, 0.0))
 
