@@ -96,3 +96,11 @@ def test_the_truth_tells_about_particles_always_and_about_the_rest_where_it_is_k
     doubtful = Annotation.of({"doubtful": rows})
     assert doubtful.is_told(1, points, points[:1], 2.0).tolist() == [1, 0, 1, 0]
     assert doubtful.is_told(2, points, points[:1], 2.0).all()
+
+
+def test_a_rejected_place_is_told_where_its_species_has_points_alone():
+    points = np.array([[6, 9, 11], [13, 20, 30], [15, 5, 5]], dtype=float)
+    rows = np.array([[1, 13, 20, 31, 0], [1, 15, 5, 5, 0.5]])
+    alone = Annotation.of({"doubtful": rows, "is_complete": np.array([False, False])})
+    assert alone.is_told(1, points, points[:0], 2.0).tolist() == [0, 1, 0]
+    assert not alone.is_told(2, points, points[:0], 2.0).any()

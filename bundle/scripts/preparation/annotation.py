@@ -55,8 +55,8 @@ class Annotation:
     ) -> NDArray[np.bool_]:
         """Return of which points ``(N, 3)`` the truth tells whether a particle of the species is there.
 
-        It does on a true particle; elsewhere only where all particles of the species are annotated, and away from
-        particles that are uncertain.
+        It does on a true particle; elsewhere only where all particles of the species are annotated or this place was
+        rejected, and away from particles that are uncertain.
 
         Args:
             label: of the species.
@@ -67,12 +67,14 @@ class Annotation:
         told = np.ones(len(points_zyx_vox), dtype=bool)
         if self.is_complete is not None:
             told &= self.is_complete[label - 1]
+        rows = self.doubtful[self.doubtful[:, 0] == label]
+        rejected, perhaps = (rows[chosen, 1:4] for chosen in (rows[:, 4] == 0, rows[:, 4] != 0))
+        told |= is_near(points_zyx_vox, rejected, distance)
         if self.region is not None and len(points_zyx_vox):
             low, high = np.rint([points_zyx_vox.min(axis=0), points_zyx_vox.max(axis=0)]).astype(np.int64)
             low, high = (np.clip(place, 0, np.array(self.region.shape[1:]) - 1) for place in (low, high))
             part = self.region[(slice(None), *map(slice, low.tolist(), (high + 1).tolist()))]  # it may be on the disk
             told &= is_inside(np.asarray(part)[0], points_zyx_vox - low)
-        perhaps = self.doubtful[(self.doubtful[:, 0] == label) & (self.doubtful[:, 4] != 0), 1:4]
         told &= ~is_near(points_zyx_vox, perhaps, distance)
         return told | is_near(points_zyx_vox, truths_zyx_vox, distance)
 
