@@ -7,7 +7,7 @@ from scripts.preparation.crops import CropShape
 from scripts.records import first_difference, record_of
 from scripts.training.crop_dataset import CropDataset
 from scripts.training.crops import CropMix, CropVariation
-from synthetic import POINTS, image_of, make_species, noise
+from synthetic import POINTS, SHAPE, image_of, make_species, noise
 
 ROWS = torch.tensor([[1.0, *POINTS[0]], [2.0, *POINTS[1]]])
 RUNS = [{"image": f"{name}.mrc", "run": name} for name in ("one", "two")]
@@ -82,3 +82,27 @@ def test_without_a_run_in_which_all_species_are_annotated_there_is_no_second_loo
     dataset = crops(tomograms=PartlyAnnotated(2))
     with pytest.raises(InputError, match="in none of its runs are all particles of all species annotated"):
         [dataset[number] for number in range(20)]
+
+
+class Uncertain(Prepared):
+    """Two prepared tomograms; the first ``uncertain`` of them may hold a particle anywhere."""
+
+    def __init__(self, uncertain):
+        super().__init__(RUNS)
+        self.uncertain = uncertain
+
+    def __getitem__(self, number):
+        places = torch.cartesian_prod(*(torch.arange(0.0, size, 2) for size in SHAPE))
+        rows = torch.nn.functional.pad(torch.nn.functional.pad(places, (1, 0), value=1.0), (0, 1), value=torch.nan)
+        return super().__getitem__(number) | ({"doubtful": rows} if number < self.uncertain else {})
+
+
+def test_a_run_without_an_empty_place_leaves_crops_of_nothing_to_another_one():
+    part = crops(tomograms=Uncertain(1))
+    first, second = part.runs
+    assert first.draw_nothing(part.mix, 8, np.random.RandomState(0)) is None
+    assert second.draw_nothing(part.mix, 8, np.random.RandomState(0)) is not None
+    assert {part[number]["label"] for number in range(20)} == {0, 1, 2}
+    none = crops(tomograms=Uncertain(2))
+    with pytest.raises(InputError, match="none was found in its runs: annotate a larger region, or add a run"):
+        [none[number] for number in range(20)]

@@ -105,3 +105,24 @@ def test_nothing_is_cut_inside_of_the_annotated_region():
     run = ProposedRun(region, PARTICLES, np.zeros((0, 3)), RADII, known)
     places = [run.empty_place(np.random.RandomState(seed)) for seed in range(20)]
     assert is_inside(region[0], places).all()
+
+
+def test_a_slanted_region_has_crops_of_nothing_only_inside():
+    z, y, x = np.ogrid[:24, :24, :44]
+    region = ((abs(z - y) < 2) & (x >= 0)).astype(np.uint8)[None]
+    known = Annotation.of({"annotated_region": region, "annotated_box": [[0, 0, 0], [23, 23, 43]]})
+    run = ProposedRun(region, PARTICLES[:0], np.zeros((0, 3)), RADII, known)
+    places = [run.empty_place(np.random.RandomState(seed)) for seed in range(100)]
+    assert is_inside(region[0], np.array(places)).all()
+
+
+@pytest.mark.parametrize("faded", [0.0, 1.0])
+def test_where_no_place_is_empty_a_wrong_proposal_is_cut_or_none(faded):
+    region = np.zeros((1, 24, 24, 44), dtype=np.uint8)
+    region[0, 20, 20, 20] = 1
+    known = Annotation.of({"annotated_region": region, "annotated_box": [[0, 0, 0], [23, 23, 43]]})
+    for places, is_cut in ([], False), ([[20.0, 20, 20]], True):
+        run = ProposedRun(region, PARTICLES, np.reshape(places, (-1, 3)), RADII, known)
+        for seed in range(5):
+            drawn = run.draw(NOTHING, CropMix(hard=0.0, faded=faded), 9, np.random.RandomState(seed))
+            assert (drawn is not None) == is_cut

@@ -93,6 +93,21 @@ class CropDataset(Dataset):
         wanted = NOTHING if random.rand() < self.mix.nothing else 1 + random.randint(len(self.species_set.picked))
         if not run.has_nothing and not run.shows(wanted):
             run = self.runs_with_nothing[random.randint(len(self.runs_with_nothing))]
-        crop, label = run.draw(wanted, self.mix, self.crop_shape.cut_size, random)
+        crop, label = self.draw(run, wanted, random)
         varied = torch.from_numpy(self.variation.vary(crop, random))
         return {"image": as_input(varied[None], self.mask)[0], "label": label}
+
+    def draw(self, run: ProposedRun, wanted: int, random: np.random.RandomState) -> tuple[Any, int]:
+        """Return a crop of a class and its class, out of another run where this one has no place of nothing.
+
+        Raises:
+            InputError: no run has one.
+        """
+        for one in (run, *(other for other in self.runs if other.has_nothing)):
+            drawn = one.draw(wanted, self.mix, self.crop_shape.cut_size, random)
+            if drawn is not None:
+                return drawn
+        raise InputError(
+            "a second look is trained on places that show no particle, too, and none was found in its runs: annotate a "
+            "larger region, or add a run with empty places."
+        )

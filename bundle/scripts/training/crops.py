@@ -24,7 +24,7 @@ JITTER_VOXELS = 0.4  # standard deviation along each axis of the shift of a prop
 TRUE_JITTER_IN_RADII, MOST_JITTER_VOXELS = 0.12, 1.0  # the same for true places
 BESIDE_RADII = (0.9, 1.6)  # distances from a particle of places beside it
 FAINTEST = 0.25  # largest share of a faded particle in its crop; the rest is another place
-MOST_TRIES = 5  # to find a place that shows no particle
+MOST_TRIES = 50  # to find a place that shows no particle
 
 
 def classes_of_places(
@@ -146,11 +146,17 @@ class ProposedRun:
         """Brightness of the volume."""
         return Brightness.of(self.volume)
 
-    def draw(self, species: int, mix: CropMix, size_voxels: int, random: np.random.RandomState) -> tuple[Any, int]:
-        """Return a crop ``(N, N, N)`` of a class, and its class: nothing where the run has no such particle."""
+    def draw(
+        self, species: int, mix: CropMix, size_voxels: int, random: np.random.RandomState
+    ) -> tuple[Any, int] | None:
+        """Return a crop ``(N, N, N)`` of a class, and its class: nothing where the run has no such particle.
+
+        None where no place was found that shows nothing.
+        """
         own = self.particles[self.particles[:, 0] == species, 1:]
         if species == NOTHING or len(own) == 0:
-            return self.draw_nothing(mix, size_voxels, random), NOTHING
+            nothing = self.draw_nothing(mix, size_voxels, random)
+            return None if nothing is None else (nothing, NOTHING)
         proposed = self.places[self.classes == species]
         if len(proposed) and random.rand() < mix.proposed:
             place = proposed[random.randint(len(proposed))] + random.normal(0, JITTER_VOXELS, 3)
@@ -159,32 +165,43 @@ class ProposedRun:
             place = own[random.randint(len(own))] + random.normal(0, jitter, 3)
         return self.cut(place, size_voxels), species
 
-    def draw_nothing(self, mix: CropMix, size_voxels: int, random: np.random.RandomState) -> NDArray[np.float32]:
-        """Return a crop ``(N, N, N)`` that shows no particle in its middle."""
+    def draw_nothing(self, mix: CropMix, size_voxels: int, random: np.random.RandomState) -> NDArray[np.float32] | None:
+        """Return a crop ``(N, N, N)`` that shows no particle in its middle; None where no such place was found."""
         wrong, kind = self.places[self.classes == NOTHING], random.rand()
-        if len(wrong) and kind < mix.hard:
-            return self.cut(wrong[random.randint(len(wrong))] + random.normal(0, JITTER_VOXELS, 3), size_voxels)
-        if len(self.particles) and kind > 1 - mix.faded:
-            share, particle = random.uniform(0, FAINTEST), self.particles[random.randint(len(self.particles)), 1:]
-            rest = self.cut(self.empty_place(random), size_voxels)
-            faded: NDArray[np.float32] = share * self.cut(particle, size_voxels) + np.sqrt(1 - share**2) * rest
-            return faded.astype(np.float32)
-        beside = len(self.particles) > 0 and random.rand() < mix.beside
-        return self.cut(self.empty_place(random, beside), size_voxels)
+        is_wrong, is_faded = len(wrong) > 0 and kind < mix.hard, len(self.particles) > 0 and kind > 1 - mix.faded
+        crop = None if is_wrong else self.draw_empty(mix, is_faded, size_voxels, random)
+        if crop is None and len(wrong):
+            crop = self.cut(wrong[random.randint(len(wrong))] + random.normal(0, JITTER_VOXELS, 3), size_voxels)
+        return crop
 
-    def empty_place(self, random: np.random.RandomState, beside: bool = False) -> NDArray[np.float64]:
-        """Return a place that shows no particle: anywhere, or beside one."""
-        for _ in range(MOST_TRIES):
+    def draw_empty(
+        self, mix: CropMix, is_faded: bool, size_voxels: int, random: np.random.RandomState
+    ) -> NDArray[np.float32] | None:
+        """Return a crop ``(N, N, N)`` of an empty place, with a faded particle or without; None if none was found."""
+        if is_faded:
+            share, particle = random.uniform(0, FAINTEST), self.particles[random.randint(len(self.particles)), 1:]
+            place = self.empty_place(random)
+            if place is None:
+                return None
+            rest = np.sqrt(1 - share**2) * self.cut(place, size_voxels)
+            return np.asarray(share * self.cut(particle, size_voxels) + rest, dtype=np.float32)
+        beside = len(self.particles) > 0 and random.rand() < mix.beside
+        place = self.empty_place(random, beside)
+        return None if place is None else self.cut(place, size_voxels)
+
+    def empty_place(self, random: np.random.RandomState, beside: bool = False) -> NDArray[np.float64] | None:
+        """Return a place that shows no particle: anywhere, or beside one if that can be; None if none was found."""
+        for number in range(MOST_TRIES):
             low, high = ((0, 0, 0), self.volume.shape) if self.known.box is None else self.known.box
             place = random.uniform(low, high)
-            if beside:
+            if beside and number < MOST_TRIES // 2:
                 label, *centre = self.particles[random.randint(len(self.particles))]
                 way = random.normal(size=3)
                 distance = self.radii_vox[int(label) - 1] * random.uniform(*BESIDE_RADII)
                 place = centre + way / np.linalg.norm(way) * distance
             if self.classes_of(place[None])[0] == NOTHING:
-                break
-        return np.asarray(place)
+                return np.asarray(place)
+        return None
 
     def cut(self, place: NDArray[np.float64], size_voxels: int) -> NDArray[np.float32]:
         """Return the crop around a place."""
