@@ -193,6 +193,24 @@ def test_a_doubtful_particle_is_painted_as_high_as_it_is_believed(species_set, p
     assert "doubtful" not in painted
 
 
+def test_pseudo_labels_of_many_weights_are_painted_in_one_pass(species_set):
+    drawn = []
+
+    class Counted(Spheres):
+        def __call__(self, shape, labelled_points, species_set):
+            drawn.append(len(labelled_points))
+            return super().__call__(shape, labelled_points, species_set)
+
+    places = [(z, y, x) for z in (4, 15) for y in (5, 20) for x in (5, 15, 25)]
+    rows = [[1 + number % 2, *place, 0.1 + 0.07 * number] for number, place in enumerate(places)]
+    meeting = [1, 4, 5, 9, 0.9]  # four voxels beside the first one, of radius 3
+    target = PaintTargetsd("label", species_set, Counted())(doubtful_sample([*rows, meeting]))["label"]
+    assert drawn == [0, 13]
+    assert [target[row[0] - 1][tuple(row[1:4])].item() for row in rows] == pytest.approx([row[4] for row in rows])
+    line = [0.1, 0.1, 0.9, 0.9]
+    assert target[0, 4, 5, [5, 6, 8, 9]].tolist() == pytest.approx(line)
+
+
 def test_the_target_of_an_uncertain_particle_is_unknown_in_the_channel_of_its_species(species_set):
     sample = doubtful_sample([[1, 6, 9, 11, np.nan]], ((2, 13, 20, 30),))
     target = PaintTargetsd("label", species_set, Spheres())(sample)["label"]

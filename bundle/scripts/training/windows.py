@@ -17,6 +17,7 @@ from scripts.preparation.annotation import DOUBTFUL, REGION, Annotation, pop_ann
 from scripts.preparation.cache import StoredVolume
 from scripts.preparation.interest import CELL_VOXELS, INTEREST
 from scripts.species import SpeciesSet
+from scripts.volumes.labels import box_around
 
 MARGIN_ANGSTROM = 300.0  # farther outside of a window a doubtful particle is not painted
 SHOWN = 0.01  # voxels whose target is higher belong to a particle
@@ -143,7 +144,8 @@ class Painter(Protocol):
 class PaintTargetsd(MapTransform):
     """Turn the true particles of a window into the target of the loss.
 
-    A particle that is believed with a probability is painted with it as its height. Voxels of which nothing is known
+    A particle that is believed with a probability is painted with it as its height; where two such of a species meet,
+    the nearer one's counts. Voxels of which nothing is known
     are NaN, see `losses.KnownVoxels`: outside the region that was annotated, where an uncertain particle would be
     painted, and, of a species of which not all particles are annotated, all voxels but those of its particles and of
     what was rejected.
@@ -200,8 +202,10 @@ class PaintTargetsd(MapTransform):
             rows = known.doubtful[chosen & is_close, :4]
             return self.painter(shape, rows, self.species_set) if len(rows) else np.zeros_like(target)
 
-        for weight in np.unique(weights[is_close & (weights > 0)]):
-            np.maximum(target, np.float32(weight) * painted(weights == weight), out=target)
+        perhaps = weights > 0
+        if (perhaps & is_close).any():
+            heights = heights_of(target.shape, known.doubtful[perhaps & is_close], margin)
+            np.maximum(target, heights * painted(perhaps), out=target)
         is_unknown = (
             painted(np.isnan(weights)) > SHOWN if np.isnan(weights).any() else np.zeros(target.shape, dtype=bool)
         )
@@ -212,6 +216,28 @@ class PaintTargetsd(MapTransform):
             is_unknown |= np.asarray(known.region) == 0
         target[is_unknown] = np.nan
         return target
+
+
+def heights_of(shape: Sequence[int], rows: NDArray[np.float64], margin_voxels: float) -> NDArray[np.float32]:
+    """Return the weight of the nearest particle of the species at every voxel of a window, ``(C, Z, Y, X)``.
+
+    Args:
+        shape: ``(C, Z, Y, X)``.
+        rows: ``(N, 5)``, label, voxel index and weight.
+        margin_voxels: farther from a particle along an axis it counts no more, and without any the height is 0.
+    """
+    heights, least = np.zeros(shape, dtype=np.float32), np.full(shape, np.inf, dtype=np.float32)
+    for row in rows:
+        box = box_around(row[1:4], margin_voxels, shape[1:])
+        if box is None:
+            continue
+        z, y, x = (
+            ((axis - middle) ** 2).astype(np.float32) for axis, middle in zip(np.ogrid[box], row[1:4], strict=True)
+        )
+        squared, place = z + y + x, (int(row[0]) - 1, *box)
+        is_nearer = squared < least[place]
+        least[place][is_nearer], heights[place][is_nearer] = squared[is_nearer], row[4]
+    return heights
 
 
 def mean_of_cubes(volume: Tensor, side: int) -> Tensor:
