@@ -259,17 +259,22 @@ def test_weights_of_another_network_are_refused_before_the_server_loads_them(app
 # Training
 
 
-def train(app, labelled, **settings):
+def train(app, labelled, overlays=(), **settings):
     """Train as the server does."""
     given = {
         "bundle_root": str(app), "device": "cpu", "train#trainer#max_epochs": 1, "train#dataset#data": labelled,
         "validate#dataset#data": [], **SMALL, **settings,
     }  # fmt: skip
     made = ConfigWorkflow(
-        workflow_type="train", config_file=str(app / "configs" / "train.json"), logging_file=False, run_id="", **given
+        workflow_type="train",
+        config_file=[str(app / "configs" / name) for name in ("train.json", *overlays)],
+        logging_file=False,
+        run_id="",
+        **given,
     )
     made.initialize()
     made.run()
+    return made
 
 
 def save_label(tmp_path, values=None):
@@ -334,6 +339,20 @@ def test_studies_with_rows_in_the_table_are_trained_on(app, tmp_path):
     before = sha256_of(app / "models" / "model.pt")
     train(app, [])
     assert sha256_of(app / "models" / "model.pt") != before
+
+
+def test_rare_species_and_shares_are_counted_in_studies_with_points(app, tmp_path, shipped_species):
+    (tmp_path / "studies" / "truth.csv").write_text("experiment,particle_type,x,y,z\none,ribosome,50,60,70\n")
+    expected = dict.fromkeys(shipped_species.names, 1)
+    made = train(app, [], ["points_alone.json"], window_species="rarity", expected_particles=expected)
+    assert all(0 < share < 0.5 for share in made.parser.get_parsed_content("loss").positive_shares)
+
+
+def test_rare_species_are_not_counted_in_label_volumes(app, tmp_path):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 MONAI wraps what the bundle raises
+        train(app, save_label(tmp_path), window_species="rarity")
+    message = "one.mrc: window_species rarity counts no particles of label volumes: set it to weight."
+    assert str(find_input_error(caught.value)).endswith(message)
 
 
 @pytest.mark.parametrize(("run", "count"), [("one", 1), ("two", 0)])

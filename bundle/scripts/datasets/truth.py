@@ -172,13 +172,17 @@ def window_weights(rows: Iterable[Mapping[str, str]], species_set: SpeciesSet, r
             particles, so that of a species with a quarter of the particles twice as many windows are drawn.
 
     Raises:
-        InputError: there is no such rule.
+        InputError: there is no such rule, or a row is of a label volume, in which particles are not counted.
     """
     if rule not in WINDOW_RULES:
         raise InputError(f"window_species must be one of {', '.join(WINDOW_RULES)}; got {rule!r}.")
     weights = {species.name: species.weight for species in species_set.picked}
     if rule == "weight":
         return weights
+    rows = list(rows)
+    volumes = [row["label"] for row in rows if "run" not in row]  # as MONAI Label lists them
+    if volumes:
+        raise InputError(f"{volumes[0]}: window_species rarity counts no particles of label volumes: set it to weight.")
     counts = count_truths(rows, species_set.names).values()
     return {name: weight / max(sum(row[name] for row in counts), 1) ** 0.5 for name, weight in weights.items()}
 
