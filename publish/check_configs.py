@@ -140,6 +140,7 @@ EXPRESSIONS = {  # all that call something, or could grow without limit; the oth
     "3 * [@crop_size]",
     "@train#trainer#max_epochs * len(@train#dataloader)",
     "@train#preprocessing + [@region]",
+    "@train#preprocessing + @train#maps",
     "@train#dataset#data + @train#dataset#more_data",
     "@validation_names + @excluded_names",
     "@proposed_training + @proposed_calibration",

@@ -80,6 +80,27 @@ def test_parts_share_the_windows_equally_whatever_their_scale():
     assert interest_map([signal, 0 * mistakes])[0, 0, 0] == pytest.approx(EVEN_SHARE / 4 + 1 - EVEN_SHARE)
 
 
+def test_no_window_is_given_to_cells_outside_of_the_annotated_region():
+    region = np.zeros((1, *SHAPE), np.uint8)
+    region[0, 10:20, 7:9, 82:] = 1
+    sample = {"image": image_of(scaled(noise(shape=SHAPE))), "label": torch.zeros(0, 4), "annotated_region": region}
+    found = MapInterestd("image", make_species(2))(sample)[INTEREST]
+    assert found.sum().item() == pytest.approx(1)
+    assert found.nonzero().tolist() == [[z, y, 10] for z in (1, 2) for y in (0, 1)]
+
+
+def test_validation_makes_no_map_and_does_not_warn_of_its_runs(tmp_path):
+    data = write_two_tomograms(tmp_path / "data")
+    table = tmp_path / "picks.csv"
+    write_csv(table, [Pick("one", "ribosome", 50.0, 250.0, 150.0, 0.5)])  # warnings are errors
+    made = run_configs(
+        ["train.json"], "train", data, tmp_path / "out", "train#dataset", validation_runs=["two"], interest_share=0.5,
+        interest_table=str(table),
+    )  # fmt: skip
+    assert INTEREST in made.parser.get_parsed_content("train#dataset").tomograms[0]
+    assert INTEREST not in made.parser.get_parsed_content("validate#dataset")[0]
+
+
 def test_mistakes_are_summed_by_cell():
     places = np.array([[0.0, 0, 0], [7.4, 7, 7], [8, 0, 0], [44.4, 63, 82], [45, 0, 0], [-1, 0, 0]])
     found = mistake_map(SHAPE, places, np.array([0.25, 0.5, 1, 2, 9, 9]))

@@ -79,7 +79,8 @@ class MapInterestd(MapTransform):
             parts = [signal_map(volume)]
             if self.picks is not None:
                 parts.append(mistake_map(volume.shape, *self.mistakes(image, sample)))
-            sample[INTEREST] = torch.from_numpy(interest_map(parts))
+            region = Annotation.of(sample).region
+            sample[INTEREST] = torch.from_numpy(interest_map(parts, None if region is None else known_cells(region)))
         return sample
 
     def mistakes(
@@ -96,13 +97,20 @@ class MapInterestd(MapTransform):
         return mistakes_of(own, points, truth, self.species_set, facts.voxel_size_angstrom, Annotation.of(sample))
 
 
-def interest_map(parts: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.float32]:
+def interest_map(
+    parts: Sequence[NDArray[np.floating[Any]]], is_known: NDArray[np.bool_] | None = None
+) -> NDArray[np.float32]:
     """Return the share of the windows that each cell gets, ``(z, y, x)``; the sum is 1.
 
-    Of the windows, `EVEN_SHARE` are spread evenly over all cells; the maps of ``parts`` share the others equally. A
-    map of zeros is left out.
+    Of the windows, `EVEN_SHARE` are spread evenly over all known cells; the maps of ``parts`` share the others equally.
+    A map of zeros is left out.
+
+    Args:
+        parts: maps ``(z, y, x)``.
+        is_known: ``(z, y, x)``, see `known_cells`; None means all.
     """
-    even = np.full(parts[0].shape, 1 / parts[0].size)
+    known = np.ones(parts[0].shape) if is_known is None else is_known.astype(np.float64)
+    even, parts = known / known.sum(), [part * known for part in parts]
     some = [part / part.sum() for part in parts if part.sum() > 0]
     answer: NDArray[np.float32] = (EVEN_SHARE * even + (1 - EVEN_SHARE) * np.mean(some or [even], axis=0)).astype(
         np.float32
@@ -113,6 +121,14 @@ def interest_map(parts: Sequence[NDArray[np.floating[Any]]]) -> NDArray[np.float
 def cells_of(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of the map of a volume."""
     return tuple(-(-size // CELL_VOXELS) for size in shape)
+
+
+def known_cells(region: Any) -> NDArray[np.bool_]:
+    """Return which cells ``(z, y, x)`` hold a voxel of what was annotated, ``(1, Z, Y, X)``."""
+    cells = np.asarray(region)[0] != 0
+    for axis, size in enumerate(cells.shape):
+        cells = np.logical_or.reduceat(cells, range(0, size, CELL_VOXELS), axis=axis)
+    return cells
 
 
 def signal_map(volume: NDArray[np.float32]) -> NDArray[np.float64]:
