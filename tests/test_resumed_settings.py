@@ -47,7 +47,7 @@ PLACES = {"imports", "bundle_root", "dataset_dir", "output_dir", "species_path",
 SECTIONS = {
     "train.json": [
         *("network_def", "painter", "finder", "loss", "optimizer", "lr_scheduler"),
-        *("train#preprocessing", "train#window", "train#inferer"),
+        *("train#preprocessing", "train#maps", "train#window", "train#inferer"),
         *("validate#inferer", "validate#postprocessing", "validate#key_metric"),
     ],
     "inference.json": ["finder", "preprocessing", "inferer", "postprocessing"],

@@ -125,7 +125,7 @@ def cells_of(shape: Sequence[int]) -> tuple[int, ...]:
 
 def known_cells(region: Any) -> NDArray[np.bool_]:
     """Return which cells ``(z, y, x)`` hold a voxel of what was annotated, ``(1, Z, Y, X)``."""
-    cells = np.asarray(region)[0] != 0
+    cells: NDArray[np.bool_] = np.asarray(region)[0] != 0
     for axis, size in enumerate(cells.shape):
         cells = np.logical_or.reduceat(cells, range(0, size, CELL_VOXELS), axis=axis)
     return cells
