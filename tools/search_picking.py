@@ -142,12 +142,12 @@ def count(
     points: Mapping[str, OperatingPoint],
     merge_distance_in_radii: float,
 ) -> dict[str, Counts]:
-    """Return hits, picks and truths of every species in some tomograms, one to one."""
+    """Return hits, picks that the truth tells of, and truths of every species in some tomograms, one to one."""
     counts = {name: Counts() for name in species_set.names}
     for one in tomograms:
         probabilities = calibration.probabilities(one.proposals.logits, one.proposals.logits)
         found = candidates_of(
-            one.proposals, probabilities, species_set, one.voxel_size_angstrom, merge_distance_in_radii
+            one.proposals, probabilities, species_set, one.voxel_size_angstrom, merge_distance_in_radii, one.is_judged
         )
         judged = judge_scores(found, one.particles, species_set, one.voxel_size_angstrom)
         counts = add(counts, {name: row.counts_at(points[name])[0] for name, row in judged.items()})

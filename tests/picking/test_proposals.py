@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import maximum_filter
-from scripts.picking.proposals import peaks_of, propose
+from scripts.picking.proposals import Proposals, candidates_of, peaks_of, propose
 from scripts.volumes.labels import draw_spheres
 from synthetic import POINTS, SHAPE, logits_of, make_species, noise
 
@@ -40,3 +40,14 @@ def test_a_place_where_two_species_may_be_is_proposed_once_with_both_answers():
 def test_nothing_is_proposed_below_the_lowest_logit():
     found = propose(torch.full((2, *SHAPE), -3.5), 10.0)
     assert (len(found), found.centres_zyx_vox.shape, found.logits.shape) == (0, (0, 3), (0, 2))
+
+
+def test_places_that_are_not_judged_are_left_out_after_merging():
+    species_set = make_species(1)
+    places = np.array([[10.0, 10, 10], [10, 10, 11], [10, 30, 10]])
+    proposals, probabilities = Proposals(places, np.zeros((3, 1), dtype=np.float32)), np.array([[0.9], [0.8], [0.7]])
+    found = [
+        candidates_of(proposals, probabilities, species_set, 10.0, 1.0, is_judged)["a"].scores.tolist()
+        for is_judged in (None, np.array([[False], [True], [True]]))
+    ]
+    assert found == [[0.9, 0.7], [0.7]]  # the second place is still the first one's

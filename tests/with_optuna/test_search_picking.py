@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from scripts.picking.calibrated_scores import write_calibration
 from scripts.picking.operating_point import parse_operating_points
 from scripts.picking.proposals import Proposals
 from scripts.picking.second_look import find_second_look
+from scripts.scoring.metrics import Counts
 from scripts.scoring.out_of_fold import OutOfFold, write_out_of_fold
 from synthetic import make_species, tiny_network, write_weights
 
@@ -81,6 +83,19 @@ def test_settings_that_were_searched_are_no_worse_than_the_first_ones_and_the_sa
         for one in (found[0], first)
     )
     assert best >= usual > 0.5
+
+
+def test_places_that_the_truth_does_not_tell_of_count_neither_as_right_nor_as_wrong():
+    known = tomogram("a1", 0)
+    calibration = search_picking.calibration_on([known], SPECIES)
+    points = parse_operating_points({"probability": 0.02}, SPECIES)
+    everything = search_picking.count([known], calibration, SPECIES, points, 1.0)
+    assert all(row.predicted > row.truths > 0 for row in everything.values())
+    is_judged = known.is_judged.copy()
+    is_judged[:, 1] = False
+    partly = replace(known, particles=known.particles[known.particles[:, 0] == 1], is_judged=is_judged)
+    found = search_picking.count([partly], calibration, SPECIES, points, 1.0)
+    assert found == {"a": everything["a"], "b": Counts()}
 
 
 def test_folds_that_are_not_complete_are_refused(tmp_path, capsys):

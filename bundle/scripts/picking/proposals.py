@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
-from scripts.picking.candidates import Candidates, highest_among_neighbours, highest_of_neighbours
+from scripts.picking.candidates import Candidates, highest_among_neighbours
 from scripts.picking.operating_point import LEAST_PROBABILITY
 from scripts.species import SpeciesSet
 
@@ -83,6 +83,7 @@ def candidates_of(
     species_set: SpeciesSet,
     voxel_size_angstrom: float,
     merge_distance_in_radii: float,
+    is_judged: NDArray[np.bool_] | None = None,
 ) -> dict[str, Candidates]:
     """Return the candidates of every species, by name; those below `LEAST_PROBABILITY` are left out.
 
@@ -92,18 +93,22 @@ def candidates_of(
         species_set: the species.
         voxel_size_angstrom: of the image.
         merge_distance_in_radii: of two candidates nearer than this times their radius the more probable one is kept.
+        is_judged: ``(N, C)``, which of these to return; None for all.
     """
     candidates = {}
     for column, species in enumerate(species_set.picked):
         likely = np.flatnonzero(probabilities[:, column] >= LEAST_PROBABILITY)
-        found = Candidates(
-            proposals.centres_zyx_vox[likely],
-            probabilities[likely, column],
-            np.ones(len(likely), dtype=np.int64),
-            expit(proposals.logits[likely, column].astype(np.float64)),
-        )
         distance = merge_distance_in_radii * species.radius_angstrom / voxel_size_angstrom
-        candidates[species.name] = highest_of_neighbours(found, distance)
+        places = proposals.centres_zyx_vox[likely]
+        kept = likely[highest_among_neighbours(places, probabilities[likely, column], distance)]
+        if is_judged is not None:
+            kept = kept[is_judged[kept, column]]
+        candidates[species.name] = Candidates(
+            proposals.centres_zyx_vox[kept],
+            probabilities[kept, column],
+            np.ones(len(kept), dtype=np.int64),
+            expit(proposals.logits[kept, column].astype(np.float64)),
+        )
     return candidates
 
 
