@@ -63,6 +63,9 @@ def run_search(folder: Path, wanted: str, trials: int, seed: int) -> None:
     """
     if not (folder / CALIBRATION_FILE).exists():
         raise InputError(f"{folder} holds no {CALIBRATION_FILE}: finish run cross_validation with it as output_dir.")
+    merged = json.loads((folder / CALIBRATION_FILE).read_text()).get(MERGED)
+    if merged is None:
+        raise InputError(f"{folder / CALIBRATION_FILE} has no {MERGED}: start the same run cross_validation again.")
     runs = json.loads((folder / FOLDS_PLAN).read_text())["runs"].values()
     folds = [
         [read_out_of_fold(folder_of(folder, number) / OUT_OF_FOLD / f"{run}.npz") for run in names]
@@ -71,18 +74,18 @@ def run_search(folder: Path, wanted: str, trials: int, seed: int) -> None:
     species_set, beta = species_of(folder_of(folder, 0) / FOLD_WEIGHTS), NAMED[wanted]
     everything = [one for fold in folds for one in fold]
     usual = parse_operating_points(wanted, species_set)
-    calibration = calibration_on(everything, species_set)
+    calibration = calibration_on(everything, species_set, merged)
     best = search(everything, calibration, species_set, beta, trials, seed)
     scores = {
-        "before": score(count(everything, calibration, species_set, usual, 1.0), beta),
+        "before": score(count(everything, calibration, species_set, usual, merged), beta),
         "after": score(count_with(everything, calibration, species_set, best), beta),
     }
     before, after = ({name: Counts() for name in species_set.names} for _ in range(2))
     for number, fold in enumerate(folds):
         others = [one for place, other in enumerate(folds) if place != number for one in other]
-        without = calibration_on(others, species_set)
+        without = calibration_on(others, species_set, merged)
         found = search(others, without, species_set, beta, trials, seed)
-        before = add(before, count(fold, without, species_set, usual, 1.0))
+        before = add(before, count(fold, without, species_set, usual, merged))
         after = add(after, count_with(fold, without, species_set, found))
     scores |= {"before, held out": score(before, beta), "after, held out": score(after, beta)}
     told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
@@ -96,13 +99,17 @@ def run_search(folder: Path, wanted: str, trials: int, seed: int) -> None:
         file.write(json.dumps(overlay, indent=4) + "\n")
     print(f"mean {wanted}: {told}")
     if scores["after, held out"] <= scores["before, held out"]:
-        print(f"not worth it: on tomograms that a search has not seen, --operating_point {wanted} is as good or better")
+        usually = f"--operating_point {wanted} --{MERGED} {merged:g}"
+        print(f"not worth it: on tomograms that a search has not seen, {usually} is as good or better")
     print(f"settings: {folder / 'search.json'}")
 
 
-def calibration_on(tomograms: Sequence[OutOfFold], species_set: SpeciesSet) -> Calibration:
+def calibration_on(
+    tomograms: Sequence[OutOfFold], species_set: SpeciesSet, merge_distance_in_radii: float
+) -> Calibration:
     """Return the calibration that fits some tomograms."""
-    return fit_calibration([judge_out_of_fold(one, species_set) for one in tomograms], species_set.names)[0]
+    judged = [judge_out_of_fold(one, species_set, merge_distance_in_radii) for one in tomograms]
+    return fit_calibration(judged, species_set.names)[0]
 
 
 def search(

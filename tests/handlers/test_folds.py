@@ -29,7 +29,7 @@ SMALL = (
     f"{SMALL_PICKING} "
     "--window_size [16,16,16] --windows_per_epoch 4 --epochs 1 --val_interval 1 --warmup_steps 1 "
     "--network_def#widths [4,8] --network_def#depths [1,1] --device cpu --sweep_thresholds [0.3,0.5] "
-    "--least_truths 2 "
+    "--least_truths 2 --merge_distance_in_radii 0.9 "
     "--out_of_fold#postprocessing#transforms#0#lowest_logit -9.0"
 )
 
@@ -109,6 +109,7 @@ def test_what_is_fitted_stands_in_files_for_inference(output):
         assert set(json.loads((output / f"thresholds_{point}.json").read_text())) == set(NAMES)
     calibration = json.loads((output / "calibration.json").read_text())
     assert calibration["calibration"]["fitted_on"] == sorted(RUNS)
+    assert calibration["merge_distance_in_radii"] == 0.9
     weights = [output / f"fold_{number}" / "model_last.pt" for number in range(3)]
     assert calibration["weights_sha256"] == [sha256_of(path) for path in weights]
 

@@ -1,6 +1,7 @@
 """The search of picking settings on what a cross-validation has stored."""
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def folder(tmp_path_factory):
             everything.append(tomogram(run, 2 * number + place))
             write_out_of_fold(folder / f"fold_{number}" / "out_of_fold" / f"{run}.npz", everything[-1])
     weights = [folder / f"fold_{number}" / "model_last.pt" for number in range(2)]
-    calibration = search_picking.calibration_on(everything, SPECIES)
+    calibration = search_picking.calibration_on(everything, SPECIES, 1.0)
     write_calibration(folder / "calibration.json", calibration, SPECIES.names, weights, {})
     return folder
 
@@ -74,7 +75,7 @@ def test_the_search_writes_an_overlay_and_says_what_it_is_worth(folder, capsys):
 
 def test_settings_that_were_searched_are_no_worse_than_the_first_ones_and_the_same_again(folder):
     tomograms = [tomogram("a1", 0), tomogram("a2", 1)]
-    calibration = search_picking.calibration_on(tomograms, SPECIES)
+    calibration = search_picking.calibration_on(tomograms, SPECIES, 1.0)
     found = [search_picking.search(tomograms, calibration, SPECIES, 1.0, 25, seed=0) for _ in range(2)]
     assert found[0] == found[1]
     first = {"merge_distance_in_radii": 1.0, "a": 0.5, "b": 0.5}
@@ -87,7 +88,7 @@ def test_settings_that_were_searched_are_no_worse_than_the_first_ones_and_the_sa
 
 def test_places_that_the_truth_does_not_tell_of_count_neither_as_right_nor_as_wrong():
     known = tomogram("a1", 0)
-    calibration = search_picking.calibration_on([known], SPECIES)
+    calibration = search_picking.calibration_on([known], SPECIES, 1.0)
     points = parse_operating_points({"probability": 0.02}, SPECIES)
     everything = search_picking.count([known], calibration, SPECIES, points, 1.0)
     assert all(row.predicted > row.truths > 0 for row in everything.values())
@@ -96,6 +97,23 @@ def test_places_that_the_truth_does_not_tell_of_count_neither_as_right_nor_as_wr
     partly = replace(known, particles=known.particles[known.particles[:, 0] == 1], is_judged=is_judged)
     found = search_picking.count([partly], calibration, SPECIES, points, 1.0)
     assert found == {"a": everything["a"], "b": Counts()}
+
+
+def test_calibration_and_comparison_merge_as_the_folds_did(folder, tmp_path, monkeypatch, capsys):
+    shutil.copytree(folder, tmp_path / "folds")
+    path, used = tmp_path / "folds" / "calibration.json", set()
+    path.write_text(json.dumps({**json.loads(path.read_text()), "merge_distance_in_radii": 0.5}))
+    settings = {"merge_distance_in_radii": 1.5, "a": 0.5, "b": 0.5}
+    judge, count = search_picking.judge_out_of_fold, search_picking.count
+    monkeypatch.setattr(search_picking, "search", lambda *_: settings)
+    monkeypatch.setattr(search_picking, "judge_out_of_fold", lambda *given: used.add(given[-1]) or judge(*given))
+    monkeypatch.setattr(search_picking, "count", lambda *given: used.add(given[-1]) or count(*given))
+    assert search_picking.main([str(tmp_path / "folds")]) == 0
+    assert used == {0.5, 1.5}  # the folds' own, and that of the settings found
+    path.write_text(json.dumps({"calibration": {}}))
+    assert search_picking.main([str(tmp_path / "folds")]) == 1
+    error = f"error: {path} has no merge_distance_in_radii: start the same run cross_validation again.\n"
+    assert capsys.readouterr().err == error
 
 
 def test_folds_that_are_not_complete_are_refused(tmp_path, capsys):

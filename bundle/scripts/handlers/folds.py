@@ -240,7 +240,7 @@ def summarise_folds(
     if any(len(one.logits) for fold in judged for one in fold):
         calibration, left = fit_calibration([one for fold in judged for one in fold], names, least_truths)
         weights = [one / FOLD_WEIGHTS for one in folders]
-        write_calibration(folder / CALIBRATION_FILE, calibration, names, weights, left)
+        write_calibration(folder / CALIBRATION_FILE, calibration, names, weights, left, merge_distance_in_radii)
         errors = held_out_calibration_error(judged, names, least_truths)
     else:
         logger.warning("no calibration: the networks propose nothing. Train for longer")

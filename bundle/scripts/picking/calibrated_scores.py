@@ -49,6 +49,7 @@ def write_calibration(
     names: Sequence[str],
     weights: Sequence[str | Path],
     left: Mapping[str, str],
+    merge_distance_in_radii: float = 1.0,
 ) -> None:
     """Write a calibration to a JSON file, as inference takes it.
 
@@ -58,11 +59,13 @@ def write_calibration(
         names: of the species.
         weights: the networks' files.
         left: why a species is not calibrated, by name.
+        merge_distance_in_radii: of two candidates nearer than this times their radius the better one was fitted on.
     """
     content = {
         "weights_sha256": [sha256_of(file) for file in weights],
         "calibration": calibration.as_table(names),
         "not_calibrated": dict(left),
+        "merge_distance_in_radii": merge_distance_in_radii,
     }
     with write_atomically(path) as file:
         file.write(json.dumps(content, indent=4) + "\n")
