@@ -20,11 +20,22 @@ def at(x, score, species="a", run="one", **more):
     return Pick(run, species, x, 50.0, 70.0, score, 40.0, **more)
 
 
-def record_of_picks(run, lowest=0.2, fitted_on=("C1",), weights=(FITTED, FITTED), unfamiliar="", region=None, **more):
+def record_of_picks(
+    run,
+    lowest=0.2,
+    fitted_on=("C1",),
+    weights=(FITTED, FITTED),
+    unfamiliar="",
+    region=None,
+    first=FIRST,
+    second=SECOND,
+    **more,
+):
     """Return the record of a run after a second look, in the form that inference writes."""
-    second_look = {"weights_sha256": SECOND, "calibration": {"weights": list(weights), "fitted_on": list(fitted_on)}}
+    second_look = {"calibration": {"weights": list(weights), "fitted_on": list(fitted_on)}}
+    second_look |= {"weights_sha256": second} if second else {}
     settings = {
-        "weights_sha256": FIRST,
+        "weights_sha256": first,
         "preprocessing": {"transforms": [{"keys": ["image"]}, {"mask_path": None, "slab_z_angstrom": region}]},
         "postprocessing": {"transforms": [{"keys": ["pred"]}, {"keys": ["proposals"], "second_look": second_look}]},
     }
@@ -58,6 +69,14 @@ def test_sure_picks_are_particles_and_doubtful_ones_are_uncertain():
     assert [one.x_angstrom for one in labels[2:]] == [0, 400]
     assert all(math.isnan(one.weight) for one in labels[2:])
     assert {one.origin for one in labels} == {ORIGIN}
+
+
+def test_calibrated_scores_of_an_ensemble_are_labels_whose_origin_names_every_network(label, tmp_path):
+    write_run(tmp_path / "picks", "one", [at(0, 0.95)], first=[FIRST, SECOND], second=None)
+    assert label() == 0
+    (row,) = read_csv(tmp_path / "truth.csv")
+    assert row.origin == "pseudo-label of one: weights abababababab+cdcdcdcdcdcd, calibrated scores"
+    assert row.weight == 0.95
 
 
 def test_of_two_species_at_one_place_only_the_more_probable_is_a_particle():
@@ -111,13 +130,16 @@ def test_the_command_makes_one_table_of_annotations_and_labels(label, tmp_path, 
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
-        ({"expected": None}, "one: scores are not calibrated without a second look: pick with --second_look True"),
+        (
+            {"expected": None},
+            "one: scores are not calibrated: pick with --second_look True, or with --calibration_path FILE",
+        ),
         ({"lowest": 0.41}, "one: candidates with a score between 0.2 and that of the picks are needed"),
         ({"lowest": math.inf}, "pick with --operating_point \"{'probability': 0.2}\""),
         ({"region": "auto"}, "nothing was looked for outside of the mask or slab"),
         ({"unfamiliar": "skewness: 9"}, "one: scores are not calibrated for these tomograms, see summary.csv"),
         ({"weights": (FITTED, list(UNFITTED))}, "scores of b are not calibrated, for want of particles"),
-        ({"fitted_on": ["one"]}, "runs that are in use (calibration of the second look: one)"),
+        ({"fitted_on": ["one"]}, "runs that are in use (calibration of the scores: one)"),
     ],
 )
 def test_what_cannot_be_labelled_is_refused_in_one_line(facts, said, label, tmp_path, capsys):

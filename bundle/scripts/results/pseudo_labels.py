@@ -73,7 +73,7 @@ def print_pseudo_labels(options: argparse.Namespace) -> None:
     runs = judged_runs(options.output_dirs, options.uncertain, options.excluded_runs, options.allow_uncalibrated)
     uses = {"validation_runs": options.validation_runs}
     uses |= {use: names for path in options.checkpoint_path for use, names in uses_of_weights(path).items()}
-    uses["calibration of the second look"] = [run for record, _ in runs for run in _calibration(record)["fitted_on"]]
+    uses["calibration of the scores"] = [run for record, _ in runs for run in _calibration(record)["fitted_on"]]
     refuse_used_runs([record.run for record, _ in runs], uses)
     truth = [] if options.truth is None else read_csv(options.truth)
     labels = [label for run in runs for label in labels_of(*run, options.accept, options.uncertain)]
@@ -127,7 +127,7 @@ def judged_runs(
 def fault_of_run(record: Record, uncertain: float, allow_uncalibrated: bool = False) -> str | None:
     """Return why the scores of a run's picks cannot become labels, and what to do; None if they can."""
     if record.expected is None:
-        return "scores are not calibrated without a second look: pick with --second_look True"
+        return "scores are not calibrated: pick with --second_look True, or with --calibration_path FILE"
     lowest = [row["lowest_probability"] for row in record.expected.values()]
     if any(value is None or value > uncertain for value in lowest):
         point = f"--operating_point \"{{'probability': {uncertain:g}}}\""
@@ -190,9 +190,10 @@ def labels_of(record: Record, candidates: Iterable[Pick], accept: float, uncerta
     """
     if not 0 < uncertain <= accept <= 1:
         raise InputError(f"scores must be 0 < uncertain <= accept <= 1; got uncertain {uncertain}, accept {accept}.")
-    second_look = _setting(record, "postprocessing", "second_look")
-    first, second = (sha256[:DIGITS] for sha256 in (record.settings["weights_sha256"], second_look["weights_sha256"]))
-    origin = f"pseudo-label of {record.run}: weights {first}, second look {second}"
+    first, second = record.settings["weights_sha256"], _judge(record).get("weights_sha256")
+    judge = f"second look {second[:DIGITS]}" if second else "calibrated scores"
+    several = [first] if isinstance(first, str) else first
+    origin = f"pseudo-label of {record.run}: weights {'+'.join(one[:DIGITS] for one in several)}, {judge}"
     labels, taken = [], set()
     for pick in sorted(candidates, key=lambda pick: -pick.score):
         is_label = pick.score >= accept and pick.xyz_angstrom not in taken
@@ -229,8 +230,13 @@ def counts_of_labels(labels: Sequence[Pick]) -> dict[str, tuple[int, int]]:
 
 
 def _calibration(record: Record) -> dict[str, Any]:
-    """Return the record of the calibration of a run that had a second look."""
-    return dict(_setting(record, "postprocessing", "second_look")["calibration"])
+    """Return the record of the calibration of a run's scores."""
+    return dict(_judge(record)["calibration"])
+
+
+def _judge(record: Record) -> dict[str, Any]:
+    """Return the record of the second look, or of the calibration of the network's scores in its place."""
+    return dict(_setting(record, "postprocessing", "second_look"))
 
 
 def _setting(record: Record, stage: str, name: str) -> Any:
