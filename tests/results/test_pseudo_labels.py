@@ -79,6 +79,12 @@ def test_calibrated_scores_of_an_ensemble_are_labels_whose_origin_names_every_ne
     assert row.weight == 0.95
 
 
+def test_no_label_is_written_as_certain(label, tmp_path):
+    write_run(tmp_path / "picks", "one", [at(0, 0.9999995)])
+    assert label() == 0
+    assert [one.weight for one in read_csv(tmp_path / "truth.csv")] == [0.999999]
+
+
 def test_of_two_species_at_one_place_only_the_more_probable_is_a_particle():
     labels = labels_of(record_of_picks("one"), [at(0, 0.6, "a"), at(0, 0.7, "b")], 0.5, 0.2)
     assert (labels[0].species, labels[0].weight) == ("b", 0.7)

@@ -22,6 +22,7 @@ from scripts.results.run_folder import PICKS_TABLE, RECORD_FILE, Record, read_fa
 
 ACCEPT, UNCERTAIN = 0.9, 0.2  # lowest scores of a label and of a place that training ignores
 FITTED_KEYS = ("trained_on", "thresholds_fitted_on")  # of a card: the runs that decided about the weights
+HIGHEST_WEIGHT = 0.999999  # of a label: a table has six decimals, and 1 is a particle that somebody has seen
 DIGITS = 12  # of a SHA-256 in an origin
 
 JudgedRun = tuple[Record, list[Pick]]
@@ -175,7 +176,7 @@ def refuse_used_runs(runs: Sequence[str], uses: Mapping[str, Collection[str]]) -
 def labels_of(record: Record, candidates: Iterable[Pick], accept: float, uncertain: float) -> list[Pick]:
     """Return the rows of a truth for one run, by falling score.
 
-    A candidate with a score of ``accept`` or more is a particle with that weight. One of ``uncertain`` or more has the
+    A candidate with a score of ``accept`` or more is a particle with that weight, at most `HIGHEST_WEIGHT`. One of ``uncertain`` or more has the
     weight nan: training ignores its place. So has one of ``accept`` or more where a more probable one of another
     species stands at the same place.
 
@@ -200,7 +201,7 @@ def labels_of(record: Record, candidates: Iterable[Pick], accept: float, uncerta
         if is_label:
             taken.add(pick.xyz_angstrom)
         if pick.score >= uncertain:
-            labels.append(replace(pick, weight=pick.score if is_label else math.nan, origin=origin))
+            labels.append(replace(pick, weight=min(pick.score, HIGHEST_WEIGHT) if is_label else math.nan, origin=origin))
     return labels
 
 
