@@ -22,7 +22,7 @@ from scripts.results.run_folder import PICKS_TABLE, RECORD_FILE, Record, read_fa
 
 ACCEPT, UNCERTAIN = 0.9, 0.2  # lowest scores of a label and of a place that training ignores
 FITTED_KEYS = ("trained_on", "thresholds_fitted_on")  # of a card: the runs that decided about the weights
-HIGHEST_WEIGHT = 0.999999  # of a label: a table has six decimals, and 1 is a particle that somebody has seen
+HIGHEST_WEIGHT = 0.999999  # of a label: a table has six decimals, and 1 is a certain particle
 DIGITS = 12  # of a SHA-256 in an origin
 
 JudgedRun = tuple[Record, list[Pick]]
@@ -201,7 +201,8 @@ def labels_of(record: Record, candidates: Iterable[Pick], accept: float, uncerta
         if is_label:
             taken.add(pick.xyz_angstrom)
         if pick.score >= uncertain:
-            labels.append(replace(pick, weight=min(pick.score, HIGHEST_WEIGHT) if is_label else math.nan, origin=origin))
+            weight = min(pick.score, HIGHEST_WEIGHT) if is_label else math.nan
+            labels.append(replace(pick, weight=weight, origin=origin))
     return labels
 
 
