@@ -27,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
-from make_weights import bundle_run, markdown, read_rows, three  # noqa: E402
+from bundle_steps import bundle_run, markdown, read_rows, three  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.runs import list_runs  # noqa: E402
 from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs  # noqa: E402
@@ -227,17 +227,24 @@ def check_runs(rounds: Rounds) -> None:
     twice = [run for run, count in Counter(run for runs in named.values() for run in runs).items() if count > 1]
     if twice:
         raise InputError(f"{', '.join(twice)}: a run has one use; name it once among {', '.join(named)}.")
-    trained = needed_card(first, "another checkpoint_path").get("trained_on") or ()
+    beside = first.with_name(SECOND_LOOK)
+    made = [first, beside] if beside.exists() else [first]
     for name in SPLIT:
-        known = [run for run in named[name] if run in trained]
-        if known:
-            raise InputError(
-                f"{name}: {', '.join(known)} trained {first}, which would be judged too well: name others."
-            )
+        for path in made if name == SPLIT[0] else [first]:  # rounds that use the other runs make a second look anew
+            known = [run for run in named[name] if run in runs_behind(path)]
+            if known:
+                raise InputError(
+                    f"{name}: {', '.join(known)} trained {path}, which would be judged too well: name others."
+                )
     uses: dict[str, Sequence[str]] = {"labelled_dir": rounds.labelled}
-    made = [path for path in (first, first.with_name(SECOND_LOOK)) if path.exists()]
     uses |= {use: names for path in made for use, names in uses_of_weights(path).items()}
     refuse_used_runs(rounds.unlabelled, uses)
+
+
+def runs_behind(weights: Path) -> set[str]:
+    """Return the runs that weights were trained on, or their probabilities fitted on."""
+    card = needed_card(weights, "another checkpoint_path")
+    return {*(card.get("trained_on") or ()), *card.get("calibration", {}).get("fitted_on", ())}
 
 
 def refuse_other_settings(options: argparse.Namespace) -> None:

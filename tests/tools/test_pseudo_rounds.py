@@ -233,6 +233,15 @@ def test_a_run_that_judges_weights_has_not_made_them(changes, said, start, tmp_p
     assert start.names == []
 
 
+@pytest.mark.parametrize("facts", [{"trained_on": ["held"]}, {"calibration": {"fitted_on": ["held"]}}], ids=str)
+def test_a_run_that_made_the_first_second_look_does_not_judge_it(facts, start, tmp_path, capsys):
+    weights = write_weights(tmp_path / "model.pt", tiny_network(), make_species(2), trained_on=["old"])
+    second_look = write_second_look(tmp_path / "second_look.pt", weights, make_species(2), **facts)
+    assert start(tmp_path / "work", checkpoint_path=weights) == 1
+    assert f"validation_runs: held trained {second_look}, which would be" in capsys.readouterr().err
+    assert start.names == []
+
+
 def test_a_command_that_fails_ends_the_rounds_with_its_status(start, tmp_path):
     with mock.patch.object(start, "command", side_effect=subprocess.CalledProcessError(3, "python")):
         assert start(tmp_path / "work") == 3
