@@ -176,9 +176,9 @@ def refuse_used_runs(runs: Sequence[str], uses: Mapping[str, Collection[str]]) -
 def labels_of(record: Record, candidates: Iterable[Pick], accept: float, uncertain: float) -> list[Pick]:
     """Return the rows of a truth for one run, by falling score.
 
-    A candidate with a score of ``accept`` or more is a particle of that weight, below 1. One of ``uncertain`` or more has the
-    weight nan: training ignores its place. So has one of ``accept`` or more where a more probable one of another
-    species stands at the same place.
+    A candidate with a score of ``accept`` or more is a particle with that weight, at most `HIGHEST_WEIGHT`. One of
+    ``uncertain`` or more has the weight nan: training ignores its place. So has one of ``accept`` or more where a more
+    probable one of another species stands at the same place.
 
     Args:
         record: of the run.
