@@ -1,6 +1,7 @@
 """What was annotated in the runs of a folder."""
 
 import json
+from pathlib import Path
 
 import pytest
 from dataset_files import touch, write_truth
@@ -54,6 +55,17 @@ def test_the_setting_goes_before_the_file_and_names_one_or_holds_the_entries(thr
     )
     assert named == [Annotated(), Annotated(species=("b",)), Annotated()]
     assert held == [Annotated(), Annotated(), Annotated(species=())]
+
+
+def test_the_file_of_a_folder_names_runs_of_this_folder_alone(two_folders):
+    file = Path(two_folders[0], "annotated.json")
+    file.write_text('{"C": ["a"]}')
+    message = r"one/annotated\.json: there is no run C; the runs are A, B\."
+    with pytest.raises(InputError, match=message):
+        list_labelled_runs(two_folders, repeat_runs=True)
+    file.unlink()
+    rows = list_labelled_runs(two_folders, repeat_runs=True, annotated={"C": ["a"]})  # the setting is of all folders
+    assert [row["run"] for row in rows if "annotated" in row] == ["C"]
 
 
 @pytest.mark.parametrize(

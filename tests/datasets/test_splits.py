@@ -6,6 +6,7 @@ from scripts.copick_tree import tomogram_path
 from scripts.datasets.splits import fold_runs, plan_folds, split_runs
 from scripts.errors import InputError
 from scripts.picks import Pick, write_copick_json, write_csv
+from synthetic import make_species
 
 
 def test_every_fifth_run_is_for_validation_unless_named(tmp_path):
@@ -94,6 +95,54 @@ def test_a_share_that_leaves_too_little_to_train_on_is_refused(tmp_path):
         split_runs(tmp_path, [], validation_share=0.8)
 
 
+@pytest.fixture
+def part_pseudo_labelled(tmp_path):
+    """Six runs: annotated, with a pseudo-label as well, without a particle, rejected alone, pseudo-labels alone."""
+    weights = {"T1": [1], "T2": [1], "T3": [1, 0.9], "T4": [], "T5": [0], "T6": [0.9, float("nan"), 0]}
+    for run in weights:
+        touch(tmp_path / f"{run}.mrc")
+    rows = [Pick(run, "a", 10.0, 10.0, 10.0, weight=weight) for run, own in weights.items() for weight in own]
+    write_csv(tmp_path / "truth.csv", rows)
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:.*has no particle of T4")
+def test_runs_of_pseudo_labels_alone_are_in_no_fold(part_pseudo_labelled, caplog):
+    caplog.set_level("INFO")
+    plan = plan_folds(part_pseudo_labelled, 2, make_species(1))
+    assert sorted(run for runs in plan.runs for run in runs) == ["T1", "T2", "T3", "T4", "T5"]
+    assert caplog.messages == ["T6: pseudo-labels alone, so they are trained on and never held out"]
+    with pytest.raises(InputError, match=r"holds 5 annotated tomograms \(T1, T2, T3, T4, T5\), too few for 6 folds"):
+        plan_folds(part_pseudo_labelled, 6, make_species(1))
+
+
+@pytest.mark.filterwarnings("ignore:.*has no particle of T4")
+def test_runs_of_pseudo_labels_alone_are_not_validated_on(part_pseudo_labelled, caplog):
+    caplog.set_level("INFO")
+    assert split_runs(part_pseudo_labelled, []) == ["T5"]
+    for seed in range(5):
+        chosen = split_runs(part_pseudo_labelled, [], validation_share=0.5, species_names=["a"], seed=seed)
+        assert "T6" not in chosen
+    assert set(caplog.messages) == {"T6: pseudo-labels alone, so they are trained on and never held out"}
+    caplog.clear()
+    assert split_runs(part_pseudo_labelled, ["T6"]) == ["T6"]
+    assert split_runs(part_pseudo_labelled, [], without=["T6"]) == ["T5"]
+    assert caplog.messages == []
+
+
+def test_a_fold_without_which_nothing_could_be_trained_is_refused(tmp_path):
+    for run in ("T1", "T2", "T3"):
+        touch(tmp_path / f"{run}.mrc")
+    write_truth(tmp_path, {"T1": 1, "T2": 1, "T3": 1})
+    alone = {"T1": {"complete": False}, "T2": {"complete": False}}
+    message = r"the network of fold \d could not be trained without T3: a: points alone in every run"
+    with pytest.raises(InputError, match=message):
+        plan_folds(tmp_path, 3, make_species(1), annotated=alone)
+    plan_folds(tmp_path, 3, make_species(1), annotated=alone, needs_background=False)
+    with pytest.raises(InputError, match=r"fold \d could not be trained without T\d: .* annotated in run 'T2': .*'c'"):
+        plan_folds(tmp_path, 3, make_species(1), annotated={"T2": ["a", "c"]})
+
+
 def test_all_kinds_of_a_run_are_in_one_fold(tmp_path):
     for run in ("one", "two", "three"):
         for kind in ("wbp", "denoised"):
@@ -102,7 +151,7 @@ def test_all_kinds_of_a_run_are_in_one_fold(tmp_path):
             tmp_path / "ExperimentRuns" / run / "Picks" / "me_1_a.json", [Pick(run, "a", 90.0, 90.0, 90.0)], run=run,
             species="a", voxel_size_angstrom=10.0, user_id="me", session_id="1",
         )  # fmt: skip
-    plan = plan_folds(tmp_path, 3, ["a"], tomogram_kind=["wbp", "denoised"])
+    plan = plan_folds(tmp_path, 3, make_species(1), tomogram_kind=["wbp", "denoised"])
     assert sorted(run for runs in plan.runs for run in runs) == ["one", "three", "two"]
     assert plan.counts == {run: {"a": 1} for run in ("one", "two", "three")}
     assert "| **0** | **all 1** | 1 |" in plan.table()

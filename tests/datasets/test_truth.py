@@ -177,6 +177,17 @@ def test_what_is_no_certain_particle_of_an_annotated_species_is_not_counted(fold
     assert count_truths(rows, ["a", "b"]) == {"D1": {"a": 1, "b": 0}}
 
 
+def test_particles_outside_of_the_box_that_was_annotated_are_not_counted(folder):
+    write_csv(folder / "truth.csv", [Pick("D1", "a", x, 20.0, z) for x in (10.0, 50.0) for z in (0.0, 90.0, 95.0)])
+    for region, count in (
+        ({"z_angstrom": [0, 90]}, 4),
+        ({"z_angstrom": [0, 90], "x_angstrom": [20, 60]}, 2),
+        ({"z_angstrom": [0, 90], "x_voxel": [2, 6]}, 4),  # of voxels a table does not know
+    ):
+        rows = list_labelled_runs(folder, only=["D1"], annotated={"D1": {"region": region}})
+        assert count_truths(rows, ["a"]) == {"D1": {"a": count}}
+
+
 def test_particles_in_a_relion_5_file_are_counted(tmp_path):
     picks = [Pick("D1", "a", 10.0, 20.0, z) for z in (10.0, 20.0)]
     write_relion5_star(tmp_path / "truth.star", picks, run="D1", volume_shape_zyx=(9, 9, 9), voxel_size_angstrom=10.0)

@@ -20,7 +20,7 @@ from scripts.picking.proposals import Proposals
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.scoring.out_of_fold import judge_out_of_fold, read_out_of_fold
 from scripts.volumes.labels import draw_spheres
-from synthetic import make_species, noise, run_engine, sample_of, write_mrc
+from synthetic import make_species, noise, run_engine, sample_of, write_mrc, write_weights
 
 SHAPE, NAMES, RUNS = (20, 32, 32), ("a", "b"), ("one", "three", "two", "four")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how_to" / "folds.md").read_text()
@@ -163,6 +163,10 @@ def test_the_page_that_is_written_has_the_same_commands_with_its_own_folders(out
         ("--only_folds [3]", "only_folds names fold 3; the folds are called 0 to 2"),
         ("--folds 1", "folds must be a whole number from 2, so that there are runs to train on beside a fold; got 1"),
         ("--folds 2.5", "folds must be a whole number from 2, .* got 2.5"),
+        (
+            "--annotated {'four':{'complete':False},'one':{'complete':False},'two':{'complete':False}}",
+            r"the network of fold \d could not be trained without .*three.*: a, b: points alone in every",
+        ),
         ("--folds 5", r"holds 4 annotated tomograms \(four, one, three, two\), too few for 5 folds"),
     ],
 )
@@ -194,10 +198,10 @@ def test_a_species_that_a_fold_would_not_see_is_refused(tmp_path):
         write_mrc(tmp_path / f"{run}.mrc", noise())
     write_csv(tmp_path / "truth.csv", [Pick(run, "a", 10.0, 10.0, 10.0) for run in ("one", "two")])
     with pytest.raises(InputError, match="the network of fold 0 would see no 'b': there is no 'b'"):
-        plan_folds(tmp_path, 2, ["a", "b"])
+        plan_folds(tmp_path, 2, make_species(2))
     write_csv(tmp_path / "truth.csv", [Pick("one", "a", 10.0, 10.0, 10.0), Pick("two", "b", 10.0, 10.0, 10.0)])
     with pytest.raises(InputError, match=r"would see no '[ab]': all 1 particles of '[ab]' are in (one|two)\."):
-        plan_folds(tmp_path, 2, ["a", "b"])
+        plan_folds(tmp_path, 2, make_species(2))
 
 
 def test_proposals_of_which_the_truth_does_not_tell_are_not_in_the_calibration(tmp_path):
@@ -218,6 +222,22 @@ def test_a_folds_command_is_the_whole_one_with_its_own_folder():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "task", [["cross_validation"], ["--run_id", "cross_validation"], ["--run-id=cross_validation"]]
+)
+def test_a_folds_command_never_runs_all_folds_again(task):
+    assert "cross_validation" not in " ".join(fold_arguments(["run", *task, "--folds", "2"], {}))
+    assert fold_arguments(["run", "--run_id=cross_validation"], {}) == ["run", "--run_id=fold"]
+
+
+@pytest.mark.parametrize(("words", "count"), [(["--args_file", "args.json"], 0), (["cross_validation"] * 2, 2)])
+def test_a_command_without_its_task_or_with_two_is_refused(words, count):
+    with pytest.raises(
+        InputError, match=rf"must name its task once, .*; it is there {count} times: start it as python"
+    ):
+        fold_arguments(["run", *words], {"output_dir": "OUT"})
+
+
 def test_a_fold_that_fails_stops_the_rest(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda words, check: subprocess.CompletedProcess(words, 3))
     with pytest.raises(InputError, match="fold 1 ended with exit status 3, see above; the same command resumes it"):
@@ -230,7 +250,24 @@ def test_only_a_command_can_run_folds(monkeypatch, tmp_path):
         run_folds(None, tmp_path, None)
 
 
+@pytest.mark.parametrize("use", ["trained_on", "thresholds_fitted_on"])
+def test_weights_that_know_a_held_out_tomogram_start_no_fold(use, dataset, ran, monkeypatch, tmp_path):
+    plan = plan_folds(dataset, 2, make_species(2))
+    monkeypatch.setattr(folds, "is_bundle_command", lambda: True)
+    monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", "cross_validation"])
+    known = write_weights(tmp_path / "known.pt", **{use: ["other", "one"]})
+    with pytest.raises(InputError, match=rf"known\.pt knows tomograms that folds hold out \({use} in .*json: one\):"):
+        run_folds(plan, tmp_path / "out", None, None, known)
+    assert (ran, (tmp_path / "out").exists()) == ([], False)
+    run_folds(plan, tmp_path, None, [], write_weights(tmp_path / "new.pt", **{use: ["other"]}))
+
+
+def test_the_configs_tell_folds_which_weights_they_start_from(bundle_dir):
+    steps = json.loads((bundle_dir / "configs" / "folds.json").read_text())["cross_validation"]
+    assert steps[1]["checkpoint_path"] == "@checkpoint_path"
+
+
 def test_a_damaged_plan_is_refused(tmp_path, dataset):
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(InputError, match=r"cannot read .*plan\.json: .* Set another output_dir"):
-        keep_plan(tmp_path / "plan.json", plan_folds(dataset, 2, NAMES))
+        keep_plan(tmp_path / "plan.json", plan_folds(dataset, 2, make_species(2)))

@@ -73,6 +73,16 @@ def test_the_command_says_in_one_line_what_is_wrong(capsys, arguments, message):
 
 
 @pytest.mark.usefixtures("files")
+def test_the_command_says_that_it_does_not_apply_what_was_annotated(capsys):
+    Path("annotated.json").write_text('{"E1": ["ribosome"]}')
+    assert main(["truth.csv", "picks.csv"]) == 0
+    assert capsys.readouterr().err == (
+        "warning: annotated.json is not applied here: what was not annotated counts as empty; run evaluating applies "
+        "it.\n"
+    )
+
+
+@pytest.mark.usefixtures("files")
 def test_the_command_names_file_and_row_of_an_unknown_species(capsys):
     write_csv("picks.csv", [*table(BASE), Pick("E1", "albumin", 1.0, 2.0, 3.0)])
     assert main(["truth.csv", "picks.csv"]) == 1

@@ -24,10 +24,10 @@ from typing import Any
 
 from scripts.datasets.runs import mask_of_run
 from scripts.errors import InputError
+from scripts.picks.kaggle_csv import ANNOTATED_FILE
 from scripts.records import canonical
 from scripts.species import SpeciesSet
 
-ANNOTATED_FILE = "annotated.json"
 ENTRY, MASK = "annotated", "annotated_mask"  # keys of a run's row
 OTHERS = "*"
 KEYS = ("species", "region", "complete")
@@ -63,6 +63,14 @@ class Annotated:
     def holds(self, name: str) -> bool:
         """Return whether a species was annotated."""
         return self.species is None or name in self.species
+
+    def may_include(self, xyz_angstrom: Sequence[float]) -> bool:
+        """Return whether a place ``(x, y, z)`` in Å may be in the region.
+
+        Only what the box says in Å counts: its voxels, and a mask, need the tomogram.
+        """
+        ends_by_axis = {key[0]: ends for key, ends in self.box if key.endswith("angstrom")}
+        return all(first <= xyz_angstrom["xyz".index(axis)] <= last for axis, (first, last) in ends_by_axis.items())
 
     def as_row(self) -> dict[str, str]:
         """Return the entry as texts for a run's row; the mask is a path of its own, so that its content is recorded."""

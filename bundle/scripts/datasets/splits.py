@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from scripts.datasets.annotated import require_annotated
 from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, paths_in_words
-from scripts.datasets.truth import count_truths, list_labelled_runs
+from scripts.datasets.truth import TruthSource, count_truths, list_labelled_runs, runs_of_probable_truth
 from scripts.errors import InputError
+from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,9 @@ def split_runs(
 ) -> list[str]:
     """Return the names of the runs to validate on: those given, or else every fifth run, from the last one by name.
 
-    Runs in ``without`` are left out, and runs whose name occurs in several folders are not chosen. A single run is not
-    split: the list is empty, and a warning says that there is nothing to validate on.
+    Runs in ``without`` are left out. Runs whose name occurs in several folders are not chosen, nor those of
+    pseudo-labels alone, see `truth.runs_of_probable_truth`, which the log names. A single run is not split: the list is
+    empty, and a warning says that there is nothing to validate on.
 
     Args:
         dataset_dir: see `runs.list_runs`.
@@ -45,12 +48,12 @@ def split_runs(
             `fold_runs`; None takes every fifth by name.
         species_names: of the species, for a share.
         seed: of the choice, for a share.
-        truth_user_id: see `truth.list_labelled_runs`, for a share.
-        truth_session_id: see `truth.list_labelled_runs`, for a share.
+        truth_user_id: see `truth.list_labelled_runs`.
+        truth_session_id: see `truth.list_labelled_runs`.
         annotated: see `truth.list_labelled_runs`, for a share.
 
     Raises:
-        InputError: the share is not above 0 and at most a half.
+        InputError: the share is not above 0 and at most a half, or a table of truth cannot be read.
     """
     if validation_share is not None and not 0 < validation_share <= 0.5:
         raise InputError(f"validation_share must be above 0 and at most 0.5; got {validation_share}.")
@@ -64,13 +67,21 @@ def split_runs(
             "%s holds one run only: it is trained on, and nothing is left to validate on", paths_in_words(found)
         )
         return []
-    single = sorted(name for name, count in Counter(names).items() if count == 1)
+    is_by_table = truth_user_id is None and truth_session_id is None
+    probable = runs_of_probable_truth(TruthSource(folder).tables[0] for folder in found if is_by_table)
+    _log_never_held_out([name for name in probable if name in names])
+    single = sorted(name for name, count in Counter(names).items() if count == 1 and name not in probable)
     if validation_share is None or not single:
         return single[::-1][::5]
     labelled = list_labelled_runs(
         dataset_dir, single, (), tomogram_kind, False, truth_user_id, truth_session_id, annotated
     )
     return sorted(fold_runs(count_truths(labelled, species_names), round(1 / validation_share), seed)[0])
+
+
+def _log_never_held_out(runs: Sequence[str]) -> None:
+    if runs:
+        logger.info("%s: pseudo-labels alone, so they are trained on and never held out", ", ".join(runs))
 
 
 def fold_runs(counts: CountsByRun, folds: int, seed: int = 0) -> list[list[str]]:
@@ -145,30 +156,34 @@ class FoldPlan:
 def plan_folds(
     dataset_dir: Folders,
     folds: int,
-    species_names: Sequence[str],
+    species_set: SpeciesSet,
     seed: int = 0,
     without: Sequence[str] = (),
     tomogram_kind: Kinds = None,
     truth_user_id: str | int | None = None,
     truth_session_id: str | int | None = None,
     annotated: str | Mapping[str, Any] | None = None,
+    needs_background: bool = True,
 ) -> FoldPlan:
     """Split the annotated runs of a dataset into folds, see `fold_runs`.
+
+    Runs of pseudo-labels alone, see `truth.runs_of_probable_truth`, are in no fold, and the log names them.
 
     Args:
         dataset_dir: as for `truth.list_labelled_runs`, and so are the others.
         folds: their number.
-        species_names: of the species to be learned.
+        species_set: the species to be learned.
         seed: of the split.
         without: names of runs to leave out.
         tomogram_kind: kind of tomogram; all kinds of a run are in one fold.
         truth_user_id: user whose picks are the truth.
         truth_session_id: session whose picks are the truth.
         annotated: what was annotated in the runs.
+        needs_background: of the trainings, see `annotated.require_annotated`.
 
     Raises:
         InputError: there are fewer than two folds, or more than runs; or a fold's network would see no particle of a
-            species.
+            species, or could not be trained, see `annotated.require_annotated`.
     """
     labelled = list_labelled_runs(
         dataset_dir, None, without, tomogram_kind, False, truth_user_id, truth_session_id, annotated
@@ -177,15 +192,18 @@ def plan_folds(
         raise InputError(
             f"folds must be a whole number from 2, so that there are runs to train on beside a fold; got {folds}."
         )
-    if folds > len(labelled):
-        names = ", ".join(row["run"] for row in labelled) or "none"
+    probable = runs_of_probable_truth(row["label"] for row in labelled)
+    held_out = [row for row in labelled if row["run"] not in probable]
+    _log_never_held_out([row["run"] for row in labelled if row["run"] in probable])
+    if folds > len(held_out):
+        names = ", ".join(row["run"] for row in held_out) or "none"
         raise InputError(
-            f"{dataset_dir} holds {len(labelled)} annotated tomograms ({names}), too few for {folds} folds: give fewer "
+            f"{dataset_dir} holds {len(held_out)} annotated tomograms ({names}), too few for {folds} folds: give fewer "
             "folds or more tomograms."
         )
-    counts = count_truths(labelled, species_names)
+    counts = count_truths(held_out, species_set.names)
     plan = FoldPlan(tuple(map(tuple, fold_runs(counts, folds, seed))), counts, seed)
-    for name in species_names:
+    for name in species_set.names:
         total = sum(row[name] for row in counts.values())
         for number, runs in enumerate(plan.runs):
             if total == sum(counts[run][name] for run in runs):
@@ -196,4 +214,11 @@ def plan_folds(
                     f"the network of fold {number} would see no '{name}': {where}. Annotate it in more tomograms, or "
                     "leave it out of the species file."
                 )
+    for number, runs in enumerate(plan.runs):
+        try:
+            require_annotated([row for row in labelled if row["run"] not in runs], species_set, needs_background)
+        except InputError as error:
+            raise InputError(
+                f"the network of fold {number} could not be trained without {', '.join(runs)}: {error}"
+            ) from error
     return plan

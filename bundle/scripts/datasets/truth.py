@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,12 @@ from scripts.copick_tree import (
     run_folder_of,
     session_file,
 )
-from scripts.datasets.annotated import ANNOTATED_FILE, ENTRY, Annotated, rows_with_annotated
+from scripts.datasets.annotated import ENTRY, Annotated, rows_with_annotated
 from scripts.datasets.runs import Folders, Kinds, TomogramFile, as_names, find_runs, paths_in_words, refuse_repeats
 from scripts.errors import InputError, InputWarning
 from scripts.picks import Pick, read_copick_folder, read_csv, read_relion5_star
 from scripts.picks.copick_json import copick_files
+from scripts.picks.kaggle_csv import ANNOTATED_FILE
 from scripts.species import SpeciesSet
 
 TRUTH_TABLE, TRUTH_STAR = "truth.csv", "truth.star"
@@ -68,9 +69,13 @@ def list_labelled_runs(
         here = [{**one.row, "label": str(source.path_for(one))} for one in chosen]
         table = source.tables[0]
         _check_table(table, [row["run"] for row in here if row["label"] == str(table)])
-        here = rows_with_annotated(
-            here, annotated, table.parent, [one.run for every in found.values() for one in every]
-        )
+        named = [
+            one.run
+            for other, every in found.items()
+            if annotated is not None or TruthSource(other).tables[0].parent == table.parent
+            for one in every
+        ]
+        here = rows_with_annotated(here, annotated, table.parent, named)
         _warn_of_absent_species([row for row in here if Path(row["label"]) not in source.tables])
         listed += chosen
         rows += here
@@ -136,7 +141,9 @@ class TruthSource:
 def count_truths(rows: Iterable[Mapping[str, str]], names: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return the number of true particles by run and species; several kinds of a run have the same truth.
 
-    Rejected and uncertain ones are not counted, nor are those of species that were not annotated in their run.
+    Rejected and uncertain ones are not counted, nor are those of species that were not annotated in their run, or
+    outside of a box in Å that was. No header is read: with a mask, with a box in voxels, and in a RELION 5 file, which
+    counts from the centre, the particles of the whole run are counted.
 
     Args:
         rows: of `list_labelled_runs`.
@@ -156,10 +163,29 @@ def count_truths(rows: Iterable[Mapping[str, str]], names: Sequence[str]) -> dic
         elif path not in tables:
             tables[path] = read_annotations(path, run)
         own = [pick for pick in tables[path] if pick.run == run and pick.weight == 1 and entry.holds(pick.species)]
-        found = Counter(pick.species for pick in own)
+        has_places = not path.endswith(".star")
+        found = Counter(pick.species for pick in own if not has_places or entry.may_include(pick.xyz_angstrom))
         before = counts.get(run, {})
         counts[run] = {name: found[name] + before.get(name, 0) for name in names}
     return counts
+
+
+def runs_of_probable_truth(tables: Iterable[str | Path]) -> list[str]:
+    """Return the runs of which nothing is certain, sorted: pseudo-labels alone.
+
+    They have rows with another weight than 1 and 0, and none with 1. A run without rows is certainly empty.
+
+    Args:
+        tables: paths of truths; only a table has weights, others are skipped.
+
+    Raises:
+        InputError: a table cannot be read.
+    """
+    weights: defaultdict[str, set[float]] = defaultdict(set)
+    for path in {Path(table) for table in tables}:
+        for pick in read_csv(path) if path.name == TRUTH_TABLE and path.exists() else ():
+            weights[pick.run].add(pick.weight)
+    return sorted(run for run, found in weights.items() if found - {0} and 1 not in found)
 
 
 def window_weights(rows: Iterable[Mapping[str, str]], species_set: SpeciesSet, rule: str) -> dict[str, float]:

@@ -28,6 +28,7 @@ from scripts.picking.image_picks import is_judged
 from scripts.picking.proposals import Proposals
 from scripts.preparation.image_facts import facts_of_image
 from scripts.records import as_json, first_difference, record_of
+from scripts.results.pseudo_labels import used_runs_in_words, uses_of_weights
 from scripts.scoring.calibration import fit_calibration
 from scripts.scoring.metrics import Counts, SpeciesScore, mean_f1, score_counts, score_species
 from scripts.scoring.out_of_fold import (
@@ -53,7 +54,11 @@ COLUMNS = (
 
 
 def run_folds(
-    plan: FoldPlan, output_dir: str | Path, cache_dir: str | Path | None, only_folds: int | Sequence[int] | None = None
+    plan: FoldPlan,
+    output_dir: str | Path,
+    cache_dir: str | Path | None,
+    only_folds: int | Sequence[int] | None = None,
+    checkpoint_path: str | Path | None = None,
 ) -> None:
     """Train the network of every fold, or of some, each by a command of its own in the folder ``fold_N``.
 
@@ -64,10 +69,12 @@ def run_folds(
         output_dir: where their folders are; ``plan.json`` there says what they are.
         cache_dir: of all trainings together.
         only_folds: numbers of the folds to train; None for all.
+        checkpoint_path: the weights that all start from, if any.
 
     Raises:
-        InputError: there is no such fold; other folds were begun in ``output_dir``; a fold's command failed; or this
-            process is no command of MONAI's bundles.
+        InputError: there is no such fold; the weights to start from know a tomogram of a fold, or have no card; other
+            folds were begun in ``output_dir``; a fold's command failed; or this process is no command of MONAI's
+            bundles.
     """
     if not is_bundle_command():
         raise InputError(f"{TASK} runs a command per fold, so start it as one: python -m monai.bundle run {TASK} ...")
@@ -76,6 +83,12 @@ def run_folds(
     for number in chosen:
         if number not in range(count):
             raise InputError(f"only_folds names fold {number}; the folds are called 0 to {count - 1}.")
+    used = "" if checkpoint_path is None else used_runs_in_words(plan.counts, uses_of_weights(Path(checkpoint_path)))
+    if used:
+        raise InputError(
+            f"{checkpoint_path} knows tomograms that folds hold out ({used}): start from other weights, or leave them "
+            "out by excluded_runs."
+        )
     keep_plan(Path(output_dir) / FOLDS_PLAN, plan)
     logger.info("%d folds of %d tomograms:\n%s", count, len(plan.counts), plan.table())
     for number in chosen:
@@ -112,7 +125,12 @@ def folder_of(output_dir: str | Path, number: int) -> Path:
 
 
 def fold_arguments(arguments: Sequence[str], settings: Mapping[str, Any]) -> list[str]:
-    """Return the arguments of a fold's command: those of the whole one, with its task and with other settings."""
+    """Return the arguments of a fold's command: those of the whole one, with its task and with other settings.
+
+    Raises:
+        InputError: the task does not stand exactly once among the arguments, so that no fold can be asked for.
+    """
+    tasks = {TASK: FOLD_TASK} | {f"--run{dash}id={TASK}": f"--run_id={FOLD_TASK}" for dash in "-_"}
     kept: list[str] = []
     words = iter(arguments)
     for word in words:
@@ -121,7 +139,13 @@ def fold_arguments(arguments: Sequence[str], settings: Mapping[str, Any]) -> lis
             if not equals:
                 next(words, None)
         else:
-            kept.append(FOLD_TASK if word == TASK else word)
+            kept.append(tasks.get(word, word))
+    count = sum(word in tasks.values() for word in kept)
+    if count != 1:
+        raise InputError(
+            f"the command must name its task once, which is {FOLD_TASK} for a fold; it is there {count} times: start "
+            f"it as python -m monai.bundle run {TASK} ..."
+        )
     return [*kept, *(word for key, value in settings.items() for word in (f"--{key}", str(value)))]
 
 

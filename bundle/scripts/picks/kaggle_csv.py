@@ -16,6 +16,7 @@ from scripts.picks.pick import UNKNOWN, Pick
 REQUIRED_COLUMNS = ("experiment", "particle_type", "x", "y", "z")
 OPTIONAL_COLUMNS = ("score", "radius_angstrom", "x_voxel", "y_voxel", "z_voxel", "network_score")
 ANNOTATION_COLUMNS = ("weight", "origin")
+ANNOTATED_FILE = "annotated.json"  # beside a table of truth, see `datasets.annotated`
 
 
 def write_csv(path: str | Path, picks: Iterable[Pick]) -> None:

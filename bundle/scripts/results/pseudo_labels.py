@@ -167,10 +167,15 @@ def refuse_used_runs(runs: Sequence[str], uses: Mapping[str, Collection[str]]) -
     Raises:
         InputError: names the runs and what they are used for.
     """
-    found = {use: [run for run in runs if run in names] for use, names in uses.items()}
-    listed = "; ".join(f"{use}: {', '.join(names)}" for use, names in found.items() if names)
+    listed = used_runs_in_words(runs, uses)
     if listed:
         raise InputError(f"no pseudo-labels for runs that are in use ({listed}): leave them out.")
+
+
+def used_runs_in_words(runs: Collection[str], uses: Mapping[str, Collection[str]]) -> str:
+    """Return which of some runs are in use, and what for; empty if none is."""
+    found = {use: [run for run in runs if run in names] for use, names in uses.items()}
+    return "; ".join(f"{use}: {', '.join(names)}" for use, names in found.items() if names)
 
 
 def labels_of(record: Record, candidates: Iterable[Pick], accept: float, uncertain: float) -> list[Pick]:

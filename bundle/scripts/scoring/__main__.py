@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from scripts.errors import InputError, run_tool
 from scripts.picks import read_csv
+from scripts.picks.kaggle_csv import ANNOTATED_FILE
 from scripts.scoring.frames import common_shift_of, other_frame_of, pairs_of
 from scripts.scoring.matching import MODES
 from scripts.scoring.metrics import format_table, score_picks
@@ -36,6 +38,10 @@ def print_score(options: argparse.Namespace) -> None:
     species_set = read_species(options.species)
     truth, picks = read_csv(options.truth), read_csv(options.picks)
     score = score_picks(truth, picks, species_set, options.mode, truth_source=options.truth, picks_source=options.picks)
+    annotated = Path(options.truth).with_name(ANNOTATED_FILE)
+    if annotated.exists():
+        found = f"{annotated} is not applied here: what was not annotated counts as empty; run evaluating applies it"
+        print(f"warning: {found}.", file=sys.stderr)
     pairs = pairs_of(truth, picks, species_set)
     frame = other_frame_of(pairs, species_set.voxel_size_angstrom)
     if frame:
