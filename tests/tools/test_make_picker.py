@@ -77,7 +77,8 @@ def picker(tool, patch, tmp_path_factory):
     make, pick = commands()
     patch.chdir(ROOT)
     listed = subprocess.run([*shlex.split(make), "--dry-run"], capture_output=True, text=True, check=True).stdout
-    words = shlex.split(listed.splitlines()[-1].replace("p97.mrc", str(write_p97(folder / "p97.mrc"))))
+    line = next(line for line in listed.splitlines() if "make_picker.py" in line)  # a make inside of make says more
+    words = shlex.split(line.replace("p97.mrc", str(write_p97(folder / "p97.mrc"))))
     options = tool.read_arguments([*words[2:], "--smoke", "--output_dir", str(folder / "out")])
 
     def stop(*arguments, **settings):
