@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.atomic_files import write_atomically
+from scripts.markdown import markdown_table
 
 
 def write_tables_of(rows: Sequence[Mapping[str, Any]], page: str, stem: Path) -> None:
@@ -22,5 +23,4 @@ def write_tables_of(rows: Sequence[Mapping[str, Any]], page: str, stem: Path) ->
 
 def page_of(text: str, head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a page of Markdown: a text, and a table with its head."""
-    table = [head, ["---"] * len(head), *lines]
-    return "\n".join([text, *(f"| {' | '.join(line)} |" for line in table)]) + "\n"
+    return f"{text}\n{markdown_table(head, lines)}\n"

@@ -19,6 +19,7 @@ GROUND = {
     "command_line",
     "file_names",
     "file_pages",
+    "markdown",
     "memory",
 }  # may be imported by all
 ALLOWED = {

@@ -1,4 +1,4 @@
-"""Steps that the tools share: run a command of the bundle, score weights, write tables."""
+"""Steps that the tools share: run a command of the bundle, score weights, read tables."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,3 @@ def read_rows(path: Path) -> Rows:
 def three(value: Any) -> str:
     """Return a number with three decimals; nothing for nothing."""
     return f"{float(value):.3f}" if value != "" else ""
-
-
-def markdown(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)

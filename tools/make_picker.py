@@ -28,12 +28,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
 import numpy as np  # noqa: E402
-from bundle_steps import bundle_run, evaluate, markdown, read_rows, three  # noqa: E402
+from bundle_steps import bundle_run, evaluate, read_rows, three  # noqa: E402
 from scripts.atomic_files import lock_folder, require_disk_space, require_writable, write_atomically  # noqa: E402
 from scripts.command_line import report_input_warnings_in_one_line  # noqa: E402
 from scripts.copick_tree import session_file  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.file_names import require_file_name  # noqa: E402
+from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.model_card import sha256_of  # noqa: E402
 from scripts.networks.weights import read_model, read_tensors, save_model  # noqa: E402
 from scripts.records import as_json, first_difference  # noqa: E402
@@ -469,7 +470,7 @@ def page(output: Path, names: list[str], found: Mapping[tuple[float, str], list[
             wrong = f"{best['wrong']} of {best['picks']}"
             rows.append([contrast, kind, name, best["truths"], *numbers, wrong, three(most["f4"])])
     heads = ["contrast", "kind", "species", "particles", "precision", "recall", "F1", "wrong picks", "F4"]
-    return PAGE.format(names=", ".join(names), weights=output / "model.pt", table=markdown(heads, rows))
+    return PAGE.format(names=", ".join(names), weights=output / "model.pt", table=markdown_table(heads, rows))
 
 
 if __name__ == "__main__":

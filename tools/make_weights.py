@@ -23,10 +23,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
 import torch  # noqa: E402
-from bundle_steps import Rows, bundle_run, evaluate, markdown, read_rows, three  # noqa: E402
+from bundle_steps import Rows, bundle_run, evaluate, read_rows, three  # noqa: E402
 from format_configs import layout_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
+from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.weights import read_model, save_model  # noqa: E402
 
 FIT, KINDS = "wbp", ("wbp", "denoised")
@@ -330,7 +331,7 @@ def totals_table(scores: dict[str, dict[str, Rows]]) -> str:
                 numbers = [three(row[key]) for key in ("precision", "recall", "f1", "f4")]
                 way = f"second look, {row['operating_point']}"
                 rows.append(["", way, *numbers, f"{row['wrong']} of {row['picks']}"])
-    return markdown(["data", "picks of", "precision", "recall", "mean F1", "F4", "wrong picks"], rows)
+    return markdown_table(["data", "picks of", "precision", "recall", "mean F1", "F4", "wrong picks"], rows)
 
 
 def species_table(scores: dict[str, dict[str, Rows]]) -> str:
@@ -354,7 +355,7 @@ def species_table(scores: dict[str, dict[str, Rows]]) -> str:
                 ]
             )  # fmt: skip
     heads = ["data", "species", "truths", "wrong before", "F1 before", "wrong", "precision", "recall", "F1", "F4"]
-    return markdown([*heads, "average precision", "calibration error", "of exact scores"], rows)
+    return markdown_table([*heads, "average precision", "calibration error", "of exact scores"], rows)
 
 
 def points_table(scores: dict[str, dict[str, Rows]]) -> str:
@@ -364,7 +365,7 @@ def points_table(scores: dict[str, dict[str, Rows]]) -> str:
         for label, key, point in ((name, "precision", "precision 0.9"), ("", "recall", "recall 0.95")):
             own = [row for row in tables["points"] if row["operating_point"] == point]
             rows.append([label, point, *(f"{three(row[key])} ({row['picks']})" for row in own)])
-    return markdown(["data", "asked for", *(row["species"] for row in own)], rows)
+    return markdown_table(["data", "asked for", *(row["species"] for row in own)], rows)
 
 
 def install(weights: Path, second_look: Path, made: dict[str, Any]) -> None:

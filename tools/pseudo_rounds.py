@@ -27,11 +27,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
-from bundle_steps import bundle_run, markdown, read_rows, three  # noqa: E402
+from bundle_steps import bundle_run, read_rows, three  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.runs import list_runs  # noqa: E402
 from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
+from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.model_card import card_path, needed_card, sha256_of  # noqa: E402
 from scripts.picking.second_look import SECOND_LOOK  # noqa: E402
 from scripts.picks import read_csv, write_csv  # noqa: E402
@@ -203,7 +204,7 @@ def run_rounds(options: argparse.Namespace) -> None:
             rounds.train(number, flagged)
     names = [row["species"] for row in rows[:-1]]
     heads = ["round", "mean F1", "precision", "wrong picks", "F4", *(f"{name}: accepted / uncertain" for name in names)]
-    print(markdown([*heads, "not calibrated"], [line + [""] * (len(heads) + 1 - len(line)) for line in table]))
+    print(markdown_table([*heads, "not calibrated"], [line + [""] * (len(heads) + 1 - len(line)) for line in table]))
     best = scores.index(max(scores))
     print(f"best: {rounds.weights(best)} with {rounds.second_look(best)}")
 

@@ -19,8 +19,9 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
-from bundle_steps import Rows, bundle_run, evaluate, markdown, read_rows  # noqa: E402
+from bundle_steps import Rows, bundle_run, evaluate, read_rows  # noqa: E402
 from make_weights import SCORED  # noqa: E402
+from scripts.markdown import markdown_table  # noqa: E402
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as shipped, trained shorter": (),
@@ -108,7 +109,7 @@ def table(found: dict[str, list[dict[str, Rows]]]) -> str:
             wrong = ", ".join(f"{row['wrong']} of {row['picks']}" for row in totals)
             cells.append(f"{np.mean(f1):.3f} ({', '.join(f'{value:.3f}' for value in f1)}; wrong {wrong})")
         lines.append([name, *cells])
-    return markdown(heads, lines)
+    return markdown_table(heads, lines)
 
 
 if __name__ == "__main__":

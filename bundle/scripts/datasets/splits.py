@@ -14,6 +14,7 @@ from scripts.datasets.annotated import require_annotated
 from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, paths_in_words
 from scripts.datasets.truth import TruthSource, count_truths, list_labelled_runs, runs_of_probable_truth
 from scripts.errors import InputError
+from scripts.markdown import markdown_table
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
@@ -145,12 +146,12 @@ class FoldPlan:
     def table(self) -> str:
         """Return a Markdown table of the runs, their folds and their particles, with the sums of every fold."""
         species = list(next(iter(self.counts.values())))
-        rows = [["fold", "tomogram", *species], ["---"] * (2 + len(species))]
+        rows = []
         for number, names in enumerate(self.runs):
             rows += [[str(number), run, *(str(self.counts[run][name]) for name in species)] for run in names]
             sums = [str(sum(self.counts[run][name] for run in names)) for name in species]
             rows.append([f"**{number}**", f"**all {len(names)}**", *sums])
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        return markdown_table(["fold", "tomogram", *species], rows)
 
 
 def plan_folds(

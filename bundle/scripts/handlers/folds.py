@@ -22,6 +22,7 @@ from scripts.datasets.splits import FoldPlan
 from scripts.errors import InputError
 from scripts.handlers.finished_sample import samples_of
 from scripts.handlers.training_logs import read_metrics
+from scripts.markdown import markdown_table
 from scripts.networks.model_card import needed_card, record_thresholds, sha256_of
 from scripts.picking.calibrated_scores import write_calibration
 from scripts.picking.image_picks import is_judged
@@ -400,8 +401,3 @@ def _commands(folder: Path, count: int, best: int, is_calibrated: bool) -> list[
         ("all networks together, with thresholds for F4 in place of calibrated scores", together, thresholds),
     ]
     return [f"# {purpose}\n{words} {how}" for purpose, words, how in wanted if is_calibrated or how == thresholds]
-
-
-def markdown_table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in [heads, ["---"] * len(heads), *rows])
