@@ -33,7 +33,7 @@ from scripts.datasets.runs import list_runs  # noqa: E402
 from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
-from scripts.networks.model_card import card_path, needed_card, sha256_of  # noqa: E402
+from scripts.networks.model_card import card_path, needed_card, sha256_of, uses_of_weights  # noqa: E402
 from scripts.picking.second_look import SECOND_LOOK  # noqa: E402
 from scripts.picks import read_csv, write_csv  # noqa: E402
 from scripts.records import first_difference  # noqa: E402
@@ -44,7 +44,6 @@ from scripts.results.pseudo_labels import (  # noqa: E402
     judged_runs,
     labels_of,
     refuse_used_runs,
-    uses_of_weights,
 )
 from scripts.results.run_folder import RECORD_FILE, read_record  # noqa: E402
 

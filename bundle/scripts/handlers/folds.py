@@ -23,13 +23,18 @@ from scripts.errors import InputError
 from scripts.handlers.finished_sample import samples_of
 from scripts.handlers.training_logs import read_metrics
 from scripts.markdown import markdown_table
-from scripts.networks.model_card import needed_card, record_thresholds, sha256_of
+from scripts.networks.model_card import (
+    needed_card,
+    record_thresholds,
+    sha256_of,
+    used_runs_in_words,
+    uses_of_weights,
+)
 from scripts.picking.calibrated_scores import write_calibration
 from scripts.picking.image_picks import is_judged
 from scripts.picking.proposals import Proposals
 from scripts.preparation.image_facts import facts_of_image
 from scripts.records import as_json, first_difference, record_of
-from scripts.results.pseudo_labels import used_runs_in_words, uses_of_weights
 from scripts.scoring.calibration import fit_calibration
 from scripts.scoring.metrics import Counts, SpeciesScore, mean_f1, score_counts, score_species
 from scripts.scoring.out_of_fold import (

@@ -24,7 +24,7 @@ from scripts.networks.crop_classifier import CropClassifier
 from scripts.networks.model_card import needed_card, network_of, sha256_of
 from scripts.networks.weights import load_weights, read_bytes, save_model
 from scripts.pages.figures import reliability_figure, save_figure
-from scripts.picking.calibration import within
+from scripts.picking.calibration import warn_of_uncalibrated, within
 from scripts.picking.familiarity import Familiarity, statistics_of
 from scripts.picking.image_picks import is_judged, keep_inside
 from scripts.picking.operating_point import OperatingPoint, parse_operating_points
@@ -36,7 +36,6 @@ from scripts.picking.second_look import (
     NOT_CALIBRATED,
     SECOND_LOOK,
     SecondLook,
-    warn_of_uncalibrated,
 )
 from scripts.picking.stored_proposals import read_proposals, write_proposals
 from scripts.preparation.cache import PROPOSALS_PATH, entry_name

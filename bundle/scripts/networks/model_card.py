@@ -15,7 +15,7 @@ import hashlib
 import json
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
@@ -33,6 +33,7 @@ from scripts.species import Species, SpeciesSet, parse_species, read_species, wi
 CARD_FORMAT = 1  # increase when the layout of the file changes
 SHA256, PREVIOUS = "weights_sha256", "previous"
 REQUIRED = ("format", "network_def", "voxel_size_angstrom", "species", "contrast", "painter", SHA256)
+FITTED_KEYS = ("trained_on", "thresholds_fitted_on")  # the runs that decided about the weights
 RADII = ("radius_angstrom", "target_radius_angstrom")
 IDENTITY = ("label", *RADII)  # what identifies a species; its threshold may change
 OWN_SPECIES = "Leave species_path out to take the model's species, or train on yours"
@@ -317,6 +318,23 @@ def check_voxel_size_of(card: Mapping[str, Any], species_set: SpeciesSet, weight
         raise InputError(
             f"{weights} was trained on voxels of {theirs:g} Å, the species file has {ours:g} Å. {OWN_SPECIES}."
         )
+
+
+def uses_of_weights(checkpoint_path: Path) -> dict[str, Sequence[str]]:
+    """Return the runs that the card of a weights file lists, by what they were used for.
+
+    Raises:
+        InputError: there is no card.
+    """
+    card, path = needed_card(checkpoint_path, "another checkpoint_path"), card_path(checkpoint_path)
+    uses: dict[str, Sequence[str]] = {f"{key} in {path}": card.get(key) or () for key in FITTED_KEYS}
+    return {**uses, f"calibration in {path}": card.get("calibration", {}).get("fitted_on", ())}
+
+
+def used_runs_in_words(runs: Collection[str], uses: Mapping[str, Collection[str]]) -> str:
+    """Return which of some runs are in use, and what for; empty if none is."""
+    found = {use: [run for run in runs if run in names] for use, names in uses.items()}
+    return "; ".join(f"{use}: {', '.join(names)}" for use, names in found.items() if names)
 
 
 def was_trained_on(card: Mapping[str, Any], species: Species) -> bool:

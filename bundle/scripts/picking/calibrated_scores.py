@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.atomic_files import write_atomically
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputError
 from scripts.networks.model_card import sha256_of
-from scripts.picking.calibration import Calibration
+from scripts.picking.calibration import Calibration, warn_of_uncalibrated
 from scripts.picking.proposals import Proposals
 from scripts.species import SpeciesSet
 
@@ -96,7 +95,5 @@ def load_calibration(
     for file in files:
         if sha256_of(file) not in known:
             raise InputError(f"{path} was not fitted for {file}: leave calibration_path out, or give the weights' own.")
-    for name, reason in left.items():
-        message = f"{path}: the probability of {name} is not calibrated: {reason}."
-        warnings.warn(message, InputWarning, stacklevel=2)
+    warn_of_uncalibrated(path, left)
     return CalibratedScores(calibration)

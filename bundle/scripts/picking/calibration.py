@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
+
+from scripts.errors import InputWarning
 
 LARGEST = 12.0  # log-odds beyond which an answer counts for no more
 TERMS = ("first", "second", "first_confidence", "second_confidence", "offset")
@@ -98,3 +102,15 @@ def log_odds_of(log_probabilities: NDArray[np.floating[Any]]) -> NDArray[np.floa
     others = np.clip(probabilities.sum(axis=1, keepdims=True) - probabilities, np.exp(-LARGEST), None)
     answer: NDArray[np.float64] = (log_probabilities - np.log(others))[:, 1:]
     return answer
+
+
+def warn_of_uncalibrated(path: str | Path, reasons: Mapping[str, str]) -> None:
+    """Warn of the species whose probability is not calibrated.
+
+    Args:
+        path: the file that holds the calibration.
+        reasons: by the species' names.
+    """
+    for name, reason in reasons.items():
+        message = f"{path}: the probability of {name} is not calibrated: {reason}."
+        warnings.warn(message, InputWarning, stacklevel=3)

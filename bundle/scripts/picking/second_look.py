@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from scripts.networks.crop_classifier import CropClassifier
 from scripts.networks.model_card import SHA256, current_card, needed_card, network_of, sha256_of
 from scripts.networks.weights import load_weights
 from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
-from scripts.picking.calibration import Calibration, log_odds_of, lower_probabilities
+from scripts.picking.calibration import Calibration, log_odds_of, lower_probabilities, warn_of_uncalibrated
 from scripts.picking.familiarity import Familiarity, statistics_of
 from scripts.picking.proposals import Proposals
 from scripts.preparation.crops import COPIES, Brightness, CropShape, as_input, cut_crop, turned_copies
@@ -241,18 +241,6 @@ def load_second_look(
         raise InputError(f"{path}: its card is damaged: {error}. Copy both again.") from error
     warn_of_uncalibrated(path, card.get(NOT_CALIBRATED) or {})
     return SecondLook(network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path), card[FIRST_SHA256])
-
-
-def warn_of_uncalibrated(path: str | Path, reasons: Mapping[str, str]) -> None:
-    """Warn of the species whose probability is not calibrated.
-
-    Args:
-        path: of the second look.
-        reasons: by the species' names.
-    """
-    for name, reason in reasons.items():
-        message = f"{path}: the probability of {name} is not calibrated: {reason}."
-        warnings.warn(message, InputWarning, stacklevel=3)
 
 
 def _sha256_of_all(checkpoint_path: str | Path) -> set[str]:

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError, run_tool
-from scripts.networks.model_card import card_path, needed_card
+from scripts.networks.model_card import used_runs_in_words, uses_of_weights
 from scripts.picking.calibration import UNFITTED
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.results.run_folder import PICKS_TABLE, RECORD_FILE, Record, read_failure, read_record
 
 ACCEPT, UNCERTAIN = 0.9, 0.2  # lowest scores of a label and of a place that training ignores
-FITTED_KEYS = ("trained_on", "thresholds_fitted_on")  # of a card: the runs that decided about the weights
 HIGHEST_WEIGHT = 0.999999  # of a label: a table has six decimals, and 1 is a certain particle
 DIGITS = 12  # of a SHA-256 in an origin
 
@@ -146,17 +145,6 @@ def fault_of_run(record: Record, uncertain: float, allow_uncalibrated: bool = Fa
     return None
 
 
-def uses_of_weights(checkpoint_path: Path) -> dict[str, Sequence[str]]:
-    """Return the runs that the card of a weights file lists, by what they were used for.
-
-    Raises:
-        InputError: there is no card.
-    """
-    card, path = needed_card(checkpoint_path, "another checkpoint_path"), card_path(checkpoint_path)
-    uses: dict[str, Sequence[str]] = {f"{key} in {path}": card.get(key) or () for key in FITTED_KEYS}
-    return {**uses, f"calibration in {path}": card.get("calibration", {}).get("fitted_on", ())}
-
-
 def refuse_used_runs(runs: Sequence[str], uses: Mapping[str, Collection[str]]) -> None:
     """Refuse labels for runs that decided about weights, or are to measure them.
 
@@ -170,12 +158,6 @@ def refuse_used_runs(runs: Sequence[str], uses: Mapping[str, Collection[str]]) -
     listed = used_runs_in_words(runs, uses)
     if listed:
         raise InputError(f"no pseudo-labels for runs that are in use ({listed}): leave them out.")
-
-
-def used_runs_in_words(runs: Collection[str], uses: Mapping[str, Collection[str]]) -> str:
-    """Return which of some runs are in use, and what for; empty if none is."""
-    found = {use: [run for run in runs if run in names] for use, names in uses.items()}
-    return "; ".join(f"{use}: {', '.join(names)}" for use, names in found.items() if names)
 
 
 def labels_of(record: Record, candidates: Iterable[Pick], accept: float, uncertain: float) -> list[Pick]:
