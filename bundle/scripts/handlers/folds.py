@@ -138,21 +138,21 @@ def fold_arguments(arguments: Sequence[str], settings: Mapping[str, Any]) -> lis
     """
     tasks = {TASK: FOLD_TASK} | {f"--run{dash}id={TASK}": f"--run_id={FOLD_TASK}" for dash in "-_"}
     kept: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        key, equals, _ = word.removeprefix("--").partition("=")
-        if word.startswith("--") and key.replace("-", "_") in settings:
+    following = iter(arguments)
+    for argument in following:
+        key, equals, _ = argument.removeprefix("--").partition("=")
+        if argument.startswith("--") and key.replace("-", "_") in settings:
             if not equals:
-                next(words, None)
+                next(following, None)
         else:
-            kept.append(tasks.get(word, word))
-    count = sum(word in tasks.values() for word in kept)
+            kept.append(tasks.get(argument, argument))
+    count = sum(argument in tasks.values() for argument in kept)
     if count != 1:
         raise InputError(
             f"the command must name its task once, which is {FOLD_TASK} for a fold; it is there {count} times: start "
             f"it as python -m monai.bundle run {TASK} ..."
         )
-    return [*kept, *(word for key, value in settings.items() for word in (f"--{key}", str(value)))]
+    return [*kept, *(part for key, value in settings.items() for part in (f"--{key}", str(value)))]
 
 
 def run_bundle(number: int, arguments: Sequence[str]) -> None:

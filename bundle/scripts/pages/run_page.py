@@ -126,7 +126,7 @@ def write_run_page(
         compared: the comparison of the picks with the truth, as `compare_run` returns it; None where there is no truth.
         others: candidates of a second look that were not picked; a slider shows them.
         warning: shown at the top.
-        model: what tells the weights that picked from others; it stands in corrected tables.
+        model: short SHA-256 of the weights that picked, for the column ``origin`` of corrected tables.
         voxel_offset: that the picks' ångströms were written with, see `coordinates`.
     """
     if page_megabytes == 0:

@@ -1,4 +1,4 @@
-"""Tables of what persons said of picks."""
+"""Tables of corrected picks."""
 
 from __future__ import annotations
 
@@ -24,6 +24,6 @@ def merge_annotations(tables: Mapping[str, Sequence[Pick]]) -> list[Pick]:
 
 
 def count_annotations(annotations: Sequence[Pick]) -> str:
-    """Return in words how many annotations are particles, rejected and uncertain."""
+    """Return a line that counts the particles and the rejected and uncertain places."""
     particles, rejected = (sum(pick.weight == weight for pick in annotations) for weight in (1, 0))
     return f"{particles} particles, {rejected} rejected, {len(annotations) - particles - rejected} uncertain"

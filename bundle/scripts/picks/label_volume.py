@@ -1,4 +1,4 @@
-"""What a label volume that a person corrected says of picks."""
+"""Annotations from a label volume that was corrected by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def annotations_of_labels(
     voxel_offset: float,
     source: str,
 ) -> list[Pick]:
-    """Return what a label volume says of the picks that it was painted from, and the particles that it has besides.
+    """Compare a label volume with the picks that it was painted from; return both as annotations.
 
     A pick is a particle (weight 1) if the voxel of its centre has its species' label, else it was rejected (weight 0).
     Every connected blob without such a pick is one more particle, at its centroid.

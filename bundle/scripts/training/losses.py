@@ -1,8 +1,8 @@
 """Losses: of voxels whose truth is known, and for heat maps, in which the few voxels of particles count.
 
 Networks answer with logits. The losses for heat maps are squared errors: they compare ``sigmoid(logits)`` with the heat
-map, so that networks trained by them are used like any other: their probabilities are the heat map, and thresholds are
-heights in it.
+map, so that networks trained by them are used like any other: their probabilities are the heat map, and a threshold is
+a value of it.
 """
 
 from __future__ import annotations

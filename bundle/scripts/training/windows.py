@@ -144,11 +144,10 @@ class Painter(Protocol):
 class PaintTargetsd(MapTransform):
     """Turn the true particles of a window into the target of the loss.
 
-    A particle that is believed with a probability is painted with it as its height; where two such of a species meet,
-    the nearer one's counts. Voxels of which nothing is known
-    are NaN, see `losses.KnownVoxels`: outside the region that was annotated, where an uncertain particle would be
-    painted, and, of a species of which not all particles are annotated, all voxels but those of its particles and of
-    what was rejected.
+    The target of a particle that is known with a probability is that probability; where two of a species overlap, it is
+    that of the nearer one. Unknown voxels are NaN, see `losses.KnownVoxels`: those outside the annotated region, those
+    that an uncertain particle would cover, and, for a species whose annotation is incomplete, all but those of its
+    particles and of rejected ones.
 
     Args:
         keys: the true particles ``(N, 4)``, rows of label and voxel index; become the target ``(C, Z, Y, X)``.
@@ -204,8 +203,8 @@ class PaintTargetsd(MapTransform):
 
         perhaps = weights > 0
         if (perhaps & is_close).any():
-            heights = heights_of(target.shape, known.doubtful[perhaps & is_close], margin)
-            np.maximum(target, heights * painted(perhaps), out=target)
+            probability = nearest_weights(target.shape, known.doubtful[perhaps & is_close], margin)
+            np.maximum(target, probability * painted(perhaps), out=target)
         is_unknown = (
             painted(np.isnan(weights)) > SHOWN if np.isnan(weights).any() else np.zeros(target.shape, dtype=bool)
         )
@@ -218,15 +217,15 @@ class PaintTargetsd(MapTransform):
         return target
 
 
-def heights_of(shape: Sequence[int], rows: NDArray[np.float64], margin_voxels: float) -> NDArray[np.float32]:
+def nearest_weights(shape: Sequence[int], rows: NDArray[np.float64], margin_voxels: float) -> NDArray[np.float32]:
     """Return the weight of the nearest particle of the species at every voxel of a window, ``(C, Z, Y, X)``.
 
     Args:
         shape: ``(C, Z, Y, X)``.
         rows: ``(N, 5)``, label, voxel index and weight.
-        margin_voxels: farther from a particle along an axis it counts no more, and without any the height is 0.
+        margin_voxels: farther from a particle along an axis it counts no more, and without any the weight is 0.
     """
-    heights, least = np.zeros(shape, dtype=np.float32), np.full(shape, np.inf, dtype=np.float32)
+    nearest, least = np.zeros(shape, dtype=np.float32), np.full(shape, np.inf, dtype=np.float32)
     for row in rows:
         box = box_around(row[1:4], margin_voxels, shape[1:])
         if box is None:
@@ -236,8 +235,8 @@ def heights_of(shape: Sequence[int], rows: NDArray[np.float64], margin_voxels: f
         )
         squared, place = z + y + x, (int(row[0]) - 1, *box)
         is_nearer = squared < least[place]
-        least[place][is_nearer], heights[place][is_nearer] = squared[is_nearer], row[4]
-    return heights
+        least[place][is_nearer], nearest[place][is_nearer] = squared[is_nearer], row[4]
+    return nearest
 
 
 def mean_of_cubes(volume: Tensor, side: int) -> Tensor:
