@@ -148,7 +148,7 @@ def test_voxels_that_are_no_cubes_are_refused_unless_the_user_states_their_size(
         (b"x" * 3000, "a text"),
         (b"\x89HDF\r\n\x1a\n" + bytes(2000), "an HDF5 file"),
         (bytes(3000), "something unknown"),
-        (gzip.compress(b"<html></html>"), "an HTML page"),
+        (gzip.compress(b"<html></html>", mtime=0), "an HTML page"),
         (bytes(344) + b"ni1\0" + bytes(1000), r"half of a NIfTI pair \(\.hdr, \.img\): save it as one \.nii file"),
     ],
 )
