@@ -47,7 +47,9 @@ from tables import page_of, write_tables_of  # noqa: E402
 
 from networks.clocks import CLOCKS  # noqa: E402
 from networks.definitions import NEEDS_TIMM, NETWORKS, OWN_NETWORK, Plan, build_networks, settings_of  # noqa: E402
-from networks.training import fit_and_score, probe, train  # noqa: E402
+from networks.training import POINTS, fit_and_score, probe, train  # noqa: E402
+
+COUNTED = ("precision", "recall", "picks", "wrong")
 
 
 def run_all(plan: Plan, names: Sequence[str], seeds: Sequence[int]) -> None:
@@ -76,8 +78,8 @@ def run_all(plan: Plan, names: Sequence[str], seeds: Sequence[int]) -> None:
         }
         with write_atomically(path) as file:
             file.write(json.dumps({**result, "conditions": conditions}, indent=4) + "\n")
-        total = result["scores"][MODES[0]]["total"]
-        print(f"{name}, seed {seed}, {chosen}: {result['steps']} steps, F4 {total:.4f}", flush=True)
+        f1, f4 = result["f1"]["scores"]["f1"], result["f4"]["scores"]["f4"][MODES[0]]["total"]
+        print(f"{name}, seed {seed}, {chosen}: {result['steps']} steps, F1 {f1:.4f}, F4 {f4:.4f}", flush=True)
         write_tables(plan.output_dir)
         del network
         gc.collect()  # a trainer and its handlers refer to each other, and keep the accelerator's memory
@@ -119,17 +121,23 @@ def check_results(results: Sequence[Mapping[str, Any]], wanted: Mapping[str, Any
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return one row per network: means over its seeds, and half the range of the totals."""
+    """Return one row per network: means over its seeds, and half the range of the totals.
+
+    The keys are those of the table's columns: a score of an operating point has the name of the point before it.
+    """
     rows = []
     for name in dict.fromkeys(result["network"] for result in results):
         own = [result for result in results if result["network"] == name]
         row: dict[str, Any] = {"network": name, "seeds": len(own), "parameters": own[0]["parameters"]}
         row["steps"] = fmean(result["steps"] for result in own)
-        for mode in MODES:
-            totals = [result["scores"][mode]["total"] for result in own]
-            row |= {f"f4_{mode}": fmean(totals), f"f4_{mode}_half_range": (max(totals) - min(totals)) / 2}
-        for species in own[0]["thresholds"]:
-            row[f"f4_{species}"] = fmean(result["scores"][MODES[0]][species] for result in own)
+        totals = {"f1": [result["f1"]["scores"]["f1"] for result in own]}
+        totals |= {f"f4_{mode}": [result["f4"]["scores"]["f4"][mode]["total"] for result in own] for mode in MODES}
+        for key, values in totals.items():
+            row |= {key: fmean(values), f"{key}_half_range": (max(values) - min(values)) / 2}
+        for point, key in product(POINTS, COUNTED):
+            row[f"{key}_at_{point}"] = fmean(result[point]["scores"][key] for result in own)
+        for species in own[0]["f4"]["thresholds"]:
+            row[f"f4_{species}"] = fmean(result["f4"]["scores"]["f4"][MODES[0]][species] for result in own)
         for key in ("seconds_per_step", "seconds_per_tomogram"):
             row[key] = fmean(result[key] for result in own)
         row["precision"], row["memory_format"] = own[0]["format"].split(", ")
@@ -149,7 +157,7 @@ def write_tables(folder: Path) -> None:
     definitions = {result["network"]: {"definition": result["definition"]} for result in reversed(results)}
     check_results(results, results[0]["conditions"], definitions)
     rows = summarise(results)
-    page = format_page(rows, list(results[0]["thresholds"]), results[0]["conditions"])
+    page = format_page(rows, list(results[0]["f4"]["thresholds"]), results[0]["conditions"])
     write_tables_of(rows, page, folder / "comparison")
 
 
@@ -159,18 +167,30 @@ def format_page(rows: Sequence[Mapping[str, Any]], species: Sequence[str], condi
     text = (
         f"Each network trained for {conditions['budget_seconds']:g} s ({conditions['clock']} clock) on "
         f"{conditions['device']}. Thresholds fitted on {validation}, scored on {test}: mean over the seeds ± half "
-        f"their range; F4 of a species in mode {MODES[0]}.\n"
+        "their range; mean F1 of the species, precision and the first wrong picks one to one with thresholds for F1, "
+        f"all F4 and the second wrong picks with those for F4; F4 of a species in mode {MODES[0]}.\n"
     )
-    head = ["network", "parameters", "seeds", "steps", *(f"F4 ({mode})" for mode in MODES), *species]
+    head = ["network", "parameters", "seeds", "steps", "F1", "precision", "wrong picks"]
+    head += [*(f"F4 ({mode})" for mode in MODES), "wrong picks", *species]
     lines = [[*head, "s per step", "s per tomogram", "format"]]
     for row in rows:
-        spread = [f"± {row[f'f4_{mode}_half_range']:.3f}" if row["seeds"] > 1 else "" for mode in MODES]
-        totals = [f"{row[f'f4_{mode}']:.3f} {half}".strip() for mode, half in zip(MODES, spread, strict=True)]
-        line = [row["network"], f"{row['parameters'] / 1e6:.1f} M", str(row["seeds"]), f"{row['steps']:.0f}", *totals]
+        line = [row["network"], f"{row['parameters'] / 1e6:.1f} M", str(row["seeds"]), f"{row['steps']:.0f}"]
+        line += [with_spread(row, "f1"), f"{row['precision_at_f1']:.3f}", wrong_of_all(row, "f1")]
+        line += [*(with_spread(row, f"f4_{mode}") for mode in MODES), wrong_of_all(row, "f4")]
         line += [f"{row[f'f4_{name}']:.3f}" for name in species]
         line += [f"{row['seconds_per_step']:.3g}", f"{row['seconds_per_tomogram']:.3g}"]
         lines.append([*line, f"{row['precision']}, {row['memory_format']}"])
     return page_of(text, lines[0], lines[1:])
+
+
+def with_spread(row: Mapping[str, Any], key: str) -> str:
+    """Return a mean score, with half the range of its seeds if there are several."""
+    return f"{row[key]:.3f}" + (f" ± {row[f'{key}_half_range']:.3f}" if row["seeds"] > 1 else "")
+
+
+def wrong_of_all(row: Mapping[str, Any], point: str) -> str:
+    """Return the mean number of wrong picks at an operating point, of how many."""
+    return f"{row[f'wrong_at_{point}']:.0f} of {row[f'picks_at_{point}']:.0f}"
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:

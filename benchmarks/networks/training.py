@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,14 +14,18 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from scripts.handlers.thresholds import FitThresholds
 from scripts.inference.precision import number_format
 from scripts.scoring.matching import MODES
+from scripts.scoring.metrics import precision, recall
+from scripts.scoring.threshold_choice import fit_thresholds
 from torch import nn
 
 from networks.clocks import CLOCKS, TomogramTimes, TrainingBudget
 from networks.definitions import EVALUATION, FORMATS, PRIOR, Plan, format_settings
 
 PROBE_SECONDS = 3.0
+POINTS = {"f1": 1.0, "f4": 4.0}  # thresholds are fitted for each of these betas
 SLOW_SECONDS = 10.0  # longer than an accelerator needs to get ready
 
 # Handlers that the budget replaces, and those that would only cost time.
@@ -140,21 +143,21 @@ def fit_and_score(plan: Plan, network: nn.Module, chosen: str, folder: Path) -> 
         plan: the comparison.
         network: already trained.
         chosen: one of `networks.definitions.FORMATS`.
-        folder: where ``validation`` and ``test`` are made.
+        folder: where ``validation``, ``test_f1`` and ``test_f4`` are made.
 
     Returns:
-        The thresholds, the scores by mode and species, and the seconds per tomogram.
+        The thresholds and the scores, see `read_scores`, at each of `POINTS`, and the seconds per tomogram.
     """
     names = plan.parser().get_parsed_content("species").names
     neutral = dict.fromkeys(names, 0.5)  # kept if there is too little to fit; the shipped ones are for our network
-    evaluate(plan, network, chosen, plan.validation_runs, neutral, folder / "validation", fit=True)
-    thresholds = json.loads((folder / "validation" / "thresholds.json").read_text())
-    times = evaluate(plan, network, chosen, plan.test_runs, thresholds, folder / "test", fit=False)
-    return {
-        "thresholds": thresholds,
-        "scores": read_scores(folder / "test" / "scores.csv"),
-        "seconds_per_tomogram": fmean(times),
-    }
+    _, handlers = evaluate(plan, network, chosen, plan.validation_runs, neutral, folder / "validation", fit=True)
+    (fitted,) = (handler for handler in handlers if isinstance(handler, FitThresholds))
+    found: dict[str, Any] = {}
+    for point, beta in POINTS.items():
+        fit = fit_thresholds(fitted.counts, fitted.thresholds, fitted.species_set, beta, fitted.least_truths)
+        times, _ = evaluate(plan, network, chosen, plan.test_runs, fit.thresholds, folder / f"test_{point}", fit=False)
+        found[point] = {"thresholds": fit.thresholds, "scores": read_scores(folder / f"test_{point}" / "scores.csv")}
+    return {**found, "seconds_per_tomogram": fmean(times)}
 
 
 def evaluate(
@@ -165,8 +168,8 @@ def evaluate(
     thresholds: Mapping[str, float],
     folder: Path,
     fit: bool,
-) -> list[float]:
-    """Pick and score some runs with the bundle's evaluation; return the seconds of every tomogram.
+) -> tuple[list[float], list[Any]]:
+    """Pick and score some runs with the bundle's evaluation.
 
     Args:
         plan: the comparison.
@@ -176,6 +179,9 @@ def evaluate(
         thresholds: by species.
         folder: where ``scores.csv``, and ``thresholds.json`` if they are fitted, are written.
         fit: fit thresholds, which takes time.
+
+    Returns:
+        The seconds of every tomogram, and the handlers of the evaluation.
     """
     parser = replace(plan, settings=plan.common_settings).parser(
         EVALUATION,
@@ -193,13 +199,29 @@ def evaluate(
     evaluator, times = parser.get_parsed_content("validate#evaluator"), TomogramTimes(CLOCKS[plan.clock])
     times.attach(evaluator)
     evaluator.run()
-    return times.seconds
+    return times.seconds, parser.get_parsed_content("validate#handlers")
 
 
-def read_scores(path: Path) -> dict[str, dict[str, float]]:
-    """Return the F4 of a table of scores by mode and species, with ``total`` among the species."""
-    scores: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
+def read_scores(path: Path) -> dict[str, Any]:
+    """Return what a table of scores says.
+
+    Returns:
+        ``f4`` by mode and species, with ``total`` among the species; and one to one the mean ``f1`` of the species, the
+        numbers of ``picks`` and of ``wrong`` ones, and the ``precision`` and ``recall`` of all species together.
+    """
     with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            scores[row["mode"]][row["species"]] = float(row["f4"])
-    return scores
+        rows = list(csv.DictReader(file))
+    f4: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
+    for row in rows:
+        f4[row["mode"]][row["species"]] = float(row["f4"])
+    own = [row for row in rows if row["mode"] == "one_to_one"]
+    (total,) = (row for row in own if row["species"] == "total")
+    truths, picks, hits = (sum(int(row[key] or 0) for row in own) for key in ("truths", "picks", "tp"))
+    return {
+        "f4": f4,
+        "f1": float(total["f1"]),
+        "precision": precision(hits, picks),
+        "recall": recall(hits, truths),
+        "picks": picks,
+        "wrong": picks - hits,
+    }

@@ -79,8 +79,8 @@ def test_a_comparison_writes_results_and_tables_and_goes_on_where_it_stopped(
     for result in results.values():
         assert result["steps"] >= 1
         assert result["training_seconds"] >= 0.5
-        assert result["scores"]["kaggle"]["total"] <= 1
-        assert result["thresholds"] == json.loads(
+        assert result["f4"]["scores"]["f4"]["kaggle"]["total"] <= 1
+        assert result["f4"]["thresholds"] == json.loads(
             (output / f"{result['network']}_seed{result['seed']}" / "validation" / "thresholds.json").read_text()
         )
     assert results["unet_seed0.json"]["parameters"] == 1_114_150
@@ -116,12 +116,16 @@ def test_thresholds_are_fitted_on_the_validation_runs_alone(plan_for, tmp_path, 
         training.fit_and_score(plan_for(run), BrightBlobs(), "float32, contiguous", tmp_path / run)
         for run in ("score", "wrong")
     )
-    assert right["thresholds"] == wrong["thresholds"]
-    assert right["thresholds"]["apo-ferritin"] != 0.5
-    assert right["thresholds"]["ribosome"] == 0.5  # nothing to fit on
-    assert right["scores"]["one_to_one"]["apo-ferritin"] == 1.0
-    assert wrong["scores"]["one_to_one"]["apo-ferritin"] < 0.6
-    assert not (tmp_path / "score" / "test" / "thresholds.json").exists()
+    for point in ("f1", "f4"):
+        assert right[point]["thresholds"] == wrong[point]["thresholds"]
+        assert right[point]["thresholds"]["apo-ferritin"] != 0.5
+        assert right[point]["thresholds"]["ribosome"] == 0.5  # nothing to fit on
+        assert right[point]["scores"]["f4"]["one_to_one"]["apo-ferritin"] == 1.0
+        assert wrong[point]["scores"]["f4"]["one_to_one"]["apo-ferritin"] < 0.6
+        assert not (tmp_path / "score" / f"test_{point}" / "thresholds.json").exists()
+    found = right["f1"]["scores"]
+    assert (found["f1"], found["recall"], found["precision"]) == (1.0, 1.0, len(CENTRES) / found["picks"])
+    assert found["wrong"] == found["picks"] - len(CENTRES)
     assert right["seconds_per_tomogram"] > 0
 
 
@@ -246,14 +250,17 @@ def test_the_table_of_an_empty_folder_is_refused(tmp_path, capsys):
 
 
 def test_a_row_holds_the_mean_and_half_the_range():
-    scores = [{"total": value, "a": value} for value in (0.5, 0.75)]
+    def scores(f4, wrong):
+        f4 = {mode: {"total": f4, "a": f4} for mode in ("kaggle", "one_to_one")}
+        counts = {"precision": 1 - wrong / 8, "recall": 1.0, "picks": 8, "wrong": wrong}
+        return {"thresholds": {"a": 0.5}, "scores": {"f4": f4, "f1": 1 - wrong / 8, **counts}}
+
     results = [
         {
-            "network": "unet", "parameters": 7, "steps": steps, "thresholds": {"a": 0.5},
-            "scores": {"kaggle": score, "one_to_one": score}, "seconds_per_step": 1.0, "seconds_per_tomogram": 2.0,
-            "format": "float32, contiguous",
+            "network": "unet", "parameters": 7, "steps": steps, "f1": scores(0.1, wrong), "f4": scores(f4, 2 * wrong),
+            "seconds_per_step": 1.0, "seconds_per_tomogram": 2.0, "format": "float32, contiguous",
         }
-        for steps, score in zip((10, 20), scores, strict=True)
+        for steps, f4, wrong in ((10, 0.5, 1), (20, 0.75, 3))
     ]  # fmt: skip
     (row,) = compare.summarise(results)
     assert (row["steps"], row["f4_kaggle"], row["f4_one_to_one_half_range"], row["f4_a"]) == (15, 0.625, 0.125, 0.625)
@@ -262,4 +269,5 @@ def test_a_row_holds_the_mean_and_half_the_range():
         ["a"],
         {"budget_seconds": 5, "clock": "wall", "device": "CPU", "validation_runs": ["x"], "test_runs": ["y"]},
     )
-    assert "| unet | 0.0 M | 2 | 15 | 0.625 ± 0.125 | 0.625 ± 0.125 | 0.625 | 1 | 2 | float32, contiguous |" in page
+    row = "| unet | 0.0 M | 2 | 15 | 0.750 ± 0.125 | 0.750 | 2 of 8 | 0.625 ± 0.125 | 0.625 ± 0.125 | 4 of 8 | 0.625 |"
+    assert f"{row} 1 | 2 | float32, contiguous |" in page
