@@ -21,6 +21,7 @@ FOREIGN = {  # classes of other packages, with the arguments that may be given
     "Compose": "transforms",
     "DataLoader": "dataset sampler batch_size num_workers collate_fn",
     "Dataset": "data transform",
+    "DeepSupervisionLoss": "loss",
     "LoadImaged": "keys reader ensure_channel_first",
     "LrScheduleHandler": "lr_scheduler print_lr epoch_level",
     "RandFlipd": "keys prob spatial_axis",
@@ -95,6 +96,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "scoring.threshold_sweep": "SweepThresholdsd",
     "simulation.dataset": "simulate_dataset",
     "species": "positive_weights read_species",
+    "training.auxiliary_heads": "AuxiliaryHeads",
     "training.crop_dataset": "CropDataset",
     "training.crops": "CropMix CropVariation",
     "training.heat_maps": "HeatMaps",
@@ -131,6 +133,7 @@ EXPRESSIONS = {  # all that call something, or could grow without limit; the oth
     "sys.stderr.isatty() and torch.distributed.get_rank() == 0",
     "@network.parameters()",
     "@network_def.to(device=@device, memory_format=@memory_format)",
+    "@trained_network.to(device=@device, memory_format=@memory_format)",
     "@first_network_def.to(device=@device, memory_format=@memory_format)",
     "copy.deepcopy(@network_def).to(device=@device, memory_format=@memory_format)",
     "torch.tensor(@positive_weights).reshape(-1, 1, 1, 1).to(@device)",
@@ -152,7 +155,7 @@ SYNTAX = (
     ast.expr_context, ast.boolop, ast.cmpop,
 )  # fmt: skip
 LONGEST = 100  # characters; Python cannot read a very long one
-ATTRIBUTES = {"names", "settings", "type", "voxel_size_angstrom"}  # of the object behind a reference
+ATTRIBUTES = {"heads", "names", "settings", "type", "voxel_size_angstrom"}  # of the object behind a reference
 STAND_IN = "_reference"  # replaces a reference, followed by its number, so that Python can parse the expression
 REFERENCE = re.compile(r"@\w+(?:(?:#|::)\w+)*")
 KEY = re.compile(r"(?!_)\w[\w .,()-]*")  # a leading + or ~ would add to another config, or delete from it

@@ -75,10 +75,11 @@ def tiny_network(seed=0, **settings):
         return ConvNeXtUNet(**{"widths": (4, 8), "depths": (1, 1), "out_channels": 2, **settings})
 
 
-def write_weights(path, network=None, species_set=None, **facts):
+def write_weights(path, network=None, species_set=None, painter=None, **facts):
     """Write a network's weights with their card, and return the path."""
     network = tiny_network() if network is None else network
-    card = make_card(network.recipe, species_set or make_species(network.recipe["out_channels"]), Spheres(), **facts)
+    species_set = species_set or make_species(network.recipe["out_channels"])
+    card = make_card(network.recipe, species_set, painter or Spheres(), **facts)
     save_model(path, as_bytes(network.state_dict()), card)
     return path
 

@@ -454,6 +454,22 @@ def test_heat_maps_are_learned_resumed_scored_and_picked_by_one_overlay(dataset_
     assert {pick.run for pick in read_csv(tmp_path / "picks" / "picks.csv")} == {"one", "two"}
 
 
+def test_auxiliary_losses_resume_exactly_and_leave_no_heads_in_the_weights(dataset_dir, tmp_path):
+    overlays = ["heat_maps.json", "auxiliary_losses.json"]
+    levels = {"overlays": overlays, "auxiliary_levels": ["last_norm"]}
+    run_training(dataset_dir, tmp_path / "whole", **levels)
+    run_training(dataset_dir, tmp_path / "parts", stop_after_epoch=1, **levels)
+    run_training(dataset_dir, tmp_path / "parts", **levels)
+    run_training(dataset_dir, tmp_path / "plain", overlays=overlays[:1])
+    whole, parts, plain = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "parts", "plain"))
+    assert whole.keys() == plain.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert not all(torch.equal(whole[name], plain[name]) for name in whole)
+    with pytest.raises(RuntimeError) as caught:
+        run_training(dataset_dir, tmp_path / "parts", overlays=overlays, epochs=9, auxiliary_levels=["stem"])
+    assert "was begun with other settings: auxiliary_levels" in str(find_input_error(caught.value))
+
+
 def test_weights_of_spheres_and_of_heat_maps_are_not_taken_for_each_other(dataset_dir, small_weights, tmp_path):
     run_training(dataset_dir, tmp_path / "heat_maps", overlays=["heat_maps.json"], epochs=1)
     for weights, overlays in ((small_weights, ["heat_maps.json"]), (tmp_path / "heat_maps" / "model_last.pt", [])):
@@ -482,6 +498,7 @@ def test_training_and_inference_agree_on_what_they_share():
     shared = set(train) & set(inference) - {
         "imports", "output_dir", "checkpoint_path", "pretrained", "initialize", "run",
         "species_path", "species", "network_def", "finder",  # of a model that is there already
+        "network",  # in training it may have heads that are not saved
     }  # fmt: skip
     assert {"painter", "inference_overlap_voxels", "voxel_size_tolerance", "merge_distance_in_radii"} <= shared
     assert {key for key in shared if train[key] != inference[key]} == set()

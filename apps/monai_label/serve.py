@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -30,13 +31,14 @@ TALKATIVE = (  # loggers with too many messages per request; their warnings are 
 )
 
 
-def make_app(folder: Path, bundle: Path, weights: Path | None = None) -> Path:
+def make_app(folder: Path, bundle: Path, weights: Path | None = None, overlays: Sequence[Path] = ()) -> Path:
     """Make MONAI Label's app with the bundle in it, unless it exists, and return its folder.
 
     Args:
         folder: the app is made in it.
         bundle: the bundle to copy.
         weights: your own weights, with their model.json beside them, to use instead of the bundle's.
+        overlays: configs that go over its ``train.json`` and ``inference.json``, such as ``heat_maps.json``.
     """
     app = folder / "app"
     if app.exists():
@@ -52,6 +54,8 @@ def make_app(folder: Path, bundle: Path, weights: Path | None = None) -> Path:
     shutil.copytree(bundle, model, ignore=shutil.ignore_patterns("output", "eval", "__pycache__"))
     if weights is not None:
         use_weights(model, weights)
+    for name in ("train.json", "inference.json") if overlays else ():
+        lay_over(model / "configs" / name, overlays)
     unfinished.rename(app)
     return app
 
@@ -85,6 +89,14 @@ def use_weights(model: Path, weights: Path) -> None:
     pred["num_channels"] = len(picked)
     pred["channel_def"] = {"0": "background", **{str(one.label): one.name for one in picked}}
     (configs / "metadata.json").write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
+
+
+def lay_over(config: Path, overlays: Sequence[Path]) -> None:
+    """Write a config anew, with overlays on it: MONAI Label reads one file per task."""
+    from monai.bundle import ConfigParser
+
+    merged = ConfigParser.load_config_files([str(path) for path in (config, *overlays)])
+    config.write_text(json.dumps(merged, indent=4) + "\n")
 
 
 def make_studies(folder: Path, sample: Path) -> Path:
@@ -156,12 +168,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "label", help="what is made stands there")
     parser.add_argument("--bundle", type=Path, default=ROOT / "bundle", help="the bundle to copy")
     parser.add_argument("--checkpoint_path", type=Path, help="weights of your own, in place of the bundle's")
+    parser.add_argument("--overlay", type=Path, nargs="*", default=[], help="that the weights were trained with")
     parser.add_argument("--studies", type=Path, help="tomograms of your own, in place of the sample")
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
     folder: Path = given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    app = make_app(folder, given.bundle, given.checkpoint_path)
+    app = make_app(folder, given.bundle, given.checkpoint_path, given.overlay)
     studies = given.studies or make_studies(folder, ROOT / "sample" / "sample.mrc")
     arguments = command(app, studies.resolve(), given.port, write_log_config(folder))
     print(f"MONAI Label: http://127.0.0.1:{given.port}   studies: {studies}   Ctrl-C ends it", flush=True)

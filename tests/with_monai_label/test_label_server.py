@@ -18,6 +18,7 @@ from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.networks.model_card import checked_card, sha256_of
 from scripts.networks.weights import read_tensors
 from scripts.picks import read_csv
+from scripts.training.heat_maps import HeatMaps
 from synthetic import make_species, write_weights
 
 pytest.importorskip("monailabel")
@@ -45,10 +46,11 @@ def server(process_and_server):
     return process_and_server[1]
 
 
-def pick_plainly(study, output_dir, **settings):
+def pick_plainly(study, output_dir, *overlays, **settings):
     """Pick by the bundle's own command."""
+    configs = [ROOT / "bundle" / "configs" / "inference.json", *overlays]
     made = ConfigWorkflow(
-        config_file=str(ROOT / "bundle" / "configs" / "inference.json"), workflow_type="infer", logging_file=False,
+        config_file=[str(path) for path in configs], workflow_type="infer", logging_file=False,
         bundle_root=str(ROOT / "bundle"), dataset_dir=str(study), output_dir=str(output_dir),
         device="$torch.device('cpu')", **FLOAT32, **settings,
     )  # fmt: skip
@@ -297,3 +299,20 @@ def test_weights_of_another_network_and_other_species_are_served_and_trained(tmp
         server.save_label("corner", tmp_path / "mine.nii.gz")
         assert server.train_here(**TINY_TRAINING).status_code == 200
         assert checked_card(server.weights)["network_def"]["norm"] == "instance"
+
+
+def test_weights_of_heat_maps_are_served_and_trained_with_their_overlay(tmp_path):
+    torch.manual_seed(0)
+    network, species = ConvNeXtUNet(1, 3, (4, 8), (1, 1), prior=0.1), make_species(3, voxel_size_angstrom=10.012)
+    mine = write_weights(tmp_path / "mine.pt", network, species, painter=HeatMaps(sigma_angstrom=60.0))
+    make_studies(tmp_path)
+    overlay = ROOT / "bundle" / "configs" / "heat_maps.json"
+    with serving(tmp_path, "--checkpoint_path", str(mine), "--overlay", str(overlay)) as (_, server):
+        study = server.studies / "corner.nii.gz"
+        picks, labels = server.infer("corner", precision="float32")
+        assert picks
+        assert_same_picks(picks, pick_plainly(study, tmp_path, overlay, checkpoint_path=str(mine)))
+        nibabel.save(labels, tmp_path / "mine.nii.gz")
+        server.save_label("corner", tmp_path / "mine.nii.gz")
+        assert server.train_here(**TINY_TRAINING).status_code == 200
+        assert checked_card(server.weights)["painter"] == checked_card(mine)["painter"]

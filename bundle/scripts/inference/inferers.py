@@ -46,6 +46,8 @@ Answering = Callable[[Tensor, Sequence[int]], Tensor]  # logits of windows, and 
 class WindowInferer(SimpleInferer):
     """Run the network on a batch of training windows; the logits are returned in float32.
 
+    A network with auxiliary heads answers with a list of logits.
+
     Args:
         precision: see `precision.number_format`; not float16, in which gradients underflow.
     """
@@ -56,10 +58,11 @@ class WindowInferer(SimpleInferer):
             raise ValueError("precision float16 is for inference only; train in bfloat16 or float32.")
         self.precision = precision
 
-    def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Return the logits ``(B, C, Z, Y, X)`` of the windows ``(B, 1, Z, Y, X)``."""
         with autocast(self.precision, inputs.device):
-            return network(plain(inputs), *args, **kwargs).float()
+            answer = network(plain(inputs), *args, **kwargs)
+        return answer.float() if isinstance(answer, Tensor) else [logits.float() for logits in answer]
 
 
 class TomogramInferer(Inferer):
