@@ -28,7 +28,7 @@ from scripts.picking.image_picks import logits_stride_of
 from scripts.picking.proposals import propose
 from scripts.preparation.cache import prepared_dataset
 from scripts.scoring.calibration import judge_candidates
-from scripts.scoring.metrics import Counts, mean_f1, score_counts, score_species
+from scripts.scoring.metrics import Counts, mean_f1, precision, score_counts, score_species
 from scripts.scoring.reliability import average_precision
 from scripts.scoring.threshold_choice import best_threshold
 from scripts.species import SpeciesSet
@@ -246,7 +246,7 @@ def score_set(parser: ConfigParser, scored: ScoredSet) -> dict[str, Any]:
     """Fit thresholds on a set's fit runs with the averaged network, and score its test runs with them."""
     species_set = parser.get_parsed_content("species")
     fitted, tested = (judge(parser, scored.rows(runs)) for runs in (scored.fit_runs, scored.test_runs))
-    precision = {name: average_precision(one.scores, one.is_right, one.truths) for name, one in tested.items()}
+    areas = {name: average_precision(one.scores, one.is_right, one.truths) for name, one in tested.items()}
     rows = {
         key: {
             name: score_species(name, one.counts_above(fitted[name].best_threshold(beta, name)))
@@ -255,14 +255,17 @@ def score_set(parser: ConfigParser, scored: ScoredSet) -> dict[str, Any]:
         for key, beta in BETAS.items()
     }
     at_f1 = rows["f1"].values()
+    picks, wrong = (sum(getattr(row.counts, key) for row in at_f1) for key in ("predicted", "fp"))
     return {
-        "average_precision": fmean(precision[name] for name, one in tested.items() if one.truths),
+        "average_precision": fmean(areas[name] for name, one in tested.items() if one.truths),
         "f1": mean_f1(at_f1),
-        "wrong": sum(row.counts.fp for row in at_f1),
+        "precision": precision(picks - wrong, picks),
+        "picks": picks,
+        "wrong": wrong,
         "f4": score_counts({name: row.counts for name, row in rows["f4"].items()}, species_set),
         "species": {
             name: {
-                "average_precision": precision[name],
+                "average_precision": areas[name],
                 "truths": one.truths,
                 **{f"{key}_at_f1": getattr(rows["f1"][name], key) for key in ("precision", "recall", "f1")},
                 **{f"{key}_at_f4": getattr(rows["f4"][name], key) for key in ("precision", "recall", "fbeta")},

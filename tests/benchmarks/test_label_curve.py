@@ -1,0 +1,97 @@
+"""The curve over labels, on small tomograms and a few windows."""
+
+import csv
+import json
+
+import label_curve
+import numpy as np
+import pytest
+from scripts.datasets.truth import list_labelled_runs
+from scripts.errors import InputError
+from scripts.networks.convnext_unet import ConvNeXtUNet
+from scripts.species import read_species
+from scripts.volumes.labels import draw_spheres
+from synthetic import SHAPE, noise, write_mrc, write_weights
+
+VOXEL_SIZE = 10.012
+CENTRES = {"ribosome": [(6, 9, 11), (13, 20, 30)], "thyroglobulin": [(10, 20, 9), (9, 8, 27)]}
+SMALL = {"network_def#widths": [4, 8], "network_def#depths": [1, 1]}
+
+
+@pytest.fixture
+def dataset_dir(tmp_path):
+    rows = ["id,experiment,particle_type,x,y,z"]
+    for seed, run in enumerate(["one", "two", "fit", "score"]):
+        volume = noise(seed) + sum(6 * draw_spheres(SHAPE, points, radius_vox=3) for points in CENTRES.values())
+        write_mrc(tmp_path / "data" / run / "tomogram.mrc", volume, VOXEL_SIZE)
+        for name, points in CENTRES.items():
+            rows += [f"0,{run},{name},{x},{y},{z}" for x, y, z in np.array(points)[:, ::-1] * VOXEL_SIZE]
+    (tmp_path / "data" / "truth.csv").write_text("\n".join(rows))
+    return tmp_path / "data"
+
+
+def words(tmp_path, dataset_dir, **replaced):
+    options = {
+        "species": "ribosome,thyroglobulin",
+        "start_path": tmp_path / "start.pt",
+        "dataset_dir": dataset_dir,
+        "fit_runs": "fit",
+        "test_runs": "score",
+        "labels": "1,3",
+        "settings": json.dumps(SMALL),
+        "output_dir": tmp_path / "out",
+        **replaced,
+    }
+    return [part for key, value in options.items() for part in (f"--{key}", str(value))]
+
+
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
+def test_few_labels_are_learned_with_and_without_a_start_and_missing_results_are_made(dataset_dir, tmp_path, capsys):
+    others = tmp_path / "others.json"
+    assert label_curve.main(["--species", "ribosome,thyroglobulin", "--write_species", str(others)]) == 0
+    start = read_species(others)
+    assert start.names == ["apo-ferritin", "beta-galactosidase", "virus-like-particle"]
+    small = ConvNeXtUNet(
+        1, 3, (4, 8), (1, 1), norm="batch", activation="relu", output_stride=2, align_corners=False
+    )  # fmt: skip
+    write_weights(tmp_path / "start.pt", small, start)
+    assert label_curve.main([*words(tmp_path, dataset_dir), "--smoke"]) == 0
+    out = tmp_path / "out"
+    made = {path.stem: json.loads(path.read_text()) for path in out.glob("*_seed0.json")}
+    assert set(made) == {f"{start}_{labels}_seed0" for start in label_curve.STARTS for labels in ("1", "3", "all")}
+    assert len({one["last_loss"] for one in made.values()}) == 6
+    assert set(made["started_1_seed0"]["sets"]["own"]["species"]) == {"ribosome", "thyroglobulin"}
+    with open(out / "label_curve.csv", newline="") as file:
+        assert [row["labels"] for row in csv.DictReader(file)] == ["1", "1", "3", "3", "all", "all"]
+    assert (out / "label_curve.png").stat().st_size > 5000
+    written = made["scratch_3_seed0"]["conditions"]["settings"]
+    assert written["loss"]["positive_shares"]["expected_particles"] == {"ribosome": 2.0, "thyroglobulin": 2.0}
+    (out / "scratch_3_seed0.json").unlink()
+    capsys.readouterr()
+    assert label_curve.main([*words(tmp_path, dataset_dir), "--smoke"]) == 0
+    assert capsys.readouterr().out.count("is there") == 5
+
+
+def test_labels_are_drawn_by_species_and_a_small_draw_is_part_of_a_larger_one(dataset_dir, tmp_path):
+    truth = dataset_dir / "truth.csv"
+    few, more = (label_curve.draw_labels(truth, ["one", "two"], list(CENTRES), count, 3) for count in (1, 3))
+    assert [row["particle_type"] for row in few] == list(CENTRES)
+    assert [row["particle_type"] for row in more] == [name for name in CENTRES for _ in range(3)]
+    assert all(row in more for row in few)
+    tomograms = {run: str(dataset_dir / run / "tomogram.mrc") for run in ("one", "two", "fit")}
+    label_curve.write_labels(tmp_path / "few", few, tomograms)
+    listed = list_labelled_runs(tmp_path / "few", annotated={"*": {"complete": False}})
+    assert {row["run"] for row in listed} == {row["experiment"] for row in few} < {"one", "two", "fit"}
+    with pytest.raises(InputError, match="has 4 ribosome in one, two, fewer than 5 labels"):
+        label_curve.draw_labels(truth, ["one", "two"], list(CENTRES), 5, 0)
+
+
+@pytest.mark.parametrize(
+    ("species", "message"),
+    [("ribosom", "name some of apo-ferritin, "), ("beta-amylase", "name some of apo-ferritin, ")],
+)
+def test_species_that_are_not_learned_are_refused(species, message, tmp_path, capsys):
+    assert label_curve.main(["--species", species, "--write_species", str(tmp_path / "a.json")]) == 1
+    assert message in capsys.readouterr().err
+    assert label_curve.main(["--species", "ribosome", "--labels", "5"]) == 1
+    assert "--start_path, --dataset_dir, --fit_runs, --test_runs, --output_dir missing." in capsys.readouterr().err
