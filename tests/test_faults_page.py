@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "faults.md"
 ROWS = re.findall(r"^\| (\w+) \| (.+) \| (.+) \| (.*) ?\|$", PAGE.read_text(), flags=re.MULTILINE)
 OLDER = [*(f"S{n}" for n in range(1, 14)), *(f"B{n}" for n in range(1, 4)), *(f"C{n}" for n in range(1, 6))]
+LABELS = [f"L{n}" for n in range(1, 9)]
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 
 
@@ -22,7 +23,7 @@ def functions_in(file):
 
 
 def test_every_fault_has_one_row_in_its_place():
-    assert [number for number, *_ in ROWS] == [str(number) for number in range(1, 47)] + OLDER
+    assert [number for number, *_ in ROWS] == [str(number) for number in range(1, 47)] + OLDER + LABELS
 
 
 @pytest.mark.parametrize(("comes", "tests"), [row[2:] for row in ROWS], ids=[row[0] for row in ROWS])

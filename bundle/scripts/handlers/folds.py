@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import subprocess
 import sys
@@ -80,8 +81,10 @@ def run_folds(
     Raises:
         InputError: there is no such fold; the weights to start from know a tomogram of a fold, or have no card; other
             folds were begun in ``output_dir``; a fold's command failed; or this process is no command of MONAI's
-            bundles.
+            bundles, or one of several.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"{TASK} starts a process per fold by itself, one after the other: start it without torchrun.")
     if not is_bundle_command():
         raise InputError(f"{TASK} runs a command per fold, so start it as one: python -m monai.bundle run {TASK} ...")
     count = len(plan.runs)
