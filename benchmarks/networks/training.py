@@ -188,6 +188,7 @@ def evaluate(
         species_path=plan.parser().get_parsed_content("species_path"),  # otherwise those of the shipped weights
         validation_runs=list(runs),
         probability_thresholds=dict(thresholds),
+        least_truths=1,  # the neutral ones are no network's own
         output_dir=str(folder),
         **format_settings(chosen),
     )

@@ -109,9 +109,7 @@ def test_a_comparison_writes_results_and_tables_and_goes_on_where_it_stopped(
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")
-def test_thresholds_are_fitted_on_the_validation_runs_alone(plan_for, tmp_path, monkeypatch):
-    (tmp_path / "few.json").write_text('{"least_truths": 4}')
-    monkeypatch.setattr(training, "EVALUATION", [*training.EVALUATION, tmp_path / "few.json"])
+def test_thresholds_are_fitted_on_the_validation_runs_alone_however_few_they_hold(plan_for, tmp_path):
     right, wrong = (
         training.fit_and_score(plan_for(run), BrightBlobs(), "float32, contiguous", tmp_path / run)
         for run in ("score", "wrong")

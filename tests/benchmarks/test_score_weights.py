@@ -1,0 +1,68 @@
+"""Weights, ensembles and finders are scored side by side."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from networks import score
+from scripts.species import read_species
+from scripts.training.heat_maps import HeatMaps
+from scripts.volumes.labels import draw_spheres
+from synthetic import SHAPE, noise, tiny_network, write_mrc, write_weights
+
+VOXEL_SIZE = 10.012
+CENTRES = [(6, 9, 11), (13, 20, 30), (10, 20, 9), (9, 8, 27)]
+
+
+@pytest.fixture
+def words(tmp_path):
+    """Return a command line with three models: two networks of unlike targets, and their ensemble."""
+    rows = ["id,experiment,particle_type,x,y,z"]
+    for seed, run in enumerate(["fit", "test", "learn"]):
+        write_mrc(
+            tmp_path / "data" / run / "tomogram.mrc", noise(seed) + 6 * draw_spheres(SHAPE, CENTRES, 3), VOXEL_SIZE
+        )
+        rows += [f"0,{run},apo-ferritin,{x},{y},{z}" for x, y, z in np.array(CENTRES)[:, ::-1] * VOXEL_SIZE]
+    (tmp_path / "data" / "truth.csv").write_text("\n".join(rows))
+    species = read_species(score.BENCHMARKS.parent / "bundle" / "configs" / "species.json")
+    for seed, (name, painter) in enumerate({"a": None, "b": HeatMaps(sigma_angstrom=60.0)}.items()):
+        network = tiny_network(seed=seed, out_channels=5)
+        write_weights(tmp_path / f"{name}.pt", network, species, painter)
+    return [
+        *("--dataset_dir", str(tmp_path / "data"), "--validation_runs", "fit", "--test_runs", "test"),
+        *("--output_dir", str(tmp_path / "out"), "--settings", '{"device": "$torch.device(\'cpu\')"}', "--models"),
+        *(f"a={tmp_path / 'a.pt'}", f"both={tmp_path / 'a.pt'},{tmp_path / 'b.pt'}"),
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
+def test_every_ensemble_and_finder_is_a_row_and_what_is_there_stays(words, tmp_path):
+    assert score.main([*words, "--ensembles", "mean,rank", "--finders", "Blobs,Peaks"]) == 0
+    with open(tmp_path / "out" / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["model"], row["ensemble"], row["finder"]) for row in rows] == [
+        ("a", "one", "Blobs"), ("a", "one", "Peaks"), ("both", "mean", "Blobs"), ("both", "mean", "Peaks"),
+        ("both", "rank", "Blobs"), ("both", "rank", "Peaks"),
+    ]  # fmt: skip
+    assert int(rows[2]["parameters"]) == 2 * int(rows[0]["parameters"])
+    result = json.loads((tmp_path / "out" / "a_one_Blobs.json").read_text())
+    assert float(rows[0]["f1"]) == result["f1"]["scores"]["f1"]
+    assert int(rows[0]["wrong_at_f4"]) == result["f4"]["scores"]["wrong"]
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*.json")}
+    assert score.main([*words, "--ensembles", "mean,rank"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*.json")} == times
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--ensembles", "median"], "unknown median; known are mean, rank."),
+        (["--finders", "Maxima"], "unknown Maxima; known are Blobs, Peaks."),
+        (["--models", "a.pt"], "--models a.pt: write a name and its files, such as both=a.pt,b.pt."),
+        (["--models", "a=missing.pt"], "missing.pt"),
+    ],
+)
+def test_a_wrong_option_is_refused_in_one_line(words, more, message, capsys):
+    assert score.main([*words, *more]) == 1
+    assert message in capsys.readouterr().err
