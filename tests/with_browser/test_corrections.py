@@ -304,7 +304,7 @@ def test_scores_are_weights_only_where_they_are_probabilities(open_page, saved):
 
 def test_every_control_has_a_name_and_shows_its_focus(page):
     controls = page.find_elements(By.CSS_SELECTOR, "#corrections button, #corrections select, #corrections input")
-    assert len(controls) == 12
+    assert len(controls) == 13
     assert all(one.accessible_name for one in controls)
     page.find_element(By.ID, "save").send_keys(Keys.SHIFT, Keys.TAB)
     focused = page.switch_to.active_element
@@ -318,6 +318,16 @@ def test_keys_do_nothing_where_text_is_chosen_and_typed(page):
     assert text(page, "correction-note") == ""
     assert "add a particle" not in text(page, "chosen")
     assert text(page, "progress") == "looked at 0 of 4"
+
+
+def test_letters_and_numbers_can_be_switched_off_as_keys(page):
+    page.find_element(By.ID, "keys").click()
+    page.find_element(By.TAG_NAME, "body").send_keys("n", "r", "1")
+    assert text(page, "progress") == "looked at 0 of 4"
+    page.find_element(By.ID, "keys").click()
+    page.find_element(By.TAG_NAME, "body").send_keys("n", "r")
+    settle(page)
+    assert text(page, "progress") == "looked at 1 of 4 · 1 rejected"
 
 
 def test_a_page_with_a_truth_has_nothing_to_correct(open_page):

@@ -318,7 +318,7 @@ function onKey(event) {
     event.preventDefault();
     const axis = event.shiftKey || event.target.id === "y" ? "y" : "z";
     go(axis, state[axis] + step);
-  } else if (!data.truth) onCorrectionKey(event, field);
+  } else if (!data.truth && (event.key.length > 1 || byId("keys").checked)) onCorrectionKey(event, field);
 }
 
 function start() {
