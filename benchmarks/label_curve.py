@@ -21,7 +21,6 @@ windows.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -41,6 +40,8 @@ from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.pages.figures import save_figure  # noqa: E402
+from scripts.picks import Pick, read_csv, write_csv  # noqa: E402
+from scripts.records import first_difference  # noqa: E402
 from scripts.species import SPECIES_FILE  # noqa: E402
 from tables import page_of, write_tables_of  # noqa: E402
 
@@ -67,39 +68,32 @@ def without(species: Sequence[str]) -> dict[str, Any]:
     return dict(content)
 
 
-def draw_labels(
-    truth: Path, runs: Sequence[str], species: Sequence[str], count: int | None, seed: int
-) -> list[dict[str, str]]:
-    """Return rows of a table of the truth: so many of each species in some runs, by chance; None for all of them.
+def draw_labels(truth: Sequence[Pick], species: Sequence[str], count: int | None, seed: int) -> list[Pick]:
+    """Return some of the truth: so many particles of each species, by chance; None for all of them.
 
     A seed's smaller draws are parts of its larger ones.
 
     Raises:
         InputError: there are fewer.
     """
-    with open(truth, newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["experiment"] in runs]
-    chosen: list[dict[str, str]] = []
+    chosen: list[Pick] = []
     for name in species:
-        own = [row for row in rows if row["particle_type"] == name]
+        own = [one for one in truth if one.species == name]
         if count is not None and count > len(own):
-            raise InputError(f"{truth} has {len(own)} {name} in {', '.join(runs)}, fewer than {count} labels.")
+            raise InputError(f"the runs to train on hold {len(own)} {name}, fewer than {count} labels.")
         order = np.random.default_rng(seed).permutation(len(own))
         chosen += [own[place] for place in order[:count]]
     return chosen
 
 
-def write_labels(folder: Path, rows: Sequence[Mapping[str, str]], tomograms: Mapping[str, str]) -> None:
+def write_labels(folder: Path, labels: Sequence[Pick], tomograms: Mapping[str, str]) -> None:
     """Make a dataset folder: a table of labels, and links to the tomograms of their runs."""
-    for run in {row["experiment"]: None for row in rows}:
+    for run in {one.run for one in labels}:
         link = folder / run / Path(tomograms[run]).name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)
         link.symlink_to(Path(tomograms[run]).resolve())
-    with write_atomically(folder / TRUTH_TABLE) as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / TRUTH_TABLE, labels)
 
 
 def settings_of_labels(labels: str, start: str, options: argparse.Namespace, expected: Mapping[str, float]) -> Any:
@@ -112,7 +106,7 @@ def settings_of_labels(labels: str, start: str, options: argparse.Namespace, exp
     overlay = json.loads((BENCHMARKS.parent / "bundle" / "configs" / "points_alone.json").read_text())
     overlay["loss"]["positive_shares"]["expected_particles"] = dict(expected)
     points = {"annotated": {"*": {"complete": False}}}
-    return settings | points | {key: overlay[key] for key in ("loss", "train#trainer#loss_function")}
+    return settings | points | {key: overlay[key] for key in ("loss", "loss_where_known")}
 
 
 def make_curve(options: argparse.Namespace) -> None:
@@ -132,30 +126,42 @@ def make_curve(options: argparse.Namespace) -> None:
     tomograms = {
         row["run"]: row["image"] for row in list_labelled_runs(options.dataset_dir, without=[*fitted, *tested])
     }
-    truth = Path(options.dataset_dir) / TRUTH_TABLE
-    everything = draw_labels(truth, list(tomograms), species, None, 0)
-    expected = {name: sum(row["particle_type"] == name for row in everything) / len(tomograms) for name in species}
+    table = read_csv(Path(options.dataset_dir) / TRUTH_TABLE)
+    truth = [one for one in table if one.run in tomograms and one.weight == 1]
+    expected = {name: sum(one.species == name for one in truth) / len(tomograms) for name in species}
     counts = [*(int(one) for one in options.labels.split(",")), None]
     scored = {"own": ScoredSet((options.dataset_dir,), None, fitted, tested)}
     for seed, count, start in product(map(int, options.seeds.split(",")), counts, STARTS):
         labels = ALL if count is None else str(count)
         path = options.output_dir / f"{start}_{labels}_seed{seed}.json"
-        if path.exists():
-            print(f"{path} is there", flush=True)
-            continue
         folder = options.output_dir / "labels" / f"{labels}_seed{seed}"
-        write_labels(folder, draw_labels(truth, list(tomograms), species, count, seed), tomograms)
+        write_labels(folder, draw_labels(truth, species, count, seed), tomograms)
         settings = {"species_path": str(species_path), "cache_dir": None, **options.settings}
         settings |= (TINY if options.smoke else {}) | settings_of_labels(labels, start, options, expected)
         windows = 4 if options.smoke else options.windows
         plan = Plan((str(folder),), (), scored, windows, options.output_dir, settings)
         plan.check()
+        if path.exists():
+            check_conditions(path, plan)
+            print(f"{path} is there", flush=True)
+            continue
         result = {"labels": labels, "start": start, **run_one(plan, BASE, seed)}
         with write_atomically(path) as file:
             file.write(json.dumps(result, indent=1) + "\n")
         found = result["sets"]["own"]
         print(f"{path.stem}: F1 {found['f1']:.3f}, {found['wrong']} wrong picks, F4 {found['f4']:.3f}", flush=True)
         write_tables(options.output_dir)
+
+
+def check_conditions(path: Path, plan: Plan) -> None:
+    """Check that a result was made as one of a plan would be.
+
+    Raises:
+        InputError: it was not.
+    """
+    difference = first_difference(json.loads(path.read_text())["conditions"], json.loads(json.dumps(plan.conditions())))
+    if difference:
+        raise InputError(f"{path} was made under other conditions: {difference}. Set another output_dir.")
 
 
 def write_tables(folder: Path) -> None:

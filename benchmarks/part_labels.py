@@ -5,8 +5,9 @@
 Three trainings see the same windows for equal steps: ``complete`` has all truths; ``masked`` has every other species in
 the first half of the runs to train on and the rest of them in the second half, and leaves out what was not annotated;
 ``naive`` has the same truths as ``masked``, and takes what was not annotated as background. Thresholds are fitted on
-the fit runs, which are annotated completely like the test runs; F1 and the wrong picks are those at the best F1, F4 at
-the best F4. ``OUT/part_labels.json`` has everything, the screen a table. ``--smoke`` is a trial with a tiny network.
+the fit runs, which are annotated completely like the test runs; F4 and the wrong picks after it are those at the best
+F4, all before it is at the best F1. ``OUT/part_labels.json`` has everything, the screen a table. ``--smoke`` is a trial
+with a tiny network.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def settings_of_labels(labels: str, annotated: dict[str, list[str]]) -> dict[str
     """Return the settings of a training by which it differs from the others."""
     if labels == "complete":
         return {}
-    loss = {"train#trainer#loss_function": {"_target_": "part_labels.UnknownIsBackground", "loss": "@loss"}}
+    loss = {"loss_where_known": {"_target_": "part_labels.UnknownIsBackground", "loss": "@loss"}}
     return {"annotated": annotated} | (loss if labels == "naive" else {})
 
 
@@ -102,14 +103,17 @@ def compare_labels(options: argparse.Namespace) -> None:
     kinds = (options.tomogram_kind,) if options.tomogram_kind else ()
     windows = 4 if options.smoke else options.windows
     results = {}
-    print("| labels | mean F1 | wrong picks | F4 |\n|---|---|---|---|")
+    print("| labels | precision | recall | mean F1 | wrong picks | F4 | wrong picks |\n|---|---|---|---|---|---|---|")
     for labels in LABELS:
         settings = options.settings | (TINY if options.smoke else {}) | settings_of_labels(labels, annotated)
         plan = Plan((options.dataset_dir,), kinds, scored, windows, options.output_dir, settings)
         plan.check()
         results[labels] = run_one(plan, BASE, options.seed)
         found = results[labels]["sets"]["own"]
-        print(f"| {labels} | {found['f1']:.3f} | {found['wrong']} | {found['f4']:.3f} |", flush=True)
+        at_f1 = " | ".join(f"{found[key]:.3f}" for key in ("precision", "recall", "f1"))
+        at_f1 += f" | {found['wrong']} of {found['picks']}"
+        at_f4 = f"{found['f4']:.3f} | {found['wrong_at_f4']} of {found['picks_at_f4']}"
+        print(f"| {labels} | {at_f1} | {at_f4} |", flush=True)
     with write_atomically(options.output_dir / "part_labels.json") as file:
         file.write(json.dumps({"annotated": annotated, "results": results}, indent=1) + "\n")
 

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import permutations
 from pathlib import Path
 
 import mrcfile
@@ -27,6 +28,7 @@ from scripts.networks.weights import read_tensors
 from scripts.picking.peaks import Peaks
 from scripts.picks import FORMATS, Facts, read_copick_folder, read_csv, read_relion5_star
 from scripts.species import read_species
+from scripts.training.losses import NonNegativeRisk
 from scripts.volumes.labels import draw_spheres
 from synthetic import write_weights
 
@@ -470,6 +472,17 @@ def test_auxiliary_losses_resume_exactly_and_leave_no_heads_in_the_weights(datas
     assert "was begun with other settings: auxiliary_levels" in str(find_input_error(caught.value))
 
 
+@pytest.mark.parametrize("overlays", list(permutations(["points_alone.json", "auxiliary_losses.json"])))
+def test_auxiliary_losses_leave_unlabelled_voxels_to_the_loss_of_points_alone(dataset_dir, tmp_path, overlays):
+    run_training(dataset_dir, tmp_path / "start", epochs=1)
+    made = run_training(
+        dataset_dir, tmp_path / "out", overlays=list(overlays), epochs=1, auxiliary_levels=["last_norm"],
+        expected_particles=dict.fromkeys(read_names(), 2.0), rate_of_old_layers=0.5,
+        checkpoint_path=str(tmp_path / "start" / "model_last.pt"),
+    )  # fmt: skip
+    assert isinstance(made.parser.get_parsed_content("train#trainer#loss_function").loss, NonNegativeRisk)
+
+
 def test_weights_of_spheres_and_of_heat_maps_are_not_taken_for_each_other(dataset_dir, small_weights, tmp_path):
     run_training(dataset_dir, tmp_path / "heat_maps", overlays=["heat_maps.json"], epochs=1)
     for weights, overlays in ((small_weights, ["heat_maps.json"]), (tmp_path / "heat_maps" / "model_last.pt", [])):
@@ -513,9 +526,20 @@ def test_metadata_names_the_species_of_the_species_file():
     assert metadata["version"] in metadata["changelog"]
 
 
-@pytest.mark.parametrize("shared", [True, False], ids=["two runs to validate", "one run to validate"])
-def test_two_processes_train_together(shared, dataset_dir, tmp_path):
-    settings = {**SMALL_TRAINING, "windows_per_epoch": 5, "dataset_dir": dataset_dir}
+@pytest.mark.parametrize(
+    ("shared", "overlays", "more"),
+    [
+        (True, "'configs/multi_gpu_train.json'", {}),
+        (
+            False,
+            "'configs/multi_gpu_train.json','configs/auxiliary_losses.json'",
+            {"auxiliary_levels": "['last_norm']"},
+        ),
+    ],
+    ids=["two runs to validate", "one run to validate, auxiliary losses"],
+)
+def test_two_processes_train_together(shared, overlays, more, dataset_dir, tmp_path):
+    settings = {**SMALL_TRAINING, "windows_per_epoch": 5, "dataset_dir": dataset_dir, **more}
     if shared:
         write_tomogram(dataset_dir / "three" / "tomogram.mrc", CENTRES, seed=2)
         with open(dataset_dir / "truth.csv", "a") as file:
@@ -523,7 +547,7 @@ def test_two_processes_train_together(shared, dataset_dir, tmp_path):
         settings["validation_runs"] = ["two", "three"]
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2", "-m",
-        "monai.bundle", "run", "--config_file", "['configs/train.json','configs/multi_gpu_train.json']",
+        "monai.bundle", "run", "--config_file", f"['configs/train.json',{overlays}]",
         "--output_dir", str(tmp_path), *(f"--{key}={value}" for key, value in settings.items() if key != "device"),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -532,3 +556,6 @@ def test_two_processes_train_together(shared, dataset_dir, tmp_path):
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["1", "1"], ["2", "2"]]  # 4 windows, 2 processes, batches of 2
     assert read_tensors(tmp_path / "model_last.pt")["head.bias"].shape == (5,)
+    state = read_tensors(tmp_path / "training.pt")
+    assert ("auxiliary_heads" in state) == bool(more)
+    assert len(state["optimizer"]["state"]) == len(state["optimizer"]["param_groups"][0]["params"])  # all have learned

@@ -209,6 +209,24 @@ def serve():
     return module
 
 
+@pytest.mark.parametrize("names", [["heat_maps"], ["points_alone", "auxiliary_losses"]])
+def test_an_overlay_is_written_into_both_configs_that_the_server_reads(serve, names, bundle_dir, tmp_path):
+    before = {}
+    for name in ("train.json", "inference.json"):
+        shutil.copy(bundle_dir / "configs" / name, tmp_path)
+        before[name] = json.loads((tmp_path / name).read_text())
+    for name in names:
+        serve.lay_over(tmp_path, bundle_dir / "configs" / f"{name}.json")
+    overlays = [str(bundle_dir / "configs" / f"{name}.json") for name in names]
+    expected = ConfigParser.load_config_files([str(bundle_dir / "configs" / "train.json"), *overlays])
+    train, inference = (json.loads((tmp_path / name).read_text()) for name in before)
+    assert {key: train[key] for key in expected if key != "_desc_"} == {
+        key: value for key, value in expected.items() if key != "_desc_"
+    }
+    changed = {key for key in inference if inference[key] != before["inference.json"].get(key)}
+    assert changed == ({"painter", "finder"} if names == ["heat_maps"] else set())
+
+
 def test_weights_of_your_own_bring_their_network_and_species_into_the_app(serve, app, tmp_path):
     weights = write_weights(tmp_path / "own.pt", tiny_network(norm="instance"), make_species())
     serve.use_weights(app, weights)

@@ -54,8 +54,8 @@ def make_app(folder: Path, bundle: Path, weights: Path | None = None, overlays: 
     shutil.copytree(bundle, model, ignore=shutil.ignore_patterns("output", "eval", "__pycache__"))
     if weights is not None:
         use_weights(model, weights)
-    for name in ("train.json", "inference.json") if overlays else ():
-        lay_over(model / "configs" / name, overlays)
+    for overlay in overlays:
+        lay_over(model / "configs", overlay)
     unfinished.rename(app)
     return app
 
@@ -91,12 +91,21 @@ def use_weights(model: Path, weights: Path) -> None:
     (configs / "metadata.json").write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
 
 
-def lay_over(config: Path, overlays: Sequence[Path]) -> None:
-    """Write a config anew, with overlays on it: MONAI Label reads one file per task."""
+def lay_over(configs: Path, overlay: Path) -> None:
+    """Write an overlay into two configs, because MONAI Label reads one file per task.
+
+    All of it goes into ``train.json``, and what ``inference.json`` has too into that.
+    """
     from monai.bundle import ConfigParser
 
-    merged = ConfigParser.load_config_files([str(path) for path in (config, *overlays)])
-    config.write_text(json.dumps(merged, indent=4) + "\n")
+    content = ConfigParser.load_config_file(overlay)
+    content.pop("_desc_", None)
+    for name in ("train.json", "inference.json"):
+        parser = ConfigParser(ConfigParser.load_config_file(configs / name))
+        for key, value in content.items():
+            if name == "train.json" or key in parser:
+                parser[key] = value
+        (configs / name).write_text(json.dumps(parser.get(), indent=4) + "\n")
 
 
 def make_studies(folder: Path, sample: Path) -> Path:

@@ -167,7 +167,7 @@ def format_page(rows: Sequence[Mapping[str, Any]], species: Sequence[str], condi
     text = (
         f"Each network trained for {conditions['budget_seconds']:g} s ({conditions['clock']} clock) on "
         f"{conditions['device']}. Thresholds fitted on {validation}, scored on {test}: mean over the seeds ± half "
-        "their range; mean F1 of the species, precision and the first wrong picks one to one with thresholds for F1, "
+        "their range. Mean F1 of the species, precision and the first wrong picks one to one with thresholds for F1, "
         f"all F4 and the second wrong picks with those for F4; F4 of a species in mode {MODES[0]}.\n"
     )
     head = ["network", "parameters", "seeds", "steps", "F1", "precision", "wrong picks"]

@@ -139,20 +139,28 @@ class Plan:
         """Check for errors that would otherwise show only after hours.
 
         Raises:
-            InputError: a run is missing or is both validated and tested on, or none is left to train on; or
-                ``output_dir`` cannot be written to.
+            InputError: see `check_scored`; or there is no time or no run to train on.
+        """
+        self.check_scored()
+        if not self.budget_seconds > 0:
+            raise InputError(f"budget_seconds must be positive; got {self.budget_seconds}.")
+        held_out = [*self.validation_runs, *self.test_runs]
+        kind = self.settings.get("tomogram_kind")
+        if not list_labelled_runs(self.dataset_dir, without=held_out, tomogram_kind=kind):
+            raise InputError(f"{self.dataset_dir} holds no run beside {', '.join(held_out)} to train on.")
+
+    def check_scored(self) -> None:
+        """Check the runs that are scored, and the folder of the results.
+
+        Raises:
+            InputError: a run is missing or is both validated and tested on; or ``output_dir`` cannot be written to.
         """
         twice = sorted(set(self.validation_runs) & set(self.test_runs))
         if twice:
             raise InputError(f"{', '.join(twice)} cannot be both validation_runs and test_runs.")
-        if not self.budget_seconds > 0:
-            raise InputError(f"budget_seconds must be positive; got {self.budget_seconds}.")
         kind = self.settings.get("tomogram_kind")
         for names in (self.validation_runs, self.test_runs):
             require_runs(list_labelled_runs(self.dataset_dir, only=names, tomogram_kind=kind), self.dataset_dir)
-        held_out = [*self.validation_runs, *self.test_runs]
-        if not list_labelled_runs(self.dataset_dir, without=held_out, tomogram_kind=kind):
-            raise InputError(f"{self.dataset_dir} holds no run beside {', '.join(held_out)} to train on.")
         require_writable(self.output_dir)
 
 

@@ -9,7 +9,7 @@ From the folder ``bundle``:
 A model is a name and the files of its weights with commas between; several files are an ensemble, which is scored in
 each of the given ways, also where the bundle would refuse to average targets of two kinds. Everything is one to one, by
 the network alone, without a second look. ``OUT/scores.md`` and ``OUT/scores.csv`` are the table. A row that is there
-already stays.
+already stays, if it was made under the same conditions.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
@@ -29,8 +30,10 @@ from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.inference.precision import number_format  # noqa: E402
 from scripts.networks.ensemble import COMBINATIONS, Ensemble  # noqa: E402
-from scripts.networks.model_card import network_of  # noqa: E402
+from scripts.networks.model_card import network_of, sha256_of  # noqa: E402
 from scripts.networks.weights import load_weights  # noqa: E402
+from scripts.records import first_difference  # noqa: E402
+from scripts.species import SpeciesSet  # noqa: E402
 from tables import page_of, write_tables_of  # noqa: E402
 from torch import device, nn  # noqa: E402
 
@@ -39,17 +42,17 @@ from networks.definitions import Plan, settings_of  # noqa: E402
 from networks.training import fit_and_score  # noqa: E402
 
 FINDERS = {"Blobs": "scripts.picking.blobs.Blobs", "Peaks": "scripts.picking.peaks.Peaks"}
-MODE = "one_to_one"
+MODE, RESULT = "one_to_one", "result.json"
 ONE = "one"  # how the logits of a single network are combined
 
 
-def network_of_model(paths: Sequence[str], combination: str) -> nn.Module:
+def network_of_model(paths: Sequence[str], combination: str, species_set: SpeciesSet) -> nn.Module:
     """Return the network of a file, or an ensemble of several, with its weights.
 
     Raises:
-        InputError: a file cannot be used.
+        InputError: a file cannot be used, or is of other species.
     """
-    members = [load_weights(network_of(path), path) for path in paths]
+    members = [load_weights(network_of(path), path, species_set) for path in paths]
     return members[0] if len(members) == 1 else Ensemble(members, combination).eval()
 
 
@@ -57,27 +60,41 @@ def score_all(plan: Plan, models: Sequence[str], ensembles: Sequence[str], finde
     """Make the missing results, and the table after each.
 
     Raises:
-        InputError: a model, a finder or a run is wrong.
+        InputError: a model, a finder or a run is wrong, or a result was made under other conditions.
     """
-    plan.check()
+    plan.check_scored()
+    species_set = plan.parser().get_parsed_content("species")
     for model in models:
         name, equals, files = model.partition("=")
         paths = files.split(",")
         if not (name and equals and files):
             raise InputError(f"--models {model}: write a name and its files, such as both=a.pt,b.pt.")
         for combination, finder in product(ensembles if len(paths) > 1 else [ONE], finders):
-            stem = plan.output_dir / f"{name}_{combination}_{finder}"
-            if not stem.with_suffix(".json").exists():
-                network = network_of_model(paths, combination)
-                settings = {**plan.settings, "mode": MODE, "finder#_target_": FINDERS[finder]}
-                found = fit_and_score(
-                    replace(plan, settings=settings), network, f"{precision_here()}, contiguous", stem
-                )
+            network = network_of_model(paths, combination, species_set)
+            own = replace(plan, settings={**plan.settings, "finder#_target_": FINDERS[finder]})
+            conditions = {**own.conditions(), "weights_sha256": [sha256_of(path) for path in paths]}
+            folder = plan.output_dir / f"{name}_{combination}_{finder}"
+            if not is_there(folder / RESULT, json.loads(json.dumps(conditions))):
+                found = fit_and_score(own, network, f"{precision_here()}, contiguous", folder)
                 parameters = sum(value.numel() for value in network.parameters())
                 row = {"model": name, "ensemble": combination, "finder": finder, "parameters": parameters, **found}
-                with write_atomically(stem.with_suffix(".json")) as file:
-                    file.write(json.dumps(row, indent=4) + "\n")
+                with write_atomically(folder / RESULT) as file:
+                    file.write(json.dumps({**row, "conditions": conditions}, indent=4) + "\n")
             write_scores(plan)
+
+
+def is_there(path: Path, conditions: Mapping[str, Any]) -> bool:
+    """Return whether a result is there.
+
+    Raises:
+        InputError: it was made under other conditions.
+    """
+    if not path.exists():
+        return False
+    difference = first_difference(json.loads(path.read_text())["conditions"], conditions)
+    if difference:
+        raise InputError(f"{path} was made under other conditions: {difference}. Set another output_dir.")
+    return True
 
 
 def precision_here() -> str:
@@ -87,7 +104,7 @@ def precision_here() -> str:
 
 def write_scores(plan: Plan) -> None:
     """Write the table of the results that are there."""
-    results = [json.loads(path.read_text()) for path in sorted(plan.output_dir.glob("*.json"))]
+    results = [json.loads(path.read_text()) for path in sorted(plan.output_dir.glob(f"*/{RESULT}"))]
     rows = []
     for result in results:
         row = {key: result[key] for key in ("model", "ensemble", "finder", "parameters")}

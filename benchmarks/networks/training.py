@@ -156,7 +156,8 @@ def fit_and_score(plan: Plan, network: nn.Module, chosen: str, folder: Path) -> 
     for point, beta in POINTS.items():
         fit = fit_thresholds(fitted.counts, fitted.thresholds, fitted.species_set, beta, fitted.least_truths)
         times, _ = evaluate(plan, network, chosen, plan.test_runs, fit.thresholds, folder / f"test_{point}", fit=False)
-        found[point] = {"thresholds": fit.thresholds, "scores": read_scores(folder / f"test_{point}" / "scores.csv")}
+        scores = read_scores(folder / f"test_{point}" / "scores.csv", names)
+        found[point] = {"thresholds": fit.thresholds, "scores": scores}
     return {**found, "seconds_per_tomogram": fmean(times)}
 
 
@@ -188,6 +189,7 @@ def evaluate(
         species_path=plan.parser().get_parsed_content("species_path"),  # otherwise those of the shipped weights
         validation_runs=list(runs),
         probability_thresholds=dict(thresholds),
+        mode="one_to_one",
         least_truths=1,  # the neutral ones are no network's own
         output_dir=str(folder),
         **format_settings(chosen),
@@ -203,15 +205,15 @@ def evaluate(
     return times.seconds, parser.get_parsed_content("validate#handlers")
 
 
-def read_scores(path: Path) -> dict[str, Any]:
-    """Return what a table of scores says.
+def read_scores(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return what a table of scores says about some species.
 
     Returns:
         ``f4`` by mode and species, with ``total`` among the species; and one to one the mean ``f1`` of the species, the
         numbers of ``picks`` and of ``wrong`` ones, and the ``precision`` and ``recall`` of all species together.
     """
     with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["species"] in (*names, "total")]
     f4: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
     for row in rows:
         f4[row["mode"]][row["species"]] = float(row["f4"])

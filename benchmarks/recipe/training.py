@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ from scripts.picking.image_picks import logits_stride_of
 from scripts.picking.proposals import propose
 from scripts.preparation.cache import prepared_dataset
 from scripts.scoring.calibration import judge_candidates
-from scripts.scoring.metrics import Counts, mean_f1, precision, score_counts, score_species
+from scripts.scoring.metrics import Counts, mean_f1, precision, recall, score_counts, score_species
 from scripts.scoring.reliability import average_precision
 from scripts.scoring.threshold_choice import best_threshold
 from scripts.species import SpeciesSet
@@ -118,7 +119,7 @@ class Plan:
         for key, value in {**fixed, **self.settings}.items():
             if key not in parser:
                 raise InputError(f"{key} is not a setting of {CONFIGS[0].name}.")
-            parser[key] = value
+            parser[key] = copy.deepcopy(value)  # the parser writes references in it anew
         parser["train#dataloader#drop_last"] = True  # a smaller batch would be compiled for itself
         leave_out(parser, "train#handlers", HANDLERS_LEFT_OUT - {"LrScheduleHandler"})
         CHANGES[change].apply(parser)
@@ -255,13 +256,16 @@ def score_set(parser: ConfigParser, scored: ScoredSet) -> dict[str, Any]:
         for key, beta in BETAS.items()
     }
     at_f1 = rows["f1"].values()
-    picks, wrong = (sum(getattr(row.counts, key) for row in at_f1) for key in ("predicted", "fp"))
+    totals = {key: sum((row.counts for row in of_point.values()), Counts()) for key, of_point in rows.items()}
     return {
         "average_precision": fmean(areas[name] for name, one in tested.items() if one.truths),
         "f1": mean_f1(at_f1),
-        "precision": precision(picks - wrong, picks),
-        "picks": picks,
-        "wrong": wrong,
+        "precision": precision(totals["f1"].tp, totals["f1"].predicted),
+        "recall": recall(totals["f1"].tp, totals["f1"].truths),
+        "picks": totals["f1"].predicted,
+        "wrong": totals["f1"].fp,
+        "picks_at_f4": totals["f4"].predicted,
+        "wrong_at_f4": totals["f4"].fp,
         "f4": score_counts({name: row.counts for name, row in rows["f4"].items()}, species_set),
         "species": {
             name: {

@@ -9,6 +9,7 @@ import pytest
 from scripts.datasets.truth import list_labelled_runs
 from scripts.errors import InputError
 from scripts.networks.convnext_unet import ConvNeXtUNet
+from scripts.picks import read_csv
 from scripts.species import read_species
 from scripts.volumes.labels import draw_spheres
 from synthetic import SHAPE, noise, write_mrc, write_weights
@@ -70,20 +71,22 @@ def test_few_labels_are_learned_with_and_without_a_start_and_missing_results_are
     capsys.readouterr()
     assert label_curve.main([*words(tmp_path, dataset_dir), "--smoke"]) == 0
     assert capsys.readouterr().out.count("is there") == 5
+    assert label_curve.main(words(tmp_path, dataset_dir)) == 1
+    assert "was made under other conditions: windows was 4, now it is 600" in capsys.readouterr().err
 
 
 def test_labels_are_drawn_by_species_and_a_small_draw_is_part_of_a_larger_one(dataset_dir, tmp_path):
-    truth = dataset_dir / "truth.csv"
-    few, more = (label_curve.draw_labels(truth, ["one", "two"], list(CENTRES), count, 3) for count in (1, 3))
-    assert [row["particle_type"] for row in few] == list(CENTRES)
-    assert [row["particle_type"] for row in more] == [name for name in CENTRES for _ in range(3)]
-    assert all(row in more for row in few)
+    truth = [one for one in read_csv(dataset_dir / "truth.csv") if one.run in ("one", "two")]
+    few, more = (label_curve.draw_labels(truth, list(CENTRES), count, 3) for count in (1, 3))
+    assert [one.species for one in few] == list(CENTRES)
+    assert [one.species for one in more] == [name for name in CENTRES for _ in range(3)]
+    assert all(one in more for one in few)
     tomograms = {run: str(dataset_dir / run / "tomogram.mrc") for run in ("one", "two", "fit")}
     label_curve.write_labels(tmp_path / "few", few, tomograms)
     listed = list_labelled_runs(tmp_path / "few", annotated={"*": {"complete": False}})
-    assert {row["run"] for row in listed} == {row["experiment"] for row in few} < {"one", "two", "fit"}
-    with pytest.raises(InputError, match="has 4 ribosome in one, two, fewer than 5 labels"):
-        label_curve.draw_labels(truth, ["one", "two"], list(CENTRES), 5, 0)
+    assert {row["run"] for row in listed} == {one.run for one in few} < {"one", "two", "fit"}
+    with pytest.raises(InputError, match="the runs to train on hold 4 ribosome, fewer than 5 labels"):
+        label_curve.draw_labels(truth, list(CENTRES), 5, 0)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import json
 import numpy as np
 import pytest
 from networks import score
+from scripts.picking.blobs import Blobs
+from scripts.picking.peaks import Peaks
 from scripts.species import read_species
 from scripts.training.heat_maps import HeatMaps
 from scripts.volumes.labels import draw_spheres
-from synthetic import SHAPE, noise, tiny_network, write_mrc, write_weights
+from synthetic import SHAPE, make_species, noise, tiny_network, write_mrc, write_weights
 
 VOXEL_SIZE = 10.012
 CENTRES = [(6, 9, 11), (13, 20, 30), (10, 20, 9), (9, 8, 27)]
@@ -19,7 +21,7 @@ CENTRES = [(6, 9, 11), (13, 20, 30), (10, 20, 9), (9, 8, 27)]
 def words(tmp_path):
     """Return a command line with three models: two networks of unlike targets, and their ensemble."""
     rows = ["id,experiment,particle_type,x,y,z"]
-    for seed, run in enumerate(["fit", "test", "learn"]):
+    for seed, run in enumerate(["fit", "test"]):
         write_mrc(
             tmp_path / "data" / run / "tomogram.mrc", noise(seed) + 6 * draw_spheres(SHAPE, CENTRES, 3), VOXEL_SIZE
         )
@@ -46,12 +48,45 @@ def test_every_ensemble_and_finder_is_a_row_and_what_is_there_stays(words, tmp_p
         ("both", "rank", "Blobs"), ("both", "rank", "Peaks"),
     ]  # fmt: skip
     assert int(rows[2]["parameters"]) == 2 * int(rows[0]["parameters"])
-    result = json.loads((tmp_path / "out" / "a_one_Blobs.json").read_text())
+    result = json.loads((tmp_path / "out" / "a_one_Blobs" / "result.json").read_text())
     assert float(rows[0]["f1"]) == result["f1"]["scores"]["f1"]
     assert int(rows[0]["wrong_at_f4"]) == result["f4"]["scores"]["wrong"]
-    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*.json")}
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/result.json")}
     assert score.main([*words, "--ensembles", "mean,rank"]) == 0
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*.json")} == times
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("out/*/result.json")} == times
+
+
+def test_each_row_has_its_own_finder_and_ensemble(words, monkeypatch):
+    asked = []
+
+    def look(plan, network, chosen, folder):
+        asked.append((type(plan.parser().get_parsed_content("finder")), getattr(network, "combination", None)))
+        return empty
+
+    scores = {
+        "f4": {"one_to_one": {"total": 0.5}},
+        "wrong": 1,
+        "picks": 2,
+        **dict.fromkeys(("precision", "recall", "f1"), 0.5),
+    }
+    empty = {"f1": {"scores": scores}, "f4": {"scores": scores}, "seconds_per_tomogram": 1.0}
+    monkeypatch.setattr(score, "fit_and_score", look)
+    assert score.main([*words, "--ensembles", "mean,rank", "--finders", "Blobs,Peaks"]) == 0
+    assert asked == [(finder, combination) for combination in (None, "mean", "rank") for finder in (Blobs, Peaks)]
+
+
+def test_results_of_other_weights_or_runs_are_refused(words, tmp_path, monkeypatch, capsys):
+    result = tmp_path / "out" / "a_one_Blobs" / "result.json"
+    result.parent.mkdir(parents=True)
+    result.write_text('{"conditions": {"test_runs": ["learn"]}}')
+    assert score.main(words) == 1
+    assert "result.json was made under other conditions: " in capsys.readouterr().err
+
+
+def test_weights_of_other_species_are_refused(words, tmp_path, capsys):
+    write_weights(tmp_path / "a.pt", tiny_network(out_channels=5), make_species(5, voxel_size_angstrom=10.012))
+    assert score.main(words) == 1
+    assert "a.pt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

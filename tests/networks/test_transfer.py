@@ -124,6 +124,15 @@ def test_old_layers_learn_as_slowly_as_asked_for(old):
     assert all(value.requires_grad for value in rest["params"])
 
 
+def test_what_learns_beside_the_network_is_as_fast_as_its_head(old):
+    network, _ = started(old, species_of("x", "b"))
+    beside = torch.nn.Conv3d(4, 2, 1)
+    head, rest = parameter_groups(network, 0.5, 0.1, old, more=beside)
+    assert [id(value) for value in head["params"][2:]] == [id(value) for value in beside.parameters()]
+    assert len(rest["params"]) == len(list(network.parameters())) - 2
+    assert len(parameter_groups(network, 0.5, more=beside)) == len(list(network.parameters())) + 2
+
+
 def test_at_the_full_rate_all_weights_are_one_group():
     network = tiny_network()
     assert [id(one) for one in parameter_groups(network, 0.5)] == [id(one) for one in network.parameters()]

@@ -109,7 +109,11 @@ def head_of(network: nn.Module) -> list[str]:
 
 
 def parameter_groups(
-    network: nn.Module, learning_rate: float, rate_of_old_layers: float = 1.0, started_from: str | Path | None = None
+    network: nn.Module,
+    learning_rate: float,
+    rate_of_old_layers: float = 1.0,
+    started_from: str | Path | None = None,
+    more: nn.Module | None = None,
 ) -> list[Any]:
     """Return what an optimizer learns: the head, and the layers that the weights at the start have taught already.
 
@@ -118,21 +122,23 @@ def parameter_groups(
         learning_rate: of the head.
         rate_of_old_layers: what the learning rate of the other layers is multiplied by, from 0 to 1.
         started_from: the weights at the start; None for none.
+        more: what learns beside the network, as fast as its head.
 
     Raises:
         InputError: the rate is none, there are no weights at the start, or see `head_of`.
     """
     if not 0 <= rate_of_old_layers <= 1:
         raise InputError(f"rate_of_old_layers is a share from 0 to 1; got {rate_of_old_layers}.")
+    beside = [] if more is None else list(more.parameters())
     if rate_of_old_layers == 1:
-        return list(network.parameters())
+        return [*network.parameters(), *beside]
     if started_from is None:
         raise InputError("rate_of_old_layers is for layers that have learned already: set checkpoint_path.")
     head = head_of(network)
     new, old = (
         [value for name, value in network.named_parameters() if (name in head) == is_head] for is_head in (True, False)
     )
-    return [{"params": new}, {"params": old, "lr": learning_rate * rate_of_old_layers}]
+    return [{"params": [*new, *beside]}, {"params": old, "lr": learning_rate * rate_of_old_layers}]
 
 
 def freeze(network: nn.Module) -> None:
