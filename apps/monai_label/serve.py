@@ -10,6 +10,7 @@ start from scratch.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+TORCHVISION = HERE / "torchvision_without_cuda"
 ROOT = HERE.parents[1]
 BUNDLE_NAME = "cryoet_particle_segmentation"  # MONAI Label calls the model after its folder
 STUDY_ENDINGS = ["*.nii.gz", "*.nii", "*.mrc", "*.rec", "*.st", "*.map"]
@@ -66,6 +68,7 @@ def use_weights(model: Path, weights: Path) -> None:
     A card may come from anywhere: the network is left to `network_of`, which builds none but the bundle's own.
     """
     sys.path.insert(0, str(ROOT / "bundle"))
+    define_operators()
     from scripts.networks.model_card import network_of, species_of
     from scripts.networks.weights import read_model, save_model
 
@@ -89,6 +92,14 @@ def use_weights(model: Path, weights: Path) -> None:
     pred["num_channels"] = len(picked)
     pred["channel_def"] = {"0": "background", **{str(one.label): one.name for one in picked}}
     (configs / "metadata.json").write_text(json.dumps(metadata, indent=4, ensure_ascii=False) + "\n")
+
+
+def define_operators() -> None:
+    """Make torchvision importable in this process too: timm imports it, for a 2.5D network."""
+    spec = importlib.util.spec_from_file_location("torchvision_without_cuda", TORCHVISION / "sitecustomize.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
 def lay_over(configs: Path, overlay: Path) -> None:
@@ -150,7 +161,7 @@ def write_log_config(folder: Path) -> Path:
 
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment of the server and of the trainings that it starts."""
-    paths = [str(HERE / "torchvision_without_cuda"), str(HERE), os.environ.get("PYTHONPATH", "")]
+    paths = [str(TORCHVISION), str(HERE), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
