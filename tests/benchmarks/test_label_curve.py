@@ -4,31 +4,21 @@ import csv
 import json
 
 import label_curve
-import numpy as np
 import pytest
 from scripts.datasets.truth import list_labelled_runs
 from scripts.errors import InputError
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.picks import read_csv
 from scripts.species import read_species
-from scripts.volumes.labels import draw_spheres
-from synthetic import SHAPE, noise, write_mrc, write_weights
+from synthetic import write_weights
 
-VOXEL_SIZE = 10.012
 CENTRES = {"ribosome": [(6, 9, 11), (13, 20, 30)], "thyroglobulin": [(10, 20, 9), (9, 8, 27)]}
 SMALL = {"network_def#widths": [4, 8], "network_def#depths": [1, 1]}
 
 
 @pytest.fixture
-def dataset_dir(tmp_path):
-    rows = ["id,experiment,particle_type,x,y,z"]
-    for seed, run in enumerate(["one", "two", "fit", "score"]):
-        volume = noise(seed) + sum(6 * draw_spheres(SHAPE, points, radius_vox=3) for points in CENTRES.values())
-        write_mrc(tmp_path / "data" / run / "tomogram.mrc", volume, VOXEL_SIZE)
-        for name, points in CENTRES.items():
-            rows += [f"0,{run},{name},{x},{y},{z}" for x, y, z in np.array(points)[:, ::-1] * VOXEL_SIZE]
-    (tmp_path / "data" / "truth.csv").write_text("\n".join(rows))
-    return tmp_path / "data"
+def dataset_dir(write_spheres):
+    return write_spheres(["one", "two", "fit", "score"], CENTRES)
 
 
 def words(tmp_path, dataset_dir, **replaced):

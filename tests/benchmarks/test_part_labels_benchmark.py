@@ -7,24 +7,14 @@ import part_labels
 import pytest
 import torch
 from scripts.errors import InputError
-from scripts.volumes.labels import draw_spheres
-from synthetic import SHAPE, noise, write_mrc
 
-VOXEL_SIZE = 10.012
 CENTRES = {"apo-ferritin": [(6, 9, 11), (13, 20, 30)], "beta-galactosidase": [(10, 20, 9), (9, 8, 27)]}
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")
-def test_the_three_trainings_are_scored_side_by_side(tmp_path, capsys):
-    rows = ["id,experiment,particle_type,x,y,z"]
-    for seed, run in enumerate(["one", "two", "fit", "score"]):
-        volume = noise(seed) + sum(6 * draw_spheres(SHAPE, points, radius_vox=3) for points in CENTRES.values())
-        write_mrc(tmp_path / "data" / run / "tomogram.mrc", volume, VOXEL_SIZE)
-        for name, points in CENTRES.items():
-            rows += [f"0,{run},{name},{x},{y},{z}" for x, y, z in np.array(points)[:, ::-1] * VOXEL_SIZE]
-    (tmp_path / "data" / "truth.csv").write_text("\n".join(rows))
+def test_the_three_trainings_are_scored_side_by_side(write_spheres, tmp_path, capsys):
     options = {
-        "dataset_dir": tmp_path / "data",
+        "dataset_dir": write_spheres(["one", "two", "fit", "score"], CENTRES),
         "fit_runs": "fit",
         "test_runs": "score",
         "output_dir": tmp_path / "out",

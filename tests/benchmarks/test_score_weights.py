@@ -3,36 +3,25 @@
 import csv
 import json
 
-import numpy as np
 import pytest
 from networks import score
 from scripts.picking.blobs import Blobs
 from scripts.picking.peaks import Peaks
 from scripts.species import read_species
 from scripts.training.heat_maps import HeatMaps
-from scripts.volumes.labels import draw_spheres
-from synthetic import SHAPE, make_species, noise, tiny_network, write_mrc, write_weights
-
-VOXEL_SIZE = 10.012
-CENTRES = [(6, 9, 11), (13, 20, 30), (10, 20, 9), (9, 8, 27)]
+from synthetic import make_species, tiny_network, write_weights
 
 
 @pytest.fixture
-def words(tmp_path):
+def words(write_spheres, tmp_path):
     """Return a command line with three models: two networks of unlike targets, and their ensemble."""
-    rows = ["id,experiment,particle_type,x,y,z"]
-    for seed, run in enumerate(["fit", "test"]):
-        write_mrc(
-            tmp_path / "data" / run / "tomogram.mrc", noise(seed) + 6 * draw_spheres(SHAPE, CENTRES, 3), VOXEL_SIZE
-        )
-        rows += [f"0,{run},apo-ferritin,{x},{y},{z}" for x, y, z in np.array(CENTRES)[:, ::-1] * VOXEL_SIZE]
-    (tmp_path / "data" / "truth.csv").write_text("\n".join(rows))
+    dataset_dir = write_spheres(["fit", "test"], {"apo-ferritin": [(6, 9, 11), (13, 20, 30), (10, 20, 9), (9, 8, 27)]})
     species = read_species(score.BENCHMARKS.parent / "bundle" / "configs" / "species.json")
     for seed, (name, painter) in enumerate({"a": None, "b": HeatMaps(sigma_angstrom=60.0)}.items()):
         network = tiny_network(seed=seed, out_channels=5)
         write_weights(tmp_path / f"{name}.pt", network, species, painter)
     return [
-        *("--dataset_dir", str(tmp_path / "data"), "--validation_runs", "fit", "--test_runs", "test"),
+        *("--dataset_dir", str(dataset_dir), "--validation_runs", "fit", "--test_runs", "test"),
         *("--output_dir", str(tmp_path / "out"), "--settings", '{"device": "$torch.device(\'cpu\')"}', "--models"),
         *(f"a={tmp_path / 'a.pt'}", f"both={tmp_path / 'a.pt'},{tmp_path / 'b.pt'}"),
     ]
