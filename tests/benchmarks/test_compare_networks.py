@@ -127,6 +127,17 @@ def test_thresholds_are_fitted_on_the_validation_runs_alone_however_few_they_hol
     assert right["seconds_per_tomogram"] > 0
 
 
+def test_species_that_nobody_learns_do_not_count(tmp_path):
+    rows = ["mode,species,truths,picks,tp,fp,fn,precision,recall,f1,f4"]
+    for mode in ("kaggle", "one_to_one"):
+        rows += [f"{mode},a,4,5,3,2,1,0.6,0.75,0.6667,0.74", f"{mode},unlearned,9,0,0,0,9,0,0,0,0"]
+        rows += [f"{mode},total,,,,,,,,0.6667,0.74"]
+    (tmp_path / "scores.csv").write_text("\n".join(rows))
+    found = training.read_scores(tmp_path / "scores.csv", ["a"])
+    assert found["f4"] == {mode: {"a": 0.74, "total": 0.74} for mode in ("kaggle", "one_to_one")}
+    assert (found["recall"], found["precision"], found["picks"], found["wrong"]) == (0.75, 0.6, 5, 2)
+
+
 @pytest.mark.parametrize("name", ["ours", "unet", "flexible_unet", "segresnet", "dynunet"])
 def test_an_untrained_network_finds_every_voxel_improbable(plan_for, name):
     torch.manual_seed(0)
