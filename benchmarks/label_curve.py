@@ -33,6 +33,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
 import numpy as np  # noqa: E402
+from conditions import is_there  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from recipe.changes import BASE  # noqa: E402
 from recipe.training import Plan, ScoredSet, run_one  # noqa: E402
@@ -41,9 +42,8 @@ from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.pages.figures import save_figure  # noqa: E402
 from scripts.picks import Pick, read_csv, write_csv  # noqa: E402
-from scripts.records import first_difference  # noqa: E402
 from scripts.species import SPECIES_FILE  # noqa: E402
-from tables import page_of, write_tables_of  # noqa: E402
+from tables import page_of, with_spread, write_tables_of  # noqa: E402
 
 ALL = "all"
 STARTS = ("started", "scratch")
@@ -141,8 +141,7 @@ def make_curve(options: argparse.Namespace) -> None:
         windows = 4 if options.smoke else options.windows
         plan = Plan((str(folder),), (), scored, windows, options.output_dir, settings)
         plan.check()
-        if path.exists():
-            check_conditions(path, plan)
+        if is_there(path, plan.conditions()):
             print(f"{path} is there", flush=True)
             continue
         result = {"labels": labels, "start": start, **run_one(plan, BASE, seed)}
@@ -151,17 +150,6 @@ def make_curve(options: argparse.Namespace) -> None:
         found = result["sets"]["own"]
         print(f"{path.stem}: F1 {found['f1']:.3f}, {found['wrong']} wrong picks, F4 {found['f4']:.3f}", flush=True)
         write_tables(options.output_dir)
-
-
-def check_conditions(path: Path, plan: Plan) -> None:
-    """Check that a result was made as one of a plan would be.
-
-    Raises:
-        InputError: it was not.
-    """
-    difference = first_difference(json.loads(path.read_text())["conditions"], json.loads(json.dumps(plan.conditions())))
-    if difference:
-        raise InputError(f"{path} was made under other conditions: {difference}. Set another output_dir.")
 
 
 def write_tables(folder: Path) -> None:
@@ -182,7 +170,7 @@ def write_tables(folder: Path) -> None:
             row["labels"],
             row["start"],
             str(row["seeds"]),
-            f"{row['f1']:.3f} ± {row['f1_half_range']:.3f}",
+            with_spread(row, "f1", ".3f"),
             f"{row['precision']:.3f}",
             f"{row['wrong']:.0f} of {row['picks']:.0f}",
             f"{row['f4']:.3f}",

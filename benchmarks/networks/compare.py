@@ -43,7 +43,7 @@ sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, find_input_error  # noqa: E402
 from scripts.scoring.matching import MODES  # noqa: E402
-from tables import page_of, write_tables_of  # noqa: E402
+from tables import page_of, with_spread, write_tables_of  # noqa: E402
 
 from networks.clocks import CLOCKS  # noqa: E402
 from networks.definitions import NEEDS_TIMM, NETWORKS, OWN_NETWORK, Plan, build_networks, settings_of  # noqa: E402
@@ -175,17 +175,12 @@ def format_page(rows: Sequence[Mapping[str, Any]], species: Sequence[str], condi
     lines = [[*head, "s per step", "s per tomogram", "format"]]
     for row in rows:
         line = [row["network"], f"{row['parameters'] / 1e6:.1f} M", str(row["seeds"]), f"{row['steps']:.0f}"]
-        line += [with_spread(row, "f1"), f"{row['precision_at_f1']:.3f}", wrong_of_all(row, "f1")]
-        line += [*(with_spread(row, f"f4_{mode}") for mode in MODES), wrong_of_all(row, "f4")]
+        line += [with_spread(row, "f1", ".3f"), f"{row['precision_at_f1']:.3f}", wrong_of_all(row, "f1")]
+        line += [*(with_spread(row, f"f4_{mode}", ".3f") for mode in MODES), wrong_of_all(row, "f4")]
         line += [f"{row[f'f4_{name}']:.3f}" for name in species]
         line += [f"{row['seconds_per_step']:.3g}", f"{row['seconds_per_tomogram']:.3g}"]
         lines.append([*line, f"{row['precision']}, {row['memory_format']}"])
     return page_of(text, lines[0], lines[1:])
-
-
-def with_spread(row: Mapping[str, Any], key: str) -> str:
-    """Return a mean score, with half the range of its seeds if there are several."""
-    return f"{row[key]:.3f}" + (f" ± {row[f'{key}_half_range']:.3f}" if row["seeds"] > 1 else "")
 
 
 def wrong_of_all(row: Mapping[str, Any], point: str) -> str:

@@ -17,22 +17,21 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
+from conditions import is_there  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.inference.precision import number_format  # noqa: E402
 from scripts.networks.ensemble import COMBINATIONS, Ensemble  # noqa: E402
 from scripts.networks.model_card import network_of, sha256_of  # noqa: E402
 from scripts.networks.weights import load_weights  # noqa: E402
-from scripts.records import first_difference  # noqa: E402
 from scripts.species import SpeciesSet  # noqa: E402
 from tables import page_of, write_tables_of  # noqa: E402
 from torch import device, nn  # noqa: E402
@@ -74,27 +73,13 @@ def score_all(plan: Plan, models: Sequence[str], ensembles: Sequence[str], finde
             own = replace(plan, settings={**plan.settings, "finder#_target_": FINDERS[finder]})
             conditions = {**own.conditions(), "weights_sha256": [sha256_of(path) for path in paths]}
             folder = plan.output_dir / f"{name}_{combination}_{finder}"
-            if not is_there(folder / RESULT, json.loads(json.dumps(conditions))):
+            if not is_there(folder / RESULT, conditions):
                 found = fit_and_score(own, network, f"{precision_here()}, contiguous", folder)
                 parameters = sum(value.numel() for value in network.parameters())
                 row = {"model": name, "ensemble": combination, "finder": finder, "parameters": parameters, **found}
                 with write_atomically(folder / RESULT) as file:
                     file.write(json.dumps({**row, "conditions": conditions}, indent=4) + "\n")
             write_scores(plan)
-
-
-def is_there(path: Path, conditions: Mapping[str, Any]) -> bool:
-    """Return whether a result is there.
-
-    Raises:
-        InputError: it was made under other conditions.
-    """
-    if not path.exists():
-        return False
-    difference = first_difference(json.loads(path.read_text())["conditions"], conditions)
-    if difference:
-        raise InputError(f"{path} was made under other conditions: {difference}. Set another output_dir.")
-    return True
 
 
 def precision_here() -> str:

@@ -38,7 +38,7 @@ from networks.definitions import settings_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, find_input_error, reason_of  # noqa: E402
 from scripts.pages.figures import save_figure  # noqa: E402
-from tables import page_of, write_tables_of  # noqa: E402
+from tables import page_of, with_spread, write_tables_of  # noqa: E402
 
 from recipe.changes import BASE, CHANGES  # noqa: E402
 from recipe.training import Plan, ScoredSet, run_one  # noqa: E402
@@ -163,20 +163,17 @@ def format_page(rows: Sequence[Row], conditions: Mapping[str, Any]) -> str:
     head += ["steps", "s", "windows per s", "what"]
     lines = []
     for row in rows:
-        cells = [row["change"], str(row["seeds"]), cell(row, "average_precision"), cell(row, "difference", "+.4f")]
+        cells = [
+            row["change"],
+            str(row["seeds"]),
+            with_spread(row, "average_precision"),
+            with_spread(row, "difference", "+.4f"),
+        ]
         for key in sets:
-            cells += [cell(row, f"{key}_{name}", ".0f" if name == "wrong" else ".4f") for name in MEASURES]
+            cells += [with_spread(row, f"{key}_{name}", ".0f" if name == "wrong" else ".4f") for name in MEASURES]
         cells += [f"{row[key]:.0f}" for key in ("steps", "training_seconds", "windows_per_second")]
         lines.append([*cells, CHANGES[row["change"]].sentence])
     return page_of(text, head, lines)
-
-
-def cell(row: Row, name: str, style: str = ".4f") -> str:
-    """Return a mean with half its range, if there are several seeds."""
-    if row[name] is None:
-        return "-"
-    half = f" ± {row[f'{name}_half_range']:{style.lstrip('+')}}" if row["seeds"] > 1 else ""
-    return f"{row[name]:{style}}{half}"
 
 
 def difference_figure(rows: Sequence[Row]) -> Figure:
