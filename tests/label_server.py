@@ -80,6 +80,11 @@ class Server:
     def remove_label(self, study):
         requests.delete(f"{self.url}/datastore/label", params={"id": study, "tag": "final"}, timeout=PATIENCE)
 
+    def labels_of(self, study):
+        """Return the tags of a study's saved labels, as the server lists them."""
+        store = requests.get(f"{self.url}/datastore/", params={"output": "all"}, timeout=PATIENCE).json()
+        return list(store["objects"][study]["labels"])
+
     def start_training(self, **options):
         answer = requests.post(f"{self.url}/train/{MODEL}", json={**TINY_REQUEST, **options}, timeout=PATIENCE)
         assert answer.status_code == 200, answer.text

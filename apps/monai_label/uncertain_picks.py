@@ -13,11 +13,13 @@ from typing import Any
 
 import monaibundle
 from fastapi import HTTPException
+from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
+from study_folder import StudyFolder
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,17 @@ SCORE, SCORED_WITH = "uncertain_picks", "uncertain_picks_weights"  # keys of a s
 
 class MyApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for a class with MONAILabelApp among its bases
     """The app for bundles, with the scoring method and the strategy of this module."""
+
+    def init_datastore(self) -> Datastore:
+        """Return the folder of studies; a server of studies stays MONAI Label's own."""
+        if self.studies.startswith(("http://", "https://")):
+            return super().init_datastore()
+        return StudyFolder(
+            self.studies,
+            extensions=settings.MONAI_LABEL_DATASTORE_FILE_EXT,
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Pick in a study; one that does not exist is refused, where MONAI Label itself would read another file."""

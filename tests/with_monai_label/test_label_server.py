@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nibabel
@@ -169,6 +171,44 @@ def test_the_study_with_the_most_uncertain_picks_comes_next(server, tmp_path):
     assert chosen["id"].startswith("corner")
     server.remove_label("sample")
     requests.delete(f"{server.url}/datastore/image", params={"id": "blank"}, timeout=PATIENCE)
+
+
+def test_a_removed_label_is_forgotten_at_once(server):
+    for _ in range(5):
+        server.save_label("corner", server.studies / "corner.nii.gz")
+        assert server.labels_of("corner") == ["final"]
+        server.remove_label("corner")
+        assert server.labels_of("corner") == []
+
+
+def test_the_list_of_labels_is_never_read_while_it_changes(tmp_path, monkeypatch):
+    from monailabel.datastore.local import LocalDatastore
+    from study_folder import StudyFolder
+
+    (tmp_path / "one.nii.gz").touch()
+    folder = StudyFolder(str(tmp_path), extensions=["*.nii.gz"])
+    folder.save_label("one", str(tmp_path / "one.nii.gz"), "final", {})
+    half_way, go_on = threading.Event(), threading.Event()
+    remove = LocalDatastore._remove_non_existing
+
+    def remove_slowly(store):
+        labels = dict(store._datastore.objects["one"].labels)
+        store._datastore.objects["one"].labels.clear()
+        half_way.set()
+        go_on.wait(PATIENCE)
+        store._datastore.objects["one"].labels.update(labels)
+        return remove(store)
+
+    monkeypatch.setattr(LocalDatastore, "_remove_non_existing", remove_slowly)
+    with ThreadPoolExecutor(2) as threads:
+        refreshing = threads.submit(folder.refresh)
+        half_way.wait(PATIENCE)
+        reading = threads.submit(folder.datalist)
+        is_read = wait([reading], timeout=0.3).done
+        go_on.set()
+        assert not is_read
+        assert len(reading.result(PATIENCE)) == 1
+        refreshing.result(PATIENCE)
 
 
 def test_a_training_on_one_label_is_used_by_the_next_inference(server, tmp_path):
