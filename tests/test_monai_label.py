@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from scripts.networks.model_card import checked_card, read_card, sha256_of, writ
 from scripts.picking.blobs import Blobs
 from scripts.picking.peaks import Peaks
 from scripts.picking.pick_transform import PickParticlesd
-from scripts.picking.second_look import load_second_look
+from scripts.picking.second_look import SECOND_LOOK, find_second_look, load_second_look
 from scripts.picking.second_look_transform import ProposePlacesd, SecondLookd
 from scripts.picks import Pick, write_copick_json
 from scripts.records import as_json, record_of
@@ -238,6 +239,15 @@ def test_weights_of_your_own_bring_their_network_and_species_into_the_app(serve,
     assert sha256_of(app / "models" / "model.pt") == sha256_of(weights)
     pred = json.loads((app / "configs" / "metadata.json").read_text())["network_data_format"]["outputs"]["pred"]
     assert pred["channel_def"] == {"0": "background", "1": "a", "2": "b"}
+
+
+def test_weights_of_your_own_bring_their_second_look(serve, app, tmp_path):
+    weights = write_weights(tmp_path / "own.pt", tiny_network(), make_species())
+    second = write_second_look(tmp_path / SECOND_LOOK, weights, make_species())
+    serve.use_weights(app, weights)
+    assert sorted(os.listdir(app / "models")) == ["model.json", "model.pt", "second_look.json", SECOND_LOOK]
+    assert sha256_of(app / "models" / SECOND_LOOK) == sha256_of(second)
+    assert find_second_look(True, None, app / "models" / "model.pt", make_species()) is not None
 
 
 @pytest.mark.parametrize(

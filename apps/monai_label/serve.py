@@ -65,19 +65,25 @@ def make_app(folder: Path, bundle: Path, weights: Path | None = None, overlays: 
 def use_weights(model: Path, weights: Path) -> None:
     """Put weights into a copy of the bundle, and their network and species into its configs, also for training.
 
+    A second look beside them comes too.
     A card may come from anywhere: the network is left to `network_of`, which builds none but the bundle's own.
     """
     sys.path.insert(0, str(ROOT / "bundle"))
     define_operators()
     from scripts.networks.model_card import network_of, species_of
     from scripts.networks.weights import read_model, save_model
+    from scripts.picking.second_look import SECOND_LOOK
 
-    content, card = read_model(weights)
+    files, beside = {"model.pt": read_model(weights)}, weights.with_name(SECOND_LOOK)
+    if beside.exists():
+        files[SECOND_LOOK] = read_model(beside)
+    card = files["model.pt"][1]
     network_of(weights)
     picked = species_of(weights).picked
     for file in (model / "models").iterdir():
         file.unlink()
-    save_model(model / "models" / "model.pt", content, card)
+    for name, (content, its_card) in files.items():
+        save_model(model / "models" / name, content, its_card)
     configs = model / "configs"
     species = {key: card[key] for key in ("voxel_size_angstrom", "species")}
     (configs / "species.json").write_text(json.dumps(species, indent=4) + "\n")

@@ -65,7 +65,13 @@ def test_other_species_are_refused_unless_asked_for(old):
 
 def test_other_voxels_are_refused(old):
     with pytest.raises(InputError, match="voxels of 10 Å, the species file has 8 Å"):
-        species_taken_over(old, make_species(1, 8.0))
+        species_taken_over(old, make_species(1, 8.0), voxel_size_tolerance=0.02)
+    with pytest.raises(InputError, match=r"voxels of 10 Å, the species file has 10\.01 Å"):
+        species_taken_over(old, make_species(1, 10.01))
+
+
+def test_a_start_from_nearly_the_same_voxels_is_taken(old):
+    assert species_taken_over(old, make_species(1, 10.01), voxel_size_tolerance=0.02) == ["a"]
 
 
 def test_weights_to_start_from_are_needed():

@@ -307,14 +307,16 @@ def check_species(card: Mapping[str, Any], species_set: SpeciesSet, weights: str
                 )
 
 
-def check_voxel_size_of(card: Mapping[str, Any], species_set: SpeciesSet, weights: str | Path) -> None:
-    """Check that the species file has the voxel size of the training.
+def check_voxel_size_of(
+    card: Mapping[str, Any], species_set: SpeciesSet, weights: str | Path, tolerance: float = 0.0
+) -> None:
+    """Check that the species file has the voxel size of the training, but for a share of it.
 
     Raises:
         InputError: it has another one.
     """
     theirs, ours = card["voxel_size_angstrom"], species_set.voxel_size_angstrom
-    if theirs != ours:
+    if abs(theirs - ours) > tolerance * theirs:
         raise InputError(
             f"{weights} was trained on voxels of {theirs:g} Å, the species file has {ours:g} Å. {OWN_SPECIES}."
         )

@@ -26,12 +26,15 @@ logger = logging.getLogger(__name__)
 OUTPUTS = "out_channels"  # the argument of a network that says how many species it answers
 
 
-def species_taken_over(path: str | Path | None, species_set: SpeciesSet) -> list[str]:
+def species_taken_over(
+    path: str | Path | None, species_set: SpeciesSet, voxel_size_tolerance: float = 0.0
+) -> list[str]:
     """Return the names of the species whose rows of the head are taken over from weights.
 
     Args:
         path: the weights to start from.
         species_set: the species to learn.
+        voxel_size_tolerance: largest difference between the voxel sizes of both, as a share of that of the weights.
 
     Raises:
         InputError: there are no weights to start from, they have no card, or they are of another voxel size.
@@ -39,7 +42,7 @@ def species_taken_over(path: str | Path | None, species_set: SpeciesSet) -> list
     if path is None:
         raise InputError("start_from_other_species needs the weights to start from: set checkpoint_path.")
     card = needed_card(path, "another checkpoint_path")
-    check_voxel_size_of(card, species_set, path)
+    check_voxel_size_of(card, species_set, path, voxel_size_tolerance)
     return [species.name for species in species_set.picked if was_trained_on(card, species)]
 
 
