@@ -58,7 +58,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "handlers.results": "WritePicks WriteToProject",
     "handlers.scores": "PickScore WriteScores",
     "handlers.second_look": "StoreProposals StoredPlaces WriteReliability calibrate_second_look each_once "
-    "with_proposals without_proposals",
+    "warn_of_used_runs with_proposals without_proposals",
     "handlers.thresholds": "FitThresholds",
     "handlers.times": "StageTimes",
     "handlers.training_logs": "MetricsTable TrainingProgress",

@@ -85,13 +85,16 @@ def is_loss_for_handlers(violation):
 def make_trainer(bundle_dir, tmp_path):
     """Return a function that builds the config's trainer on a device, with a small network and batches of noise."""
 
-    def make(device, **settings):
-        parser = ConfigParser(ConfigParser.load_config_file(str(bundle_dir / "configs" / "train.json")))
-        batch = {"image": (2, 1, 12, 16, 20), "label": (2, 5, 6, 8, 10)}
-        batch = {key: torch.rand(shape, device=device) for key, shape in batch.items()}
+    def make(device, overlays=(), batch=None, **settings):
+        configs = [str(bundle_dir / "configs" / f"{name}.json") for name in ("train", *overlays)]
+        parser = ConfigParser(ConfigParser.load_config_files(configs))
+        if batch is None:
+            batch = {"image": torch.rand(2, 1, 12, 16, 20), "label": torch.rand(2, 5, 6, 8, 10)}
+            settings = {"network_def#output_stride": 2, **settings}
+        batch = {key: value.to(device) for key, value in batch.items()}
         settings = {
             "bundle_root": str(bundle_dir), "output_dir": str(tmp_path), "device": device, "epochs": 1,
-            "network_def#widths": [4, 8], "network_def#depths": [1, 1], "network_def#output_stride": 2,
+            "network_def#widths": [4, 8], "network_def#depths": [1, 1],
             "train#handlers": [one for one in parser["train#handlers"] if ".checkpoint." not in one["_target_"]],
             "train#dataloader": [batch] * STEPS, "validate#dataset": [], "validate#dataloader": [], **settings,
         }  # fmt: skip
@@ -111,6 +114,16 @@ def test_a_training_by_the_config_waits_only_for_its_loss(precision, device, mak
     assert trainer.state.iteration == STEPS, list(map(str, found))
     assert [str(one) for one in found if not is_loss_for_handlers(one)] == []
     assert len(found) == STEPS
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_training_of_a_second_look_waits_only_where_monai_takes_its_batches_apart(device, make_trainer):
+    batch = {"image": torch.rand(4, 1, 32, 32, 32), "label": torch.tensor([0, 5, 3, 0])}
+    with pretend(device):
+        trainer = make_trainer(device, ["second_look"], batch)
+        found = audit(trainer.run, device)
+    assert trainer.state.iteration == STEPS, list(map(str, found))
+    assert [str(one) for one in found if not one.file.endswith("monai/data/utils.py")] == []
 
 
 def training_step(network, precision, device):

@@ -422,7 +422,7 @@ def train_second_look(work: Path, size: Size, seed: int) -> None:
         "--dataset_dir", [str(work / name) for name in ("second", "calibration")], "--tomogram_kind", list(KINDS),
         "--validation_runs", run_names("calibration", size), "--checkpoint_path", work / "trained" / "model_last.pt",
         "--epochs", size.second_epochs, "--seed", seed, "--output_dir", output, *size.second_settings,
-        task="calibrating" if is_trained(output, size.second_epochs) else "second_look",
+        task="second_look",
     )  # fmt: skip
 
 

@@ -272,7 +272,8 @@ def train(
         "--batch_size", stage.batch_size, "--num_workers", WORKERS, "--learning_rate", stage.learning_rate,
         "--steps", (stage.falls_over_epochs or stage.epochs) * stage.windows_per_epoch // stage.batch_size,
         "--seed", seed + number, "--output_dir", output, "--cache_dir", work / "cache",
-        *(["--checkpoint_path", start] if start else []), *size.network, task="training",
+        "--train#handlers#7#accept_complete", True, *(["--checkpoint_path", start] if start else []), *size.network,
+        task="training",
     )  # fmt: skip
     done.write_text(json.dumps(round(minutes, 1)))
     return minutes, weights

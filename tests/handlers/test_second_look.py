@@ -9,7 +9,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import Dataset
 from scripts.errors import InputWarning
-from scripts.handlers.second_look import WriteReliability, judge_tomograms
+from scripts.handlers.second_look import WriteReliability, judge_tomograms, warn_of_used_runs
 from scripts.networks.model_card import read_card, sha256_of
 from scripts.picking.candidates import Candidates
 from scripts.picking.proposals import Proposals
@@ -95,12 +95,26 @@ def test_the_command_writes_a_second_look_with_its_card(made, dataset):
     assert len(list(proposals.iterdir())) == 3
 
 
-def test_proposals_are_stored_once_and_a_complete_training_is_not_repeated(made, dataset, bundle_dir):
-    before = {path: path.stat().st_mtime_ns for path in (made / "proposals").rglob("*.npz")}
-    with pytest.raises(RuntimeError) as caught:
+def test_runs_that_the_first_network_was_trained_on_are_named(tmp_path):
+    weights = write_weights(tmp_path / "model.pt", tiny_network(), make_species(2), trained_on=["one", "two", "other"])
+    runs = [{"run": name} for name in ("three", "two", "one", "two")]
+    known = r"model\.pt was trained on one, two"
+    with pytest.warns(InputWarning, match=f"{known}: hardly any of its mistakes are there to learn from"):
+        warn_of_used_runs(runs, runs[:1], weights)
+    with pytest.warns(InputWarning, match=f"{known}: probabilities that are fitted on them are too high"):
+        warn_of_used_runs(runs[:1], runs, weights)
+    warn_of_used_runs(runs[:1], runs[:1], weights)
+
+
+def test_one_that_was_stopped_before_its_calibration_is_calibrated_without_training_again(made, dataset, bundle_dir):
+    done = [made / "training.pt", made / "model_last.pt", *(made / "proposals").rglob("*.npz")]
+    before, card = [path.stat().st_mtime_ns for path in done], read_card(made / "second_look.pt")
+    (made / "second_look.pt").unlink()
+    (made / "second_look.json").unlink()
+    with pytest.warns(InputWarning, match="is not calibrated"):
         make_second_look(bundle_dir, dataset, made)
-    assert "is a complete training of 1 epochs" in str(caught.value.__cause__)
-    assert {path: path.stat().st_mtime_ns for path in (made / "proposals").rglob("*.npz")} == before
+    assert [path.stat().st_mtime_ns for path in done] == before
+    assert read_card(made / "second_look.pt") == card
 
 
 def test_inference_takes_the_second_look_beside_the_weights(made, dataset, bundle_dir, tmp_path):

@@ -110,7 +110,7 @@ def test_the_picker_is_made_however_often_it_is_stopped(picker):
     assert starts == [
         simulations,
         [*simulations, "training", "evaluating"],  # the simulations find that all is there
-        [*simulations, "calibrating", "evaluating"],
+        [*simulations, "second_look", "evaluating"],
     ]
 
 

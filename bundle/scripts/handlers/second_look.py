@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from scripts.atomic_files import write_table_of_rows
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.handlers.finished_sample import image_facts_of, samples_of
 from scripts.networks.crop_classifier import CropClassifier
 from scripts.networks.model_card import needed_card, network_of, sha256_of
@@ -70,6 +71,30 @@ class StoreProposals:
         given: Any = engine.state.batch
         for item, sample in zip(given, samples_of(engine), strict=True):
             write_proposals(Path(item[PROPOSALS_PATH]), sample["proposals"])
+
+
+def warn_of_used_runs(
+    training_runs: Sequence[Mapping[str, Any]],
+    calibration_runs: Sequence[Mapping[str, Any]],
+    checkpoint_path: str | Path,
+) -> None:
+    """Warn of runs that the first network was trained on, where it makes fewer mistakes than elsewhere.
+
+    Args:
+        training_runs: items of the second look's training, each with its ``run``.
+        calibration_runs: items of its calibration.
+        checkpoint_path: the first network's weights.
+    """
+    known = needed_card(checkpoint_path, "another checkpoint_path").get("trained_on") or ()
+    uses = {
+        "hardly any of its mistakes are there to learn from": training_runs,
+        "probabilities that are fitted on them are too high": calibration_runs,
+    }
+    for harm, runs in uses.items():
+        names = sorted({one["run"] for one in runs} & set(known))
+        if names:
+            message = f"{checkpoint_path} was trained on {', '.join(names)}: {harm}. Take others, if you have any."
+            warnings.warn(message, InputWarning, stacklevel=2)
 
 
 def with_proposals(
