@@ -34,7 +34,7 @@ from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.model_card import card_path, needed_card, sha256_of, uses_of_weights  # noqa: E402
-from scripts.picking.second_look import SECOND_LOOK  # noqa: E402
+from scripts.picking.second_look import NOT_CALIBRATED, SECOND_LOOK  # noqa: E402
 from scripts.picks import read_csv, write_csv  # noqa: E402
 from scripts.records import first_difference  # noqa: E402
 from scripts.results.pseudo_labels import (  # noqa: E402
@@ -44,11 +44,13 @@ from scripts.results.pseudo_labels import (  # noqa: E402
     judged_runs,
     labels_of,
     refuse_used_runs,
+    require_scores,
 )
 from scripts.results.run_folder import RECORD_FILE, read_record  # noqa: E402
 
 BUNDLE = ROOT / "bundle"
-LABELS, SETTINGS = "labels", "settings.json"
+LABELS, SETTINGS, DONE = "labels", "settings.json", "done"
+ARGUMENTS = ("training_args", "second_look_args", "inference_args")
 SPLIT = ("validation_runs", "calibration_runs", "second_look_runs")
 
 
@@ -75,10 +77,14 @@ class Rounds:
         return self.folder(number - 1) / "trained" / "model.pt" if number else Path(self.options.checkpoint_path)
 
     def second_look(self, number: int) -> Path:
-        """Return the second look for the weights of a round; make it, unless it is there."""
+        """Return the second look for the weights of a round; make it, unless it is there.
+
+        Raises:
+            InputError: see `calibrated`.
+        """
         beside = self.weights(number).with_name(SECOND_LOOK)
         if number == 0 and beside.exists():
-            return beside
+            return calibrated(beside)
         output = self.folder(number) / "second_look"
         if not (output / SECOND_LOOK).exists():
             named = [run for name in SPLIT[1:] for run in getattr(self.options, name)]
@@ -88,18 +94,20 @@ class Rounds:
                 "--validation_runs", self.options.calibration_runs,
                 "--excluded_runs", [run for run in self.labelled if run not in named], "--output_dir", output,
             )  # fmt: skip
-        return output / SECOND_LOOK
+        return calibrated(output / SECOND_LOOK)
 
     def score(self, number: int) -> list[dict[str, str]]:
         """Score the weights of a round on the validation runs, unless that is done; return rows of ``scores.csv``."""
         output = self.folder(number) / "evaluation"
-        if not (output / "report.html").exists():  # the last file that is written
+        done = output / DONE
+        if not done.exists():
             self.run(
                 ["train", "evaluate"], "evaluating", self.options.inference_args,
                 "--checkpoint_path", self.weights(number), "--dataset_dir", as_text(self.options.labelled_dir),
                 "--validation_runs", self.options.validation_runs, "--sweep_thresholds", [0.5], "--output_dir", output,
                 "--second_look", True, "--second_look_path", self.second_look(number),
             )  # fmt: skip
+            done.touch()
         return [row for row in read_rows(output / "scores.csv") if row["mode"] == "one_to_one"]
 
     def pick(self, number: int) -> None:
@@ -128,7 +136,12 @@ class Rounds:
         flagged = [record.run for record in records if record is not None and record.unfamiliar]
         if not table.exists():
             accept, uncertain = self.options.accept, self.options.uncertain
-            runs = judged_runs([picks], uncertain, flagged)
+            runs = judged_runs([picks], uncertain, [*flagged, *self.options.excluded_runs])
+            if not runs:
+                raise InputError(
+                    f"the scores of all tomograms in {picks} are flagged as not calibrated, see its summary.csv: there "
+                    "is nothing to learn from."
+                )
             labels = [label for run in runs for label in labels_of(*run, accept, uncertain)]
             if all(math.isnan(label.weight) for label in labels):
                 raise InputError(
@@ -144,7 +157,7 @@ class Rounds:
     def train(self, number: int, without: Sequence[str]) -> None:
         """Train the weights of a round on annotations and labels, unless that is done."""
         output = self.folder(number) / "trained"
-        done = output / "done"
+        done = output / DONE
         if done.exists():
             return
         overlay = self.folder(number) / "overlay.json"
@@ -158,6 +171,7 @@ class Rounds:
             "--dataset_dir", as_text([*self.options.labelled_dir, self.folder(number) / LABELS]),
             "--validation_runs", self.options.validation_runs, "--excluded_runs", [*kept_out, *without],
             "--cache_dir", self.work / "cache", "--seed", number, "--output_dir", output,
+            "--train#handlers#7#accept_complete", True,
         )  # fmt: skip
         done.touch()
 
@@ -219,10 +233,11 @@ def check_runs(rounds: Rounds) -> None:
     """Check that every annotated run has one use, and that nothing is labelled that has another one.
 
     Raises:
-        InputError: a run has two uses, or trained the weights that it is to judge; or a run to label is annotated, or
-            made the first weights or their second look.
+        InputError: scores are out of order; a run has two uses, or trained the weights that it is to judge; or a run to
+            label is annotated, or made the first weights or their second look.
     """
     options, first = rounds.options, rounds.weights(0)
+    require_scores(options.accept, options.uncertain)
     named = {name: getattr(options, name) for name in (*SPLIT, "excluded_runs")}
     twice = [run for run, count in Counter(run for runs in named.values() for run in runs).items() if count > 1]
     if twice:
@@ -241,6 +256,21 @@ def check_runs(rounds: Rounds) -> None:
     refuse_used_runs(rounds.unlabelled, uses)
 
 
+def calibrated(second_look: Path) -> Path:
+    """Return the path of a second look whose probabilities are all calibrated.
+
+    Raises:
+        InputError: names a species whose probability is not, and why.
+    """
+    left = needed_card(second_look, "other calibration_runs").get(NOT_CALIBRATED) or {}
+    for name, reason in left.items():
+        raise InputError(
+            f"{second_look}: the probability of {name} is not calibrated: {reason}. Set another work_dir, and name "
+            "more calibration_runs."
+        )
+    return second_look
+
+
 def runs_behind(weights: Path) -> set[str]:
     """Return the runs that weights were trained on, or their probabilities fitted on."""
     card = needed_card(weights, "another checkpoint_path")
@@ -255,7 +285,10 @@ def refuse_other_settings(options: argparse.Namespace) -> None:
     """
     left_out = ("work_dir", "rounds", "least_gain")
     settings = {key: value for key, value in vars(options).items() if key not in left_out}
-    settings = json.loads(json.dumps({**settings, "weights_sha256": sha256_of(options.checkpoint_path)}, default=str))
+    settings |= {key: json.loads(settings[key].read_text()) for key in ARGUMENTS if settings[key]}
+    beside = options.checkpoint_path.with_name(SECOND_LOOK)
+    settings["weights_sha256"] = [sha256_of(path) for path in (options.checkpoint_path, beside) if path.exists()]
+    settings = json.loads(json.dumps(settings, default=str))
     path = options.work_dir / SETTINGS
     if path.exists():
         found = first_difference(json.loads(path.read_text()), settings)

@@ -204,6 +204,42 @@ def test_the_commands_of_the_page_work(tool, made, data, tmp_path, capsys):
     assert (options.second_look_runs, options.least_gain) == (["TS_01", "TS_02"], 0.005)
 
 
+def test_scores_out_of_order_are_refused_before_anything_is_written(start, tmp_path, capsys):
+    assert start(tmp_path / "work", accept=0.1, uncertain=0.2) == 1
+    assert "scores must be 0 < uncertain <= accept <= 1; got uncertain 0.2, accept 0.1" in capsys.readouterr().err
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_second_look_that_is_not_calibrated_ends_the_rounds_before_anything_is_picked(start, tmp_path, capsys):
+    weights = write_weights(tmp_path / "model.pt", tiny_network(), make_species(2), trained_on=["old"])
+    facts = {"not_calibrated": {"b": "3 true particles among its candidates, at least 10 needed"}}
+    write_second_look(tmp_path / "second_look.pt", weights, make_species(2), **facts)
+    assert start(tmp_path / "work", checkpoint_path=weights) == 1
+    said = "second_look.pt: the probability of b is not calibrated: 3 true particles among its candidates, at least 10"
+    assert said in capsys.readouterr().err
+    assert start.names == []
+
+
+def test_without_a_calibrated_tomogram_there_is_nothing_to_learn_from(start, tmp_path, made, capsys):
+    shutil.copytree(made[0] / "round_0" / "picks", tmp_path / "work" / "round_0" / "picks")
+    for record in (tmp_path / "work" / "round_0" / "picks").glob("*/run.json"):
+        record.write_text(json.dumps({**json.loads(record.read_text()), "unfamiliar": "skewness: 9"}))
+    start.made_up = {"run", "evaluating"}
+    assert start(tmp_path / "work") == 1
+    assert "picks are flagged as not calibrated, see its summary.csv" in capsys.readouterr().err
+
+
+def test_other_settings_in_a_file_are_refused(start, tmp_path, data, capsys):
+    mine, work = tmp_path / "mine.json", tmp_path / "work"
+    mine.write_text((data / "training.json").read_text())
+    start.made_up = {"run", "evaluating"}
+    assert start(work, training_args=mine) == 1
+    assert "holds no run that inference has picked" in capsys.readouterr().err
+    mine.write_text(json.dumps({**ARGUMENTS["training"], "epochs": 2}))
+    assert start(work, training_args=mine) == 1
+    assert "was begun with other settings: training_args epochs was 1, now it is 2" in capsys.readouterr().err
+
+
 def test_other_settings_are_refused(made, start, capsys):
     assert start(made[0], accept=0.6) == 1
     assert "was begun with other settings: accept was 0.5, now it is 0.6" in capsys.readouterr().err

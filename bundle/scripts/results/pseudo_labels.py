@@ -160,6 +160,16 @@ def refuse_used_runs(runs: Sequence[str], uses: Mapping[str, Collection[str]]) -
         raise InputError(f"no pseudo-labels for runs that are in use ({listed}): leave them out.")
 
 
+def require_scores(accept: float, uncertain: float) -> None:
+    """Check the lowest scores of a label and of a row.
+
+    Raises:
+        InputError: they are not 0 < uncertain <= accept <= 1.
+    """
+    if not 0 < uncertain <= accept <= 1:
+        raise InputError(f"scores must be 0 < uncertain <= accept <= 1; got uncertain {uncertain}, accept {accept}.")
+
+
 def labels_of(record: Record, candidates: Iterable[Pick], accept: float, uncertain: float) -> list[Pick]:
     """Return the rows of a truth for one run, by falling score.
 
@@ -176,8 +186,7 @@ def labels_of(record: Record, candidates: Iterable[Pick], accept: float, uncerta
     Raises:
         InputError: the two scores are not 0 < uncertain <= accept <= 1.
     """
-    if not 0 < uncertain <= accept <= 1:
-        raise InputError(f"scores must be 0 < uncertain <= accept <= 1; got uncertain {uncertain}, accept {accept}.")
+    require_scores(accept, uncertain)
     first, second = record.settings["weights_sha256"], _judge(record).get("weights_sha256")
     judge = f"second look {second[:DIGITS]}" if second else "calibrated scores"
     several = [first] if isinstance(first, str) else first
