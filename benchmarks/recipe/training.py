@@ -21,10 +21,11 @@ from networks.training import HANDLERS_LEFT_OUT, leave_out
 from numpy.typing import NDArray
 from scripts.atomic_files import require_writable
 from scripts.datasets.runs import require_runs
-from scripts.datasets.truth import list_labelled_runs
+from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs
 from scripts.errors import InputError, InputWarning
 from scripts.handlers.training_logs import loss_of
 from scripts.inference.inferers import TomogramInferer
+from scripts.networks.model_card import sha256_of
 from scripts.picking.image_picks import logits_stride_of
 from scripts.picking.proposals import propose
 from scripts.preparation.cache import prepared_dataset
@@ -133,13 +134,18 @@ class Plan:
 
     def conditions(self) -> dict[str, Any]:
         """Return what results must have in common to be compared in one table, ready for JSON."""
-        cuda = torch.cuda.is_available()
+        cuda, start = torch.cuda.is_available(), self.settings.get("checkpoint_path")
         return {
             "dataset_dirs": [str(Path(folder).resolve()) for folder in self.dataset_dirs],
             "kinds": list(self.kinds),
+            "truths_sha256": [
+                sha256_of(path) for folder in self.dataset_dirs for path in Path(folder).glob(TRUTH_TABLE)
+            ],
+            "scored_dirs": {name: [str(Path(one).resolve()) for one in own.folders] for name, own in self.sets.items()},
             "fit_runs": {name: list(one.fit_runs) for name, one in self.sets.items()},
             "test_runs": {name: list(one.test_runs) for name, one in self.sets.items()},
             "windows": self.windows,
+            "start_sha256": None if start is None else sha256_of(start),
             "settings": {key: value for key, value in self.settings.items() if key not in ("cache_dir", "num_workers")},
             "configs_sha256": hashlib.sha256(b"".join(path.read_bytes() for path in CONFIGS)).hexdigest(),
             "device": torch.cuda.get_device_name() if cuda else "CPU",

@@ -4,12 +4,13 @@
 
 WORK is the folder of ``tools/make_weights.py`` after it has simulated and trained: its network proposes, its datasets
 train, calibrate and score. Every step is a documented command that is not repeated once it is done. The table goes to
-``WORK/ablation/table.md``.
+``WORK/ablation/table.md``; results of other weights, data or epochs are refused there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,16 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
+sys.path[:0] = [str(ROOT / part) for part in ("bundle", "tools", "benchmarks")]
 
 from bundle_steps import Rows, bundle_run, evaluate, read_rows  # noqa: E402
+from conditions import is_there  # noqa: E402
 from make_weights import SCORED  # noqa: E402
+from scripts.atomic_files import write_atomically  # noqa: E402
+from scripts.datasets.truth import list_labelled_runs  # noqa: E402
+from scripts.errors import run_tool  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
+from scripts.networks.model_card import sha256_of  # noqa: E402
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as shipped, trained shorter": (),
@@ -37,21 +43,32 @@ COPIES = {"one copy": 1, "eight turned copies": 8}  # of the network as shipped
 FOLDERS = (("crowd2", "wbp"), ("crowd4", "wbp"))
 
 
-def main() -> None:
-    """Run what is not done yet, and write the table."""
+def main() -> int:
+    """Run the command line; return the exit status."""
     options = read_arguments()
+    return run_tool(lambda: ablate(options), resumable=True)
+
+
+def ablate(options: argparse.Namespace) -> None:
+    """Run what is not done yet, and write the table.
+
+    Raises:
+        InputError: the folder holds results of other weights, data or epochs.
+    """
     work, folder = options.work_dir.resolve(), options.work_dir.resolve() / "ablation"
-    weights = options.checkpoint_path or max(work.glob("trained_*/model_last.pt"))
+    weights = (options.checkpoint_path or max(work.glob("trained_*/model_last.pt"))).resolve()
+    outside = None if options.outside_dir is None else options.outside_dir.resolve()
+    check_conditions(folder, weights, outside, options.epochs)
     found: dict[str, list[dict[str, Rows]]] = {}
     for seed in options.seeds:
         for number, (name, settings) in enumerate(VARIANTS.items()):
             output = folder / f"{number}_{seed}"
             made = train(work, output, weights, seed, options.epochs, settings)
-            found.setdefault(name, []).append(score(work, output, weights, made, options.outside_dir))
+            found.setdefault(name, []).append(score(work, output, weights, made, outside))
             if number == 0:
                 for words, copies in COPIES.items():
                     output, more = folder / f"copies{copies}_{seed}", ("--second_look_copies", copies)
-                    found.setdefault(words, []).append(score(work, output, weights, made, options.outside_dir, *more))
+                    found.setdefault(words, []).append(score(work, output, weights, made, outside, *more))
     (folder / "table.md").write_text(table(found) + "\n")
     print(table(found))
 
@@ -65,6 +82,20 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", default=[0, 1], type=lambda text: [int(part) for part in text.split(",")])
     parser.add_argument("--epochs", type=int, default=6, help="of 100 steps")
     return parser.parse_args()
+
+
+def check_conditions(folder: Path, weights: Path, outside: Path | None, epochs: int) -> None:
+    """Write what results depend on, or compare it with that of the results that are there.
+
+    Raises:
+        InputError: names the first difference.
+    """
+    conditions = {"weights_sha256": sha256_of(weights), "outside_dir": outside and str(outside), "epochs": epochs}
+    path = folder / "conditions.json"
+    if not is_there(path, conditions):
+        folder.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path) as file:
+            file.write(json.dumps({"conditions": conditions}, indent=1) + "\n")
 
 
 def train(work: Path, output: Path, weights: Path, seed: int, epochs: int, settings: tuple[str, ...]) -> Path:
@@ -87,7 +118,8 @@ def score(work: Path, output: Path, weights: Path, made: Path, outside: Path | N
         SCORED[key]: (work / key[0], key[1], None) for key in FOLDERS
     }
     if outside is not None:
-        data["another simulator"] = (outside, None, ["D7", "D8"])
+        names = [row["run"] for row in list_labelled_runs(str(outside))]
+        data["another simulator"] = (outside, None, names[-2:])
     scores = {}
     for number, (name, (folder, kind, runs)) in enumerate(data.items()):
         there = output / f"scored_{number}"
@@ -113,4 +145,4 @@ def table(found: dict[str, list[dict[str, Rows]]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
