@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+from input_errors import input_error
 from monailabel.app import app
 
 logger = logging.getLogger("bundle")
@@ -40,15 +41,3 @@ async def answer_in_one_line(request: Request, go_on: Callable[[Request], Awaita
             raise
         logger.error(line)
         return JSONResponse({"detail": line}, status_code=400)
-
-
-def input_error(error: BaseException | None) -> str | None:
-    """Return the message of the ``InputError`` that an exception was raised from, or None.
-
-    Its class is compared by name, because MONAI Label reloads the bundle's modules for every request.
-    """
-    while error is not None:
-        if type(error).__name__ == "InputError":
-            return str(error)
-        error = error.__cause__ or error.__context__
-    return None

@@ -13,6 +13,7 @@ from typing import Any
 
 import monaibundle
 from fastapi import HTTPException
+from input_errors import input_error
 from monailabel.config import settings
 from monailabel.interfaces.app import MONAILabelApp
 from monailabel.interfaces.datastore import Datastore
@@ -77,7 +78,7 @@ def uncertainty(picks: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) 
 class CountUncertainPicks(ScoringMethod):
     """Pick in every study without a label, and store how many picks are uncertain.
 
-    Studies that were scored with the weights in use are left out.
+    Studies that were scored with the weights in use are left out; one that cannot be read is named in the log.
 
     Args:
         task: the bundle's inference.
@@ -94,7 +95,11 @@ class CountUncertainPicks(ScoringMethod):
         for study in sorted(datastore.get_unlabeled_images()):
             if datastore.get_image_info(study).get(SCORED_WITH) == weights:
                 continue
-            _, answer = self.task({"image": datastore.get_image_uri(study), "skip_writer": True})
+            try:
+                _, answer = self.task({"image": datastore.get_image_uri(study), "skip_writer": True})
+            except Exception as error:
+                logger.error("%s is not scored: %s", study, input_error(error) or repr(error))
+                continue
             found[study] = round(uncertainty(answer["result"]["picks"], self.task.config()), 3)
             datastore.update_image_info(study, {SCORE: found[study], SCORED_WITH: weights})
             logger.info("%s: %.2f uncertain picks of %d", study, found[study], len(answer["result"]["picks"]))

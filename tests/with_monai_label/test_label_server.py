@@ -160,8 +160,11 @@ def test_the_study_with_the_most_uncertain_picks_comes_next(server, tmp_path):
     study = nibabel.load(corner)
     nibabel.save(nibabel.Nifti1Image(np.zeros(study.shape, np.float32), study.affine), tmp_path / "blank.nii.gz")
     server.add_study("blank", tmp_path / "blank.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(np.zeros(study.shape, np.float32), 2 * study.affine), tmp_path / "big.nii.gz")
+    server.add_study("another_voxel_size", tmp_path / "big.nii.gz")
     server.save_label("sample", corner)  # a study with a label is not proposed; this one is never read
     scores = server.score()
+    assert "another_voxel_size is not scored: " in (server.folder / "server.log").read_text()
     assert scores["corner"] == pytest.approx(scores["corner_as_mrc"], abs=0.01)
     assert scores["corner"] > scores["blank"] == 0
     assert server.score() == {}  # nothing has changed
@@ -170,7 +173,8 @@ def test_the_study_with_the_most_uncertain_picks_comes_next(server, tmp_path):
     assert chosen["uncertain_picks"] == max(scores.values())
     assert chosen["id"].startswith("corner")
     server.remove_label("sample")
-    requests.delete(f"{server.url}/datastore/image", params={"id": "blank"}, timeout=PATIENCE)
+    for name in ("another_voxel_size", "blank"):
+        requests.delete(f"{server.url}/datastore/image", params={"id": name}, timeout=PATIENCE)
 
 
 def test_a_removed_label_is_forgotten_at_once(server):
