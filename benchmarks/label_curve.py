@@ -65,6 +65,8 @@ def without(species: Sequence[str]) -> dict[str, Any]:
         raise InputError(f"--species {','.join(species)}: name some of {', '.join(learned)}, but not all.")
     for name, one in every.items():
         one["label"] = 1 + left.index(name) if name in left else 0
+        if name not in left:
+            one["weight"] = 0.0  # it does not count in F4
     return dict(content)
 
 
@@ -163,14 +165,25 @@ def write_tables(folder: Path) -> None:
             f1 = [one["f1"] for one in own]
             row: dict[str, Any] = {"labels": labels, "start": start, "seeds": len(own), "f1": fmean(f1)}
             row["f1_half_range"] = (max(f1) - min(f1)) / 2
-            rows.append(row | {key: fmean(one[key] for one in own) for key in ("precision", "wrong", "picks", "f4")})
-    head = ["labels of each species", "start", "seeds", "mean F1", "precision", "wrong picks", "F4"]
+            means = ("average_precision", "precision", "wrong", "picks", "f4")
+            rows.append(row | {key: fmean(one[key] for one in own) for key in means})
+    head = [
+        "labels of each species",
+        "start",
+        "seeds",
+        "mean F1",
+        "average precision",
+        "precision",
+        "wrong picks",
+        "F4",
+    ]
     lines = [
         [
             row["labels"],
             row["start"],
             str(row["seeds"]),
             with_spread(row, "f1", ".3f"),
+            f"{row['average_precision']:.3f}",
             f"{row['precision']:.3f}",
             f"{row['wrong']:.0f} of {row['picks']:.0f}",
             f"{row['f4']:.3f}",

@@ -42,6 +42,8 @@ def test_few_labels_are_learned_with_and_without_a_start_and_missing_results_are
     assert label_curve.main(["--species", "ribosome,thyroglobulin", "--write_species", str(others)]) == 0
     start = read_species(others)
     assert start.names == ["apo-ferritin", "beta-galactosidase", "virus-like-particle"]
+    weights = {name: one["weight"] for name, one in json.loads(others.read_text())["species"].items()}
+    assert weights["ribosome"] == weights["thyroglobulin"] == 0 < weights["apo-ferritin"]  # others count in no score
     small = ConvNeXtUNet(
         1, 3, (4, 8), (1, 1), norm="batch", activation="relu", output_stride=2, align_corners=False
     )  # fmt: skip
