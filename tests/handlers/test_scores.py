@@ -57,6 +57,19 @@ def test_scores_are_written_in_both_modes(species_set, tmp_path, capsys):
     assert "total (one_to_one)" in capsys.readouterr().out
 
 
+def test_picks_in_a_tomogram_without_particles_are_wrong(species_set, tmp_path):
+    samples = [
+        sample_of([[1, 6, 9, 11]], [("a", 6, 9, 11)]),
+        sample_of([], [("a", 6, 9, 11), ("b", 3, 9, 11)], run="empty"),
+    ]
+    run_engine(samples, WriteScores(str(tmp_path), species_set))
+    rows = (tmp_path / "scores.csv").read_text().splitlines()
+    assert rows[4].startswith("one_to_one,a,1,2,1,1,0,0.5,1.0,")
+    assert rows[5].startswith("one_to_one,b,0,1,0,1,0,0.0,")
+    run_engine(samples[1:], WriteScores(str(tmp_path), species_set))
+    assert (tmp_path / "scores.csv").read_text().splitlines()[4].startswith("one_to_one,a,0,1,0,1,0,")
+
+
 def test_scores_know_the_voxel_offset(tmp_path):
     sample = sample_of([[1, 6, 9, 11]], [])
     sample["result"]["picks"] = as_records([Pick("run", "a", 115.0, 95.0, 65.0, 0.9, 15.0, 11, 9, 6)])

@@ -14,7 +14,7 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 
 from scripts.atomic_files import write_table_of_rows
-from scripts.handlers.finished_sample import judged_picks_of, samples_of, true_picks_of
+from scripts.handlers.finished_sample import image_facts_of, judged_picks_of, samples_of, true_picks_of
 from scripts.picks import Pick
 from scripts.scoring.matching import MODES, check_mode
 from scripts.scoring.metrics import (
@@ -48,6 +48,7 @@ class WriteScores:
         self.folder, self.species_set, self.voxel_offset = Path(output_dir), species_set, voxel_offset
         self.picks: list[Pick] = []
         self.truth: list[Pick] = []
+        self.runs: list[str] = []
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.reset)
@@ -55,17 +56,18 @@ class WriteScores:
         engine.add_event_handler(Events.COMPLETED, self.write)
 
     def reset(self, engine: Engine) -> None:
-        self.picks, self.truth = [], []
+        self.picks, self.truth, self.runs = [], [], []
 
     def __call__(self, engine: Engine) -> None:
         for sample in samples_of(engine):
             self.picks += judged_picks_of(sample, self.species_set)
             self.truth += true_picks_of(sample, self.species_set, self.voxel_offset)
+            self.runs.append(image_facts_of(sample).run)
 
     def write(self, engine: Engine) -> None:
         rows: list[list[Any]] = []
         for mode in MODES:
-            score = score_picks(self.truth, self.picks, self.species_set, mode)
+            score = score_picks(self.truth, self.picks, self.species_set, mode, runs=self.runs)
             print(format_table(score), flush=True)
             for row in score.rows:
                 counts = row.counts

@@ -6,7 +6,7 @@ within the distance, so one pick may find two particles. In ``one_to_one`` each 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -180,10 +180,11 @@ def score_picks(
     mode: str = "kaggle",
     beta: float = 4.0,
     *,
+    runs: Collection[str] | None = None,
     truth_source: str = "the truth",
     picks_source: str = "the picks",
 ) -> Score:
-    """Compare picks with the truth; picks of runs without truth are left out.
+    """Compare picks with the truth; picks of other runs are left out.
 
     Args:
         truth: the annotations of all runs.
@@ -191,20 +192,21 @@ def score_picks(
         species_set: the species with their radii and weights.
         mode: "kaggle" or "one_to_one".
         beta: recall counts ``beta`` times as much as precision.
+        runs: names of the annotated runs, of which some may hold no particles; None for those with particles.
         truth_source: what to call the truth in a message: its file.
         picks_source: what to call the picks in a message: their file.
 
     Raises:
-        InputError: the truth is empty or has a position twice, or a species is unknown.
+        InputError: the truth is empty and names no run, it has a position twice, or a species is unknown.
     """
-    if not truth:
+    if not truth and not runs:
         raise InputError(f"{truth_source} holds no particles; there is nothing to compare with.")
     check_truth(truth, species_set, truth_source)
-    runs = {pick.run for pick in truth}
+    compared = {pick.run for pick in truth} | set(runs or ())
     kept: list[Pick] = []
     dropped: list[Pick] = []
     for number, pick in enumerate(picks, start=1):
-        if pick.run in runs:
+        if pick.run in compared:
             species_set.named(pick.species, f"{picks_source}, pick {number}")
             kept.append(pick)
         else:
