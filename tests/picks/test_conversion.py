@@ -56,6 +56,18 @@ def test_one_file_cannot_take_several_species(tmp_path, table):
     assert written == {tmp_path / "a.star": 2}
 
 
+def test_one_shape_for_several_runs_is_said_where_coordinates_count_from_the_centre(tmp_path):
+    picks = [Pick(run, "ribosome", 50.0, 60.0, 70.0) for run in ("A", "B")]
+    write_csv(tmp_path / "in.csv", picks)
+    facts = replace(FACTS, species="ribosome")
+    said = r"a\.star: all 2 runs are taken to have \d+ x \d+ x \d+ voxels \(z, y, x\).*convert one at a time with --run"
+    with pytest.warns(InputWarning, match=said):
+        convert(tmp_path / "in.csv", tmp_path / "a.star", facts=facts, to_format="relion5")
+    with pytest.warns(InputWarning, match=said):
+        convert(tmp_path / "a.star", tmp_path / "back.csv", facts=facts, from_format="relion5")
+    convert(tmp_path / "in.csv", tmp_path / "one.star", facts=replace(facts, run="A"), to_format="relion5")
+
+
 def test_run_species_and_score_choose(tmp_path, table):
     convert(table, tmp_path / "a.csv", facts=replace(FACTS, run="A"), min_score=0.5)
     assert [pick.score for pick in read_csv(tmp_path / "a.csv")] == [0.75]

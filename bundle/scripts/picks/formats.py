@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.copick_tree import is_project, picks_path
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.file_names import require_file_name
 from scripts.picks.context import Facts
 from scripts.picks.coords_text import read_coords, write_coords
@@ -142,6 +143,7 @@ def _write_copick(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
 
 
 def _write_relion5(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
+    _warn_of_one_shape(path, picks, facts)
     write_relion5_star(
         path,
         picks,
@@ -152,13 +154,27 @@ def _write_relion5(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
 
 
 def _read_relion5(path: Path, facts: Facts) -> list[Pick]:
-    return read_relion5_star(
+    picks = read_relion5_star(
         path,
         species=facts.needed_species(path),
         volume_shape_zyx=facts.needed_shape(path),
         voxel_size_angstrom=facts.needed_voxel_size(path),
         voxel_offset=facts.voxel_offset,
     )
+    _warn_of_one_shape(path, picks, facts)
+    return picks
+
+
+def _warn_of_one_shape(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
+    """Warn that coordinates from the centre of several tomograms are computed with the shape of one."""
+    runs = {pick.run for pick in picks}
+    if facts.run is None and len(runs) > 1:
+        shape = " x ".join(map(str, facts.needed_shape(path)))
+        message = (
+            f"{path}: all {len(runs)} runs are taken to have {shape} voxels (z, y, x), because RELION 5 counts from "
+            "the centre. If they differ, convert one at a time with --run."
+        )
+        warnings.warn(message, InputWarning, stacklevel=2)
 
 
 FORMATS = {
