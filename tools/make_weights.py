@@ -173,7 +173,7 @@ def main() -> None:
     scores = score_all(bundle, work, outside, test_names, weights, second_look)
     made = {
         "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
-        "outside": outside is not None, "trained_on": {"simulated": own, "outside": train_names},
+        "outside": outside is not None, "trained_on": read_model(weights)[1]["trained_on"],
         "fitted_on": fitted, "scores": scores,
     }  # fmt: skip
     (work / "weights.json").write_text(json.dumps(made, indent=1) + "\n")

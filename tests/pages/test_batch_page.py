@@ -26,6 +26,15 @@ def test_only_the_runs_that_are_named_are_shown_and_never_unfinished_ones(output
     assert [run["name"] for run in named["runs"]] == ["TS_2"]
 
 
+def test_picks_of_lower_thresholds_than_the_species_files_are_shown_and_counted(output_dir):
+    write_csv(
+        output_dir / "TS_2" / "picks.csv", [Pick("TS_2", "b", 1.0, 2.0, 3.0, score) for score in (0.3000009, 0.9)]
+    )
+    first, second = data_of(write_batch_page(output_dir, make_species(2)))["species"]
+    assert (first["threshold"], first["networkThreshold"]) == (0.5, 0.5)
+    assert (second["threshold"], second["lowest"], second["networkThreshold"]) == (0.3, 0.3, 0.5)
+
+
 def test_failed_runs_are_named_with_their_reasons(output_dir):
     path = write_batch_page(output_dir, make_species(2), failures={"TS<3>": "the file ends early"})
     assert data_of(path)["failures"] == [{"name": "TS<3>", "reason": "the file ends early"}]

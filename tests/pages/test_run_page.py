@@ -87,7 +87,10 @@ def test_picks_are_marked_on_the_image_of_a_padded_tomogram_and_its_faces_are_th
     write_run_page(page, cut, picks, make_species(1), 20, compared)
     data = data_of(page)
     assert [item["place"] for item in data["items"]] == [[3, 9, 11], [10, 14, 18]]
-    assert [item["cause"] for item in data["items"]] == ["border, 30 Å", "no signal"]
+    assert [item["cause"] for item in data["items"]] == [
+        "border, 35 Å",
+        "no signal",
+    ]  # voxel 0 begins half a voxel before its centre
     assert data["start"] == [100, 0, 50]
 
 
@@ -138,7 +141,7 @@ def test_after_a_second_look_the_page_holds_more_candidates_and_starts_at_the_pi
     found = data_of(page)
     assert (found["judged"], found["candidates"], found["picked"]) == (True, True, 2)
     assert found["warning"] == "Not calibrated."
-    assert [item["score"] for item in found["items"]] == [0.9, 0.812346, 0.25]
+    assert [item["score"] for item in found["items"]] == [0.9, 0.812345, 0.25]  # as thresholds they keep their picks
     assert [(one["threshold"], one["lowest"]) for one in found["species"]] == [(0.81234, 0.01), (0.99999, 0.01)]
 
 

@@ -104,6 +104,15 @@ def test_what_is_done_is_skipped(data, reference):
     assert [(reference / f"TS_{number:02d}" / "run.json").stat().st_mtime_ns for number in range(5)] == before
 
 
+def test_without_pages_no_older_page_stays_over_all_runs(data, reference):
+    weights = data.parent / "weights.pt"
+    assert (reference / "report.html").exists()
+    pick(data, reference, weights, page_megabytes=0)
+    assert not (reference / "report.html").exists()
+    pick(data, reference, weights)
+    assert (reference / "report.html").exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [

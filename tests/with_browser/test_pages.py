@@ -69,6 +69,8 @@ def pages(tmp_path_factory, shipped_species):
     moved = [replace(one, z_voxel=one.z_voxel + 3, x_voxel=one.x_voxel + 5) for one in picks]
     path = folder / "padded" / RUN / "report.html"
     write_run_page(path, replace(tomogram, start_zyx_voxel=start), moved, species_set, 20)
+    path, off_centre = folder / "off_centre" / RUN / "report.html", [replace(one, z_voxel=22) for one in RIBOSOMES]
+    write_run_page(path, tomogram, off_centre, species_set, 20)
     path, others = folder / "judged" / RUN / "report.html", [*JUDGED[2:], *FAINT]
     write_run_page(path, tomogram, JUDGED[:2], species_set, 20, others=others, warning="Not calibrated: noise.")
     return folder
@@ -138,6 +140,14 @@ def test_the_page_shows_the_slice_with_the_most_picks(run_page):
     assert "16 picks" in run_page.find_element(By.ID, "facts").text
     assert len(circles(run_page)) > 6
     assert run_page.find_element(By.ID, "z").get_attribute("value") in ("14", "15", "16")
+
+
+def test_a_page_opens_where_the_picks_are_and_not_in_the_middle(open_page):
+    assert open_page(f"off_centre/{RUN}/report.html").find_element(By.ID, "z").get_attribute("value") in (
+        "21",
+        "22",
+        "23",
+    )
 
 
 def test_the_legend_switches_a_species_off_in_both_slices(run_page):
@@ -227,6 +237,13 @@ def test_after_a_second_look_the_slider_says_what_to_expect(judged_page):
     slide(judged_page, "threshold of ribosome", 0)
     assert count_of(judged_page, "ribosome") == "5"
     assert expected_of(judged_page, "ribosome").startswith("expected right 46 %")
+
+
+def test_the_command_leaves_species_without_picks_to_their_operating_point(judged_page):
+    command = judged_page.find_element(By.ID, "command").get_attribute("value")
+    assert command == "--operating_point \"{'ribosome': {'probability': 0.8}}\""
+    slide(judged_page, "threshold of apo-ferritin", 0)
+    assert "'apo-ferritin': {'probability': " in judged_page.find_element(By.ID, "command").get_attribute("value")
 
 
 def test_after_a_second_look_a_button_asks_for_an_operating_point(judged_page):
@@ -341,6 +358,13 @@ def test_the_table_of_the_batch_sorts_by_its_headings(open_page):
     assert rows_of(browser)[-2][0] == "TS_5"
     browser.find_element(By.XPATH, "//thead//button[.='all']").click()
     assert rows_of(browser)[0][0] == "TS_5"
+
+
+def test_the_table_stays_sorted_by_its_heading_while_a_species_is_hidden(open_page):
+    browser = open_page("batch/report.html")
+    browser.find_element(By.XPATH, "//thead//button[.='all']").click()
+    labelled(browser, "show apo-ferritin").click()
+    assert browser.find_element(By.CSS_SELECTOR, "#runs th[aria-sort]").text == "all"
 
 
 def test_the_batch_page_leads_to_the_pages_of_its_runs(open_page):

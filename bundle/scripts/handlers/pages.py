@@ -64,7 +64,7 @@ class WritePages:
             tomogram, picks = tomogram_of(sample), judged_picks_of(sample, self.species_set)
             particles = true_picks_of(sample, self.species_set, self.voxel_offset)
             truth = Truth(particles, np.asarray(sample["sweep"].cpu()), self.thresholds, self.mode)
-            compared = compare_run(tomogram, picks, self.species_set, truth)
+            compared = compare_run(tomogram, picks, self.species_set, truth, self.voxel_offset)
             self.picks[tomogram.run], self.comparisons[tomogram.run] = picks, compared.comparison
             path = self.folder / require_file_name(tomogram.run, "run") / PAGE_NAME
             write_run_page(path, tomogram, picks, self.species_set, self.page_megabytes, compared)

@@ -13,7 +13,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from scripts.pages.html import PAGE_NAME, species_data, valleys_of, write_page
+from scripts.errors import InputError
+from scripts.pages.html import PAGE_NAME, rounded_down, species_data, valleys_of, write_page
 from scripts.picks import Pick, by_species, read_csv
 from scripts.scoring.comparison import Comparison
 from scripts.species import SpeciesSet
@@ -39,10 +40,12 @@ def write_batch_page(
         The page.
 
     Raises:
-        InputError: a table cannot be read or names an unknown species.
+        InputError: there is no table and no run is named, or a table cannot be read or names an unknown species.
     """
     folder = Path(output_dir)
     tables = sorted(folder.glob("[!.]*/picks.csv") if runs is None else (folder / run / "picks.csv" for run in runs))
+    if runs is None and not tables:
+        raise InputError(f"{folder} holds no folder of a run with a picks.csv.")
     picks = {table.parent.name: read_csv(table) for table in tables}
     for table, found in zip(tables, picks.values(), strict=True):
         for pick in found:
@@ -103,7 +106,7 @@ def sum_of(comparisons: Sequence[Comparison]) -> Comparison | None:
 
 def _run_data(folder: Path, run: str, picks: Sequence[Pick], species_set: SpeciesSet) -> dict[str, Any]:
     own = by_species(picks)
-    scores = [sorted(round(pick.score, 5) for pick in own[name]) for name in species_set.names]
+    scores = [sorted(rounded_down(pick.score, 5) for pick in own[name]) for name in species_set.names]
     has_page = (folder / run / PAGE_NAME).is_file()
     return {"name": run, "page": f"{quote(run)}/{PAGE_NAME}" if has_page else None, "picks": scores}
 

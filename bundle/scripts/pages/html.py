@@ -46,7 +46,7 @@ def species_data(
     """Return what the pages show of the species: colours, thresholds, valleys.
 
     After a second look the threshold of a species is the lowest score of its picks, and the sliders go down to
-    `LEAST_PROBABILITY`.
+    `LEAST_PROBABILITY`. Without one, too, no pick is below the threshold that the page starts with.
 
     Args:
         species_set: the species.
@@ -58,9 +58,9 @@ def species_data(
     species = []
     for one in species_set.picked:
         threshold = one.probability_threshold
-        if is_judged:
-            lowest = min((pick.score for pick in own[one.name]), default=HIGHEST)
-            threshold = math.floor(lowest * 1e5) / 1e5  # the pages round scores
+        lowest = min((pick.score for pick in own[one.name]), default=HIGHEST)
+        if is_judged or lowest < threshold:
+            threshold = rounded_down(lowest, 5)
         valley = None if valleys[one.name].threshold is None else asdict(valleys[one.name])
         species.append(
             {
@@ -68,11 +68,18 @@ def species_data(
                 "colour": colour_of(one.label),
                 "radius": one.radius_angstrom,
                 "threshold": threshold,
+                "networkThreshold": one.probability_threshold,
                 "lowest": LEAST_PROBABILITY if is_judged else threshold,
                 "valley": valley,
             }
         )
     return {"species": species, "highestScore": HIGHEST, "leastF": LEAST_F, "judged": is_judged}
+
+
+def rounded_down(score: float, digits: int) -> float:
+    """Return a score with so many digits, never higher than it is: as a threshold it still keeps its pick."""
+    whole = 10.0**digits
+    return math.floor(score * whole + 1e-9) / whole
 
 
 def are_judged(picks: Iterable[Pick]) -> bool:

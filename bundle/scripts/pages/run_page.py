@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.pages.html import TEMPLATES, are_judged, as_script_json, species_data, valleys_of, write_page
+from scripts.pages.html import (
+    TEMPLATES,
+    are_judged,
+    as_script_json,
+    rounded_down,
+    species_data,
+    valleys_of,
+    write_page,
+)
 from scripts.pages.jpeg import SHEET_COLUMNS, TILE_PIXELS, TILE_RADII, Stack, encode_stack, sprite_sheet
 from scripts.picks import Pick, xyz_text
 from scripts.scoring.comparison import Comparison, cause_in_words, compare
@@ -50,10 +58,13 @@ class Tomogram:
         voxels = np.array([pick.zyx_voxel for pick in picks], dtype=np.float64).reshape(-1, 3)
         return (voxels - self.start_zyx_voxel) * (self.own_voxel_size_angstrom / self.voxel_size_angstrom)
 
-    @property
-    def faces_xyz_angstrom(self) -> NDArray[np.float64]:
-        """Lower and upper faces of the volume: ``(2, 3)`` coordinates ``(x, y, z)``."""
-        low = np.array(self.start_zyx_voxel[::-1]) * self.own_voxel_size_angstrom
+    def faces_xyz_angstrom(self, voxel_offset: float = 0.0) -> NDArray[np.float64]:
+        """Return the lower and upper faces of the volume: ``(2, 3)`` coordinates ``(x, y, z)``.
+
+        Args:
+            voxel_offset: where the centre of voxel 0 lies, see `coordinates`.
+        """
+        low = (np.array(self.start_zyx_voxel[::-1]) - 0.5 + voxel_offset) * self.own_voxel_size_angstrom
         return np.array([low, low + np.array(self.volume.shape[::-1]) * self.voxel_size_angstrom])
 
 
@@ -91,7 +102,9 @@ class ComparedRun:
     of_truth: Sequence[Verdict]
 
 
-def compare_run(tomogram: Tomogram, picks: Sequence[Pick], species_set: SpeciesSet, truth: Truth) -> ComparedRun:
+def compare_run(
+    tomogram: Tomogram, picks: Sequence[Pick], species_set: SpeciesSet, truth: Truth, voxel_offset: float = 0.0
+) -> ComparedRun:
     """Compare the picks of one run with its truth.
 
     Args:
@@ -99,8 +112,10 @@ def compare_run(tomogram: Tomogram, picks: Sequence[Pick], species_set: SpeciesS
         picks: all picks of the run.
         species_set: the species.
         truth: what to compare with.
+        voxel_offset: that the ångströms of both were written with, see `coordinates`.
     """
-    return ComparedRun(truth, *compare(truth.particles, picks, species_set, tomogram.faces_xyz_angstrom, truth.sweep))
+    faces = tomogram.faces_xyz_angstrom(voxel_offset)
+    return ComparedRun(truth, *compare(truth.particles, picks, species_set, faces, truth.sweep))
 
 
 def write_run_page(
@@ -168,7 +183,7 @@ def _pick_items(picks: Sequence[Pick], tomogram: Tomogram, species_set: SpeciesS
     return [
         {
             "species": species[pick.species],
-            "score": round(pick.score, 6),
+            "score": rounded_down(pick.score, 6),
             "place": [round(value, 2) for value in place],
             "angstrom": ",".join(xyz_text(pick)),
         }

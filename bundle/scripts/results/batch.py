@@ -24,6 +24,7 @@ from scripts.datasets.runs import mask_of_run, run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
 from scripts.memory import is_out_of_memory
 from scripts.pages.batch_page import write_batch_page
+from scripts.pages.html import PAGE_NAME
 from scripts.results.run_folder import (
     DONE,
     FAILED,
@@ -217,6 +218,8 @@ def finish(tables: BatchTables, pages: bool) -> None:
     rows = tables.write()
     print(format_summary(rows, tables.species_set), flush=True)
     older = tables.are_older(rows)
+    if not pages and not older:
+        (tables.output_dir / PAGE_NAME).unlink(missing_ok=True)  # it would show other picks
     if pages and not older:
         failures = {row.run: row.failure for row in rows if row.status == FAILED}
         done = [row.run for row in rows if row.status == DONE]

@@ -3,7 +3,7 @@
 
 const OUTLIER = 3; // times the usual distance from the median
 const runs = data.runs.map((run) => ({ ...run, odds: run.picks.map((scores) => scores.map(logOdds)) }));
-const order = { column: 0, down: false };
+const order = { title: "tomogram", down: false };
 let panel = null;
 
 // Scores rise, so the number of those that are kept is found by halving.
@@ -50,12 +50,12 @@ function compareRows(a, b, values) {
 
 function showTable() {
   const made = columns();
-  if (order.column >= made.length) order.column = 0;
-  const rows = [...runs.keys()].sort((a, b) => (order.down ? -1 : 1) * compareRows(a, b, made[order.column].values));
+  const sorted = made.find((column) => column.title === order.title) || made[0];
+  const rows = [...runs.keys()].sort((a, b) => (order.down ? -1 : 1) * compareRows(a, b, sorted.values));
   const [head, body] = [document.querySelector("#runs thead"), document.querySelector("#runs tbody")];
-  head.replaceChildren(make("tr", {}, ...made.map((column, place) => make("th", { scope: "col",
-    "aria-sort": place === order.column ? (order.down ? "descending" : "ascending") : null },
-    make("button", { type: "button", onclick: () => sortBy(place) }, column.title)))));
+  head.replaceChildren(make("tr", {}, ...made.map((column) => make("th", { scope: "col",
+    "aria-sort": column === sorted ? (order.down ? "descending" : "ascending") : null },
+    make("button", { type: "button", onclick: () => sortBy(column.title, column !== made[0]) }, column.title)))));
   const sums = made.map(({ values, digits }, place) => (place === 0 ? "sum" : digits ? "" : values.reduce((a, b) => a + b, 0)));
   body.replaceChildren(...rows.map((row) => make("tr", {}, ...made.map((column, place) => cellOf(column, place, row)))),
     make("tr", { class: "sum" }, ...sums.map((sum) => make("td", {}, String(sum)))));
@@ -70,9 +70,9 @@ function cellOf({ values, marks, digits }, place, row) {
     sign + (digits ? values[row].toFixed(digits) : values[row]));
 }
 
-function sortBy(place) {
-  order.down = order.column === place ? !order.down : place > 0;
-  order.column = place;
+function sortBy(title, isNumber) {
+  order.down = order.title === title ? !order.down : isNumber;
+  order.title = title;
   showTable();
 }
 

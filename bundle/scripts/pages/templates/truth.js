@@ -77,7 +77,7 @@ function curves(truth) {
   const pairs = known.map((rows) => rows.filter((row) => row.picks > 0).map((row) => [row.recall, row.precision]));
   const f4 = known.map((rows) => rows.map((row, number) => [truth.thresholds[number], row.f4]));
   const nearest = species.map((one) => truth.thresholds.reduce((best, value, number) =>
-    Math.abs(value - one.threshold) < Math.abs(truth.thresholds[best] - one.threshold) ? number : best, 0));
+    Math.abs(value - one.networkThreshold) < Math.abs(truth.thresholds[best] - one.networkThreshold) ? number : best, 0));
   const inUse = known.map((rows, index) => rows[nearest[index]]);
   return make("div", { class: "charts" },
     chart("Precision and recall", "recall", "precision", pairs,
