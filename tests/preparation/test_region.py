@@ -61,9 +61,25 @@ def test_a_mask_follows_a_resampled_tomogram(tmp_path):
     image = CheckVoxelSized("image", 5.0, resample=True)({"image": image_of(noise(), 10.0)})["image"]
     found = region_of(image, mask_path=str(tmp_path / "mask.mrc"))
     assert found.shape == tuple(image.shape[1:])
-    assert np.array_equal(found, sample_mask(box_mask(), 10.0, image.shape[1:], 5.0))
-    assert np.array_equal(np.argwhere(found).min(axis=0), [8, 20, 12])
-    assert np.array_equal(np.argwhere(found).max(axis=0), [21, 39, 59])
+    assert np.array_equal(found, sample_mask(box_mask(), 10.0, image.shape[1:], 5.0, [2.5] * 3))
+    assert np.array_equal(np.argwhere(found).min(axis=0), [7, 19, 11])  # 3.5, 9.5, 5.5 of the mask: its faces there
+    assert np.array_equal(np.argwhere(found).max(axis=0), [20, 38, 58])
+
+
+def test_a_mask_of_the_tomograms_own_grid_keeps_its_place_on_a_coarser_one(tmp_path):
+    fine = np.zeros((32, 48, 64), dtype=np.uint8)
+    fine[::4, ::4, ::4] = 1  # the voxels whose centres the coarse ones keep
+    write_mrc(tmp_path / "mask.mrc", fine, voxel_size_angstrom=2.5)
+    image = CheckVoxelSized("image", 10.0, resample=True)({"image": image_of(noise(shape=fine.shape), 2.5)})["image"]
+    assert region_of(image, mask_path=str(tmp_path / "mask.mrc")).all()
+
+
+def test_a_mask_of_another_shape_needs_its_voxel_size(tmp_path):
+    write_mrc(tmp_path / "none.mrc", box_mask()[::2, ::2, ::2], voxel_size_angstrom=0)
+    with pytest.raises(
+        InputError, match=r"none\.mrc: the mask has .* no usable voxel size\. Save it with its voxel size"
+    ):
+        region_of(image_of(noise()), mask_path=str(tmp_path / "none.mrc"))
 
 
 def test_a_mask_and_a_slab_lie_on_the_image_of_a_padded_tomogram(tmp_path):

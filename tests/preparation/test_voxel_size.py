@@ -3,9 +3,11 @@ import logging
 import numpy as np
 import pytest
 import torch
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.picking.image_picks import picks_in_image
 from scripts.preparation.image_facts import facts_of_image
+from scripts.preparation.padding import find_padding
+from scripts.preparation.scaling import sorted_sample_of
 from scripts.preparation.voxel_size import CheckVoxelSized, resample
 from synthetic import SHAPE, image_of, make_species, noise
 
@@ -42,6 +44,32 @@ def test_resampling_keeps_a_blob_in_its_place(voxel_size, caplog):
     picks = picks_in_image(found[None], np.ones(1), make_species(1).picked[0], facts_of_image(moved, "run"), 0.0)
     assert np.allclose(picks[0].xyz_angstrom, [310, 200, 170], atol=0.6)
     assert np.allclose([picks[0].z_voxel, picks[0].y_voxel, picks[0].x_voxel], centre, atol=0.1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_voxel_that_is_not_finite_does_not_spread(value):
+    volume = noise()
+    damaged = volume.copy()
+    damaged[3, 5, 7], volume[3, 5, 7] = (
+        value,
+        np.median(np.delete(volume.ravel(), np.ravel_multi_index((3, 5, 7), SHAPE))),
+    )
+    with pytest.warns(InputWarning, match="replaced 1 NaN or infinite voxels by the median"):
+        found = CheckVoxelSized("image", 7.84, resample=True)({"image": image_of(damaged, VOXEL_SIZE)})["image"]
+    wanted = CheckVoxelSized("image", 7.84, resample=True)({"image": image_of(volume, VOXEL_SIZE)})["image"]
+    assert torch.equal(found.as_tensor(), wanted.as_tensor())
+
+
+@pytest.mark.parametrize("voxel_size", [5.0, 6.7, 13.48])
+def test_padding_stays_padding(voxel_size):
+    volume = noise(shape=(40, 60, 60)) * 50 + 113.7
+    volume[:, np.add.outer(np.arange(60), np.arange(60)) < 40] = 113.7  # a corner, as of a turned volume
+    moved = CheckVoxelSized("image", VOXEL_SIZE, resample=True)({"image": image_of(volume, voxel_size)})["image"][
+        0
+    ].numpy()
+    corner = moved[:, : round(10 * voxel_size / 10), : round(10 * voxel_size / 10)]
+    assert np.unique(corner).tolist() == [np.float32(113.7)]
+    assert find_padding(moved, sorted_sample_of(moved)).value == np.float32(113.7)
 
 
 def test_resampling_to_the_same_grid_changes_nothing():

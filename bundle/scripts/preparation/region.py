@@ -50,7 +50,7 @@ def sample_mask(
         mask_voxel_size_angstrom: of the mask.
         shape_zyx: ``(Z, Y, X)`` of the result.
         voxel_size_angstrom: of the result.
-        start_zyx_angstrom: where the result starts in the mask.
+        start_zyx_angstrom: where the result starts in the mask: its face, not the centre of its first voxel.
     """
     for axis, (size, start) in enumerate(zip(shape_zyx, start_zyx_angstrom, strict=True)):
         place = (np.arange(size) + 0.5) * (voxel_size_angstrom / mask_voxel_size_angstrom)
@@ -211,12 +211,20 @@ def read_mask(
         warnings.simplefilter("ignore", InputWarning)  # about the voxel size set here, for masks that state none
         volume = read_tomogram(path, own, own, allow_missing_chunks)
     if volume.data.shape != shape:
-        volume = read_tomogram(path, None, own, allow_missing_chunks)
+        try:
+            volume = read_tomogram(path, None, own, allow_missing_chunks)
+        except InputError as error:  # read before, with another voxel size
+            ours, theirs = (" x ".join(map(str, one)) for one in (volume.data.shape, shape))
+            raise InputError(
+                f"{path}: the mask has {ours} voxels (z, y, x), its tomogram {theirs}, and the mask states no usable "
+                "voxel size. Save it with its voxel size, or on the tomogram's grid."
+            ) from error
     refuse_other_directions(volume.affine, path, facts)
     values, size_angstrom = np.asarray(volume.data), float(volume.voxel_size_angstrom or own)
     boxes = [[count * size for count in counts] for counts, size in ((values.shape, size_angstrom), (shape, own))]
     if any(abs(one - other) > max(size_angstrom, own) for one, other in zip(*boxes, strict=True)):
         mask_box, box = (" x ".join(f"{length:.0f}" for length in lengths) for lengths in boxes)
         raise InputError(f"{path}: the mask covers {mask_box} Å (z, y, x), its tomogram {box} Å.")
-    start = [place * own for place in facts.start_zyx_voxel]
+    # resampling keeps the centre of the first voxel, not its face
+    start = [(place + 0.5) * own - 0.5 * facts.voxel_size_angstrom for place in facts.start_zyx_voxel]
     return sample_mask(values, size_angstrom, shape_zyx, facts.voxel_size_angstrom, start)

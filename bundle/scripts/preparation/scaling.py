@@ -62,12 +62,16 @@ def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
     """
     if is_finite(volume):
         return 0
-    bad = ~np.isfinite(volume)
-    count = int(bad.sum())
+    count = _count_where(volume, lambda chunk: ~np.isfinite(chunk))
     if count > MAX_NON_FINITE_SHARE * volume.size:
         raise InputError(f"{source}: {count} of {volume.size} voxels are NaN or infinite; this is no usable tomogram.")
     if count:
-        volume[bad] = np.median(volume[~bad])
+        whole = without_leading_axes(volume)
+        for slab in slabs_of(whole):  # the lowest voxels, so that the others are not copied
+            whole[slab][~np.isfinite(whole[slab])] = -np.inf
+        (median,) = percentiles_of(volume, [50], LeftOut(lowest=count))
+        for slab in slabs_of(whole):
+            whole[slab][np.isneginf(whole[slab])] = median
         warnings.warn(f"{source}: replaced {count} NaN or infinite voxels by the median.", InputWarning, stacklevel=2)
     return count
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from scripts.coordinates import voxel_size_of
 from scripts.errors import InputError
 from scripts.preparation.image_facts import source_of
+from scripts.preparation.padding import too_common_value
+from scripts.preparation.scaling import is_finite, replace_non_finite, sorted_sample_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +38,30 @@ def resample(volume: Tensor, shape: Sequence[int], step_vox: float) -> Tensor:
         kernel = (kernel / kernel.sum(dim=1, keepdim=True)).to(volume)
         volume = torch.tensordot(volume, kernel, dims=([axis], [1])).movedim(-1, axis)
     return volume.contiguous()
+
+
+def resample_image(volume: MetaTensor, shape: Sequence[int], step_vox: float) -> Tensor:
+    """Resample a tomogram as `resample` does; NaN, infinity and padding do not spread.
+
+    A voxel that is not finite is replaced first: it would reach all others. Padding is taken for 0 meanwhile, because a
+    weighted mean of equal values is not quite that value, by which it is known.
+
+    Args:
+        volume: ``(C, Z, Y, X)``, float32.
+        shape: ``(Z, Y, X)`` of the result.
+        step_vox: input voxels per output voxel.
+
+    Raises:
+        InputError: too many voxels are not finite.
+    """
+    image = volume.as_tensor()
+    if not is_finite(image.numpy()):
+        image = image.clone()
+        replace_non_finite(image.numpy(), source_of(volume))
+    padding = too_common_value(sorted_sample_of(image.numpy()))
+    if padding is None:
+        return resample(image, shape, step_vox)
+    return resample(image - padding, shape, step_vox) + padding
 
 
 class CheckVoxelSized(MapTransform):
@@ -75,6 +101,6 @@ class CheckVoxelSized(MapTransform):
             logger.warning("%s: resampled from %.4g Å to %.4g Å", source_of(volume), own, wanted)
             shape = [max(1, round(size * own / wanted)) for size in volume.shape[1:]]
             affine = volume.affine @ torch.diag(torch.tensor([wanted / own] * 3 + [1.0], dtype=volume.affine.dtype))
-            sample[key] = MetaTensor(resample(volume.as_tensor(), shape, wanted / own), meta=volume.meta)
+            sample[key] = MetaTensor(resample_image(volume, shape, wanted / own), meta=volume.meta)
             sample[key].affine = affine
         return sample
