@@ -548,7 +548,7 @@ def test_two_processes_train_together(shared, overlays, more, dataset_dir, tmp_p
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes=1", "--nproc_per_node=2", "-m",
         "monai.bundle", "run", "--config_file", f"['configs/train.json',{overlays}]",
-        "--output_dir", str(tmp_path), *(f"--{key}={value}" for key, value in settings.items() if key != "device"),
+        "--output_dir", str(tmp_path), *(f"--{key}={value}" for key, value in settings.items()),
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=BUNDLE, env=environment, capture_output=True, text=True, timeout=280)
