@@ -73,6 +73,10 @@ def test_a_stand_in_that_differs_is_not_used_and_the_difference_is_told():
         (Stand(added=float("nan")), "differs from torch by up to nan"),
         (Stand(step=2), r"answers with shape \(1, 2, 3, 4, 3\), torch with \(1, 2, 3, 4, 5\)"),
         (Stand(error=InputError("OpenVINO does not take Net: no reason.")), "OpenVINO does not take Net"),
+        (
+            Stand(error=RuntimeError("Exception from\nsrc/inference.cpp:1")),
+            "Stand failed: Exception from src/inference",
+        ),
     ],
 )
 def test_a_stand_in_that_fails_is_not_used(fast, message):

@@ -9,6 +9,7 @@ import torch
 from scripts.backends.onnx import OnnxNetwork, export_onnx, fits
 from scripts.backends.torchscript import export_torchscript, load_torchscript
 from scripts.errors import InputError, InputWarning
+from scripts.inference.inferers import TomogramInferer
 from scripts.networks.model_card import checked_card, read_card, record_sha256, record_thresholds, sha256_of, write_card
 from scripts.networks.recipe import ON_WINDOWS
 from scripts.training.spheres import Spheres
@@ -57,6 +58,7 @@ def test_windows_of_an_export_are_cut_like_those_of_the_network(exports):
     for found in (load_torchscript(exports / "model.ts"), OnnxNetwork(exports / "model.onnx")):
         for name in ON_WINDOWS:
             assert getattr(found, name) == getattr(network, name), f"{type(found).__name__}.{name}"
+        assert found.values_per_voxel == 64 > network.values_per_voxel  # nothing is done in place
 
 
 def test_an_onnx_file_for_one_window_refuses_others(exports):
@@ -65,6 +67,10 @@ def test_an_onnx_file_for_one_window_refuses_others(exports):
     assert answer_of(found, torch.rand(1, 1, 16, 24, 32)).shape == (1, 2, 16, 24, 32)
     with pytest.raises(InputError, match=r"takes windows of shape \[1, 1, 16, 24, 32\]; got \[2, 1, 17, 20, 31\]"):
         found(WINDOWS)
+    thin = torch.rand(1, 1, 9, 24, 40)
+    inferer = TomogramInferer((16, 24, 32), overlap_voxels=4, precision="float32")
+    with torch.no_grad():
+        assert torch.allclose(inferer(thin, found), inferer(thin, tiny_network().eval()), atol=1e-2)  # and is filled
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,20 @@ def test_a_network_that_changes_nothing_gives_the_volume_back(size, overlap):
     torch.testing.assert_close(slide(volume, identity, overlap_voxels=overlap), volume, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("size", [(101, 63, 20), (129, 65, 33)])
+@pytest.mark.parametrize("flips", [(), ("x",)])
+def test_windows_of_odd_sides_leave_no_logit_out(size, flips):
+    def halved(windows):
+        return F.avg_pool3d(windows, 2, ceil_mode=True)
+
+    halved.output_stride = 2
+    volume = noise(1, 1, *size)
+    found = slide(volume, halved, (65, 63, 15), flips=flips, overlap_voxels=6)
+    even = slide(volume, halved, (66, 64, 16), flips=flips, overlap_voxels=6)
+    assert torch.equal(found, even)
+    assert found.min() > 0
+
+
 def test_every_tomogram_of_a_batch_comes_back():
     volumes = noise(2, 1, *SHAPE)
     torch.testing.assert_close(slide(volumes, identity), volumes, atol=1e-5, rtol=0)

@@ -120,6 +120,8 @@ class CheckedNetwork(nn.Module):
             fault = self._fault_of(found, wanted)
         except InputError as error:
             fault = str(error)
+        except RuntimeError as error:  # of OpenVINO itself
+            fault = f"{type(self.fast).__name__} failed: {' '.join(str(error).split())[:200]}."
         self.is_checked = True
         if fault is None:
             return found

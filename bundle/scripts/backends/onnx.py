@@ -81,6 +81,11 @@ class OnnxNetwork(nn.Module):
         (given,) = self.session.get_inputs()
         self.input_name, self.input_shape = str(given.name), list(given.shape)
 
+    @property
+    def has_fixed_windows(self) -> bool:
+        """Whether the file takes windows of one shape alone."""
+        return not any(isinstance(length, str) for length in self.input_shape[2:])
+
     def forward(self, windows: Tensor) -> Tensor:
         """Return the logits of every voxel.
 

@@ -18,6 +18,8 @@ from scripts.networks.recipe import pass_on
 from scripts.networks.weights import UNREADABLE, check_whole
 from scripts.species import SpeciesSet
 
+TORCHSCRIPT_VALUES = 64  # that a script holds per voxel of a window, measured with the shipped network
+
 
 def export_torchscript(network: nn.Module, checkpoint_path: str | Path, path: str | Path) -> None:
     """Write a network with its weights as a TorchScript file, and its card beside it.
@@ -54,6 +56,7 @@ class TorchScriptNetwork(WithFlatKernels):
         super().__init__()
         self.network = network
         pass_on(network, self)
+        self.values_per_voxel = TORCHSCRIPT_VALUES  # the network's own number is that of operations in place
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return the logits of every voxel."""

@@ -251,18 +251,21 @@ class TomogramInferer(Inferer):
 
         If a window has no size yet, it is `DEFAULT_WINDOW` for a network whose answer depends on the window (its
         attribute ``depends_on_window``), and else as large as the memory allows, or ``most_voxels``. Windows start at
-        multiples of the network's stride, where it states one.
+        multiples of the network's stride, where it states one, and their sides are multiples of its output's. Those of
+        a network that takes no other shape (``has_fixed_windows``) are filled where the volume is smaller.
         """
         stride = int(getattr(network, "output_stride", 1))
         free = not getattr(network, "depends_on_window", True)
         align = int(getattr(network, "stride", stride)) if free else stride
-        window = self.window_size or DEFAULT_WINDOW
+        window = [-(-side // stride) * stride for side in self.window_size or DEFAULT_WINDOW]
         at_once = AT_ONCE if device.type == "cpu" and not getattr(network, "has_own_threads", False) else 1
         if free and self.window_size is None:
             per_voxel = at_once * self.bytes_per_voxel(network, device)
             most = most_voxels or voxels_in_memory(self.memory_gib, shape, logits_bytes(shape, stride), per_voxel)
-            window = largest_window(shape, self.overlap_voxels, align, most)
-        if free:  # what lies beyond the volume's end is the same for every grid of windows
+            window = list(largest_window(shape, self.overlap_voxels, align, most))
+        if free and not getattr(
+            network, "has_fixed_windows", False
+        ):  # what lies beyond the volume's end is the same for every grid of windows
             window = [min(side, -(-size // align) * align) for side, size in zip(window, shape, strict=True)]
         overlap = tuple(min(self.overlap_voxels, side // 2) for side in window)
         return WindowPlan(tuple(window), overlap, align, stride, at_once)

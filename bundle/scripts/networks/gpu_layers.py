@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from scripts.errors import InputWarning
 
 HAS_KERNELS = torch.cuda.is_available() and find_spec("triton") is not None
 if HAS_KERNELS:
@@ -47,6 +50,25 @@ class DepthwiseOnGpu(torch.autograd.Function):
         )
 
 
+def give_up_failing_kernels(device: torch.device) -> None:
+    """Leave all volumes to torch if our kernels do not run on a GPU.
+
+    Triton compiles a program that starts a kernel, for which it needs a C compiler, takes no old GPUs, and starts
+    kernels on the process's current GPU alone.
+    """
+    global HAS_KERNELS
+    if device.index not in (None, torch.cuda.current_device()):
+        HAS_KERNELS = False
+        return
+    try:
+        volume, kernel = (torch.ones(1, 1, side, side, side, device=device) for side in (5, 3))
+        convolve(volume.contiguous(memory_format=torch.channels_last_3d), kernel, None)
+    except Exception as error:  # of Triton, its compiler or the driver
+        reason = " ".join(str(error).split())[:200]
+        warnings.warn(f"torch's own convolutions are used, which are slower: {reason}", InputWarning, stacklevel=3)
+        HAS_KERNELS = False
+
+
 def runs_kernels(x: Tensor) -> bool:
     """Return whether volumes are on a GPU that there are kernels for, in channels-last memory, and no file is made."""
     in_rows = HAS_KERNELS and x.is_cuda and x.is_contiguous(memory_format=torch.channels_last_3d)
@@ -54,6 +76,9 @@ def runs_kernels(x: Tensor) -> bool:
 
 
 def fastest_memory_format(device: str | torch.device) -> torch.memory_format:
-    """Return the memory format in which networks are fastest on a device."""
-    in_rows = torch.device(device).type == "cpu" or HAS_KERNELS
+    """Return the memory format in which networks are fastest on a device; kernels that fail there are given up."""
+    where = torch.device(device)
+    if HAS_KERNELS and where.type == "cuda":
+        give_up_failing_kernels(where)
+    in_rows = where.type == "cpu" or HAS_KERNELS
     return torch.channels_last_3d if in_rows else torch.contiguous_format
