@@ -223,11 +223,11 @@ function setLevels() {
   repaint();
 }
 
-// Where the most picks are cut, near the middle among equals.
+// Where the most picks are cut, and through their middles; near the volume's middle among equals.
 function busiestSlice() {
   const radius = (item) => species[item.species].radius / data.voxelSize / data.pixelStep; // in pixels
   const picked = picks.filter((item) => item.score >= species[item.species].threshold - 1e-9);
-  const cut = (z) => picked.filter((item) => Math.abs(item.z - z) * zRatio < radius(item) / 2).length;
+  const cut = (z) => picked.reduce((sum, item) => sum + Math.max(1 - ((item.z - z) * zRatio / radius(item)) ** 2, 0), 0);
   const middle = Math.floor(depth / 2), slices = [...Array(depth).keys()].map((z) => ({ z, count: cut(z) }));
   slices.sort((a, b) => b.count - a.count || Math.abs(a.z - middle) - Math.abs(b.z - middle));
   return slices[0].z;
