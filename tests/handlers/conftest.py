@@ -22,7 +22,7 @@ class Line(torch.nn.Linear):
 def training(tmp_path):
     """A trainer of three epochs with a checkpoint, and a validation whose score the test sets."""
 
-    def make(epochs=3, resume=True, scores=(), width=2, rate=0.1, taken_over=None):
+    def make(epochs=3, resume=True, scores=(), width=2, rate=0.1, taken_over=None, started_from=None):
         network = Line(width, 1)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -41,7 +41,7 @@ def training(tmp_path):
         TrainingCheckpoint(
             str(tmp_path), network, {"network": network, "optimizer": optimizer}, schedule, {"learning_rate": rate},
             make_species(2), Spheres(), (16, 24, 24), SimpleNamespace(data=[{"run": "one", "image": "one.mrc"}]),
-            evaluator, taken_over=taken_over, resume=resume,
+            evaluator, started_from=started_from, taken_over=taken_over, resume=resume,
         ).attach(trainer)  # fmt: skip
         MetricsTable(str(tmp_path / "metrics.csv"), evaluator, optimizer).attach(trainer)
         return trainer

@@ -7,6 +7,7 @@ from scripts.errors import InputError
 from scripts.handlers.checkpoint import run_training
 from scripts.networks.model_card import checked_card
 from scripts.networks.weights import read_tensors, save_tensors
+from synthetic import make_species, tiny_network, write_weights
 
 
 def weight_in(path):
@@ -85,6 +86,16 @@ def test_the_models_have_a_card_that_says_what_they_are(training, tmp_path, monk
     assert last["network_def"]["in_features"] == 2
     assert list(last["species"]) == ["a", "b"]
     assert last["command"] == "python -m monai.bundle run training --epochs 3"
+
+
+def test_the_runs_behind_the_weights_at_the_start_are_trained_on_too(training, tmp_path):
+    before = write_weights(
+        tmp_path / "before" / "model.pt", tiny_network(), make_species(2), trained_on=["one", "zero"]
+    )
+    training(epochs=1, started_from=before).run([1, 2], max_epochs=1)
+    assert checked_card(tmp_path / "model_last.pt")["trained_on"] == ["one", "zero"]
+    training().run([1, 2], max_epochs=3)  # resumed without them
+    assert checked_card(tmp_path / "model_last.pt")["trained_on"] == ["one", "zero"]
 
 
 def test_a_training_that_another_program_started_has_no_command(training, tmp_path):

@@ -133,7 +133,7 @@ def test_a_round_scores_picks_labels_and_trains(made, data):
     assert all(one.weight == one.score >= 0.5 for one in labels if not np.isnan(one.weight))
     assert any(np.isnan(one.weight) and 0.1 <= one.score < 0.5 for one in labels)
     card = read_card(work / "round_0" / "trained" / "model.pt")
-    assert card["trained_on"] == ["new1", "new2", "train"]
+    assert card["trained_on"] == ["new1", "new2", "old", "train"]  # those of the weights it began with, too
     assert card["started_from"] == sha256_of(data / "first" / "model.pt")
     assert card["species"] == read_card(data / "first" / "model.pt")["species"]
 

@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from scripts.atomic_files import lock_folder, remove_temporaries
 from scripts.command_line import is_bundle_command
 from scripts.errors import InputError
-from scripts.networks.model_card import checked_card, make_card, sha256_of
+from scripts.networks.model_card import checked_card, current_card, make_card, sha256_of
 from scripts.networks.recipe import recipe_of
 from scripts.networks.weights import as_bytes, install_weights, read_tensors, save_model, save_tensors
 from scripts.records import as_json, canonical, first_difference, record_of
@@ -45,6 +45,12 @@ def run_training(trainer: Trainer, output_dir: str) -> None:
         if idist.get_rank() == 0:
             lock_folder(lock, "training", "set another output_dir")
         trainer.run()
+
+
+def runs_behind(started_from: str | Path | None) -> set[str]:
+    """Return the runs that the weights at the start of a training were trained on, as far as their card says."""
+    card = None if started_from is None else current_card(started_from)
+    return set((card or {}).get("trained_on") or ())
 
 
 class TrainingCheckpoint:
@@ -106,7 +112,9 @@ class TrainingCheckpoint:
             "thresholds_fitted_on": None,
             "thresholds_fitted_for": None,
             "thresholds_kept": None,
-            "trained_on": sorted({str(item.get("run", item["image"])) for item in windows.data}),
+            "trained_on": sorted(
+                {str(item.get("run", item["image"])) for item in windows.data} | runs_behind(started_from)
+            ),
             "started_from": started_from and sha256_of(started_from),
             "species_at_start": None if taken_over is None else {"taken_over": list(taken_over), "new": new},
             "command": shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]) if is_bundle_command() else None,
@@ -148,6 +156,7 @@ class TrainingCheckpoint:
             raise InputError(f"{path} is of another network or optimizer: set another output_dir.") from error
         self.best, self.card["started_from"] = state["best"], state["started_from"] or None
         self.card["species_at_start"] = state.get("species_at_start")
+        self.card["trained_on"] = sorted({*self.card["trained_on"], *state.get("trained_on", ())})
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.schedule.last_epoch = state["iteration"]
         logger.info("resuming after epoch %d of %s", state["epoch"], path)
@@ -170,6 +179,7 @@ class TrainingCheckpoint:
             "built": canonical(self.built),
             "started_from": self.card["started_from"] or "",
             "species_at_start": self.card["species_at_start"],
+            "trained_on": self.card["trained_on"],
         }
         save_tensors({**states, **progress}, self.folder / "training.pt")
 
