@@ -35,7 +35,7 @@ from scripts.species import SpeciesSet  # noqa: E402
 
 MERGE_DISTANCES = (0.4, 1.6)  # particle radii
 PROBABILITIES = (0.02, 0.98)
-MERGED = "merge_distance_in_radii"
+MERGED, LEAST = "merge_distance_in_radii", "least_truths"
 Settings = Mapping[str, float]  # MERGED, and a probability by species
 
 
@@ -63,9 +63,11 @@ def run_search(folder: Path, wanted: str, trials: int, seed: int) -> None:
     """
     if not (folder / CALIBRATION_FILE).exists():
         raise InputError(f"{folder} holds no {CALIBRATION_FILE}: finish run cross_validation with it as output_dir.")
-    merged = json.loads((folder / CALIBRATION_FILE).read_text()).get(MERGED)
-    if merged is None:
-        raise InputError(f"{folder / CALIBRATION_FILE} has no {MERGED}: start the same run cross_validation again.")
+    fitted = json.loads((folder / CALIBRATION_FILE).read_text())
+    merged, least = (fitted.get(key) for key in (MERGED, LEAST))
+    for key, value in ((MERGED, merged), (LEAST, least)):
+        if value is None:
+            raise InputError(f"{folder / CALIBRATION_FILE} has no {key}: start the same run cross_validation again.")
     runs = json.loads((folder / FOLDS_PLAN).read_text())["runs"].values()
     folds = [
         [read_out_of_fold(folder_of(folder, number) / OUT_OF_FOLD / f"{run}.npz") for run in names]
@@ -74,7 +76,7 @@ def run_search(folder: Path, wanted: str, trials: int, seed: int) -> None:
     species_set, beta = species_of(folder_of(folder, 0) / FOLD_WEIGHTS), NAMED[wanted]
     everything = [one for fold in folds for one in fold]
     usual = parse_operating_points(wanted, species_set)
-    calibration = calibration_on(everything, species_set, merged)
+    calibration = calibration_on(everything, species_set, merged, least)
     best = search(everything, calibration, species_set, beta, trials, seed)
     scores = {
         "before": score(count(everything, calibration, species_set, usual, merged), beta),
@@ -83,7 +85,7 @@ def run_search(folder: Path, wanted: str, trials: int, seed: int) -> None:
     before, after = ({name: Counts() for name in species_set.names} for _ in range(2))
     for number, fold in enumerate(folds):
         others = [one for place, other in enumerate(folds) if place != number for one in other]
-        without = calibration_on(others, species_set, merged)
+        without = calibration_on(others, species_set, merged, least)
         found = search(others, without, species_set, beta, trials, seed)
         before = add(before, count(fold, without, species_set, usual, merged))
         after = add(after, count_with(fold, without, species_set, found))
@@ -105,11 +107,11 @@ def run_search(folder: Path, wanted: str, trials: int, seed: int) -> None:
 
 
 def calibration_on(
-    tomograms: Sequence[OutOfFold], species_set: SpeciesSet, merge_distance_in_radii: float
+    tomograms: Sequence[OutOfFold], species_set: SpeciesSet, merge_distance_in_radii: float, least_truths: int
 ) -> Calibration:
     """Return the calibration that fits some tomograms."""
     judged = [judge_out_of_fold(one, species_set, merge_distance_in_radii) for one in tomograms]
-    return fit_calibration(judged, species_set.names)[0]
+    return fit_calibration(judged, species_set.names, least_truths)[0]
 
 
 def search(

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from documented import commands_of, run_line
 from scripts.datasets.splits import plan_folds
 from scripts.errors import InputError, find_input_error
 from scripts.handlers import folds
-from scripts.handlers.folds import fold_arguments, keep_plan, run_folds
+from scripts.handlers.folds import fold_arguments, is_complete, keep_plan, run_folds, run_out_of_fold
 from scripts.networks.model_card import read_card, sha256_of
 from scripts.picking.proposals import Proposals
+from scripts.picking.stored_proposals import read_proposals, write_proposals
 from scripts.picks import Pick, read_csv, write_csv
-from scripts.scoring.out_of_fold import judge_out_of_fold, read_out_of_fold
+from scripts.scoring.out_of_fold import OutOfFold, judge_out_of_fold, read_out_of_fold, write_out_of_fold
 from scripts.volumes.labels import draw_spheres
-from synthetic import make_species, noise, run_engine, sample_of, write_mrc, write_weights
+from synthetic import make_species, noise, run_engine, sample_of, tiny_network, write_mrc, write_weights
 
 SHAPE, NAMES, RUNS = (20, 32, 32), ("a", "b"), ("one", "three", "two", "four")
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "how_to" / "folds.md").read_text()
@@ -191,6 +193,34 @@ def test_folds_that_picked_in_other_ways_are_not_mixed(dataset, output, ran):
     with pytest.raises(RuntimeError) as caught:
         run_line(command(dataset, output, "--only_folds [2] --sweep_thresholds [0.1,0.2,0.3]"), False)
     assert "fold_2 has other settings than" in str(find_input_error(caught.value))
+
+
+def test_a_fold_whose_weights_have_changed_since_is_not_complete(tmp_path):
+    assert not is_complete(tmp_path)
+    weights = write_weights(tmp_path / "model_last.pt", tiny_network(), make_species(2))
+    (tmp_path / "out_of_fold.json").write_text(json.dumps({"weights_sha256": sha256_of(weights)}))
+    assert is_complete(tmp_path)
+    write_weights(weights, tiny_network(seed=1), make_species(2))
+    assert not is_complete(tmp_path)
+
+
+def test_what_a_fold_holds_out_is_picked_again_when_its_truth_changes(tmp_path, caplog):
+    write_weights(tmp_path / "model_last.pt", tiny_network(), make_species(2))
+    runs, evaluator = [], SimpleNamespace(run=lambda: runs.append(1))
+    for truth in ("a", "a", "b"):
+        run_out_of_fold(evaluator, tmp_path, {"runs": [{"run": "one", "truth_sha256": truth}]})
+    assert len(runs) == 2
+
+
+@pytest.mark.parametrize("write", [write_out_of_fold, write_proposals])
+def test_a_file_that_was_cut_short_is_refused_with_what_to_delete(write, tmp_path):
+    proposals = Proposals(np.zeros((50, 3)), np.zeros((50, 2)))
+    known = np.zeros((1, 4)), np.zeros((2, 3), int), np.ones((50, 2), bool)
+    is_whole, path = write is write_proposals, tmp_path / "one.npz"
+    write(path, proposals if is_whole else OutOfFold("one", 10.0, proposals, *known))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"cannot read .*one\.npz: .*Delete"):
+        (read_proposals if is_whole else read_out_of_fold)(path)
 
 
 def test_a_species_that_a_fold_would_not_see_is_refused(tmp_path):

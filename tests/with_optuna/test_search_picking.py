@@ -53,8 +53,8 @@ def folder(tmp_path_factory):
             everything.append(tomogram(run, 2 * number + place))
             write_out_of_fold(folder / f"fold_{number}" / "out_of_fold" / f"{run}.npz", everything[-1])
     weights = [folder / f"fold_{number}" / "model_last.pt" for number in range(2)]
-    calibration = search_picking.calibration_on(everything, SPECIES, 1.0)
-    write_calibration(folder / "calibration.json", calibration, SPECIES.names, weights, {})
+    calibration = search_picking.calibration_on(everything, SPECIES, 1.0, 5)
+    write_calibration(folder / "calibration.json", calibration, SPECIES.names, weights, {}, least_truths=5)
     return folder
 
 
@@ -75,7 +75,7 @@ def test_the_search_writes_an_overlay_and_says_what_it_is_worth(folder, capsys):
 
 def test_settings_that_were_searched_are_no_worse_than_the_first_ones_and_the_same_again(folder):
     tomograms = [tomogram("a1", 0), tomogram("a2", 1)]
-    calibration = search_picking.calibration_on(tomograms, SPECIES, 1.0)
+    calibration = search_picking.calibration_on(tomograms, SPECIES, 1.0, 10)
     found = [search_picking.search(tomograms, calibration, SPECIES, 1.0, 25, seed=0) for _ in range(2)]
     assert found[0] == found[1]
     first = {"merge_distance_in_radii": 1.0, "a": 0.5, "b": 0.5}
@@ -88,7 +88,7 @@ def test_settings_that_were_searched_are_no_worse_than_the_first_ones_and_the_sa
 
 def test_places_that_the_truth_does_not_tell_of_count_neither_as_right_nor_as_wrong():
     known = tomogram("a1", 0)
-    calibration = search_picking.calibration_on([known], SPECIES, 1.0)
+    calibration = search_picking.calibration_on([known], SPECIES, 1.0, 10)
     points = parse_operating_points({"probability": 0.02}, SPECIES)
     everything = search_picking.count([known], calibration, SPECIES, points, 1.0)
     assert all(row.predicted > row.truths > 0 for row in everything.values())

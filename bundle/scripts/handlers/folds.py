@@ -216,6 +216,14 @@ def run_out_of_fold(evaluator: Any, output_dir: str | Path, built: Mapping[str, 
         file.write(json.dumps(record) + "\n")
 
 
+def is_complete(folder: Path) -> bool:
+    """Return whether the present weights of a fold have picked in what they have not seen."""
+    done, weights = folder / FOLD_DONE, folder / FOLD_WEIGHTS
+    if not done.exists() or not weights.exists():
+        return False
+    return bool(json.loads(done.read_text(encoding="utf-8"))["weights_sha256"] == sha256_of(weights))
+
+
 def summarise_folds(
     plan: FoldPlan,
     output_dir: str | Path,
@@ -247,7 +255,7 @@ def summarise_folds(
     """
     folder, names = Path(output_dir), species_set.names
     folders = [folder_of(folder, number) for number in range(len(plan.runs))]
-    missing = [str(number) for number, one in enumerate(folders) if not (one / FOLD_DONE).exists()]
+    missing = [str(number) for number, one in enumerate(folders) if not is_complete(one)]
     if missing:
         logger.info("nothing is fitted before all folds are trained; missing: %s", ", ".join(missing))
         return
@@ -273,7 +281,9 @@ def summarise_folds(
     if any(len(one.logits) for fold in judged for one in fold):
         calibration, left = fit_calibration([one for fold in judged for one in fold], names, least_truths)
         weights = [one / FOLD_WEIGHTS for one in folders]
-        write_calibration(folder / CALIBRATION_FILE, calibration, names, weights, left, merge_distance_in_radii)
+        write_calibration(
+            folder / CALIBRATION_FILE, calibration, names, weights, left, merge_distance_in_radii, least_truths
+        )
         errors = held_out_calibration_error(judged, names, least_truths)
     else:
         logger.warning("no calibration: the networks propose nothing. Train for longer")
@@ -291,7 +301,8 @@ def require_same_picking(folders: Sequence[Path]) -> None:
     Raises:
         InputError: names the first fold that did not, and the setting.
     """
-    records = [json.loads((one / FOLD_DONE).read_text(encoding="utf-8")) | {"weights_sha256": ""} for one in folders]
+    own = {"weights_sha256": "", "runs": []}
+    records = [json.loads((one / FOLD_DONE).read_text(encoding="utf-8")) | own for one in folders]
     for folder, record in zip(folders, records, strict=True):
         difference = first_difference(records[0], record)
         if difference:

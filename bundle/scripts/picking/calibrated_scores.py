@@ -49,6 +49,7 @@ def write_calibration(
     weights: Sequence[str | Path],
     left: Mapping[str, str],
     merge_distance_in_radii: float = 1.0,
+    least_truths: int | None = None,
 ) -> None:
     """Write a calibration to a JSON file, as inference takes it.
 
@@ -59,12 +60,14 @@ def write_calibration(
         weights: the networks' files.
         left: why a species is not calibrated, by name.
         merge_distance_in_radii: of two candidates nearer than this times their radius the better one was fitted on.
+        least_truths: right candidates that a species needed to be fitted.
     """
     content = {
         "weights_sha256": [sha256_of(file) for file in weights],
         "calibration": calibration.as_table(names),
         "not_calibrated": dict(left),
         "merge_distance_in_radii": merge_distance_in_radii,
+        "least_truths": least_truths,
     }
     with write_atomically(path) as file:
         file.write(json.dumps(content, indent=4) + "\n")

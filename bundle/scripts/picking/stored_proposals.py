@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,7 +25,7 @@ def read_proposals(path: Path) -> Proposals:
         InputError: the file is missing or damaged.
     """
     try:
-        with np.load(path) as content:
+        with open(path, "rb") as file, np.load(file) as content:
             return Proposals(content["centres_zyx_vox"], content["logits"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"cannot read the proposals in {path}: {error}. Delete it, and start again.") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,11 +60,11 @@ def read_out_of_fold(path: Path) -> OutOfFold:
         InputError: the file is missing or damaged.
     """
     try:
-        with np.load(path) as content:
+        with open(path, "rb") as file, np.load(file) as content:
             proposals = Proposals(content["centres_zyx_vox"], content["logits"])
             run, size = str(content["run"]), float(content["voxel_size_angstrom"])
             return OutOfFold(run, size, proposals, content["particles"], content["sweep"], content["is_judged"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError(f"cannot read {path}: {error}. Delete the folder that it is in, and start again.") from error
 
 
