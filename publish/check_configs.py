@@ -122,6 +122,7 @@ EXPRESSIONS = {  # all that call something, or could grow without limit; the oth
     "torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
     "torch.device('cuda:' + os.environ['LOCAL_RANK'] if torch.cuda.is_available() else 'cpu')",
     "torch.cuda.set_device(@device) if torch.device(@device).type == 'cuda' else None",
+    "[@device] if torch.device(@device).type == 'cuda' else None",
     "torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(days=30))",
     "torch.distributed.init_process_group('nccl' if torch.cuda.is_available() else 'gloo')",
     "torch.distributed.barrier()",

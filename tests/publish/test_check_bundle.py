@@ -253,11 +253,17 @@ def test_only_what_is_published_is_copied(bundle):
 
 
 def test_weights_with_an_address_are_listed_and_left_out(tmp_path):
-    folder = assemble(tmp_path / NAME, weights_url="https://example.org/model.pt")
-    assert not (folder / "models" / "model.pt").exists()
+    urls = {f"models/{name}.pt": f"https://example.org/{name}.pt" for name in ("model", "second_look")}
+    folder = assemble(tmp_path / NAME, urls=urls)
     run_checks(folder, reading_checks(RESULTS))
     listed = (folder / "large_files.yml").read_text()
-    assert sha256_of(ROOT / "bundle" / "models" / "model.pt") in listed
+    for name in urls:
+        assert not (folder / name).exists()
+        assert sha256_of(ROOT / "bundle" / name) in listed
+    assert max(path.stat().st_size for path in folder.rglob("*") if path.is_file()) < 2**20  # the zoo's limit
+    with pytest.raises(Refusal, match=r"models/second_look\.pt has \d MiB: say where it is by --second_look_url"):
+        assemble(tmp_path / NAME, urls={"models/model.pt": urls["models/model.pt"]})
+    assemble(tmp_path / NAME, urls=urls)
     (folder / "large_files.yml").write_text(listed.replace("hash_val: ", "hash_val: 0"))
     assert "models/model.pt is missing, and large_files.yml does not list it" in refusal_of(folder)
 

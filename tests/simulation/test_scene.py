@@ -95,6 +95,15 @@ def test_a_vesicle_has_two_leaflets_at_its_radius():
     assert not scene.taken[47, 47, 47]
 
 
+def test_a_vesicle_of_small_voxels_keeps_its_whole_wall():
+    masses = []
+    for size in (10.0, 3.0):
+        scene = Scene((round(720 / size),) * 3, size, np.random.default_rng(0), 720.0)
+        scene.add_vesicle(np.full(3, 360 / size), 200.0, (1.2, 0.9, 0.9))
+        masses.append(scene.density_kda.sum())
+    assert masses[1] == pytest.approx(masses[0], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("kind", "kda_per_angstrom", "widest_angstrom"), [(MICROTUBULE, 13 * 50 / 40, 150), (ACTIN, 42 / 27.5, 50)]
 )

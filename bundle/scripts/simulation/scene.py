@@ -184,8 +184,10 @@ class Scene:
     def add_vesicle(self, place_zyx_vox: NDArray[np.float64], radius_angstrom: float, stretch: ArrayLike) -> None:
         """Add a bilayer vesicle; ``stretch`` ``(z, y, x)`` scales the axes of the sphere to an ellipsoid."""
         radii = radius_angstrom * np.asarray(stretch, dtype=np.float64) / self.voxel_size_angstrom
-        corner = np.floor(place_zyx_vox - radii - 6).astype(int)
-        box = tuple(np.ceil(2 * radii + 13).astype(int))
+        wall_angstrom = BILAYER_HALF_ANGSTROM + 3 * LEAFLET_SIGMA_ANGSTROM
+        margin = np.maximum(wall_angstrom * radii / radii.mean() / self.voxel_size_angstrom + 1, 6)
+        corner = np.floor(place_zyx_vox - radii - margin).astype(int)
+        box = tuple(np.ceil(2 * (radii + margin) + 1).astype(int))
         here, _ = _overlap(corner, box, self.shape)
         grid = [np.arange(cut.start, cut.stop) for cut in here]
         z, y, x = np.meshgrid(
