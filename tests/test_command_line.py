@@ -250,7 +250,11 @@ def test_a_process_ends_on_another_error_with_status_1_and_its_traceback(bundle_
 
 
 STOPPED = "stopped: the same command resumes a training or a batch\n"
-SEND = "import os, signal, time; os.kill(os.getpid(), signal.{}); time.sleep(9)"
+# a process that a shell has put into the background ignores Ctrl-C
+SEND = (
+    "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "os.kill(os.getpid(), signal.{}); time.sleep(9)"
+)
 
 
 def test_a_process_ends_on_ctrl_c_with_its_signal_and_one_line(bundle_dir):
