@@ -263,9 +263,8 @@ class TomogramInferer(Inferer):
             per_voxel = at_once * self.bytes_per_voxel(network, device)
             most = most_voxels or voxels_in_memory(self.memory_gib, shape, logits_bytes(shape, stride), per_voxel)
             window = list(largest_window(shape, self.overlap_voxels, align, most))
-        if free and not getattr(
-            network, "has_fixed_windows", False
-        ):  # what lies beyond the volume's end is the same for every grid of windows
+        is_fixed = bool(getattr(network, "has_fixed_windows", False))
+        if free and not is_fixed:  # what lies beyond the volume's end is the same for every grid of windows
             window = [min(side, -(-size // align) * align) for side, size in zip(window, shape, strict=True)]
         overlap = tuple(min(self.overlap_voxels, side // 2) for side in window)
         return WindowPlan(tuple(window), overlap, align, stride, at_once)

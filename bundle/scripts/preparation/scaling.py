@@ -60,19 +60,18 @@ def replace_non_finite(volume: NDArray[np.float32], source: str) -> int:
     Raises:
         InputError: more than a tenth of the voxels are not finite.
     """
-    if is_finite(volume):
-        return 0
     count = _count_where(volume, lambda chunk: ~np.isfinite(chunk))
     if count > MAX_NON_FINITE_SHARE * volume.size:
         raise InputError(f"{source}: {count} of {volume.size} voxels are NaN or infinite; this is no usable tomogram.")
-    if count:
-        whole = without_leading_axes(volume)
-        for slab in slabs_of(whole):  # the lowest voxels, so that the others are not copied
-            whole[slab][~np.isfinite(whole[slab])] = -np.inf
-        (median,) = percentiles_of(volume, [50], LeftOut(lowest=count))
-        for slab in slabs_of(whole):
-            whole[slab][np.isneginf(whole[slab])] = median
-        warnings.warn(f"{source}: replaced {count} NaN or infinite voxels by the median.", InputWarning, stacklevel=2)
+    if count == 0:
+        return 0
+    whole = without_leading_axes(volume)
+    for slab in slabs_of(whole):  # the lowest voxels, so that the others are not copied
+        whole[slab][~np.isfinite(whole[slab])] = -np.inf
+    (median,) = percentiles_of(volume, [50], LeftOut(lowest=count))
+    for slab in slabs_of(whole):
+        whole[slab][np.isneginf(whole[slab])] = median
+    warnings.warn(f"{source}: replaced {count} NaN or infinite voxels by the median.", InputWarning, stacklevel=2)
     return count
 
 
