@@ -281,11 +281,11 @@ def refuse_other_settings(options: argparse.Namespace) -> None:
     """Write the settings that the rounds depend on, or compare them with those of before.
 
     Raises:
-        InputError: names the first difference.
+        InputError: names the first difference, or a file of settings cannot be read.
     """
     left_out = ("work_dir", "rounds", "least_gain")
     settings = {key: value for key, value in vars(options).items() if key not in left_out}
-    settings |= {key: json.loads(settings[key].read_text()) for key in ARGUMENTS if settings[key]}
+    settings |= {key: read_arguments(settings[key]) for key in ARGUMENTS if settings[key]}
     beside = options.checkpoint_path.with_name(SECOND_LOOK)
     settings["weights_sha256"] = [sha256_of(path) for path in (options.checkpoint_path, beside) if path.exists()]
     settings = json.loads(json.dumps(settings, default=str))
@@ -297,6 +297,18 @@ def refuse_other_settings(options: argparse.Namespace) -> None:
         return
     with write_atomically(path) as file:
         file.write(json.dumps(settings, indent=4) + "\n")
+
+
+def read_arguments(path: Path) -> Any:
+    """Return the settings in a JSON file.
+
+    Raises:
+        InputError: it is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}. Give a JSON file of settings.") from error
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -229,6 +229,15 @@ def test_without_a_calibrated_tomogram_there_is_nothing_to_learn_from(start, tmp
     assert "picks are flagged as not calibrated, see its summary.csv" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [None, "{"])
+def test_settings_that_cannot_be_read_are_refused_in_one_line(content, start, tmp_path, capsys):
+    if content is not None:
+        (tmp_path / "mine.json").write_text(content)
+    assert start(tmp_path / "work", training_args=tmp_path / "mine.json") == 1
+    assert f"cannot read {tmp_path / 'mine.json'}: " in capsys.readouterr().err
+    assert start.names == []
+
+
 def test_other_settings_in_a_file_are_refused(start, tmp_path, data, capsys):
     mine, work = tmp_path / "mine.json", tmp_path / "work"
     mine.write_text((data / "training.json").read_text())
