@@ -1,4 +1,4 @@
-"""The time that a training may take, and the time that a tomogram takes."""
+"""The time or the steps that a training may take, and the time that a tomogram takes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,39 @@ from scripts.handlers.training_logs import loss_of
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
+UNITS = ("seconds", "steps")
 CLOCKS = {"wall": perf_counter, "processor": lambda: process_time() / torch.get_num_threads()}
 
 
 class TrainingBudget:
-    """Stop a training when its time is used up; the learning rate follows the share of the time that is used.
+    """Stop a training when its seconds or steps are used up; the learning rate follows the share that is used.
 
     Args:
-        seconds: how long the training may take.
+        budget: how long the training may take.
+        unit: of the budget, one of `UNITS`.
         schedule: schedule of the learning rate, for a training of ``steps`` steps.
         steps: length of the schedule, which is stretched over the budget.
         name: shown in the progress bar.
         now: the clock.
+
+    Attributes:
+        seconds: that the training took, whatever the unit.
+        loss: of the last step.
     """
 
     def __init__(
-        self, seconds: float, schedule: LRScheduler, steps: int, name: str, now: Callable[[], float] = perf_counter
+        self,
+        budget: float,
+        unit: str,
+        schedule: LRScheduler,
+        steps: int,
+        name: str,
+        now: Callable[[], float] = perf_counter,
     ) -> None:
-        self.seconds, self.schedule, self.steps, self.name, self.now = seconds, schedule, steps, name, now
-        self.used, self.loss = 0.0, math.nan
+        self.budget, self.unit, self.schedule, self.steps, self.name, self.now = (
+            budget, unit, schedule, steps, name, now,
+        )  # fmt: skip
+        self.seconds, self.loss = 0.0, math.nan
 
     def attach(self, engine: Engine) -> None:
         """Attach to the start and every iteration; must be the last handler, so that the others' work is timed."""
@@ -41,24 +55,29 @@ class TrainingBudget:
 
     def start(self, engine: Engine) -> None:
         """Start the clock."""
-        layout = "{desc}: {percentage:3.0f} % of " + f"{self.seconds:g} s" + " |{bar}| {postfix}"
-        self.bar = tqdm(total=self.seconds, desc=self.name, bar_format=layout, leave=False)
+        layout = "{desc}: {percentage:3.0f} % of " + f"{self.budget:g} {self.unit}" + " |{bar}| {postfix}"
+        self.bar = tqdm(total=self.budget, desc=self.name, bar_format=layout, leave=False)
         self.begun = self.now()
 
+    def used(self, steps: int) -> float:
+        """Return how much of the budget is used, after so many steps."""
+        return steps if self.unit == "steps" else self.now() - self.begun
+
     def set_learning_rate(self, engine: Engine) -> None:
-        """Set the learning rate of the present moment."""
-        share = min((self.now() - self.begun) / self.seconds, 1.0)
+        """Set the learning rate of the present moment; the iteration that starts is counted already."""
+        share = min(self.used(engine.state.iteration - 1) / self.budget, 1.0)
         self.schedule.last_epoch = share * self.steps  # type: ignore[assignment]  # a moment between two steps
         for group, rate in zip(self.schedule.optimizer.param_groups, self.schedule.get_lr(), strict=True):
             group["lr"] = rate
 
     def count(self, engine: Engine) -> None:
-        """Count the step; end the training when the time is over."""
+        """Count the step; end the training when the budget is used up."""
         self.loss = loss_of(engine.state.output)  # waits until an accelerator is done with the step
-        self.used = self.now() - self.begun
+        self.seconds = self.now() - self.begun
+        used = self.used(engine.state.iteration)
         self.bar.set_postfix_str(f"step {engine.state.iteration}, loss {self.loss:.4f}", refresh=False)
-        self.bar.update(min(self.used, self.seconds) - self.bar.n)
-        if self.used >= self.seconds:
+        self.bar.update(min(used, self.budget) - self.bar.n)
+        if used >= self.budget:
             self.bar.close()
             engine.terminate()
 

@@ -1,4 +1,4 @@
-"""Train several networks for the same time on the same windows, and score all of them in the same way.
+"""Train several networks for the same time or steps on the same windows, and score all of them in the same way.
 
 From the folder ``bundle``:
 
@@ -9,6 +9,7 @@ Everything but the network comes from ``configs/train.json`` and ``configs/evalu
 augmentation, loss, optimizer, averaging, inference and picking. A seed gives every network the same windows in the same
 order. The learning rate's schedule of the config is stretched over the budget, so that each network trains through all
 of it. The clock runs while a batch is loaded and a step is made; it is stopped while data is prepared and scored.
+``--budget_steps`` in place of ``--budget_seconds`` lets each train for the same number of steps instead.
 Thresholds are fitted on the validation runs, and the test runs are scored with them.
 
 On a machine that runs other programs, count processor time instead of wall-clock time, and use one thread:
@@ -45,7 +46,7 @@ from scripts.errors import InputError, find_input_error  # noqa: E402
 from scripts.scoring.matching import MODES  # noqa: E402
 from tables import page_of, with_spread, write_tables_of  # noqa: E402
 
-from networks.clocks import CLOCKS  # noqa: E402
+from networks.clocks import CLOCKS, UNITS  # noqa: E402
 from networks.definitions import NEEDS_TIMM, NETWORKS, OWN_NETWORK, Plan, build_networks, settings_of  # noqa: E402
 from networks.training import POINTS, fit_and_score, probe, train  # noqa: E402
 
@@ -164,11 +165,12 @@ def write_tables(folder: Path) -> None:
 def format_page(rows: Sequence[Mapping[str, Any]], species: Sequence[str], conditions: Mapping[str, Any]) -> str:
     """Return the table as Markdown, with the conditions above it."""
     validation, test = (", ".join(conditions[key]) for key in ("validation_runs", "test_runs"))
+    budget = next(f"{conditions[f'budget_{unit}']:g} {unit}" for unit in UNITS if f"budget_{unit}" in conditions)
     text = (
-        f"Each network trained for {conditions['budget_seconds']:g} s ({conditions['clock']} clock) on "
-        f"{conditions['device']}. Thresholds fitted on {validation}, scored on {test}: mean over the seeds ± half "
-        "their range. Mean F1 of the species, precision and the first wrong picks one to one with thresholds for F1, "
-        f"all F4 and the second wrong picks with those for F4; F4 of a species in mode {MODES[0]}.\n"
+        f"Each network trained for {budget} ({conditions['clock']} clock) on {conditions['device']}. Thresholds fitted "
+        f"on {validation}, scored on {test}: mean over the seeds ± half their range. Mean F1 of the species, precision "
+        "and the first wrong picks one to one with thresholds for F1, all F4 and the second wrong picks with those for "
+        f"F4; F4 of a species in mode {MODES[0]}.\n"
     )
     head = ["network", "parameters", "seeds", "steps", "F1", "precision", "wrong picks"]
     head += [*(f"F4 ({mode})" for mode in MODES), "wrong picks", *species]
@@ -194,7 +196,8 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset_dir", help="the folder with tomograms and truth")
     parser.add_argument("--validation_runs", help="runs to fit thresholds on, with commas between")
     parser.add_argument("--test_runs", help="runs to score; all others are trained on")
-    parser.add_argument("--budget_seconds", type=float, help="how long each network may train")
+    for unit in UNITS:
+        parser.add_argument(f"--budget_{unit}", type=float, help=f"how many {unit} each network may train")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="whose seconds count (default: %(default)s)")
     parser.add_argument("--seeds", default="0", help="whole numbers with commas between (default: %(default)s)")
     usual = ",".join(name for name in NETWORKS if name not in NEEDS_TIMM)
@@ -204,10 +207,12 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output_dir", required=True, help="where the results stand")
     parser.add_argument("--only_table", "--only-table", action="store_true", help="train nothing, make the tables")
     options = parser.parse_args(arguments)
-    needed = ("dataset_dir", "validation_runs", "test_runs", "budget_seconds")
+    needed = ("dataset_dir", "validation_runs", "test_runs")
     missing = [f"--{name}" for name in needed if getattr(options, name) is None]
     if missing and not options.only_table:
         parser.error(f"{', '.join(missing)} missing")
+    if (options.budget_seconds is None) == (options.budget_steps is None) and not options.only_table:
+        parser.error("give either --budget_seconds or --budget_steps")
     return options
 
 
@@ -223,7 +228,9 @@ def plan_of(options: argparse.Namespace) -> Plan:
         settings[f"{OWN_NETWORK}widths"] = [int(part) for part in parts] if parts[0].isdigit() else options.widths
     validation, test = (tuple(value.split(",")) for value in (options.validation_runs, options.test_runs))
     folder = Path(options.output_dir)
-    return Plan(options.dataset_dir, validation, test, options.budget_seconds, folder, settings, options.clock)
+    unit = "seconds" if options.budget_steps is None else "steps"
+    budget = getattr(options, f"budget_{unit}")
+    return Plan(options.dataset_dir, validation, test, budget, folder, settings, unit, options.clock)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

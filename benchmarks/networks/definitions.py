@@ -80,18 +80,20 @@ class Plan:
         dataset_dir: the folder with all runs and their truth.
         validation_runs: names of the runs that thresholds are fitted on.
         test_runs: names of the runs that are scored; all others are trained on.
-        budget_seconds: how long each network may train.
+        budget: how long each network may train.
         output_dir: where the results are written.
         settings: other values of keys of ``train.json``, for every network.
+        unit: of the budget, one of `networks.clocks.UNITS`.
         clock: one of `networks.clocks.CLOCKS`.
     """
 
     dataset_dir: str
     validation_runs: tuple[str, ...]
     test_runs: tuple[str, ...]
-    budget_seconds: float
+    budget: float
     output_dir: Path
     settings: Mapping[str, Any]
+    unit: str = "seconds"
     clock: str = "wall"
 
     def parser(self, files: Sequence[Path] = TRAINING, network: str = "ours", **settings: Any) -> ConfigParser:
@@ -127,7 +129,7 @@ class Plan:
             "dataset_dir": str(Path(self.dataset_dir).resolve()),
             "validation_runs": list(self.validation_runs),
             "test_runs": list(self.test_runs),
-            "budget_seconds": self.budget_seconds,
+            f"budget_{self.unit}": self.budget,
             "clock": self.clock,
             "settings": self.common_settings,
             "configs_sha256": hashlib.sha256(b"".join(path.read_bytes() for path in CONFIGS)).hexdigest(),
@@ -142,8 +144,8 @@ class Plan:
             InputError: see `check_scored`; or there is no time or no run to train on.
         """
         self.check_scored()
-        if not self.budget_seconds > 0:
-            raise InputError(f"budget_seconds must be positive; got {self.budget_seconds}.")
+        if not self.budget > 0:
+            raise InputError(f"budget_{self.unit} must be positive; got {self.budget}.")
         held_out = [*self.validation_runs, *self.test_runs]
         kind = self.settings.get("tomogram_kind")
         if not list_labelled_runs(self.dataset_dir, without=held_out, tomogram_kind=kind):

@@ -86,7 +86,7 @@ def seconds_of_step(parser: ConfigParser, best: float, now: Callable[[], float] 
 
 
 def train(plan: Plan, name: str, seed: int, chosen: str) -> tuple[nn.Module, dict[str, Any]]:
-    """Train one network until its time is used up.
+    """Train one network until its budget is used up.
 
     Args:
         plan: the comparison.
@@ -109,7 +109,8 @@ def train(plan: Plan, name: str, seed: int, chosen: str) -> tuple[nn.Module, dic
     trainer, schedule = parser.get_parsed_content("train#trainer"), parser.get_parsed_content("lr_scheduler")
     trainer.state.max_epochs = sys.maxsize  # the budget ends the training
     budget = TrainingBudget(
-        plan.budget_seconds,
+        plan.budget,
+        plan.unit,
         schedule,
         parser.get_parsed_content("steps"),
         f"{name}, seed {seed}, {chosen}",
@@ -120,8 +121,8 @@ def train(plan: Plan, name: str, seed: int, chosen: str) -> tuple[nn.Module, dic
     steps = trainer.state.iteration
     facts = {
         "steps": steps,
-        "training_seconds": budget.used,
-        "seconds_per_step": budget.used / steps,
+        "training_seconds": budget.seconds,
+        "seconds_per_step": budget.seconds / steps,
         "last_loss": budget.loss,
     }
     return parser.get_parsed_content("averaged"), facts

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from math import cos, pi
 from time import perf_counter, sleep
 from types import SimpleNamespace
 
@@ -90,7 +91,7 @@ def test_a_comparison_writes_results_and_tables_and_goes_on_where_it_stopped(
         rows = list(csv.DictReader(file))
     assert [(row["network"], row["seeds"]) for row in rows] == [("ours", "2"), ("unet", "2")]
     page = (output / "comparison.md").read_text()
-    assert "Each network trained for 0.5 s" in page
+    assert "Each network trained for 0.5 seconds" in page
     assert len([line for line in page.splitlines() if line.startswith("| ")]) == 4
 
     times = {path.name: path.stat().st_mtime_ns for path in output.glob("*seed1.json")}
@@ -201,28 +202,70 @@ def test_the_processors_clock_stands_while_others_work():
     assert clocks.CLOCKS["wall"]() - begun[1] >= 0.5
 
 
-def test_the_learning_rate_follows_the_time_and_the_budget_ends_the_training():
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.4)
+@pytest.fixture
+def optimizer():
+    return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+
+
+@pytest.fixture
+def engine():
+    """Return what a budget asks of a trainer; its list ``ended`` is filled when the training is ended."""
+    ended = []
+    state = SimpleNamespace(output=[{"loss": torch.tensor(0.5)}], iteration=4)
+    return SimpleNamespace(state=state, ended=ended, terminate=lambda: ended.append(True))
+
+
+def test_the_learning_rate_follows_the_time_and_the_budget_ends_the_training(optimizer, engine):
     schedule = WarmupCosineSchedule(optimizer, warmup_steps=20, t_total=100)
-    budget = clocks.TrainingBudget(100.0, schedule, steps=100, name="test")
+    budget = clocks.TrainingBudget(100.0, "seconds", schedule, steps=100, name="test")
     rates = []
     for seconds in (10, 60, 200):
         budget.begun = perf_counter() - seconds
-        budget.set_learning_rate(None)
+        budget.set_learning_rate(engine)
         rates.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([0.2, 0.2, 0.0], abs=1e-3)
 
-    ended = []
-    output = [{"loss": torch.tensor(0.5)}]
-    engine = SimpleNamespace(state=SimpleNamespace(output=output, iteration=4), terminate=lambda: ended.append(True))
     budget.start(engine)
     budget.count(engine)
-    assert not ended
+    assert not engine.ended
     budget.begun -= 100
     budget.count(engine)
-    assert ended == [True]
-    assert budget.used >= 100
+    assert engine.ended == [True]
+    assert budget.seconds >= 100
+
+
+def test_a_budget_of_steps_ends_after_them_whatever_the_time(optimizer, engine):
+    schedule = WarmupCosineSchedule(optimizer, warmup_steps=20, t_total=100)
+    budget = clocks.TrainingBudget(50, "steps", schedule, steps=100, name="test")
+    budget.start(engine)
+    budget.begun -= 1000
+    rates = []
+    for engine.state.iteration in (1, 6, 31, 50):  # counted before the step is made
+        budget.set_learning_rate(engine)
+        rates.append(optimizer.param_groups[0]["lr"])
+        assert not engine.ended
+        budget.count(engine)
+    assert rates == pytest.approx([0.0, 0.2, 0.2, 0.4 * (1 + cos(pi * 78 / 80)) / 2], abs=1e-6)
+    assert engine.ended == [True]
+    assert budget.seconds >= 1000
+
+
+def test_networks_are_compared_at_equal_steps(dataset_dir, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(training, "PROBE_SECONDS", 0.0)
+    output = tmp_path / "out"
+    given = arguments(dataset_dir, output, seeds="0", budget_steps=2)
+    del given[given.index("--budget_seconds") : given.index("--budget_seconds") + 2]
+    assert compare.main(given) == 0
+    assert [json.loads(path.read_text())["steps"] for path in output.glob("*.json")] == [2, 2]
+    assert "Each network trained for 2 steps" in (output / "comparison.md").read_text()
+
+
+@pytest.mark.parametrize("given", [(), ("--budget_seconds", "1", "--budget_steps", "1")])
+def test_one_budget_must_be_given(given, capsys):
+    scored = ["--dataset_dir", "d", "--validation_runs", "a", "--test_runs", "b", "--output_dir", "o"]
+    with pytest.raises(SystemExit):
+        compare.main([*scored, *given])
+    assert "give either --budget_seconds or --budget_steps" in capsys.readouterr().err
 
 
 def test_a_network_that_needs_a_missing_package_is_named_before_anything_is_trained(plan_for, monkeypatch):
@@ -276,7 +319,7 @@ def test_a_row_holds_the_mean_and_half_the_range():
     page = compare.format_page(
         [row],
         ["a"],
-        {"budget_seconds": 5, "clock": "wall", "device": "CPU", "validation_runs": ["x"], "test_runs": ["y"]},
+        {"budget_seconds": 5.0, "clock": "wall", "device": "CPU", "validation_runs": ["x"], "test_runs": ["y"]},
     )
     row = "| unet | 0.0 M | 2 | 15 | 0.750 ± 0.125 | 0.750 | 2 of 8 | 0.625 ± 0.125 | 0.625 ± 0.125 | 4 of 8 | 0.625 |"
     assert f"{row} 1 | 2 | float32, contiguous |" in page
