@@ -21,6 +21,7 @@ GROUND = {
     "file_pages",
     "markdown",
     "memory",
+    "threads",
 }  # may be imported by all
 ALLOWED = {
     "volumes": set(),

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scripts.inference.blending import BACKGROUND, BlendedLogits
 from scripts.inference.inferers import TomogramInferer
-from scripts.inference.threads import in_threads
 from scripts.inference.window_cover import largest_window, starts_along, voxels_in_memory, windows_along
 from scripts.networks.model_card import network_of, species_of
 from scripts.networks.weights import load_weights
 from scripts.picking.blobs import Blobs
 from scripts.picking.image_picks import find_in_image, probability_of
 from scripts.preparation.scaling import scale_percentiles
+from scripts.threads import in_threads
 from scripts.volumes.reading import read_tomogram
 from synthetic import make_species, tiny_network
 

@@ -20,7 +20,6 @@ from scripts.errors import InputError
 from scripts.file_pages import is_large, release_file_pages
 from scripts.inference.blending import BACKGROUND, BlendedLogits
 from scripts.inference.precision import autocast, check_precision, number_format
-from scripts.inference.threads import in_threads
 from scripts.inference.window_cover import (
     VALUES_PER_VOXEL,
     Window,
@@ -32,6 +31,7 @@ from scripts.inference.window_cover import (
     windows_along,
 )
 from scripts.memory import is_out_of_memory, require_memory
+from scripts.threads import in_threads
 
 logger = logging.getLogger(__name__)
 
