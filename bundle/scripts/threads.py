@@ -1,7 +1,7 @@
-"""Several windows at once on a CPU, each in a thread of its own.
+"""Several windows or crops at once on a CPU, each in a thread of its own.
 
-The operations of one window are too small to be divided well: each waits for its slowest part, which takes long where
-other programs use the cores too.
+The operations of one are too small to be divided well: each waits for its slowest part, which takes long where other
+programs use the cores too.
 """
 
 from __future__ import annotations

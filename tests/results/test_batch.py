@@ -118,7 +118,7 @@ def test_without_pages_no_older_page_stays_over_all_runs(data, reference):
     [
         (
             {"inference_overlap_voxels": 12},
-            r"was picked with other settings: TomogramInferer overlap_voxels was 80, now it is 12. Set",
+            r"was picked with other settings: TomogramInferer overlap_voxels was 64, now it is 12. Set",
         ),
         ({"probability_thresholds": {"ribosome": 0.7}}, r"settings: Species 'apo-ferritin' probability_threshold was"),
         (

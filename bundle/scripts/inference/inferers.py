@@ -91,7 +91,7 @@ class TomogramInferer(Inferer):
     def __init__(
         self,
         window_size: Sequence[int] | None = None,
-        overlap_voxels: int = 80,
+        overlap_voxels: int = 64,
         memory_gib: float = 2.0,
         rotations: int = 1,
         flips: Sequence[str] = (),

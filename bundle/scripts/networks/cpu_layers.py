@@ -171,13 +171,13 @@ def mix_in_blocks(
     matrices = [one.T for one in widen.to(dtype).split([part.shape[1] for part in parts], dim=1)]
     voxels, narrow, step = [_rows(part) for part in parts], narrow.to(dtype).T, _block_length(widen)
     answer = voxels[0].new_empty(len(voxels[0]), narrow.shape[1], dtype=dtype)
+    shift = None if bias is None else bias.to(dtype)
     for *blocks, out in zip(*(rows.split(step) for rows in (*voxels, answer)), strict=True):
         hidden = blocks[0].to(dtype) @ matrices[0]
         for block, matrix in zip(blocks[1:], matrices[1:], strict=True):
             hidden.addmm_(block.to(dtype), matrix)
-        torch.mm(hidden.relu_() if activation == "relu" else F.gelu(hidden), narrow, out=out)
-    if bias is not None:
-        answer += bias.to(dtype)
+        active = hidden.relu_() if activation == "relu" else F.gelu(hidden)
+        torch.mm(active, narrow, out=out) if shift is None else torch.addmm(shift, active, narrow, out=out)
     return _volumes(answer, parts[0])
 
 

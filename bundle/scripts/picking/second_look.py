@@ -29,6 +29,7 @@ from scripts.picking.familiarity import Familiarity, statistics_of
 from scripts.picking.proposals import Proposals
 from scripts.preparation.crops import COPIES, Brightness, CropShape, as_input, cut_crop, turned_copies
 from scripts.species import SpeciesSet
+from scripts.threads import in_threads
 
 SECOND_LOOK = "second_look.pt"  # beside the weights of the first network
 FIRST_SHA256, CROP, CALIBRATION, FAMILIARITY = "first_network_sha256", "crop", "calibration", "familiarity"
@@ -104,14 +105,16 @@ class SecondLook:
 
     def log_odds(self, volume: Any, centres_zyx_vox: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log-odds of every species at every place, before calibration: ``(N, C)``."""
-        brightness = Brightness.of(volume)
-        answers = [
-            self.log_probabilities(self.cut(volume, centres_zyx_vox[first : first + BATCH], brightness))
-            for first in range(0, len(centres_zyx_vox), BATCH)
-        ]
-        if not answers:
+        if len(centres_zyx_vox) == 0:
             return np.zeros((0, self.network.head.out_features - 1))
-        return log_odds_of(torch.cat(answers).cpu().numpy())
+        brightness = Brightness.of(volume)
+
+        def answer_to(first: int) -> Tensor:
+            return self.log_probabilities(self.cut(volume, centres_zyx_vox[first : first + BATCH], brightness))
+
+        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+        answers = in_threads(answer_to, range(0, len(centres_zyx_vox), BATCH), workers)
+        return log_odds_of(torch.cat(list(answers)).cpu().numpy())
 
     def cut(self, volume: Any, centres_zyx_vox: NDArray[np.float64], brightness: Brightness) -> Tensor:
         """Return crops ``(N, S + 1, S + 1, S + 1)``."""
