@@ -1,3 +1,5 @@
+import mmap
+
 import numpy as np
 import pytest
 from monai.transforms import Compose, LoadImage, LoadImaged
@@ -52,6 +54,45 @@ def test_a_reader_gives_memory_of_its_own_and_what_monai_needs_to_know(write, tm
     assert meta["spatial_shape"].tolist() == list(SHAPE)
     assert meta["space"] == "RAS"
     assert np.isnan(meta["original_channel_dim"])
+
+
+def owner_of(array):
+    """Return the object whose memory an array uses."""
+    while isinstance(array, np.ndarray) and array.base is not None:
+        array = array.base
+    return array.obj if isinstance(array, memoryview) else array
+
+
+@pytest.mark.parametrize("write", TWIN_PARAMETERS)
+def test_what_takes_too_much_memory_is_float32_in_a_file(write, tmp_path, request):
+    path, reader = write(tmp_path), TomogramReader(memory_gib=1e-8)
+    array, meta = reader.get_data(path)
+    was_unpacked = request.node.callspec.id in ("big-endian 2", "nifti gzip")  # which takes memory before
+    assert isinstance(owner_of(array), mmap.mmap) or not array.flags.writeable or was_unpacked
+    assert array.dtype == np.float32
+    assert array.flags.c_contiguous
+    assert np.array_equal(array, VALUES)
+    assert meta["spatial_shape"].tolist() == list(SHAPE)
+    load = LoadImaged(keys="image", reader=reader, ensure_channel_first=True)
+    assert np.array_equal(load({"image": path})["image"][0].numpy(), VALUES)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "float16", "float64"])
+@pytest.mark.parametrize("memory_gib", [1e-8, 1.0])
+def test_every_type_of_number_becomes_float32(dtype, memory_gib, tmp_path):
+    values = np.arange(24).reshape(2, 3, 4).astype(dtype)
+    path = write_ome_zarr(tmp_path, values, chunks=(1, 2, 3))
+    array, _ = TomogramReader(memory_gib=memory_gib).get_data(path)
+    assert array.dtype == np.float32
+    assert np.array_equal(array, values)
+    assert isinstance(owner_of(array), mmap.mmap) == (memory_gib < 1)
+
+
+def test_a_damaged_chunk_is_named_where_the_array_goes_into_a_file(tmp_path):
+    path = write_ome_zarr(tmp_path, chunks=(3, 4, 4))
+    (path / "0" / "0" / "0" / "1").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"the array '0' has a damaged chunk at voxel \(0, 0, 4\)"):
+        TomogramReader(memory_gib=1e-8).get_data(path)
 
 
 def test_reader_settings_reach_the_file(tmp_path):

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import SizeZYX
 from scripts.errors import InputError, blame, reason_of
+from scripts.file_pages import is_large, new_volume, release_file_pages
 from scripts.memory import require_memory
 from scripts.volumes.zarr_chunks import chunk_layout, chunk_names, refuse_incomplete_chunks
 
@@ -49,7 +50,10 @@ def is_zarr(folder: Path) -> bool:
 
 
 def load_ome_zarr(
-    folder: Path, wanted_voxel_size_angstrom: float | None = None, allow_missing_chunks: bool = False
+    folder: Path,
+    wanted_voxel_size_angstrom: float | None = None,
+    allow_missing_chunks: bool = False,
+    memory_gib: float | None = None,
 ) -> tuple[NDArray[Any], SizeZYX | None]:
     """Return one level of a pyramid, or a plain array, and its voxel size.
 
@@ -57,16 +61,18 @@ def load_ome_zarr(
         folder: the Zarr folder.
         wanted_voxel_size_angstrom: the level nearest to it is read; None reads the finest.
         allow_missing_chunks: treat chunks that are not stored as full of the fill value.
+        memory_gib: of the whole program: an array that takes too much of it is kept in a temporary file, see
+            `file_pages`; None for memory.
 
     Returns:
-        The volume ``[z, y, x]`` in the array's own type and native byte order, and its voxel size ``(z, y, x)`` in
-        ångströms; None if the metadata states none.
+        The volume ``[z, y, x]`` in the array's own type and native byte order, out of a temporary file in float32; and
+        its voxel size ``(z, y, x)`` in ångströms; None if the metadata states none.
 
     Raises:
         InputError: the folder is damaged or incomplete, or does not hold one volume of numbers.
     """
     with _faults_named(folder):
-        return _load_level(folder, wanted_voxel_size_angstrom, allow_missing_chunks)
+        return _load_level(folder, wanted_voxel_size_angstrom, allow_missing_chunks, memory_gib)
 
 
 def ome_zarr_extent(
@@ -137,12 +143,15 @@ def _faults_named(folder: Path) -> Iterator[None]:
 
 
 def _load_level(
-    folder: Path, wanted_angstrom: float | None, allow_missing_chunks: bool
+    folder: Path, wanted_angstrom: float | None, allow_missing_chunks: bool, memory_gib: float | None
 ) -> tuple[NDArray[Any], SizeZYX | None]:
     level, array, label, axes = _open_level(folder, wanted_angstrom)
     refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
-    require_memory(array.nbytes, label, "take a machine with more memory, or convert the tomogram to MRC")
-    values = _read_all(label, array)
+    if memory_gib is not None and is_large(4 * math.prod(array.shape), memory_gib):
+        values = _read_into_file(label, array, axes, memory_gib)
+    else:
+        require_memory(array.nbytes, label, "take a machine with more memory, or convert the tomogram to MRC")
+        values = _read_all(label, array)
     spatial = [name for name in axes if name in "zyx"]
     volume = values.reshape([values.shape[axes.index(name)] for name in spatial])
     volume = volume.transpose([spatial.index(name) for name in "zyx"])
@@ -266,8 +275,30 @@ def _check_array(label: str, array: Any, axes: Sequence[str]) -> None:
 
 
 def _read_all(label: str, array: Any) -> NDArray[Any]:
-    try:
+    with _damage_named(label, array):
         return np.asarray(array[...])
+
+
+def _read_into_file(label: str, array: Any, axes: Sequence[str], memory_gib: float) -> NDArray[np.float32]:
+    """Return an array in float32, read one row of chunks along x at a time."""
+    values = new_volume(array.shape, memory_gib)
+    steps = [
+        range(0, length, step if axis in "zy" else length)
+        for axis, length, step in zip(axes, array.shape, array.chunks, strict=True)
+    ]
+    with _damage_named(label, array):
+        for corner in itertools.product(*steps):
+            place = tuple(slice(first, first + along.step) for first, along in zip(corner, steps, strict=True))
+            values[place] = array[place]
+            release_file_pages(values)
+    return values
+
+
+@contextmanager
+def _damage_named(label: str, array: Any) -> Iterator[None]:
+    """Turn exceptions of the library while an array is read into an ``InputError`` that names the first bad chunk."""
+    try:
+        yield
     except ZARR_FAULTS as error:
         place = _first_damage(array) or "an unknown place"
         raise InputError(f"{label} has a damaged chunk at {place}: {reason_of(error)}.") from error

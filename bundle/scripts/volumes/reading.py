@@ -89,6 +89,7 @@ def read_tomogram(
     voxel_size_angstrom: float | None = None,
     wanted_voxel_size_angstrom: float | None = None,
     allow_missing_chunks: bool = False,
+    memory_gib: float | None = None,
 ) -> Volume:
     """Read a tomogram of any of the formats.
 
@@ -97,6 +98,8 @@ def read_tomogram(
         voxel_size_angstrom: overrides the voxel size in the file; if they differ, a warning is given.
         wanted_voxel_size_angstrom: of an OME-Zarr pyramid the level nearest to it is read; None reads the finest.
         allow_missing_chunks: treat chunks that are missing in a Zarr folder as full of the fill value.
+        memory_gib: of the whole program: a Zarr array that takes too much of it is kept as float32 in a temporary file,
+            see `file_pages`. None reads it into memory. A file that is not compressed is mapped anyway.
 
     Raises:
         InputError: the file cannot be read or is inconsistent, or its voxel size is not known.
@@ -107,7 +110,7 @@ def read_tomogram(
     elif found == NIFTI:
         volume = read_nifti(path, voxel_size_angstrom)
     elif found == ZARR:
-        volume = read_ome_zarr(path, wanted_voxel_size_angstrom, voxel_size_angstrom, allow_missing_chunks)
+        volume = read_ome_zarr(path, wanted_voxel_size_angstrom, voxel_size_angstrom, allow_missing_chunks, memory_gib)
     else:
         raise InputError(f"{path} is not a tomogram (MRC, OME-Zarr or NIfTI) but {found}.")
     if volume.voxel_size_angstrom is None:
@@ -182,8 +185,9 @@ def read_ome_zarr(
     wanted_voxel_size_angstrom: float | None = None,
     voxel_size_angstrom: float | None = None,
     allow_missing_chunks: bool = False,
+    memory_gib: float | None = None,
 ) -> Volume:
-    """Read one level of an OME-Zarr pyramid (Zarr format 2 or 3), or a plain Zarr array, into memory.
+    """Read one level of an OME-Zarr pyramid (Zarr format 2 or 3), or a plain Zarr array.
 
     Args:
         path: the Zarr folder.
@@ -191,13 +195,14 @@ def read_ome_zarr(
         voxel_size_angstrom: overrides the voxel size of the level.
         allow_missing_chunks: treat chunks that are not stored as full of the fill value. Right for arrays that were
             written without their empty chunks, wrong for an incomplete copy.
+        memory_gib: see `read_tomogram`.
 
     Raises:
         InputError: the folder is not a Zarr folder, is damaged or incomplete, or does not hold one volume.
     """
     check_voxel_size("wanted_voxel_size_angstrom", wanted_voxel_size_angstrom)
     _expect(ZARR, path)
-    data, size_zyx = load_ome_zarr(Path(path), wanted_voxel_size_angstrom, allow_missing_chunks)
+    data, size_zyx = load_ome_zarr(Path(path), wanted_voxel_size_angstrom, allow_missing_chunks, memory_gib)
     voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
     return Volume(data, voxel_size, affine_of(voxel_size or 1.0))
 
