@@ -1,5 +1,8 @@
 import mmap
+import sys
+from pathlib import Path
 
+import mrcfile
 import numpy as np
 import pytest
 from monai.transforms import Compose, LoadImage, LoadImaged
@@ -86,6 +89,23 @@ def test_every_type_of_number_becomes_float32(dtype, memory_gib, tmp_path):
     assert array.dtype == np.float32
     assert np.array_equal(array, values)
     assert isinstance(owner_of(array), mmap.mmap) == (memory_gib < 1)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells what is in memory")
+@pytest.mark.parametrize("dtype", ["float32", "int16"])
+def test_a_file_that_is_read_does_not_stay_in_memory(dtype, tmp_path):
+    def resident_mib():
+        (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+    values = np.random.default_rng(0).normal(0, 100, (32, 1024, 1024)).astype(dtype)
+    path = tmp_path / "volume.mrc"
+    with mrcfile.new(path, values) as file:
+        file.voxel_size = 10.0
+    before = resident_mib()
+    array, _ = TomogramReader(memory_gib=0.01).get_data(path)
+    assert resident_mib() < before + 20  # MiB; the volume has 128 as float32
+    assert np.array_equal(array[-1], values[-1])
 
 
 def test_a_damaged_chunk_is_named_where_the_array_goes_into_a_file(tmp_path):

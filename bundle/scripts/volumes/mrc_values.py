@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.errors import InputError, InputWarning
+from scripts.file_pages import release_file_pages
 
 SAMPLED_ROWS = 256
+SAMPLED_PARTS = 16  # that are read one after the other
 RANGES = ((-32768, 32767), (0, 65535))  # of types, which some programs state in place of statistics
 TYPES_OF_SIZE = {1: ("u1", "i1"), 2: ("i2", "u2", "f2"), 4: ("f4",)}  # by bytes per voxel
 ROUNDING = 0.01  # share of the stated range by which a voxel may lie outside of it
@@ -96,7 +98,11 @@ def _best_type(sample: NDArray[Any], statistics: Statistics) -> np.dtype[Any]:
 def _sample_of(block: NDArray[Any]) -> NDArray[Any]:
     rows = block.reshape(-1, block.shape[-1])
     places = np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED_ROWS)).astype(int)
-    return np.take(rows, places, axis=0)
+    sample = np.empty((len(places), rows.shape[1]), dtype=rows.dtype)
+    for part in np.array_split(np.arange(len(places)), SAMPLED_PARTS):
+        sample[part] = rows[places[part]]
+        release_file_pages(block)  # with the rows between, which the system has read as well
+    return sample
 
 
 def _types_like(dtype: np.dtype[Any]) -> list[np.dtype[Any]]:
