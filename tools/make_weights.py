@@ -15,6 +15,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,14 @@ class Size:
     second_outside_copies: int = 3
     second_epochs: int = 30
     second_settings: tuple[str, ...] = ()
+    scored: tuple[tuple[str, str], ...] = tuple(SCORED)
+
+    @property
+    def datasets(self) -> list[str]:
+        """The simulated datasets that are needed, in the order of `DATASETS`."""
+        trained = {name for stage in self.stages for name in stage.folders}
+        needed = {*trained, *SECOND, *CALIBRATION, *(folder for folder, _ in self.scored)}
+        return [name for name in DATASETS if name in needed]
 
 
 SMOKE = Size(
@@ -140,6 +149,7 @@ SMOKE = Size(
     network=("--network_def#widths", "[8,16]", "--network_def#depths", "[1,1]", "--window_size", "[32,48,48]"),
     second_epochs=1,  # a network that has hardly learned proposes nothing at the usual probability
     second_settings=("--windows_per_epoch", "128", "--validate#postprocessing#transforms#0#lowest_logit", "-7.0"),
+    scored=(("held_out", "wbp"), ("held_out", "denoised")),
 )  # fmt: skip
 
 
@@ -152,7 +162,7 @@ def main() -> None:
     bundle = work / "bundle"
     if not bundle.exists():
         shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("__pycache__", "output"))
-    for name in DATASETS:
+    for name in size.datasets:
         simulate(bundle, work / name, options.maps_dir, size, name, options.seed)
 
     outside, names = options.outside_dir, options.outside_names
@@ -170,7 +180,7 @@ def main() -> None:
     fitted = [*calibration[: size.threshold_runs], *fit_names]
     evaluate(bundle, work / "fitted", folders, FIT, fitted, weights, "--record_thresholds", True)
     second_look = make_second_look(bundle, work, outside, train_names, fit_names, weights, size, options.seed)
-    scores = score_all(bundle, work, outside, test_names, weights, second_look)
+    scores = score_all(bundle, work, outside, test_names, weights, second_look, size.scored)
     made = {
         "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
         "outside": outside is not None, "trained_on": read_model(weights)[1]["trained_on"],
@@ -205,9 +215,10 @@ def read_arguments() -> argparse.Namespace:
 
 
 def score_all(
-    bundle: Path, work: Path, outside: Path | None, test_names: list[str], weights: Path, second_look: Path
-) -> dict[str, dict[str, Rows]]:
-    """Score the first network and the second look on the outside test runs and on the simulated runs for scoring.
+    bundle: Path, work: Path, outside: Path | None, test_names: list[str], weights: Path, second_look: Path,
+    simulated: Sequence[tuple[str, str]],
+) -> dict[str, dict[str, Rows]]:  # fmt: skip
+    """Score the first network and the second look on the outside test runs and on some of the simulated `SCORED`.
 
     Returns:
         By dataset: ``first`` and ``second``, rows of ``scores.csv``; ``points``, rows of ``operating_points.csv``; and
@@ -216,7 +227,7 @@ def score_all(
     wanted: dict[str, tuple[list[Path], str | None, list[str] | None]] = {}
     if outside is not None:
         wanted[f"{' and '.join(test_names)}, from another simulator"] = ([outside], None, test_names)
-    wanted |= {name: ([work / folder], kind, None) for (folder, kind), name in SCORED.items()}
+    wanted |= {SCORED[folder, kind]: ([work / folder], kind, None) for folder, kind in simulated}
     scores = {}
     for number, (name, (folders, kind, runs)) in enumerate(wanted.items()):
         first, second = (work / f"scored_{number}_{network}" for network in ("first", "second"))
