@@ -253,6 +253,11 @@ def score_set(parser: ConfigParser, scored: ScoredSet) -> dict[str, Any]:
     """Fit thresholds on a set's fit runs with the averaged network, and score its test runs with them."""
     species_set = parser.get_parsed_content("species")
     fitted, tested = (judge(parser, scored.rows(runs)) for runs in (scored.fit_runs, scored.test_runs))
+    return scores_of(fitted, tested, species_set)
+
+
+def scores_of(fitted: Mapping[str, Judged], tested: Mapping[str, Judged], species_set: SpeciesSet) -> dict[str, Any]:
+    """Return the scores of judged candidates, by species, with the thresholds that are best on others."""
     areas = {name: average_precision(one.scores, one.is_right, one.truths) for name, one in tested.items()}
     rows = {
         key: {
