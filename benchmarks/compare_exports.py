@@ -5,7 +5,8 @@ From the folder ``bundle``:
     OMP_NUM_THREADS=1 python ../benchmarks/compare_exports.py FOLDER ... --programs "torch bfloat16,openvino bfloat16"
 
 Every program picks the tomograms of every folder (by default the sample) on the CPU, and its picks are compared with
-those of torch in float32. One table is printed per folder:
+those of torch in float32; all by the network alone, because an exported file has no second look beside it. One table is
+printed per folder:
 
 - making, s: export, conversion and compilation, including by how much the first window takes longer than the best
 - s per window, processor and wall: the best time of a window but the first
@@ -180,7 +181,7 @@ def pick_all(folder: Path, name: str, path: Path) -> tuple[Outcome, SpeciesSet]:
     """Return what a program finds in the tomograms of a folder, and the species."""
     backend, precision = PROGRAMS[name]
     overlays = [f"inference_{backend}.json"] if backend in TASKS else []
-    settings = {"dataset_dir": str(folder), "checkpoint_path": str(path), "precision": precision}
+    settings = {"dataset_dir": str(folder), "checkpoint_path": str(path), "precision": precision, "second_look": False}
     parser = read_configs(*overlays, **settings, **{"inferer#progress": False})
     if backend not in TASKS:
         parser.get_parsed_content("pretrained")

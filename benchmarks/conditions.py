@@ -1,13 +1,14 @@
-"""Results that are there already, and the conditions that they were made under."""
+"""Results that are there already, the conditions that they were made under, and runs that weights have seen."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from scripts.errors import InputError
+from scripts.networks.model_card import used_runs_in_words, uses_of_weights
 from scripts.records import first_difference
 
 
@@ -27,3 +28,44 @@ def is_there(path: Path, conditions: Mapping[str, Any]) -> bool:
     if difference:
         raise InputError(f"{path} was made under other conditions: {difference}. Set another output_dir.")
     return True
+
+
+def refuse_mixed(paths: Iterable[Path], conditions: Mapping[str, Any]) -> None:
+    """Refuse results that cannot stand in one table.
+
+    Args:
+        paths: of all results, JSON with the key ``conditions``.
+        conditions: those that all must share, as `json.dumps` takes them; others may differ.
+
+    Raises:
+        InputError: a result was made under others.
+    """
+    shared = json.loads(json.dumps(conditions))
+    for path in paths:
+        own = json.loads(path.read_text())["conditions"]
+        difference = first_difference({key: own.get(key) for key in shared}, shared)
+        if difference:
+            raise InputError(f"{path} was made under other conditions: {difference}. Set another output_dir.")
+
+
+def refuse_seen(weights: Path, fitted: Sequence[str], tested: Sequence[str]) -> None:
+    """Refuse to score weights on runs that they have seen.
+
+    Args:
+        weights: their file, with its card.
+        fitted: runs that thresholds are fitted on: the weights were not trained on them.
+        tested: runs that are scored: nothing of the weights was trained, chosen or fitted on them.
+
+    Raises:
+        InputError: names the runs.
+    """
+    uses = uses_of_weights(weights)
+    trained = {use: runs for use, runs in uses.items() if use.startswith("trained_on")}
+    seen = used_runs_in_words(tested, uses) or used_runs_in_words(fitted, trained)
+    if seen:
+        raise InputError(f"{weights} has seen these runs, which are to be scored or fitted on: {seen}. Name others.")
+
+
+def seeds_of(text: str) -> list[int]:
+    """Return whole numbers, given with commas between; of the command line."""
+    return [int(part) for part in text.split(",")]

@@ -117,4 +117,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as temporary:
-        main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary))
+        main(Path(sys.argv[1] if len(sys.argv) > 1 else temporary).resolve())

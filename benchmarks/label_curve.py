@@ -33,7 +33,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
 import numpy as np  # noqa: E402
-from conditions import is_there  # noqa: E402
+from conditions import is_there, refuse_mixed, refuse_seen, seeds_of  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from recipe.changes import BASE  # noqa: E402
 from recipe.training import Plan, ScoredSet, run_one  # noqa: E402
@@ -47,6 +47,7 @@ from tables import page_of, with_spread, write_tables_of  # noqa: E402
 
 ALL = "all"
 STARTS = ("started", "scratch")
+SHARED = ("scored_dirs", "fit_runs", "test_runs", "windows", "configs_sha256", "device", "torch")  # of all results
 TINY = {"window_size": [16, 16, 16], "device": "$torch.device('cpu')"}
 
 
@@ -133,7 +134,8 @@ def make_curve(options: argparse.Namespace) -> None:
     expected = {name: sum(one.species == name for one in truth) / len(tomograms) for name in species}
     counts = [*(int(one) for one in options.labels.split(",")), None]
     scored = {"own": ScoredSet((options.dataset_dir,), None, fitted, tested)}
-    for seed, count, start in product(map(int, options.seeds.split(",")), counts, STARTS):
+    refuse_seen(options.start_path, fitted, tested)
+    for seed, count, start in product(options.seeds, counts, STARTS):
         labels = ALL if count is None else str(count)
         path = options.output_dir / f"{start}_{labels}_seed{seed}.json"
         folder = options.output_dir / "labels" / f"{labels}_seed{seed}"
@@ -143,6 +145,8 @@ def make_curve(options: argparse.Namespace) -> None:
         windows = 4 if options.smoke else options.windows
         plan = Plan((str(folder),), (), scored, windows, options.output_dir, settings)
         plan.check()
+        shared = {key: plan.conditions()[key] for key in SHARED}
+        refuse_mixed((one for start in STARTS for one in options.output_dir.glob(f"{start}_*_seed*.json")), shared)
         if is_there(path, plan.conditions()):
             print(f"{path} is there", flush=True)
             continue
@@ -241,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--test_runs", help="names of runs to score")
     parser.add_argument("--labels", default="5,10,30,100", help="of each species (default: %(default)s, and all)")
     parser.add_argument("--windows", type=int, default=600, help="that each training sees")
-    parser.add_argument("--seeds", default="0", help="whole numbers with commas")
+    parser.add_argument("--seeds", type=seeds_of, default="0", help="whole numbers with commas")
     parser.add_argument("--settings", type=json.loads, default={}, help="other settings of train.json, as JSON")
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--smoke", action="store_true", help="small windows, four of them")

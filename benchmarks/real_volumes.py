@@ -9,6 +9,7 @@ each, and leaves all results in FOLDER if it is given.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import subprocess
 import sys
@@ -69,5 +70,9 @@ def main(real: Path, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("real", metavar="REAL", type=Path)
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        main(Path(sys.argv[1]).resolve(), Path(sys.argv[2] if len(sys.argv) > 2 else temporary))
+        main(options.real.resolve(), (options.folder or Path(temporary)).resolve())

@@ -30,7 +30,7 @@ SEPARATOR = "|"
 
 def write_dataset(folder: Path, count: int) -> None:
     """Write the tomogram, its links and their truth."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     generator = np.random.default_rng(0)
     first = folder / "T00.mrc"
     with mrcfile.new(first) as file:
@@ -112,4 +112,4 @@ if __name__ == "__main__":
         print(measure(Path(sys.argv[2]), sys.argv[3] or None))
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(temporary))
+            main(Path(sys.argv[1] if len(sys.argv) > 1 else temporary).resolve())

@@ -6,6 +6,7 @@ have the middle of their range here, except for `CHOSEN`; the positions of the p
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER, BUNDLE = ROOT / "sample", ROOT / "bundle"
 sys.path.insert(0, str(BUNDLE))
 
+from scripts.errors import run_tool  # noqa: E402
 from scripts.picks import Pick  # noqa: E402
 from scripts.simulation.dataset import fill_scene, placed_truth, take_tomograms  # noqa: E402
 from scripts.volumes.mrc_writer import write_mrc  # noqa: E402
@@ -75,4 +77,7 @@ def write_truth(path: Path, truth: list[Pick]) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("maps_dir", metavar="MAPS", help="density maps")
+    options = parser.parse_args()
+    sys.exit(run_tool(lambda: main(options.maps_dir)))

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,12 +29,15 @@ from bundle_steps import Rows, bundle_run, evaluate, read_rows, three  # noqa: E
 from format_configs import layout_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
+from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.weights import read_model, save_model  # noqa: E402
+from scripts.records import first_difference  # noqa: E402
 
 FIT, KINDS = "wbp", ("wbp", "denoised")
 HARD = ("--imaging#contrast", '{"from": 0.3, "to": 1.0}')  # also series in which particles are barely seen
 FAINT = ("--imaging#contrast", '{"from": 0.2, "to": 0.5}')  # only such
+COMPACT, SETTINGS_FILE = "compact", "settings.json"
 WORKERS = 5 if torch.cuda.is_available() else 0  # that draw windows ahead of a GPU
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 
@@ -153,13 +157,25 @@ SMOKE = Size(
 )  # fmt: skip
 
 
-def main() -> None:
-    """Run all steps that are not done yet."""
-    options = read_arguments()
+def main() -> int:
+    """Run the command line; return the exit status."""
+    try:
+        return run_tool(lambda: make_weights(read_arguments()), resumable=True)
+    except subprocess.CalledProcessError as error:  # the command has said why
+        return int(error.returncode)
+
+
+def make_weights(options: argparse.Namespace) -> None:
+    """Run all steps that are not done yet.
+
+    Raises:
+        InputError: the work was begun with other settings, or a step failed.
+    """
     size = SMOKE if options.smoke else Size(network=("--network_def#widths", options.widths))
     default = ROOT / "output" / ("weights_smoke" if options.smoke else "weights")
     work = (options.work_dir or default).resolve()
     bundle = work / "bundle"
+    check_settings(work, options)
     if not bundle.exists():
         shutil.copytree(ROOT / "bundle", bundle, ignore=shutil.ignore_patterns("__pycache__", "output"))
     for name in size.datasets:
@@ -183,7 +199,7 @@ def main() -> None:
     scores = score_all(bundle, work, outside, test_names, weights, second_look, size.scored)
     made = {
         "size": asdict(size), "seed": options.seed, "minutes": minutes, "maps": options.maps_dir is not None,
-        "outside": outside is not None, "trained_on": read_model(weights)[1]["trained_on"],
+        "outside": outside is not None, "widths": options.widths, "trained_on": read_model(weights)[1]["trained_on"],
         "fitted_on": fitted, "scores": scores,
     }  # fmt: skip
     (work / "weights.json").write_text(json.dumps(made, indent=1) + "\n")
@@ -192,13 +208,33 @@ def main() -> None:
         install(weights, second_look, made)
 
 
+def check_settings(work: Path, options: argparse.Namespace) -> None:
+    """Write what the steps depend on, or compare it with that of the steps that are done.
+
+    Raises:
+        InputError: names the first difference.
+    """
+    folders = {"maps_dir": options.maps_dir, "outside_dir": options.outside_dir}
+    settings: dict[str, Any] = {key: folder and str(folder.resolve()) for key, folder in folders.items()}
+    settings |= {"seed": options.seed, "widths": options.widths}
+    path = work / SETTINGS_FILE
+    difference = first_difference(json.loads(path.read_text()), settings) if path.exists() else None
+    if difference:
+        raise InputError(
+            f"{work} was begun with other settings: {difference}. Give the same ones, or another --work_dir."
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    with write_atomically(path) as file:
+        file.write(json.dumps(settings, indent=1) + "\n")
+
+
 def read_arguments() -> argparse.Namespace:
     """Return the options of the command line, with the names of the outside tomograms as ``outside_names``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work_dir", type=Path, help="where data, weights and scores go; output/weights if not given")
     parser.add_argument("--maps_dir", type=Path, help="density maps, named as in simulate_maps.json")
     parser.add_argument("--outside_dir", type=Path, help="annotated tomograms from elsewhere")
-    parser.add_argument("--widths", default="compact", help="compact, or full where a GPU is at hand")
+    parser.add_argument("--widths", default=COMPACT, help="compact, or full where a GPU is at hand")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--install", action="store_true", help="put weights, thresholds and scores into the bundle")
     parser.add_argument("--smoke", action="store_true", help="a small and quick one, to see that every step works")
@@ -207,7 +243,7 @@ def read_arguments() -> argparse.Namespace:
         parser.error("--smoke makes weights that are not worth installing.")
     options.outside_dir = outside = options.outside_dir.resolve() if options.outside_dir else None
     options.outside_names = names = [] if outside is None else [item["run"] for item in list_labelled_runs(outside)]
-    if 0 < len(names) < 4:
+    if outside is not None and len(names) < 4:
         parser.error(
             f"{outside} holds {len(names)} annotated tomograms: four or more are needed, one of them to train on"
         )
@@ -224,13 +260,14 @@ def score_all(
         By dataset: ``first`` and ``second``, rows of ``scores.csv``; ``points``, rows of ``operating_points.csv``; and
         ``reliability``, rows of ``reliability.csv``.
     """
-    wanted: dict[str, tuple[list[Path], str | None, list[str] | None]] = {}
+    wanted: dict[str, tuple[str, list[Path], str | None, list[str] | None]] = {}
     if outside is not None:
-        wanted[f"{' and '.join(test_names)}, from another simulator"] = ([outside], None, test_names)
-    wanted |= {SCORED[folder, kind]: ([work / folder], kind, None) for folder, kind in simulated}
+        wanted[f"{' and '.join(test_names)}, from another simulator"] = ("outside", [outside], None, test_names)
+    for one_of in simulated:
+        wanted[SCORED[one_of]] = ("_".join(one_of), [work / one_of[0]], one_of[1], None)
     scores = {}
-    for number, (name, (folders, kind, runs)) in enumerate(wanted.items()):
-        first, second = (work / f"scored_{number}_{network}" for network in ("first", "second"))
+    for name, (short, folders, kind, runs) in wanted.items():
+        first, second = (work / f"scored_{short}_{network}" for network in ("first", "second"))
         one = evaluate(bundle, first, folders, kind, runs, weights, "--second_look", False)
         two = evaluate(
             bundle, second, folders, kind, runs, weights, "--second_look", True, "--second_look_path", second_look
@@ -384,6 +421,7 @@ def install(weights: Path, second_look: Path, made: dict[str, Any]) -> None:
     """Put both networks, thresholds and scores into the bundle and the documentation."""
     configs, models = ROOT / "bundle" / "configs", ROOT / "bundle" / "models"
     given = f"--seed {made['seed']}{' --maps_dir MAPS' * made['maps']}{' --outside_dir DATA' * made['outside']}"
+    given += f" --widths {made['widths']}" * (made["widths"] != COMPACT)
     card = read_model(weights)[1]
     for name, one in ((models / "model.pt", weights), (models / "second_look.pt", second_look)):
         own_content, own_card = read_model(one)
@@ -416,4 +454,4 @@ def write_atomically_formatted(path: Path, content: Any) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

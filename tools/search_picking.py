@@ -20,7 +20,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bundle"))
 
-import optuna  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.handlers.folds import CALIBRATION_FILE, FOLD_WEIGHTS, FOLDS_PLAN, OUT_OF_FOLD, folder_of  # noqa: E402
@@ -122,7 +121,15 @@ def search(
     trials: int,
     seed: int,
 ) -> Settings:
-    """Return the settings with the best score in some tomograms, rounded; the first trial is 0.5 for every species."""
+    """Return the settings with the best score in some tomograms, rounded; the first trial is 0.5 for every species.
+
+    Raises:
+        InputError: optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise InputError("this search needs optuna: pip install optuna.") from error
 
     def try_settings(trial: optuna.Trial) -> float:
         settings = {MERGED: trial.suggest_float(MERGED, *MERGE_DISTANCES, step=0.05)}

@@ -41,6 +41,7 @@ from typing import Any
 BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
+from conditions import seeds_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, find_input_error  # noqa: E402
 from scripts.scoring.matching import MODES  # noqa: E402
@@ -199,7 +200,9 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     for unit in UNITS:
         parser.add_argument(f"--budget_{unit}", type=float, help=f"how many {unit} each network may train")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="whose seconds count (default: %(default)s)")
-    parser.add_argument("--seeds", default="0", help="whole numbers with commas between (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=seeds_of, default="0", help="whole numbers with commas between (default: %(default)s)"
+    )
     usual = ",".join(name for name in NETWORKS if name not in NEEDS_TIMM)
     parser.add_argument("--networks", default=usual, help=f"out of {','.join(NETWORKS)} (default: %(default)s)")
     parser.add_argument("--widths", help="of our network: a preset, or numbers with commas (default: train.json's)")
@@ -238,11 +241,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = read_arguments(arguments)
     try:
         if not options.only_table:
-            names, seeds = options.networks.split(","), [int(seed) for seed in options.seeds.split(",")]
+            names = options.networks.split(",")
             unknown = sorted(set(names) - set(NETWORKS))
             if unknown:
                 raise InputError(f"unknown network {', '.join(unknown)}; known are {', '.join(NETWORKS)}.")
-            run_all(plan_of(options), names, seeds)
+            run_all(plan_of(options), names, options.seeds)
         write_tables(Path(options.output_dir))
     except (InputError, RuntimeError) as error:  # MONAI wraps what its components raise
         found = find_input_error(error)

@@ -17,8 +17,9 @@ import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from scripts.atomic_files import require_writable
 from scripts.datasets.runs import require_runs
-from scripts.datasets.truth import list_labelled_runs
+from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs
 from scripts.errors import InputError, chain_of
+from scripts.networks.model_card import sha256_of
 from scripts.networks.recipe import pass_on
 from torch import Tensor, nn
 
@@ -124,9 +125,11 @@ class Plan:
 
     def conditions(self) -> dict[str, Any]:
         """Return what results must have in common to be compared in one table, ready for JSON."""
-        cuda = torch.cuda.is_available()
+        cuda, species_path = torch.cuda.is_available(), self.settings.get("species_path")
         return {
             "dataset_dir": str(Path(self.dataset_dir).resolve()),
+            "truths_sha256": [sha256_of(path) for path in Path(self.dataset_dir).glob(TRUTH_TABLE)],
+            "species_sha256": None if species_path is None else sha256_of(species_path),
             "validation_runs": list(self.validation_runs),
             "test_runs": list(self.test_runs),
             f"budget_{self.unit}": self.budget,

@@ -25,7 +25,7 @@ from pathlib import Path
 BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
-from conditions import is_there  # noqa: E402
+from conditions import is_there, refuse_mixed, refuse_seen  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.inference.precision import number_format  # noqa: E402
@@ -62,12 +62,16 @@ def score_all(plan: Plan, models: Sequence[str], ensembles: Sequence[str], finde
         InputError: a model, a finder or a run is wrong, or a result was made under other conditions.
     """
     plan.check_scored()
+    shared = {key: value for key, value in plan.conditions().items() if key != "settings"}  # the finder is one of them
+    refuse_mixed(plan.output_dir.glob(f"*/{RESULT}"), shared)
     species_set = plan.parser().get_parsed_content("species")
     for model in models:
         name, equals, files = model.partition("=")
         paths = files.split(",")
         if not (name and equals and files):
             raise InputError(f"--models {model}: write a name and its files, such as both=a.pt,b.pt.")
+        for path in paths:
+            refuse_seen(Path(path), plan.validation_runs, plan.test_runs)
         for combination, finder in product(ensembles if len(paths) > 1 else [ONE], finders):
             network = network_of_model(paths, combination, species_set)
             own = replace(plan, settings={**plan.settings, "finder#_target_": FINDERS[finder]})

@@ -33,6 +33,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
 import torch  # noqa: E402
+from conditions import seeds_of  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from networks.definitions import settings_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
@@ -205,7 +206,9 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--outside_fit", type=split, default=(), help="its runs that thresholds are fitted on")
     parser.add_argument("--outside_test", type=split, default=(), help="its runs that are scored")
     parser.add_argument("--windows", type=int, help="how many windows each run trains on")
-    parser.add_argument("--seeds", default="0", help="whole numbers with commas between (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=seeds_of, default="0", help="whole numbers with commas between (default: %(default)s)"
+    )
     parser.add_argument("--changes", default="all", help=f"all, or names out of {', '.join(CHANGES)}")
     parser.add_argument("--share", default="0/1", help="i/n: every n-th run from the i-th on (default: %(default)s)")
     parser.add_argument("--settings", default="{}", help="JSON: keys of train.json with other values, for all runs")
@@ -272,8 +275,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = 0
     try:
         if not options.only_table:
-            seeds = [int(seed) for seed in options.seeds.split(",")]
-            failed = run_all(plan_of(options), chosen_changes(options.changes), seeds, share_of(options.share))
+            failed = run_all(plan_of(options), chosen_changes(options.changes), options.seeds, share_of(options.share))
         write_tables(options.output_dir)
     except (InputError, RuntimeError) as error:  # MONAI wraps what its components raise
         found = find_input_error(error)

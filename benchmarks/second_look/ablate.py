@@ -21,11 +21,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("bundle", "tools", "benchmarks")]
 
 from bundle_steps import Rows, bundle_run, evaluate, read_rows  # noqa: E402
-from conditions import is_there  # noqa: E402
+from conditions import is_there, seeds_of  # noqa: E402
 from make_weights import SCORED  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
-from scripts.errors import run_tool  # noqa: E402
+from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.model_card import sha256_of  # noqa: E402
 
@@ -53,10 +53,13 @@ def ablate(options: argparse.Namespace) -> None:
     """Run what is not done yet, and write the table.
 
     Raises:
-        InputError: the folder holds results of other weights, data or epochs.
+        InputError: there are no weights, or the folder holds results of other weights, data or epochs.
     """
     work, folder = options.work_dir.resolve(), options.work_dir.resolve() / "ablation"
-    weights = (options.checkpoint_path or max(work.glob("trained_*/model_last.pt"))).resolve()
+    trained = options.checkpoint_path or max(work.glob("trained_*/model_last.pt"), default=None)
+    if trained is None:
+        raise InputError(f"{work} holds no trained_*/model_last.pt: give the work_dir of tools/make_weights.py.")
+    weights = trained.resolve()
     outside = None if options.outside_dir is None else options.outside_dir.resolve()
     check_conditions(folder, weights, outside, options.epochs)
     found: dict[str, list[dict[str, Rows]]] = {}
@@ -79,7 +82,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--work_dir", type=Path, default=ROOT / "output" / "weights")
     parser.add_argument("--outside_dir", type=Path, help="annotated tomograms from elsewhere; the last two are scored")
     parser.add_argument("--checkpoint_path", type=Path, help="another first network than the last one in WORK")
-    parser.add_argument("--seeds", default=[0, 1], type=lambda text: [int(part) for part in text.split(",")])
+    parser.add_argument("--seeds", type=seeds_of, default="0,1")
     parser.add_argument("--epochs", type=int, default=6, help="of 100 steps")
     return parser.parse_args()
 
@@ -90,7 +93,10 @@ def check_conditions(folder: Path, weights: Path, outside: Path | None, epochs: 
     Raises:
         InputError: names the first difference.
     """
-    conditions = {"weights_sha256": sha256_of(weights), "outside_dir": outside and str(outside), "epochs": epochs}
+    conditions = {
+        "weights_sha256": sha256_of(weights), "outside_dir": outside and str(outside), "epochs": epochs,
+        "variants": VARIANTS,
+    }  # fmt: skip
     path = folder / "conditions.json"
     if not is_there(path, conditions):
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -54,11 +55,12 @@ def format_conditions(results: Mapping[str, Any]) -> str:
     if found is None:
         return NOTHING
     versions = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
-    counts = {row["repeat"] for row in results["rows"]}
+    cases = Counter((row["part"], row["contender"], row["case"]) for row in results["rows"])
+    counts = sorted({*cases.values()} or {0})
     return (
         f"{found['cores']} cores of an {found['cpu']} with {', '.join(found['flags']) or 'no wide instructions'}; "
         f"{found['memory_gib']} GiB; {versions}. {found['threads']} threads, and one in a training step; "
-        f"`THP_MEM_ALLOC_ENABLE=1`. Medians of {max(counts, default=0) + 1} processes. Tomogram: {found['volume']}, "
+        f"`THP_MEM_ALLOC_ENABLE=1`. Medians of {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} processes. Tomogram: {found['volume']}, "
         f"{' x '.join(map(str, found['shape']))} voxels, float32, in the page cache."
     )
 

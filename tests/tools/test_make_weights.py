@@ -1,11 +1,13 @@
 """What `tools/make_weights.py` needs; its steps are run in small by ``make weights OPTIONS=--smoke``."""
 
+import argparse
 import importlib.util
 import itertools
 import sys
 from pathlib import Path
 
 import pytest
+from scripts.errors import InputError
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +39,44 @@ def test_no_dataset_is_learned_and_scored_and_no_two_share_a_seed_or_a_letter(to
     seeds = sorted((one.seed, one.seed + one.runs) for one in tool.DATASETS.values())
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(seeds))
     assert len({one.letter for one in tool.DATASETS.values()}) == len(tool.DATASETS)
+
+
+def options_of(work, **changed):
+    return argparse.Namespace(
+        **{"work_dir": work, "maps_dir": None, "outside_dir": None, "seed": 0, "widths": "compact"} | changed
+    )
+
+
+@pytest.mark.parametrize(
+    "changed", [{"seed": 1}, {"widths": "full"}, {"maps_dir": Path("maps")}, {"outside_dir": Path("d")}]
+)
+def test_work_that_was_begun_with_other_settings_is_refused(tool, tmp_path, changed):
+    tool.check_settings(tmp_path, options_of(tmp_path))
+    tool.check_settings(tmp_path, options_of(tmp_path))
+    with pytest.raises(InputError, match=f"was begun with other settings: {next(iter(changed))} was .* Give the same"):
+        tool.check_settings(tmp_path, options_of(tmp_path, **changed))
+
+
+def test_scores_of_a_dataset_stay_its_own_when_others_are_added(tool, tmp_path, monkeypatch):
+    made = {}
+
+    def evaluate(bundle, output, folders, kind, runs, weights, *settings):
+        made.setdefault(output, (folders, kind, runs))
+        return [{"data": str(made[output])}]
+
+    monkeypatch.setattr(tool, "evaluate", evaluate)
+    monkeypatch.setattr(tool, "read_rows", lambda path: [])
+    scored = tool.SMOKE.scored
+    for outside in (None, tmp_path / "outside"):
+        scores = tool.score_all(tmp_path, tmp_path, outside, ["D7"], tmp_path / "w", tmp_path / "s", scored)
+        assert len(scores) == len(scored) + (outside is not None)
+        for folder, kind in scored:
+            (row,) = scores[tool.SCORED[folder, kind]]["first"]
+            assert row["data"] == str(([tmp_path / folder], kind, None))
+
+
+def test_a_folder_without_enough_annotated_tomograms_is_refused(tool, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["make_weights.py", "--outside_dir", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        tool.main()
+    assert "holds 0 annotated tomograms: four or more are needed" in capsys.readouterr().err
