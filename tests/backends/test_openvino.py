@@ -103,6 +103,22 @@ def test_a_network_for_windows_of_any_size_is_converted_once(monkeypatch):
 
 
 @needs_openvino
+@pytest.mark.parametrize("first", [96, 100])
+def test_windows_that_need_padding_come_after_windows_that_need_none(first):
+    network = tiny_network(norm="none", output_stride=2, align_corners=False).eval()
+    found = OpenVinoNetwork(network)
+    for size in (first, 96, 100, 90):
+        windows = torch.rand(1, 1, size, 128, 128, generator=torch.Generator().manual_seed(size))
+        assert torch.allclose(answer_of(found, windows), answer_of(network, windows), atol=2e-3)
+
+
+@needs_openvino
+def test_a_wider_network_is_known_to_need_more_memory():
+    narrow, wide = (OpenVinoNetwork(tiny_network(norm="none", widths=widths)) for widths in ((32, 64), (64, 128)))
+    assert wide.values_per_voxel > 1.5 * narrow.values_per_voxel
+
+
+@needs_openvino
 def test_a_network_that_knows_the_size_of_its_windows_is_converted_for_each():
     model, shape = converted(SizeInside(), (1, 65, 97, 128))
     assert shape == (1, 65, 97, 128)

@@ -55,6 +55,17 @@ def test_a_second_look_sees_one_crop_per_place_in_any_batch(files):
     assert np.allclose(together, np.repeat(alone, 20, axis=0), atol=1e-4)
 
 
+def test_few_batches_are_judged_at_once_however_many_threads_there_are(files, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "scripts.picking.second_look.in_threads",
+        lambda answer_of, items, workers: asked.append(workers) or [answer_of(item) for item in items],
+    )
+    monkeypatch.setattr("torch.get_num_threads", lambda: 64)
+    load_second_look(files[1], files[0], make_species(2)).log_odds(noise(1), PLACES)
+    assert asked == [2]
+
+
 def test_what_lies_beyond_the_mask_does_not_count(files):
     look = load_second_look(files[1], files[0], make_species(2))
     volume = noise(1)

@@ -31,6 +31,11 @@ def test_in_training_each_level_answers_at_its_own_resolution(network, windows):
     assert answers[1].sigmoid().mean().item() == pytest.approx(1e-3, rel=1)
 
 
+def test_a_block_of_the_encoder_may_be_a_level(network, windows):
+    answers = WindowInferer("float32")(windows, AuxiliaryHeads(network, ["stages.1.0"], 3, WINDOW))
+    assert [tuple(answer.shape) for answer in answers] == [(2, 3, 8, 24, 16), (2, 3, 4, 12, 8)]
+
+
 def test_the_network_itself_does_not_change(network, windows):
     before = {name: value.clone() for name, value in network.state_dict().items()}
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,8 +92,10 @@ class CheckedNetwork(nn.Module):
         self.fast: nn.Module | None = fast
         self.is_checked, self.lock = False, threading.Lock()
         pass_on(network, self)
-        if hasattr(fast, "values_per_voxel"):
-            self.values_per_voxel = fast.values_per_voxel
+        both: tuple[Any, ...] = (network, fast)  # answer the first window
+        stated = [float(one.values_per_voxel) for one in both if hasattr(one, "values_per_voxel")]
+        if stated:
+            self.values_per_voxel = max(stated)
 
     @property
     def has_own_threads(self) -> bool:

@@ -55,7 +55,7 @@ class WindowInferer(SimpleInferer):
     def __init__(self, precision: str = "auto") -> None:
         super().__init__()
         if check_precision(precision) == "float16":
-            raise ValueError("precision float16 is for inference only; train in bfloat16 or float32.")
+            raise InputError("precision float16 is for inference only; train in bfloat16 or float32.")
         self.precision = precision
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -101,15 +101,17 @@ class TomogramInferer(Inferer):
     ) -> None:
         super().__init__()
         if rotations not in (1, 2, 3, 4):
-            raise ValueError(f"rotations counts the quarter turns to average over, 1 to 4; got {rotations}.")
-        if not set(flips) <= set(SPATIAL_AXES) or len(set(flips)) < len(flips):
-            raise ValueError(f"flips names axes out of z, y and x, each once; got {list(flips)}.")
-        if window_size is not None and (len(window_size) != 3 or min(window_size) < 1):
-            raise ValueError(f"window_size needs three sizes (z, y, x) of 1 voxel or more; got {window_size}.")
-        if overlap_voxels < 0:
-            raise ValueError(f"overlap_voxels must be 0 or more; got {overlap_voxels}.")
-        if not memory_gib > 0:
-            raise ValueError(f"memory_gib must be positive; got {memory_gib}.")
+            raise InputError(f"rotations counts the quarter turns to average over, 1 to 4; got {rotations!r}.")
+        named = isinstance(flips, Sequence) and all(isinstance(axis, str) for axis in flips)
+        if not named or not set(flips) <= set(SPATIAL_AXES) or len(set(flips)) < len(flips):
+            raise InputError(f"flips names axes out of z, y and x, each once; got {list(flips) if named else flips!r}.")
+        sizes = list(window_size) if isinstance(window_size, Sequence) else None
+        if window_size is not None and not (sizes and len(sizes) == 3 and all(_is_number(one, 1) for one in sizes)):
+            raise InputError(f"window_size needs three sizes (z, y, x) of 1 voxel or more; got {window_size!r}.")
+        if not _is_number(overlap_voxels, 0):
+            raise InputError(f"overlap_voxels must be 0 or more; got {overlap_voxels!r}.")
+        if not (_is_number(memory_gib, 0) and memory_gib > 0):
+            raise InputError(f"memory_gib must be positive; got {memory_gib!r}.")
         self.window_size, self.overlap_voxels, self.memory_gib = window_size, overlap_voxels, memory_gib
         self.rotations, self.flips, self.precision = rotations, tuple(flips), check_precision(precision)
         self.progress, self.memory_format = progress, memory_format
@@ -349,6 +351,10 @@ class TomogramInferer(Inferer):
             part_to_cover(inside, window, overlap // 2, plan.align)
             for inside, window, overlap in zip(layers, plan.window_size, plan.overlap, strict=True)
         )
+
+
+def _is_number(value: Any, least: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= least
 
 
 def _filled(window: Tensor, size: Sequence[int]) -> Tensor:

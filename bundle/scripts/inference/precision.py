@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from scripts.errors import InputError
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -14,10 +16,10 @@ def check_precision(precision: str) -> str:
     """Return ``precision`` if it is ``auto`` or the name of a floating-point format.
 
     Raises:
-        ValueError: it is neither.
+        InputError: it is neither.
     """
     if precision != "auto" and precision not in PRECISIONS:
-        raise ValueError(f"precision must be auto or one of {list(PRECISIONS)}; got '{precision}'.")
+        raise InputError(f"precision must be auto or one of {list(PRECISIONS)}; got '{precision}'.")
     return precision
 
 

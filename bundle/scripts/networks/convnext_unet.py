@@ -366,7 +366,7 @@ class ConvNeXtUNet(nn.Module):
         )
         self.head = nn.Conv3d(outs[-1], out_channels, 1)
         # numbers that are held for every voxel of a window: tensors as large as the finest features, and the rest
-        whole = 2 if norm in ("batch", "none") else 8
+        whole = 8 if norm not in ("batch", "none") else 4 if align_corners else 2  # the latter are computed in slabs
         self.values_per_voxel = whole * widths[0] / stem_stride**3 + 2 * ins[-1] * (output_stride == 1) + 4
         self._set_first_weights(prior, norm)
 
@@ -402,7 +402,8 @@ class ConvNeXtUNet(nn.Module):
         missing = [0, -width % self.stride, 0, -height % self.stride, 0, -depth % self.stride]
         if torch.jit.is_scripting():
             x = F.pad(x, missing)
-        elif torch.compiler.is_compiling() or sum(missing) > 0:  # what is exported takes windows of any size
+        elif torch.compiler.is_compiling() or torch.jit.is_tracing() or sum(missing) > 0:
+            # what is exported or traced takes windows of any size
             x = F.pad(x, missing)
         x = self.stem(x)
         skips: list[Tensor] = []

@@ -35,6 +35,7 @@ SECOND_LOOK = "second_look.pt"  # beside the weights of the first network
 FIRST_SHA256, CROP, CALIBRATION, FAMILIARITY = "first_network_sha256", "crop", "calibration", "familiarity"
 NOT_CALIBRATED = "not_calibrated"  # why the probability of a species is the second network's own
 BATCH = 32  # crops at a time: their features stay in the processor's cache
+AT_ONCE = 2  # batches in threads of their own, on a CPU; each takes a tenth of a GiB
 COPIES_USED = 2  # turned copies; more gain nothing measurable
 TRAIN_COMMAND = "python -m monai.bundle run second_look"
 
@@ -112,7 +113,7 @@ class SecondLook:
         def answer_to(first: int) -> Tensor:
             return self.log_probabilities(self.cut(volume, centres_zyx_vox[first : first + BATCH], brightness))
 
-        workers = torch.get_num_threads() if self.device.type == "cpu" else 1
+        workers = AT_ONCE if self.device.type == "cpu" else 1
         answers = in_threads(answer_to, range(0, len(centres_zyx_vox), BATCH), workers)
         return log_odds_of(torch.cat(list(answers)).cpu().numpy())
 

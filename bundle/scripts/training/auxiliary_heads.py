@@ -45,12 +45,15 @@ class AuxiliaryHeads(nn.Module):
         super().__init__()
         names = [name for name, _ in network.named_modules()]
         unknown = [name for name in levels if name not in names]
+        self.network, self.levels, self.heads = network, list(levels), nn.ModuleList()
         if unknown or not levels:
+            coarse = [name for name in names[1:] if name.count(".") <= 1]  # the first is the network itself
+            found = self._features_of_a_window(coarse, window_size)
+            usable = [name for name, one in zip(coarse, found, strict=True) if one is not None and one.dim() == 5]
             raise InputError(
                 f"auxiliary_levels {list(levels)}: name modules of {type(network).__name__}, such as "
-                f"{', '.join(name for name in names if name.count('.') == 1)}."
+                f"{', '.join(usable)}."
             )
-        self.network, self.levels, self.heads = network, list(levels), nn.ModuleList()
         stride = getattr(network, "stride", 1)
         steps = (getattr(network, "stride_z", stride), stride, stride)
         if any(map(operator.mod, window_size, steps)):
@@ -58,20 +61,21 @@ class AuxiliaryHeads(nn.Module):
                 f"window_size {list(window_size)}: with auxiliary losses its sides must be multiples of {list(steps)}, "
                 "otherwise the network pads the window, and the voxels of its levels have other places."
             )
-        for name, features in zip(levels, self._features_of_a_window(window_size), strict=True):
+        for name, features in zip(levels, self._features_of_a_window(levels, window_size), strict=True):
             if features is None or features.dim() != 5:
                 raise InputError(f"auxiliary_levels: {name} does not answer with a volume: name another level.")
             head = nn.Conv3d(features.shape[1], species_count, 1)
             nn.init.constant_(head.bias, math.log(prior / (1 - prior)))  # type: ignore[arg-type]
             self.heads.append(head)
 
-    @torch.no_grad()
-    def _features_of_a_window(self, window_size: Sequence[int]) -> list[Tensor | None]:
+    @torch.enable_grad()
+    def _features_of_a_window(self, levels: Sequence[str], window_size: Sequence[int]) -> list[Tensor | None]:
+        """Return what modules answer, None for those that are not called; with gradients, as in training."""
         training, device = self.network.training, next(self.network.parameters()).device
-        with outputs_of(self.network.eval(), self.levels) as found:
+        with outputs_of(self.network.eval(), levels) as found:
             self.network(torch.zeros(1, 1, *window_size, device=device))
         self.network.train(training)
-        return [found.get(name) for name in self.levels]
+        return [found.get(name) for name in levels]
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Return the logits of the network, in training also those of its levels."""
