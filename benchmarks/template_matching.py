@@ -194,10 +194,13 @@ def call(*words: Any) -> None:
     """Run a command on one thread per process.
 
     Raises:
-        InputError: it failed; with the last line that it wrote.
+        InputError: it cannot be run, or it failed; with the last line that it wrote.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    answer = subprocess.run([str(word) for word in words], capture_output=True, text=True, env=environment)
+    try:
+        answer = subprocess.run([str(word) for word in words], capture_output=True, text=True, env=environment)
+    except OSError as error:
+        raise InputError(f"{words[0]} cannot be run: {error.strerror}.") from error
     if answer.returncode:
         last = (answer.stderr.strip().splitlines() or ["it wrote nothing"])[-1]
         raise InputError(f"{words[0]} {words[1]} failed: {last}")
