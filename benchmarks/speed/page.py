@@ -57,10 +57,11 @@ def format_conditions(results: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in found["packages"].items())
     cases = Counter((row["part"], row["contender"], row["case"]) for row in results["rows"])
     counts = sorted({*cases.values()} or {0})
+    repeats = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
     return (
         f"{found['cores']} cores of an {found['cpu']} with {', '.join(found['flags']) or 'no wide instructions'}; "
         f"{found['memory_gib']} GiB; {versions}. {found['threads']} threads, and one in a training step; "
-        f"`THP_MEM_ALLOC_ENABLE=1`. Medians of {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} processes. Tomogram: {found['volume']}, "
+        f"`THP_MEM_ALLOC_ENABLE=1`. Medians of {repeats} processes. Tomogram: {found['volume']}, "
         f"{' x '.join(map(str, found['shape']))} voxels, float32, in the page cache."
     )
 
