@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from page_data import data_of
 from scripts.handlers.finished_sample import picture_of
 from scripts.handlers.pages import WritePages
 from scripts.handlers.scores import WriteScores
@@ -25,6 +26,17 @@ def test_counts_on_the_pages_are_those_of_the_scores(species_set, tmp_path):
         ]
         assert shown == [row[:7] for row in rows if row[1] != "total"]
         assert [mode["total"] for mode in modes] == [float(row[-1]) for row in rows if row[1] == "total"]
+
+
+def test_pages_of_an_evaluation_with_a_second_look_say_so_even_without_a_pick(species_set, tmp_path):
+    sample = sample_of([[1, 6, 9, 10]], [])
+    sample["sweep"] = torch.zeros(2, 1, 3, dtype=torch.int64)
+    sample["result"]["expected"] = {"a": {"operating_point": "F1"}, "b": {"operating_point": "recall 0.9"}}
+    run_engine([sample], WritePages(str(tmp_path), species_set, [0.5]))
+    for page in (tmp_path / "report.html", tmp_path / "run" / "report.html"):
+        data = data_of(page)
+        assert data["judged"] is True
+        assert [one["operatingPoint"] for one in data["species"]] == ["F1", "recall 0.9"]
 
 
 def test_picks_are_drawn_on_the_image_of_a_padded_tomogram(species_set):

@@ -137,20 +137,30 @@ def test_a_valley_stands_beside_its_species(page):
 def test_after_a_second_look_the_page_holds_more_candidates_and_starts_at_the_picks(page):
     picks = [pick("a", 6, 9, 11, 0.9000004, network_score=0.99), pick("a", 9, 9, 11, 0.8123456, network_score=0.9)]
     others = [pick("b", 6, 9, 20, 0.25, network_score=0.5)]
-    write_run_page(page, tomogram(), picks, make_species(2), 20, others=others, warning="Not calibrated.")
+    points = {"a": "F1", "b": "precision 0.9"}
+    write_run_page(page, tomogram(), picks, make_species(2), 20, None, others, points, "Not calibrated.")
     found = data_of(page)
     assert (found["judged"], found["candidates"], found["picked"]) == (True, True, 2)
     assert found["warning"] == "Not calibrated."
     assert [item["score"] for item in found["items"]] == [0.9, 0.812345, 0.25]  # as thresholds they keep their picks
     assert [(one["threshold"], one["lowest"]) for one in found["species"]] == [(0.81234, 0.01), (0.99999, 0.01)]
+    assert [one["operatingPoint"] for one in found["species"]] == ["F1", "precision 0.9"]
 
 
 def test_candidates_alone_are_no_picks(page):
     others = [pick("a", 6, 9, 20, 0.75, network_score=0.99)]
-    write_run_page(page, tomogram(), [], make_species(1), 20, others=others)
+    write_run_page(page, tomogram(), [], make_species(1), 20, others=others, operating_points={"a": "F1"})
     found = data_of(page)
     assert (found["judged"], found["picked"]) == (True, 0)
     assert found["species"][0]["threshold"] == 0.99999
+
+
+def test_after_a_second_look_that_left_no_candidate_the_page_still_asks_for_operating_points(page):
+    write_run_page(page, tomogram(), [], make_species(1), 20, operating_points={"a": "F1"})
+    found = data_of(page)
+    assert (found["judged"], found["candidates"], found["species"][0]["operatingPoint"]) == (True, False, "F1")
+    write_run_page(page, tomogram(), [], make_species(1), 20)
+    assert data_of(page)["judged"] is False
 
 
 def test_the_page_has_the_coordinates_of_the_table_and_what_tells_its_model_and_image_from_others(page, tmp_path):

@@ -1,5 +1,6 @@
 """The pages in a real browser. Needs Chromium, its driver and selenium: `make test-browser`."""
 
+import ast
 import json
 import re
 from dataclasses import replace
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from scripts.pages.batch_page import write_batch_page, write_summary_page
 from scripts.pages.run_page import Tomogram, Truth, compare_run, write_run_page
+from scripts.picking.operating_point import parse_operating_points
 from scripts.picks import Pick, write_csv
 from scripts.scoring.metrics import count_matches
 from scripts.species import with_thresholds
@@ -72,7 +74,8 @@ def pages(tmp_path_factory, shipped_species):
     path, off_centre = folder / "off_centre" / RUN / "report.html", [replace(one, z_voxel=22) for one in RIBOSOMES]
     write_run_page(path, tomogram, off_centre, species_set, 20)
     path, others = folder / "judged" / RUN / "report.html", [*JUDGED[2:], *FAINT]
-    write_run_page(path, tomogram, JUDGED[:2], species_set, 20, others=others, warning="Not calibrated: noise.")
+    points = {**dict.fromkeys(species_set.names, "F1"), "thyroglobulin": "precision 0.9"}
+    write_run_page(path, tomogram, JUDGED[:2], species_set, 20, None, others, points, "Not calibrated: noise.")
     return folder
 
 
@@ -239,11 +242,16 @@ def test_after_a_second_look_the_slider_says_what_to_expect(judged_page):
     assert expected_of(judged_page, "ribosome").startswith("expected right 46 %")
 
 
-def test_the_command_leaves_species_without_picks_to_their_operating_point(judged_page):
-    command = judged_page.find_element(By.ID, "command").get_attribute("value")
-    assert command == "--operating_point \"{'ribosome': {'probability': 0.8}}\""
+def test_the_command_leaves_species_that_nobody_moved_to_their_operating_point(judged_page, shipped_species):
+    def asked():
+        command = judged_page.find_element(By.ID, "command").get_attribute("value")
+        wanted = ast.literal_eval(re.fullmatch(r'--operating_point "(.*)"', command)[1])
+        return {name: str(point) for name, point in parse_operating_points(wanted, shipped_species).items()}
+
+    before = asked()
+    assert before == {**dict.fromkeys(shipped_species.names, "F1"), "thyroglobulin": "precision 0.9"}
     slide(judged_page, "threshold of apo-ferritin", 0)
-    assert "'apo-ferritin': {'probability': " in judged_page.find_element(By.ID, "command").get_attribute("value")
+    assert asked() == {**before, "apo-ferritin": "probability 0.01"}
 
 
 def test_after_a_second_look_a_button_asks_for_an_operating_point(judged_page):

@@ -46,6 +46,12 @@ def judged_picks_of(sample: Mapping[str, Any], species_set: SpeciesSet) -> list[
     return [pick for pick, counts in zip(picks, judged, strict=True) if counts]
 
 
+def operating_points_of(sample: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the operating point of every species, in words; None without a second look."""
+    expected = sample["result"].get("expected")
+    return None if expected is None else {name: row["operating_point"] for name, row in expected.items()}
+
+
 def picture_of(sample: Mapping[str, Any], species_set: SpeciesSet, truth: Sequence[Pick] | None = None) -> Figure:
     """Return a picture of a sample's tomogram, as the network's input, with its picks."""
     facts = image_facts_of(sample)

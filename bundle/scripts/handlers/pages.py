@@ -11,7 +11,14 @@ from ignite.engine import Engine, Events
 from torch.utils.tensorboard import SummaryWriter
 
 from scripts.file_names import require_file_name
-from scripts.handlers.finished_sample import judged_picks_of, picture_of, samples_of, tomogram_of, true_picks_of
+from scripts.handlers.finished_sample import (
+    judged_picks_of,
+    operating_points_of,
+    picture_of,
+    samples_of,
+    tomogram_of,
+    true_picks_of,
+)
 from scripts.pages.batch_page import write_summary_page
 from scripts.pages.html import PAGE_NAME, check_megabytes
 from scripts.pages.run_page import Truth, compare_run, write_run_page
@@ -57,6 +64,7 @@ class WritePages:
 
     def reset(self, engine: Engine) -> None:
         self.picks: dict[str, list[Pick]] = {}
+        self.points: dict[str, str] | None = None
         self.comparisons: dict[str, Comparison] = {}
 
     def __call__(self, engine: Engine) -> None:
@@ -67,13 +75,18 @@ class WritePages:
             compared = compare_run(tomogram, picks, self.species_set, truth, self.voxel_offset)
             self.picks[tomogram.run], self.comparisons[tomogram.run] = picks, compared.comparison
             path = self.folder / require_file_name(tomogram.run, "run") / PAGE_NAME
-            write_run_page(path, tomogram, picks, self.species_set, self.page_megabytes, compared)
+            self.points = operating_points_of(sample)
+            size = self.page_megabytes
+            write_run_page(path, tomogram, picks, self.species_set, size, compared, operating_points=self.points)
 
     def write(self, engine: Engine) -> None:
         path, sweep = self.folder / PAGE_NAME, (self.thresholds, self.mode)
         kept = getattr(engine.state, "kept_thresholds", {})
         notes = [f"{name} keeps its threshold: {reason}." for name, reason in kept.items()]
-        write_summary_page(path, self.picks, self.species_set, comparisons=self.comparisons, sweep=sweep, notes=notes)
+        write_summary_page(
+            path, self.picks, self.species_set, comparisons=self.comparisons, sweep=sweep, notes=notes,
+            operating_points=self.points,
+        )  # fmt: skip
 
 
 class OverlayToTensorBoard:

@@ -14,7 +14,7 @@ from scripts.atomic_files import write_folder_atomically
 from scripts.copick_tree import PICKS_FOLDER, RUNS, overlay_folder_of, session_file
 from scripts.datasets.runs import Folders, mask_of_run
 from scripts.file_names import require_file_name
-from scripts.handlers.finished_sample import image_facts_of, picture_of, samples_of, tomogram_of
+from scripts.handlers.finished_sample import image_facts_of, operating_points_of, picture_of, samples_of, tomogram_of
 from scripts.handlers.times import peak_memory_gib
 from scripts.pages.figures import save_figure
 from scripts.pages.html import PAGE_NAME, check_megabytes
@@ -162,7 +162,7 @@ class WritePicks:
         warning = sample["result"].get("unfamiliar", "")
         write_run_page(
             folder / PAGE_NAME, tomogram_of(sample), picks, self.species_set, self.page_megabytes,
-            others=from_records(sample["result"].get("others", ())),
+            others=from_records(sample["result"].get("others", ())), operating_points=operating_points_of(sample),
             warning=f"Scores are not calibrated for this tomogram: {warning}." if warning else "",
             model=short_hash(self.settings.get("weights_sha256")), voxel_offset=self.voxel_offset,
         )  # fmt: skip

@@ -5,8 +5,10 @@ From the folder ``bundle``: ``python -m scripts.pages OUTPUT_DIR`` rewrites it.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -51,8 +53,18 @@ def write_batch_page(
         for pick in found:
             species_set.named(pick.species, str(table))
     path = folder / PAGE_NAME
-    write_summary_page(path, picks, species_set, failures=failures)
+    points = _operating_points_in([table.parent for table in tables])
+    write_summary_page(path, picks, species_set, failures=failures, operating_points=points)
     return path
+
+
+def _operating_points_in(folders: Sequence[Path]) -> dict[str, str] | None:
+    """Return the operating points by species in the first record that can be read; None without a second look."""
+    for folder in folders:
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            expected = json.loads((folder / "run.json").read_text(encoding="utf-8"))["expected"]
+            return None if expected is None else {name: row["operating_point"] for name, row in expected.items()}
+    return None
 
 
 def write_summary_page(
@@ -63,6 +75,7 @@ def write_summary_page(
     comparisons: Mapping[str, Comparison] | None = None,
     sweep: tuple[Sequence[float], str] = ((), ""),
     notes: Sequence[str] = (),
+    operating_points: Mapping[str, str] | None = None,
 ) -> None:
     """Write the page over runs.
 
@@ -74,12 +87,13 @@ def write_summary_page(
         comparisons: with the truth, by run; their sum is shown too.
         sweep: thresholds of the comparisons' sweep, and how picks were matched in it.
         notes: sentences on the species' thresholds.
+        operating_points: of a second look, by species; None without one.
     """
     everything = [pick for found in picks.values() for pick in found]
     valleys = valleys_of(everything, species_set)
     total = sum_of(list((comparisons or {}).values()))
     data: dict[str, Any] = {
-        **species_data(species_set, everything, valleys),
+        **species_data(species_set, everything, valleys, operating_points),
         "runs": [_run_data(Path(path).parent, run, found, species_set) for run, found in picks.items()],
         "failures": [{"name": run, "reason": reason} for run, reason in (failures or {}).items()],
         "notes": list(notes),

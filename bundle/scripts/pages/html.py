@@ -6,7 +6,7 @@ import html
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,12 @@ def valleys_of(picks: Sequence[Pick], species_set: SpeciesSet) -> dict[str, Vall
 
 
 def species_data(
-    species_set: SpeciesSet, picks: Sequence[Pick], valleys: Mapping[str, Valley], is_judged: bool | None = None
+    species_set: SpeciesSet,
+    picks: Sequence[Pick],
+    valleys: Mapping[str, Valley],
+    operating_points: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return what the pages show of the species: colours, thresholds, valleys.
+    """Return what the pages show of the species: colours, thresholds, operating points, valleys.
 
     After a second look the threshold of a species is the lowest score of its picks, and the sliders go down to
     `LEAST_PROBABILITY`. Without one, too, no pick is below the threshold that the page starts with.
@@ -52,9 +55,9 @@ def species_data(
         species_set: the species.
         picks: that the page shows at first.
         valleys: of their scores.
-        is_judged: whether scores are those of a second look; None finds it from the picks.
+        operating_points: of a second look, whose scores the picks then have, by species; None without one.
     """
-    is_judged, own = are_judged(picks) if is_judged is None else is_judged, by_species(picks)
+    is_judged, own = operating_points is not None, by_species(picks)
     species = []
     for one in species_set.picked:
         threshold = one.probability_threshold
@@ -68,6 +71,7 @@ def species_data(
                 "colour": colour_of(one.label),
                 "radius": one.radius_angstrom,
                 "threshold": threshold,
+                "operatingPoint": None if operating_points is None else operating_points.get(one.name, "f1"),
                 "networkThreshold": one.probability_threshold,
                 "lowest": LEAST_PROBABILITY if is_judged else threshold,
                 "valley": valley,
@@ -80,11 +84,6 @@ def rounded_down(score: float, digits: int) -> float:
     """Return a score with so many digits, never higher than it is: as a threshold it still keeps its pick."""
     whole = 10.0**digits
     return math.floor(score * whole + 1e-9) / whole
-
-
-def are_judged(picks: Iterable[Pick]) -> bool:
-    """Return whether the scores of picks are the probabilities of a second look."""
-    return any(not math.isnan(pick.network_score) for pick in picks)
 
 
 def write_page(path: str | Path, template: str, title: str, scripts: Sequence[str], data: Mapping[str, Any]) -> None:

@@ -202,10 +202,9 @@ class SpeciesPanel {
       card.histogram.fade();
     });
     const wanted = (index) => +Math.min(this.value(index), data.highestScore).toFixed(6);
-    // A species without picks whose slider nobody moved keeps its operating point, here and in other tomograms.
-    const isUnset = (one, index) => data.judged && this.threshold[index] === this.start[index] && one.threshold > data.highestScore - 1e-9;
-    const settings = species.map((one, index) => (isUnset(one, index) ? ""
-      : `'${one.name}': ${data.judged ? `{'probability': ${wanted(index)}}` : +this.value(index).toFixed(6)}`)).filter(Boolean);
+    // A species whose slider nobody moved keeps its operating point, here and in other tomograms.
+    const point = (one, index) => (this.threshold[index] === this.start[index] ? `'${one.operatingPoint}'` : `{'probability': ${wanted(index)}}`);
+    const settings = species.map((one, index) => `'${one.name}': ${data.judged ? point(one, index) : +this.value(index).toFixed(6)}`);
     byId("command").value = `--${data.judged ? "operating_point" : "probability_thresholds"} "{${settings.join(", ")}}"`;
     this.changed(this);
   }
