@@ -219,6 +219,10 @@ def test_a_table_is_continued_though_a_spreadsheet_rewrote_its_numbers(open_page
         ("experiment,particle_type,x,y,z\nTS_9,ribosome,1,2,3\n", "its runs are TS_9"),
         ('experiment,particle_type,x,y,z\n"TS ""1"", <a>",tubulin,1,2,3\n', "tubulin at 1,2,3 is no species"),
         ('experiment,particle_type,x,y,z\n"TS ""1"", <a>",ribosome,1,,3\n', "or no place"),
+        (
+            'experiment,particle_type,x,y,z,score\n"TS ""1"", <a>",ribosome,1,2,3,0.9\n',
+            "it is a table of picks, not of corrections: choose one that a page saved",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused_and_says_why(page, tmp_path, table, message):

@@ -104,6 +104,9 @@ class Corrections {
     const [header = [], ...rows] = rowsOfCsv(text), column = (name) => header.indexOf(name);
     const missing = COLUMNS.slice(0, 5).filter((name) => column(name) < 0);
     if (missing.length) throw new Error(`the columns ${missing.join(", ")} are missing.`);
+    if (column("score") >= 0 && column("weight") < 0) {
+      throw new Error("it is a table of picks, not of corrections: choose one that a page saved, such as RUN_corrected.csv.");
+    }
     const own = rows.filter((row) => row[column("experiment")] === data.run);
     if (!own.length) throw new Error(`no row is of ${data.run}; its runs are ${[...new Set(rows.map((row) => row[column("experiment")]))].join(", ")}.`);
     const found = own.map((row) => ({ name: row[column("particle_type")], angstrom: ["x", "y", "z"].map((axis) => row[column(axis)]).join(),
