@@ -183,6 +183,38 @@ def test_corrections_survive_a_reload_but_not_another_model(open_page, saved):
     assert text(page, "progress") == "looked at 1 of 4 · 1 accepted"
 
 
+def test_two_tabs_of_a_page_keep_each_others_corrections(open_page):
+    page = open_page()
+    first = page.current_window_handle
+    page.switch_to.new_window("tab")
+    try:
+        press(open_page(), "n", "a")
+        place_at(page, "xy", 100, 10, SHAPE[1:])
+        press(page, "2")
+        page.switch_to.window(first)
+        wait = WebDriverWait(page, 20)
+        wait.until(lambda _: text(page, "progress") == "looked at 1 of 4 · 1 accepted · 1 added")
+        press(page, "n", "r")
+        assert text(page, "progress") == "looked at 2 of 4 · 1 accepted · 1 rejected · 1 added"
+        page.switch_to.window(page.window_handles[1])
+        wait.until(lambda _: text(page, "progress") == "looked at 2 of 4 · 1 accepted · 1 rejected · 1 added")
+        press(page, "u", "u")
+    finally:
+        page.close()
+        page.switch_to.window(first)
+    wait.until(lambda _: text(page, "progress") == "looked at 1 of 4 · 1 accepted")
+
+
+def test_a_step_that_another_tab_has_stored_is_not_overwritten_before_this_tab_hears_of_it(page):
+    press(page, "n", "a")
+    script = """const steps = JSON.parse(localStorage.getItem(corrections.storage));
+    steps.push([[items.find((item) => item.own === "ribosome").key, ""]]);
+    localStorage.setItem(corrections.storage, JSON.stringify(steps));"""
+    page.execute_script(script)  # no storage event comes to the tab that stores
+    press(page, "n", "a")
+    assert text(page, "progress") == "looked at 3 of 4 · 2 accepted · 1 rejected"
+
+
 def test_without_storage_the_page_works_and_says_that_it_keeps_nothing(open_page, saved):
     browser = open_page()
     script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": BLOCKED})

@@ -18,6 +18,10 @@ function isThere(item) {
   return Boolean(verdict || (verdict === "" && item.own));
 }
 
+function isGone(item) {
+  return item.added && !isThere(item);
+}
+
 function tabOf(item) {
   return item.added ? speciesOf(item) : item.species;
 }
@@ -153,6 +157,17 @@ function startCorrections() {
     verdictButton("n", "next", goOn), verdictButton("u", "undo", undo));
   byId("save").addEventListener("click", save);
   byId("table").addEventListener("change", takeTable);
+  window.addEventListener("storage", (event) => { if (event.key === corrections.storage) takeOver(); });
+}
+
+function takeOver() {
+  corrections.takeOver();
+  if (!state.chosen) return;
+  if (isGone(state.chosen)) choosePlace();
+  else {
+    byId("chosen").textContent = describe(state.chosen);
+    showVerdict();
+  }
 }
 
 async function takeTable() {

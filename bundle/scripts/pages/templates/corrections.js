@@ -30,31 +30,47 @@ class Corrections {
     this.newItem = newItem;
     this.changed = changed;
     this.storage = `corrections of ${data.run}, model ${data.model}, image ${data.image}`;
-    [this.steps, this.verdicts] = [[], new Map()];
+    [this.steps, this.verdicts, this.isKept] = [[], new Map(), true];
   }
 
   restore() {
-    try {
-      this.steps = JSON.parse(localStorage.getItem(this.storage)) || [];
-    } catch {
-      this.steps = [];
-    }
+    this.reread();
     this.update();
   }
 
-  kept() { // false where the browser stores nothing
+  // Another tab of this page may have stored steps. Where the browser stores none, those of this tab are the newest.
+  reread() {
+    try {
+      if (this.isKept) this.steps = JSON.parse(localStorage.getItem(this.storage)) || this.steps;
+    } catch {
+      // unreadable: the steps stay
+    }
+    this.apply();
+  }
+
+  keep() {
     try {
       localStorage.setItem(this.storage, JSON.stringify(this.steps));
-      return true;
+      this.isKept = true;
     } catch {
-      return false;
+      this.isKept = false;
     }
   }
 
-  update() {
+  apply() {
     this.verdicts = new Map(this.steps.flat());
     for (const key of this.verdicts.keys()) this.item(key);
-    this.changed(this.kept());
+  }
+
+  update() {
+    this.apply();
+    this.keep();
+    this.changed(this.isKept);
+  }
+
+  takeOver() { // what another tab stored; storing it again here could replace a step that it says meanwhile
+    this.reread();
+    this.changed(this.isKept);
   }
 
   item(key) {
@@ -70,12 +86,14 @@ class Corrections {
   }
 
   say(item, verdict) {
+    this.reread();
     const others = [...this.itemOf.values()].filter((other) => other !== item && other.own && other.angstrom === item.angstrom);
     this.steps.push([[item.key, verdict], ...(verdict ? others.map((other) => [other.key, ""]) : [])]); // one particle at a place
     this.update();
   }
 
   undo() {
+    this.reread();
     const step = this.steps.pop();
     this.update();
     return step && this.item(step[0][0]);
@@ -115,6 +133,7 @@ class Corrections {
     const wrong = found.find((row) => !species.some((one) => one.name === row.name) || !isPlace(row.angstrom));
     if (wrong) throw new Error(`${wrong.name} at ${wrong.angstrom} is no species of this page, or no place.`);
     const said = (weight) => found.filter((row) => row.weight !== "" && Number(row.weight) === weight && !row.origin.startsWith("model"));
+    this.reread();
     const step = new Map(), rejectedAt = new Map();
     for (const row of said(0)) {
       step.set(keyOf(row.name, row.angstrom), "");
