@@ -280,6 +280,18 @@ def test_a_click_and_a_number_add_a_particle_at_the_voxel_that_was_clicked(page,
     assert text(page, "chosen").startswith("place x 100, y 10, z 7")
 
 
+def test_an_added_particle_is_removed_where_nothing_is_left_to_look_at(open_page):
+    page = open_page("padded")  # which has no picks
+    place_at(page, "xy", 100, 10, SHAPE[1:])
+    page.get_log("browser")
+    press(page, "2", "r")
+    assert page.get_log("browser") == []
+    assert text(page, "chosen").endswith("press 1 to 5 to add a particle here")
+    assert text(page, "correction-note") == "Every pick that the page shows has been looked at."
+    press(page, "3")
+    assert text(page, "progress") == "looked at 0 of 0 · 1 added"
+
+
 def test_a_place_is_chosen_with_keys_too(page, saved):
     labelled(page, "slice in z").send_keys(Keys.HOME)
     labelled(page, "slice in y").send_keys(Keys.HOME, Keys.ARROW_RIGHT)

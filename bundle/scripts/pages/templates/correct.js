@@ -68,16 +68,18 @@ function accept() {
 
 function undo() {
   const item = corrections.undo();
-  if (!item) note("There is nothing to undo.");
-  else if (item.added && !isThere(item)) {
-    for (const axis of "zyx") go(axis, item[axis]);
-    choosePlace();
-  } else show(item);
+  if (item) show(item);
+  else note("There is nothing to undo.");
 }
 
 function show(item) {
-  choose(item);
-  focusTile(item.number);
+  if (isGone(item)) {
+    for (const axis of "zyx") go(axis, item[axis]);
+    choosePlace();
+  } else {
+    choose(item);
+    focusTile(item.number);
+  }
 }
 
 // To the next pick that nobody has looked at, in the order of the gallery, then in the other species.

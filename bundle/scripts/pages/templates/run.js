@@ -153,7 +153,7 @@ function speciesOf(item) {
 }
 
 function visible(item) {
-  if (item.added && !isThere(item)) return false;
+  if (isGone(item)) return false;
   if (!panel.on[speciesOf(item)]) return false;
   return item.truth ? byId("show-truth").checked : item.added || panel.keeps(item.species, item.odds);
 }
