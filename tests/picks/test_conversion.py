@@ -76,6 +76,18 @@ def test_run_species_and_score_choose(tmp_path, table):
             convert(table, tmp_path / "b.csv", facts=replace(FACTS, **{fact: "C"}))
 
 
+@pytest.mark.parametrize("name", ["copick", "dynamo"])
+def test_a_run_that_the_file_does_not_hold_is_refused_and_not_renamed(tmp_path, name):
+    source, target = tmp_path / f"a{FORMATS[name].ending}", tmp_path / "out.csv"
+    facts = replace(FACTS, species="ribosome")
+    FORMATS[name].write(source, TABLE[:2], replace(facts, run="A"))
+    with pytest.raises(InputError, match=r"holds no run 'TS_2'; it has A\."):
+        convert(source, target, facts=replace(facts, run="TS_2"), from_format=name)
+    assert not target.exists()
+    convert(source, target, facts=replace(facts, run="A"), from_format=name)
+    assert {pick.run for pick in read_csv(target)} == {"A"}
+
+
 def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path, table):
     (tmp_path / "a.csv").write_text("mine")
     with pytest.raises(InputError, match=r"a\.csv is there already; choose another name, or give --overwrite"):

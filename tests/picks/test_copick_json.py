@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from pick_files import PICK, REAL_RUNS, SPECIES_SET, coordinates, write_text
 from scripts.errors import InputError
 from scripts.picks import (
+    FORMATS,
+    Facts,
     Pick,
     as_records,
     check_truth,
@@ -81,6 +83,11 @@ def test_an_id_that_copick_would_refuse_is_refused(tmp_path, key, value):
 
 def test_a_given_run_wins_over_the_one_in_the_copick_file(tmp_path):
     assert read_copick_json(write_text(tmp_path, copick_text()), run="TS_9")[0].run == "TS_9"
+
+
+def test_a_copick_file_without_a_run_gets_the_one_of_the_facts(tmp_path):
+    path = write_text(tmp_path, copick_text(run_name=None))
+    assert FORMATS["copick"].read(path, Facts(run="TS_9"))[0].run == "TS_9"
 
 
 def test_a_point_without_matrix_and_score_is_read(tmp_path):

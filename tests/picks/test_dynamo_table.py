@@ -27,6 +27,19 @@ def test_the_doc_holds_the_path_of_a_known_tomogram(tmp_path):
     assert (tmp_path / "a.doc").read_text() == "1 /data/TS_1.mrc\n"
 
 
+def test_a_dynamo_table_of_a_tomogram_with_another_name_than_its_run_is_read_back(tmp_path):
+    facts = replace(FACTS, run="TS_1", tomogram="/data/rec_TS_1.mrc")
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", [EXAMPLE], facts)
+    assert FORMATS["dynamo"].read(tmp_path / "a.tbl", facts)[0].run == "TS_1"
+    assert FORMATS["dynamo"].read(tmp_path / "a.tbl", replace(facts, tomogram=None))[0].run == "rec_TS_1"
+
+
+def test_a_dynamo_table_whose_doc_does_not_name_its_only_tomogram_has_the_run_of_the_facts(tmp_path):
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", [EXAMPLE], FACTS)
+    write_text(tmp_path, "7 /data/TS_7.mrc\n", "a.doc")
+    assert FORMATS["dynamo"].read(tmp_path / "a.tbl", FACTS)[0].run == FACTS.run
+
+
 def test_tomograms_without_names_are_refused_in_a_dynamo_table(tmp_path):
     rows = [["1"] * 35, ["2"] * 35]
     path = write_text(tmp_path, "\n".join(map(" ".join, rows)), "a.tbl")

@@ -51,7 +51,9 @@ def write_dynamo_table(path: str | Path, picks: Sequence[Pick], facts: Facts) ->
 
 
 def read_dynamo_table(path: str | Path, facts: Facts) -> list[Pick]:
-    """Read picks of one species; the runs' names come from the ``.doc`` beside the table, or from the facts.
+    """Read picks of one species; the runs' names come from the ``.doc`` beside the table, or else from the facts.
+
+    Where the ``.doc`` names the tomogram of the facts, the run is that of the facts: its file may be called otherwise.
 
     Raises:
         InputError: a fact is missing, or a row is wrong.
@@ -76,15 +78,16 @@ def _read_row(source: str, words: list[str]) -> list[float]:
 
 
 def _runs_of(path: str | Path, tomograms: list[int], facts: Facts) -> list[str]:
-    different = sorted(set(tomograms))
-    if facts.run is not None and len(different) <= 1:
+    different, map_path = sorted(set(tomograms)), Path(path).with_suffix(DOC)
+    names = _read_doc(map_path) if map_path.is_file() else {}
+    if facts.run is not None and facts.tomogram is not None:
+        names = {count: facts.run if name == run_of_file(facts.tomogram) else name for count, name in names.items()}
+    if facts.run is not None and len(different) <= 1 and not any(map(names.get, different)):
         return [facts.run] * len(tomograms)
-    map_path = Path(path).with_suffix(DOC)
     if not map_path.is_file():
         if len(different) > 1:
             raise InputError(f"{path} holds tomograms {different}; put their names into {map_path.name} beside it.")
         return [facts.needed_run(path)] * len(tomograms)
-    names = _read_doc(map_path)
     missing = [count for count in different if not names.get(count)]
     if missing:
         raise InputError(f"{map_path} does not name tomogram {missing[0]}, which {path} holds.")

@@ -16,7 +16,7 @@ from scripts.errors import InputError, InputWarning
 from scripts.file_names import require_file_name
 from scripts.picks.context import Facts
 from scripts.picks.coords_text import read_coords, write_coords
-from scripts.picks.copick_json import read_copick_json, write_copick_json
+from scripts.picks.copick_json import picks_of_content, read_content, write_copick_json
 from scripts.picks.dynamo_table import DOC, read_dynamo_table, write_dynamo_table
 from scripts.picks.imod_text import read_imod_text, write_imod_text
 from scripts.picks.kaggle_csv import read_csv, write_csv
@@ -142,6 +142,13 @@ def _write_copick(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
     )
 
 
+def _read_copick(path: Path, facts: Facts) -> list[Pick]:
+    """Read a file; the run that it states is kept: another one in the facts selects, and names nothing."""
+    content = read_content(path)
+    stated = content.get("run_name")
+    return picks_of_content(path, content, stated if stated and isinstance(stated, str) else facts.run)
+
+
 def _write_relion5(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
     _warn_of_one_shape(path, picks, facts)
     write_relion5_star(
@@ -193,7 +200,7 @@ FORMATS = {
             "Picks/{user_id}_{session_id}_{species}.json",
             "run",
             "angstrom",
-            lambda path, facts: read_copick_json(path, facts.run),
+            _read_copick,
             _write_copick,
         ),
         Format("relion5", "{species}.star", "species", "angstrom", _read_relion5, _write_relion5, from_centre=True),
