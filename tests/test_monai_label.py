@@ -13,6 +13,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from scripts.coordinates import affine_of
 from scripts.errors import InputError, InputWarning, find_input_error
 from scripts.monai_label import (
+    SHARED_OPTIONS,
     CheckServedWeights,
     ToStudyGridd,
     chosen_points,
@@ -133,6 +134,14 @@ def test_other_weights_than_the_second_looks_are_served_without_it(tmp_path):
     surer = CheckServedWeights(*given, second_look=look, options={"threshold_a": 0.75})
     with pytest.raises(InputError, match="threshold_a is for weights without a second look: set operating_point_a"):
         surer({"model_filename": "model.pt"})
+    asked = {"operating_point_a": "precision 0.9", "operating_point_b": "F1"}
+    wanting = CheckServedWeights(*given, second_look=look, options=asked)
+    with pytest.raises(InputError, match=r"operating_point_a needs a second look, which other\.pt has not: set thres"):
+        wanting({"model_filename": "other.pt"})
+    assert "without_second_look" not in wanting({"model_filename": "model.pt"})
+    usual = CheckServedWeights(*given, second_look=look, options=asked, operating_point={"a": {"precision": 0.9}})
+    with pytest.warns(InputWarning, match=r"other\.pt has no second look"):
+        usual({"model_filename": "other.pt"})
     sample |= {"pred": logits_of(species_set), "image": image_of(noise())}
     picking = PickParticlesd("pred", species_set, Blobs())
     for step in (ProposePlacesd("pred"), SecondLookd("proposals", species_set, look), picking):
@@ -208,6 +217,21 @@ def serve():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_an_option_of_a_species_that_is_not_offered_is_named_with_those_that_are():
+    path = Path(__file__).resolve().parents[1] / "apps" / "monai_label" / "request_options.py"
+    spec = importlib.util.spec_from_file_location("request_options", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    own = {key for key in options() if key not in SHARED_OPTIONS}
+    assert {key.rpartition("_")[0] + "_" for key in own} | {"operating_point_"} == set(module.BEGINNINGS)
+    fault_of, offered = module.fault_of_options, [*options(), "model_filename", "device"]
+    assert fault_of({"model": "x", "image": "one", **options(), "precision": "float32"}, offered) is None
+    said = "the request: there is no option 'threshold_ribosom'; there are threshold_a, threshold_b."
+    assert fault_of({"image": "one", "threshold_ribosom": 0.5}, offered) == said
+    said = "the request: there is no option 'operating_point_a'; there are none with operating_point_."
+    assert fault_of({"operating_point_a": "F4"}, offered) == said
 
 
 @pytest.mark.parametrize("names", [["heat_maps"], ["points_alone", "auxiliary_losses"]])

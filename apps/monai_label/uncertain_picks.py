@@ -20,6 +20,7 @@ from monailabel.interfaces.datastore import Datastore
 from monailabel.interfaces.tasks.infer_v2 import InferTask
 from monailabel.interfaces.tasks.scoring import ScoringMethod
 from monailabel.interfaces.tasks.strategy import Strategy
+from request_options import fault_of_options
 from study_folder import StudyFolder
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,15 @@ class MyApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for a class 
         )
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
-        """Pick in a study; one that does not exist is refused, where MONAI Label itself would read another file."""
+        """Pick in a study.
+
+        A study that does not exist is refused, where MONAI Label itself would read another file, and so is an option
+        that does not exist, where it would pick without it.
+        """
+        task = self._infers.get(request.get("model"))
+        fault = None if task is None else fault_of_options(request, task.config())
+        if fault is not None:
+            raise HTTPException(400, fault)
         study = request["image"]
         if isinstance(study, str) and not os.path.exists(study) and not self.datastore().get_image_uri(study):
             raise HTTPException(404, f"there is no study {study!r}; /datastore/ lists them.")

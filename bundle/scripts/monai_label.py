@@ -136,10 +136,12 @@ class CheckServedWeights(Transform):
         filename_key: key of the file that the client chose: a name, or a list with the choice first.
         second_look: of the bundle's weights; with other weights a request is answered without it, with a warning.
         options: see `client_options`.
+        operating_point: that is asked for where a client changes nothing.
 
     Raises:
-        InputError: the file is missing, damaged, holds more than tensors or is of another network; or a threshold or a
-            smallest size is asked for with weights whose candidates the second look judges.
+        InputError: the file is missing, damaged, holds more than tensors or is of another network; a threshold or a
+            smallest size is asked for with weights whose candidates the second look judges; or an operating point with
+            other weights.
     """
 
     def __init__(
@@ -151,8 +153,10 @@ class CheckServedWeights(Transform):
         filename_key: str = "model_filename",
         second_look: SecondLook | None = None,
         options: Mapping[str, Any] | None = None,
+        operating_point: Any = "f1",
     ) -> None:
         self.second_look, self.options = second_look, options or {}
+        self.usual_points = parse_operating_points(operating_point, species_set)
         self.network, self.models_dir, self.filename_key = network, Path(models_dir), filename_key
         self.species_set, self.painter = species_set, painter
 
@@ -170,12 +174,21 @@ class CheckServedWeights(Transform):
         if sha256_of(weights) == self.second_look.first_sha256:
             self.refuse_thresholds()
             return dict(data)
+        self.refuse_points(weights.name)
         message = f"{weights.name} has no second look: picks and scores are the first network's, by its thresholds."
         warnings.warn(message, InputWarning, stacklevel=2)
         return {**data, WITHOUT: True}
 
+    def refuse_points(self, weights: str) -> None:
+        """Refuse operating points, which would change nothing with these weights; clients send the usual ones."""
+        for name, usual in self.usual_points.items():
+            if str(parse_operating_point(self.options.get(f"{POINT}{name}", str(usual)))) != str(usual):
+                raise InputError(
+                    f"the request: {POINT}{name} needs a second look, which {weights} has not: set {THRESHOLD}{name}."
+                )
+
     def refuse_thresholds(self) -> None:
-        """Refuse options that would change nothing."""
+        """Refuse options that would change nothing; clients send the usual ones."""
         for species in self.species_set.picked:
             usual = {THRESHOLD: species.probability_threshold, MIN_VOXELS: species.min_voxels}
             for key, value in usual.items():

@@ -145,6 +145,7 @@ def test_options_of_a_request_change_its_picks_and_no_others(server):
             "threshold_ribosome is for weights without a second look: set operating_point_ribosome, for example to "
             "'precision 0.9' or 'probability 0.5'.",
         ),
+        ({"min_voxels_ribosom": 5}, "min_voxels_ribosome, min_voxels_thyroglobulin, min_voxels_virus-like-particle."),
         ({"rotations": 7}, "rotations counts quarter turns, 1 to 4; got 7."),
         ({"flips": "xx"}, "flips names axes out of z, y and x, each once; got 'xx'."),
     ],
