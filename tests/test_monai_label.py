@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -81,6 +82,14 @@ def test_chosen_options_come_back_and_reach_the_species():
         ({"threshold_c": 0.5}, "the request: unknown species 'c'; known are a, b"),
         ({"min_voxels_a": 0}, "min_voxels_a must be a whole number from 1; got 0"),
         ({"min_voxels_a": 2.5}, r"min_voxels_a must be a whole number from 1; got 2\.5"),
+        ({"min_voxels_a": None}, "min_voxels_a must be a whole number from 1; got None"),
+        ({"min_voxels_a": [3]}, r"min_voxels_a must be a whole number from 1; got \[3\]"),
+        ({"min_voxels_a": True}, "min_voxels_a must be a whole number from 1; got True"),
+        ({"min_voxels_a": math.nan}, "min_voxels_a must be a whole number from 1; got nan"),
+        ({"min_voxels_a": math.inf}, "min_voxels_a must be a whole number from 1; got inf"),
+        ({"threshold_a": math.nan}, "the threshold of 'a' is a probability"),
+        ({"threshold_a": None}, "the threshold of 'a' is a probability"),
+        ({"threshold_a": False}, "the threshold of 'a' is a probability"),
         ({"min_voxels_c": 3}, "unknown species 'c'"),
         ({"treshold_a": 0.5}, "the request: there is no option 'treshold_a'"),
     ],
@@ -96,8 +105,17 @@ def test_a_wrong_option_is_refused(chosen, message):
         ({"rotations": 5}, "rotations counts quarter turns, 1 to 4; got 5"),
         ({"flips": "zz"}, "flips names axes out of z, y and x, each once; got 'zz'"),
         ({"flips": "w"}, "flips names axes"),
-        ({"merge_distance_in_radii": -1}, "merge_distance_in_radii must not be negative; got -1"),
-        ({"merge_distance_in_radii": "1"}, "merge_distance_in_radii must not be negative; got '1'"),
+        ({"flips": None}, "flips names axes out of z, y and x, each once; got None"),
+        ({"flips": True}, "flips names axes out of z, y and x, each once; got True"),
+        ({"flips": [["z"]]}, "flips names axes"),
+        ({"flips": {"z": 1}}, "flips names axes"),
+        ({"rotations": True}, "rotations counts quarter turns, 1 to 4; got True"),
+        ({"rotations": [1]}, "rotations counts quarter turns"),
+        ({"merge_distance_in_radii": -1}, "merge_distance_in_radii must be a finite number from 0; got -1"),
+        ({"merge_distance_in_radii": "1"}, "merge_distance_in_radii must be a finite number from 0; got '1'"),
+        ({"merge_distance_in_radii": math.nan}, "merge_distance_in_radii must be a finite number from 0; got nan"),
+        ({"merge_distance_in_radii": math.inf}, "merge_distance_in_radii must be a finite number from 0; got inf"),
+        ({"merge_distance_in_radii": True}, "merge_distance_in_radii must be a finite number from 0; got True"),
     ],
 )
 def test_a_wrong_setting_is_refused(settings, message):

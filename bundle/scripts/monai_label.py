@@ -6,6 +6,7 @@ label was saved.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
@@ -69,12 +70,13 @@ def client_options(
     Raises:
         InputError: a value is out of its range, or an option is unknown.
     """
-    if rotations not in (1, 2, 3, 4):
+    if not is_number(rotations) or rotations not in (1, 2, 3, 4):
         raise InputError(f"rotations counts quarter turns, 1 to 4; got {rotations!r}.")
-    if not set(flips) <= set("zyx") or len(set(flips)) < len(flips):
+    is_axes = isinstance(flips, Sequence) and all(axis in ("z", "y", "x") for axis in flips)
+    if not is_axes or len(set(flips)) < len(flips):
         raise InputError(f"flips names axes out of z, y and x, each once; got {flips!r}.")
-    if not isinstance(merge_distance_in_radii, int | float) or not merge_distance_in_radii >= 0:
-        raise InputError(f"merge_distance_in_radii must not be negative; got {merge_distance_in_radii!r}.")
+    if not is_number(merge_distance_in_radii) or not 0 <= merge_distance_in_radii < math.inf:
+        raise InputError(f"merge_distance_in_radii must be a finite number from 0; got {merge_distance_in_radii!r}.")
     picked = with_options(species_set, chosen).picked
     own: dict[str, Any] = {f"{THRESHOLD}{species.name}": species.probability_threshold for species in picked}
     own |= {f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked}
@@ -110,13 +112,18 @@ def with_options(species_set: SpeciesSet, options: Mapping[str, Any]) -> Species
         raise InputError(f"{source}: there is no option '{unknown[0]}'.")
     for name, size in sizes.items():
         species_set.named(name, source)
-        if isinstance(size, bool | str) or size != int(size) or size < 1:
+        if not is_number(size) or not 1 <= size < math.inf or size != int(size):
             raise InputError(f"{source}: {MIN_VOXELS}{name} must be a whole number from 1; got {size!r}.")
     known = with_thresholds(species_set, thresholds, source).known
     return replace(
         species_set,
         known=tuple(replace(one, min_voxels=int(sizes.get(one.name, one.min_voxels))) for one in known),
     )
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value of a request is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def chosen_points(options: Mapping[str, Any], operating_point: Any) -> Any:
