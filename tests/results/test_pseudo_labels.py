@@ -71,6 +71,13 @@ def test_sure_picks_are_particles_and_doubtful_ones_are_uncertain():
     assert {one.origin for one in labels} == {ORIGIN}
 
 
+def test_an_unfinished_folder_of_a_run_is_left_out(label, tmp_path):
+    for folder in ("one", ".one.0123abcd.tmp", ".two.0123abcd.tmp"):
+        write_run(tmp_path / "picks", folder, [at(0, 0.95)])
+    assert label() == 0
+    assert len(read_csv(tmp_path / "truth.csv")) == 1
+
+
 def test_calibrated_scores_of_an_ensemble_are_labels_whose_origin_names_every_network(label, tmp_path):
     write_run(tmp_path / "picks", "one", [at(0, 0.95)], first=[FIRST, SECOND], second=None)
     assert label() == 0

@@ -102,7 +102,7 @@ def judged_runs(
     found: dict[str, JudgedRun] = {}
     faults: defaultdict[str, list[str]] = defaultdict(list)
     for output_dir in output_dirs:
-        folders = sorted(path.parent for path in output_dir.glob(f"*/{RECORD_FILE}"))
+        folders = sorted(path.parent for path in output_dir.glob(f"[!.]*/{RECORD_FILE}"))
         if not folders:
             raise InputError(f"{output_dir} holds no run that inference has picked.")
         for folder in folders:
