@@ -47,6 +47,15 @@ def test_a_format_with_runs_gets_a_file_per_species(tmp_path, table):
     assert sorted(path.name for path in written) == ["ribosome.relion4.star", "thyroglobulin.relion4.star"]
 
 
+@pytest.mark.parametrize("name", ["relion5", "relion4", "warp"])
+def test_a_run_that_a_star_file_cannot_hold_is_refused_before_any_file_is_written(tmp_path, name):
+    write_csv(tmp_path / "in.csv", [TABLE[0], replace(TABLE[2], run="it's")])
+    assert TABLE[0].species != TABLE[2].species
+    with pytest.raises(InputError, match=r"cannot be written to a STAR file: \"it's\" holds a quote"):
+        convert(tmp_path / "in.csv", tmp_path / "out", facts=FACTS, to_format=name)
+    assert not (tmp_path / "out").exists()
+
+
 def test_one_file_cannot_take_several_species(tmp_path, table):
     with pytest.raises(
         InputError, match=r"a\.star: relion5 needs a file for each of ribosome, thyroglobulin .*; give a f"

@@ -69,6 +69,8 @@ def convert(
     there = [file for path, _, _ in parts for file in writer.files_at(path) if file.exists()]
     if there and not overwrite:
         raise InputError(f"{there[0]} is there already; choose another name, or give --overwrite.")
+    for run in sorted({pick.run for _, own, _ in parts for pick in own}):
+        writer.check_run(run)  # before the first file is written
     for path, own, own_facts in parts:
         writer.write(path, own, own_facts)
     return {path: len(own) for path, own, _ in parts}

@@ -24,7 +24,7 @@ from scripts.picks.pick import Pick, by_species
 from scripts.picks.portal_ndjson import read_ndjson, write_ndjson
 from scripts.picks.relion4_star import read_pixel_star, write_relion4_star, write_warp_star
 from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
-from scripts.picks.star import CENTERED, RUN_COLUMN, read_tables
+from scripts.picks.star import CENTERED, RUN_COLUMN, check_name, read_tables
 
 USER_ID, SESSION_ID = "cryoet-particle-segmentation", "0"
 TABLE = "csv"  # the format that the bundle itself uses
@@ -46,6 +46,7 @@ class Format:
         has_binning: the file may count pixels of another size than the tomogram's voxels.
         side_suffix: of a second file that is written beside each.
         from_centre: positions count from the tomogram's centre, not from its first voxel.
+        check_run: raises an ``InputError`` if a file cannot hold a run's name.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Format:
     has_binning: bool = False
     side_suffix: str | None = None
     from_centre: bool = False
+    check_run: Callable[[str], None] = lambda run: None
 
     def origin_zyx_vox(self, volume_shape_zyx: Sequence[int], voxel_offset: float) -> NDArray[np.float64]:
         """Return the voxel index that the file's coordinates of ångströms count from."""
@@ -203,7 +205,16 @@ FORMATS = {
             _read_copick,
             _write_copick,
         ),
-        Format("relion5", "{species}.star", "species", "angstrom", _read_relion5, _write_relion5, from_centre=True),
+        Format(
+            "relion5",
+            "{species}.star",
+            "species",
+            "angstrom",
+            _read_relion5,
+            _write_relion5,
+            from_centre=True,
+            check_run=check_name,
+        ),
         Format(
             "relion4",
             "{species}.relion4.star",
@@ -212,8 +223,18 @@ FORMATS = {
             read_pixel_star,
             write_relion4_star,
             has_binning=True,
+            check_run=check_name,
         ),
-        Format("warp", "{species}.warp.star", "species", "voxel", read_pixel_star, write_warp_star, has_binning=True),
+        Format(
+            "warp",
+            "{species}.warp.star",
+            "species",
+            "voxel",
+            read_pixel_star,
+            write_warp_star,
+            has_binning=True,
+            check_run=check_name,
+        ),
         Format("imod", "{species}.imod.txt", "run", "voxel", read_imod_text, write_imod_text),
         Format("dynamo", "{species}.tbl", "species", "voxel", read_dynamo_table, write_dynamo_table, side_suffix=DOC),
         Format("ndjson", "{species}.ndjson", "run", "voxel", read_ndjson, write_ndjson),
