@@ -1,5 +1,6 @@
 """Cross-validation by its command, from the split to the picks of the ensemble."""
 
+import ast
 import csv
 import json
 import shlex
@@ -15,7 +16,14 @@ from documented import commands_of, run_line
 from scripts.datasets.splits import plan_folds
 from scripts.errors import InputError, find_input_error
 from scripts.handlers import folds
-from scripts.handlers.folds import fold_arguments, is_complete, keep_plan, run_folds, run_out_of_fold
+from scripts.handlers.folds import (
+    fold_arguments,
+    is_complete,
+    keep_plan,
+    picking_commands,
+    run_folds,
+    run_out_of_fold,
+)
 from scripts.networks.model_card import read_card, sha256_of
 from scripts.picking.proposals import Proposals
 from scripts.picking.stored_proposals import read_proposals, write_proposals
@@ -155,6 +163,16 @@ def test_the_page_that_is_written_has_the_same_commands_with_its_own_folders(out
         assert set(given) <= set(own)
         assert own[own.index("--calibration_path") + 1] == given["--calibration_path"]
     assert f"{output}/thresholds_f4.json" in written[2]
+
+
+def test_a_space_in_a_path_leaves_the_commands_whole():
+    for command in picking_commands(Path("my data") / "folds", 2, 1, is_calibrated=True):
+        words = shlex.split(command.replace("\\\n", " "), comments=True)
+        given = dict(zip(words[4::2], words[5::2], strict=True))
+        paths = [given[key] for key in ("--calibration_path", "--probability_thresholds") if key in given]
+        weights = given["--checkpoint_path"]
+        paths += ast.literal_eval(weights) if weights.startswith("[") else [weights]
+        assert all(path.startswith("my data/folds/") for path in paths)
 
 
 @pytest.mark.parametrize(

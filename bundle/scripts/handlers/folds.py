@@ -392,7 +392,9 @@ def page_of(
             "Thresholds, and the error of the probabilities on folds that their fit has not seen.",
             "## Use it",
             "From the folder `bundle`:",
-            "```bash\n" + "\n\n".join(_commands(folder, len(plan.runs), best, is_calibrated=bool(errors))) + "\n```",
+            "```bash\n"
+            + "\n\n".join(picking_commands(folder, len(plan.runs), best, is_calibrated=bool(errors)))
+            + "\n```",
             "## Tomograms",
             plan.table() + "\n",
         ]
@@ -406,17 +408,21 @@ def _shares(points: Sequence[Mapping[str, Counts]], species_set: SpeciesSet) -> 
     return [one.counts.predicted, one.counts.fp, *shares, f"{other.fbeta:.3f}", other.counts.fp]
 
 
-def _commands(folder: Path, count: int, best: int, is_calibrated: bool) -> list[str]:
+def picking_commands(folder: Path, count: int, best: int, is_calibrated: bool) -> list[str]:
     """Return the commands that pick with what was fitted, each with a line that says what it is for."""
     start = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir TOMOGRAMS --output_dir PICKS"
     every = ",".join(f"'{folder_of(folder, number) / FOLD_WEIGHTS}'" for number in range(count))
     together = f'{start} \\\n    --checkpoint_path "[{every}]" \\\n   '
-    alone = f"{start} \\\n    --checkpoint_path {folder_of(folder, best) / FOLD_WEIGHTS} \\\n   "
-    calibrated = f"--calibration_path {folder / CALIBRATION_FILE} --operating_point f1"
-    thresholds = f"--second_look False --probability_thresholds {folder / 'thresholds_f4.json'}"
+    alone = f"{start} \\\n    --checkpoint_path {_quoted(folder_of(folder, best) / FOLD_WEIGHTS)} \\\n   "
+    calibrated = f"--calibration_path {_quoted(folder / CALIBRATION_FILE)} --operating_point f1"
+    thresholds = f"--second_look False --probability_thresholds {_quoted(folder / 'thresholds_f4.json')}"
     wanted = [
         ("all networks together, for F1; --operating_point f4 finds more", together, calibrated),
         (f"the network of fold {best} alone, in a fraction of the time", alone, calibrated),
         ("all networks together, with thresholds for F4 in place of calibrated scores", together, thresholds),
     ]
     return [f"# {purpose}\n{words} {how}" for purpose, words, how in wanted if is_calibrated or how == thresholds]
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))
