@@ -252,6 +252,41 @@ def test_an_option_of_a_species_that_is_not_offered_is_named_with_those_that_are
     assert fault_of({"operating_point_a": "F4"}, offered) == said
 
 
+def test_a_folder_of_studies_that_is_not_there_is_refused_and_not_made(serve, tmp_path, capsys):
+    assert serve.main(["--folder", str(tmp_path / "label"), "--studies", str(tmp_path / "stduies")]) == 1
+    line = f"error: cannot read {tmp_path / 'stduies'}: no such folder; give a folder of tomograms with --studies.\n"
+    assert capsys.readouterr().err == line
+    assert not (tmp_path / "stduies").exists()
+    assert list((tmp_path / "label").iterdir()) == []
+    assert serve.find_studies("https://example.org/dicom-web", tmp_path) == "https://example.org/dicom-web"
+    assert serve.find_studies(str(tmp_path), tmp_path / "label") == str(tmp_path)
+
+
+def test_a_server_that_cannot_be_made_is_one_line(serve, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.prefix", str(tmp_path / "nowhere"))  # where MONAI Label's own app would be
+    assert serve.main(["--folder", str(tmp_path / "label"), "--studies", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: the server cannot start: ")
+    assert "nowhere" in said
+    assert said.count("\n") == 1
+
+
+def test_studies_are_made_whole_or_not_at_all(serve, tmp_path, monkeypatch):
+    sample = write_mrc(tmp_path / "sample.mrc", noise(), VOXEL_SIZE)
+    monkeypatch.setattr(serve.shutil, "copyfile", raise_disk_full)
+    with pytest.raises(OSError, match="disk full"):
+        serve.make_studies(tmp_path / "label", sample)
+    monkeypatch.undo()
+    assert not (tmp_path / "label" / "studies").exists()
+    studies = serve.make_studies(tmp_path / "label", sample)
+    assert sorted(os.listdir(tmp_path / "label")) == ["studies"]
+    assert sorted(os.listdir(studies)) == ["sample.nii.gz", "sample_as_mrc.mrc"]
+
+
+def raise_disk_full(*_):
+    raise OSError("disk full")
+
+
 @pytest.mark.parametrize("names", [["heat_maps"], ["points_alone", "auxiliary_losses"]])
 def test_an_overlay_is_written_into_both_configs_that_the_server_reads(serve, names, bundle_dir, tmp_path):
     before = {}

@@ -68,7 +68,6 @@ def use_weights(model: Path, weights: Path) -> None:
     A second look beside them comes too.
     A card may come from anywhere: the network is left to `network_of`, which builds none but the bundle's own.
     """
-    sys.path.insert(0, str(ROOT / "bundle"))
     define_operators()
     from scripts.networks.model_card import network_of, species_of
     from scripts.networks.weights import read_model, save_model
@@ -127,21 +126,39 @@ def lay_over(configs: Path, overlay: Path) -> None:
 
 def make_studies(folder: Path, sample: Path) -> Path:
     """Make a folder of studies from a tomogram, unless it exists: as NIfTI, for 3D Slicer, and in its own format."""
-    studies = folder / "studies"
+    studies, unfinished = folder / "studies", folder / "studies.unfinished"
     if not studies.exists():
-        sys.path.insert(0, str(ROOT / "bundle"))
         import nibabel
         import numpy as np
         from scripts.volumes.reading import read_tomogram
 
-        studies.mkdir(parents=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         volume = read_tomogram(sample)
         image = nibabel.Nifti1Image(volume.data.T, np.asarray(volume.affine)[:, [2, 1, 0, 3]])
         image.header.set_xyzt_units("mm")  # NIfTI has no ångström; one millimetre stands for one
-        nibabel.save(image, studies / f"{sample.stem}.nii.gz")
+        nibabel.save(image, unfinished / f"{sample.stem}.nii.gz")
         # another name, because MONAI Label identifies a study by its name without the ending
-        shutil.copyfile(sample, studies / f"{sample.stem}_as_mrc.mrc")
+        shutil.copyfile(sample, unfinished / f"{sample.stem}_as_mrc.mrc")
+        unfinished.rename(studies)
     return studies
+
+
+def find_studies(given: str | None, folder: Path) -> str:
+    """Return the studies to serve: those given, a folder or a server's URL, or else the sample, made in ``folder``.
+
+    Raises:
+        InputError: there is no such folder, which MONAI Label would make.
+    """
+    from scripts.errors import InputError
+
+    if given is None:
+        return str(make_studies(folder, ROOT / "sample" / "sample.mrc"))
+    if given.startswith(("http://", "https://")):
+        return given
+    if not Path(given).is_dir():
+        raise InputError(f"cannot read {given}: no such folder; give a folder of tomograms with --studies.")
+    return str(Path(given).resolve())
 
 
 def write_log_config(folder: Path) -> Path:
@@ -178,35 +195,57 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def command(app: Path, studies: Path, port: int, log_config: Path) -> list[str]:
+def command(app: Path, studies: str, port: int, log_config: Path) -> list[str]:
     """Return the server's command line."""
     return [
-        sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", str(studies),
+        sys.executable, "-m", "monailabel.main", "start_server", "--app", str(app), "--studies", studies,
         "--host", "127.0.0.1", "--port", str(port), "--uvicorn_app", "label_app:app", "--log_config", str(log_config),
         # use the model in the folder, not one from the internet, and no segment-anything models
         "--conf", "models", BUNDLE_NAME, "--conf", "zoo_source", "ngc", "--conf", "sam2", "false",
     ]  # fmt: skip
 
 
-def main() -> None:
-    """Make what is missing, and replace this process by the server; Ctrl-C ends it."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Make what is missing, and replace this process by the server; Ctrl-C ends it. Return 1 if it cannot start."""
+    sys.path.insert(0, str(ROOT / "bundle"))
+    from scripts.errors import run_tool
+
+    given = make_parser().parse_args(arguments)
+    return run_tool(lambda: start_server(given))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description="Start MONAI Label with the bundle.")
     parser.add_argument("--folder", type=Path, default=ROOT / "output" / "label", help="what is made stands there")
     parser.add_argument("--bundle", type=Path, default=ROOT / "bundle", help="the bundle to copy")
     parser.add_argument("--checkpoint_path", type=Path, help="weights of your own, in place of the bundle's")
     parser.add_argument("--overlay", type=Path, nargs="*", default=[], help="that the weights were trained with")
-    parser.add_argument("--studies", type=Path, help="tomograms of your own, in place of the sample")
+    parser.add_argument("--studies", help="tomograms of your own, in place of the sample: a folder, or a server's URL")
     parser.add_argument("--port", type=int, default=8000)
-    given = parser.parse_args()
-    folder: Path = given.folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True)
-    app = make_app(folder, given.bundle, given.checkpoint_path, given.overlay)
-    studies = given.studies or make_studies(folder, ROOT / "sample" / "sample.mrc")
-    arguments = command(app, studies.resolve(), given.port, write_log_config(folder))
-    print(f"MONAI Label: http://127.0.0.1:{given.port}   studies: {studies}   Ctrl-C ends it", flush=True)
-    os.chdir(folder)
-    os.execve(sys.executable, arguments, environment(folder))
+    return parser
+
+
+def start_server(given: argparse.Namespace) -> None:
+    """Make what is missing, and replace this process by the server.
+
+    Raises:
+        InputError: the studies or the weights cannot be used, or a file cannot be read or written.
+    """
+    from scripts.errors import InputError, reason_of
+
+    try:
+        folder: Path = given.folder.resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        studies = find_studies(given.studies, folder)
+        app = make_app(folder, given.bundle, given.checkpoint_path, given.overlay)
+        arguments = command(app, studies, given.port, write_log_config(folder))
+        print(f"MONAI Label: http://127.0.0.1:{given.port}   studies: {studies}   Ctrl-C ends it", flush=True)
+        os.chdir(folder)
+        os.execve(sys.executable, arguments, environment(folder))
+    except OSError as error:
+        raise InputError(f"the server cannot start: {reason_of(error)}.") from error
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
