@@ -187,6 +187,7 @@ def test_two_tabs_of_a_page_keep_each_others_corrections(open_page):
     page = open_page()
     first = page.current_window_handle
     page.switch_to.new_window("tab")
+    second = page.current_window_handle
     try:
         press(open_page(), "n", "a")
         place_at(page, "xy", 100, 10, SHAPE[1:])
@@ -196,10 +197,11 @@ def test_two_tabs_of_a_page_keep_each_others_corrections(open_page):
         wait.until(lambda _: text(page, "progress") == "looked at 1 of 4 · 1 accepted · 1 added")
         press(page, "n", "r")
         assert text(page, "progress") == "looked at 2 of 4 · 1 accepted · 1 rejected · 1 added"
-        page.switch_to.window(page.window_handles[1])
+        page.switch_to.window(second)
         wait.until(lambda _: text(page, "progress") == "looked at 2 of 4 · 1 accepted · 1 rejected · 1 added")
         press(page, "u", "u")
     finally:
+        page.switch_to.window(second)
         page.close()
         page.switch_to.window(first)
     wait.until(lambda _: text(page, "progress") == "looked at 1 of 4 · 1 accepted")
