@@ -5,11 +5,22 @@ import numpy as np
 import pytest
 from dataset_files import names_of, touch, touch_picks, touch_tomogram, write_truth
 from scripts.datasets.runs import list_runs
-from scripts.datasets.splits import split_runs
-from scripts.datasets.truth import count_truths, list_labelled_runs, window_weights
+from scripts.datasets.splits import plan_folds, split_runs
+from scripts.datasets.truth import count_truths, list_labelled_runs, read_annotations, window_weights
 from scripts.errors import InputError, InputWarning
-from scripts.picks import Pick, write_csv, write_relion5_star
+from scripts.picks import Pick, write_copick_json, write_csv, write_relion5_star
 from synthetic import make_species
+
+
+def write_shared_picks(folder, counts, beside="ABC"):
+    """Write empty tomograms of several runs and, in the folder ``Picks`` beside them, the picks of some."""
+    for run in beside:
+        touch(folder / f"{run}.mrc")
+    for number, (run, count) in enumerate(counts.items()):
+        picks = [Pick(run, "a", 1.0, 2.0, float(z)) for z in range(count)]
+        ids = {"user_id": "me", "session_id": str(number)}
+        path = folder / "Picks" / f"me_{number}_a.json"
+        write_copick_json(path, picks, run=run, species="a", voxel_size_angstrom=None, **ids)
 
 
 def test_truth_is_the_table_of_the_folder_or_the_picks_beside_the_tomogram(folder):
@@ -65,6 +76,32 @@ def test_the_truth_is_chosen_by_user_and_session(tmp_path):
         list_labelled_runs(tmp_path, truth_user_id="bob")
     with pytest.raises(InputError, match="copick allows no space, no '_'"):
         list_labelled_runs(tmp_path, truth_user_id="my_self")
+
+
+def test_of_picks_beside_several_tomograms_each_run_has_those_that_name_it(tmp_path):
+    write_shared_picks(tmp_path, {"A": 3, "B": 2})
+    with pytest.warns(InputWarning, match=r"other runs have: C \(a\)\. Taken as empty"):
+        rows = list_labelled_runs(tmp_path)
+    assert count_truths(rows, ["a"]) == {"A": {"a": 3}, "B": {"a": 2}, "C": {"a": 0}}
+    assert [len(read_annotations(row["label"], row["run"])) for row in rows] == [3, 2, 0]
+    (row,) = list_labelled_runs(tmp_path, only=["B"], truth_user_id="me")
+    assert len(read_annotations(row["label"], "B")) == 2
+    with pytest.raises(InputError, match=r"run 'C' has no truth me_\*_\*\.json in .*Picks"):
+        list_labelled_runs(tmp_path, truth_user_id="me")
+    assert plan_folds(tmp_path, 2, make_species(1), without=["C"]).counts == {"A": {"a": 3}, "B": {"a": 2}}
+
+
+@pytest.mark.parametrize(("name", "said"), [(None, "names no run"), ("other", "names the run 'other'")])
+def test_picks_beside_several_tomograms_that_name_none_of_their_runs_are_refused(name, said, tmp_path):
+    write_shared_picks(tmp_path, {"A": 1})
+    path = tmp_path / "Picks" / "me_0_a.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"run_name": name}))
+    line = rf"me_0_a\.json lies beside several tomograms \(A, B, C\) and {said}: state its run_name, or give each"
+    with pytest.raises(InputError, match=line):
+        list_labelled_runs(tmp_path)
+    for run in "BC":
+        (tmp_path / f"{run}.mrc").unlink()
+    assert count_truths(list_labelled_runs(tmp_path), ["a"]) == {"A": {"a": 1}}  # beside one tomogram they are its own
 
 
 def test_a_star_file_is_a_truth_where_there_is_no_table(folder):

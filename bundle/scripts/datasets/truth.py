@@ -16,12 +16,22 @@ from scripts.copick_tree import (
     session_file,
 )
 from scripts.datasets.annotated import ENTRY, Annotated, rows_with_annotated
-from scripts.datasets.runs import Folders, Kinds, TomogramFile, as_names, find_runs, paths_in_words, refuse_repeats
+from scripts.datasets.runs import (
+    Folders,
+    Kinds,
+    TomogramFile,
+    as_names,
+    find_runs,
+    paths_in_words,
+    refuse_repeats,
+    run_name,
+)
 from scripts.errors import InputError, InputWarning
 from scripts.picks import Pick, read_copick_folder, read_csv, read_relion5_star
-from scripts.picks.copick_json import copick_files
+from scripts.picks.copick_json import copick_files_of_run
 from scripts.picks.kaggle_csv import ANNOTATED_FILE
 from scripts.species import SpeciesSet
+from scripts.volumes.reading import is_tomogram
 
 TRUTH_TABLE, TRUTH_STAR = "truth.csv", "truth.star"
 WINDOW_RULES = ("weight", "rarity")
@@ -40,7 +50,8 @@ def list_labelled_runs(
     """List the tomograms that have a truth: rows of `list_runs` with the path of the truth added as ``label``.
 
     The truth is ``truth.csv`` or ``truth.star`` (RELION 5, one species) in the folder, or else ``Picks/*.json``
-    (copick) beside the tomogram or in its run's folder in the project.
+    (copick) beside the tomogram or in its run's folder in the project. Where several tomograms lie beside ``Picks``,
+    each file there has to name one of their runs.
 
     Args:
         dataset_dir: a folder with tomograms and truth, or several.
@@ -107,7 +118,8 @@ class TruthSource:
         """Return the path of a tomogram's truth: a table, a folder of copick files, or a pattern for files in one.
 
         Raises:
-            InputError: there is none, or the run has picks in two folders of its project.
+            InputError: there is none, the run has picks in two folders of its project, or a file beside several
+                tomograms names none of their runs.
         """
         if self.pattern is None:
             for table in self.tables:
@@ -115,7 +127,7 @@ class TruthSource:
                     return table
         places = self._picks_folders(tomogram)
         there = [place for place in places if place.exists()]
-        filled = [place for place in there if any(place.glob(self.pattern or "[!.]*.json"))]
+        filled = [place for place in there if _truth_files(place / (self.pattern or "*.json"), tomogram.run)]
         if len(filled) > 1:
             raise InputError(
                 f"run '{tomogram.run}' has picks in {filled[0]} and in {filled[1]}. Keep only its truth there, or name "
@@ -152,17 +164,18 @@ def count_truths(rows: Iterable[Mapping[str, str]], names: Sequence[str]) -> dic
     Raises:
         InputError: a file cannot be read.
     """
-    tables: dict[str, list[Pick]] = {}  # one for many runs, or copick files of one run
+    tables: dict[str | tuple[str, str], list[Pick]] = {}  # one for many runs, or copick files by folder and run
     counts: dict[str, dict[str, int]] = {}
     entries = {(row["label"], row["run"]): Annotated.of_row(row) for row in rows}
     for (path, run), entry in entries.items():
-        if path not in tables and path.endswith(".star"):
-            tables[path] = read_relion5_star(  # particles are counted: it does not matter where they lie
+        key = path if path.endswith((".star", ".csv")) else (path, run)
+        if key not in tables and path.endswith(".star"):
+            tables[key] = read_relion5_star(  # particles are counted: it does not matter where they lie
                 path, species=names[0], volume_shape_zyx=(1, 1, 1), voxel_size_angstrom=1.0
             )
-        elif path not in tables:
-            tables[path] = read_annotations(path, run)
-        own = [pick for pick in tables[path] if pick.run == run and pick.weight == 1 and entry.holds(pick.species)]
+        elif key not in tables:
+            tables[key] = read_annotations(path, run)
+        own = [pick for pick in tables[key] if pick.run == run and pick.weight == 1 and entry.holds(pick.species)]
         has_places = not path.endswith(".star")
         found = Counter(pick.species for pick in own if not has_places or entry.may_include(pick.xyz_angstrom))
         before = counts.get(run, {})
@@ -221,10 +234,12 @@ def read_annotations(path: str | Path, run: str) -> list[Pick]:
         run: name of the run.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file cannot be read, or a copick file beside several tomograms names none of their runs.
     """
-    folder, pattern = (Path(path), "*.json") if Path(path).is_dir() else (Path(path).parent, Path(path).name)
-    return read_copick_folder(folder, run, pattern) if pattern.endswith(".json") else read_csv(path)
+    folder, pattern = _folder_and_pattern(Path(path))
+    if not pattern.endswith(".json"):
+        return read_csv(path)
+    return read_copick_folder(folder, run, pattern, _other_runs_beside(folder, run))
 
 
 def _session_pattern(user_id: str | int | None, session_id: str | int | None) -> str | None:
@@ -248,7 +263,7 @@ def _warn_of_absent_species(rows: Sequence[Mapping[str, str]]) -> None:
 
     Whether nobody looked for them there or there are none, only the user can tell, see `datasets.annotated`.
     """
-    held = {row["run"]: _species_of_files(Path(row["label"])) for row in rows}
+    held = {row["run"]: _species_of_files(Path(row["label"]), row["run"]) for row in rows}
     every = set().union(*held.values())
     asked = [row["run"] for row in rows if ENTRY not in row and every - held[row["run"]]]
     if asked:
@@ -260,10 +275,27 @@ def _warn_of_absent_species(rows: Sequence[Mapping[str, str]]) -> None:
         warnings.warn(message, InputWarning, stacklevel=3)
 
 
-def _species_of_files(path: Path) -> set[str]:
-    """Return the species in the names of copick files: those of a folder, or of a folder and a pattern."""
-    files = copick_files(path) if path.is_dir() else copick_files(path.parent, path.name)
-    return {file.stem.split("_", 2)[-1] for file in files}
+def _species_of_files(path: Path, run: str) -> set[str]:
+    """Return the species in the names of a run's copick files: those of a folder, or of a folder and a pattern."""
+    return {file.stem.split("_", 2)[-1] for file in _truth_files(path, run)}
+
+
+def _truth_files(path: Path, run: str) -> list[Path]:
+    """Return the copick files of a run in a folder, or those of a folder and a pattern."""
+    folder, pattern = _folder_and_pattern(path)
+    return copick_files_of_run(folder, run, pattern, _other_runs_beside(folder, run))
+
+
+def _folder_and_pattern(path: Path) -> tuple[Path, str]:
+    return (path, "*.json") if path.is_dir() else (path.parent, path.name)
+
+
+def _other_runs_beside(folder: Path, run: str) -> set[str]:
+    """Return the other runs whose tomograms lie with the run's own beside a folder ``Picks``; in a project none do."""
+    if folder.name != PICKS_FOLDER or not folder.parent.is_dir():
+        return set()
+    runs = {run_name(path) for path in folder.parent.iterdir() if is_tomogram(path)}
+    return runs - {run} if run in runs else set()
 
 
 def _check_table(table: Path, runs: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
+from scripts.file_names import shown
 from scripts.picks.parsing import ANGSTROM_DIGITS, SCORE_DIGITS, number, read_text
 from scripts.picks.pick import Pick
 
@@ -85,22 +86,26 @@ def read_copick_json(path: str | Path, run: str | None = None) -> list[Pick]:
     return picks_of_content(path, read_content(path), run)
 
 
-def read_copick_folder(folder: str | Path, run: str, pattern: str = "*.json") -> list[Pick]:
+def read_copick_folder(
+    folder: str | Path, run: str, pattern: str = "*.json", others: Collection[str] = ()
+) -> list[Pick]:
     """Read every ``*.json`` of the folder ``Picks`` of a run, in the order of the names; the folder may be empty.
 
     Args:
         folder: the folder.
         run: name of the run.
         pattern: names of the files to read, for example ``user_session_*.json``; hidden ones are left out.
+        others: names of the other runs that share the folder, see `copick_files_of_run`.
 
     Raises:
-        InputError: there is no such folder, a file is not in copick's format, or two files hold the same species.
+        InputError: there is no such folder, a file is not in copick's format, two files hold the same species, or a
+            file of a shared folder names none of the runs.
     """
     if not Path(folder).is_dir():
         raise InputError(f"cannot read the picks of run '{run}': there is no folder {folder}.")
     read: dict[str, Path] = {}
     picks: list[Pick] = []
-    for path in copick_files(folder, pattern):
+    for path in copick_files_of_run(folder, run, pattern, others):
         content = read_content(path)
         name = content["pickable_object_name"]
         if name in read:
@@ -116,6 +121,34 @@ def read_copick_folder(folder: str | Path, run: str, pattern: str = "*.json") ->
 def copick_files(folder: str | Path, pattern: str = "*.json") -> list[Path]:
     """Return the files of a folder ``Picks`` that fit a pattern, sorted by name; hidden ones are left out."""
     return sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith("."))
+
+
+def copick_files_of_run(
+    folder: str | Path, run: str, pattern: str = "*.json", others: Collection[str] = ()
+) -> list[Path]:
+    """Return the files of a run that fit a pattern: all in the folder, or in a shared folder those that name the run.
+
+    Args:
+        folder: the folder.
+        run: name of the run.
+        pattern: as in `copick_files`.
+        others: names of the other runs that share the folder; empty if it is the run's own.
+
+    Raises:
+        InputError: a file of a shared folder is not in copick's format, or names none of the runs.
+    """
+    files = copick_files(folder, pattern)
+    if not others:
+        return files
+    named = {path: read_content(path).get("run_name") for path in files}
+    for path, name in named.items():
+        if name not in (run, *others):
+            said = f"names the run '{shown(str(name))}'" if name else "names no run"
+            raise InputError(
+                f"{path} lies beside several tomograms ({', '.join(sorted((run, *others)))}) and {said}: state its "
+                "run_name, or give each tomogram a folder of its own."
+            )
+    return [path for path in files if named[path] == run]
 
 
 def read_content(path: str | Path) -> dict[str, Any]:
