@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,35 @@ def test_linked_tomograms_keep_their_own_names(tmp_path):
     touch(tmp_path / "elsewhere" / "C.mrc")
     (tmp_path / "data" / "linked").symlink_to(tmp_path / "elsewhere")
     assert [item["run"] for item in list_runs(tmp_path / "data")] == ["A", "B", "C"]
+
+
+@pytest.mark.parametrize("name", ["C.mrc", "C.zarr", "more"])
+def test_a_link_to_what_is_not_there_is_refused_by_its_name(name, tmp_path):
+    touch(tmp_path / "data" / "A.mrc")
+    (tmp_path / "data" / ".hidden").symlink_to(tmp_path / "none")
+    assert names_of(list_runs(tmp_path / "data")) == ["A"]
+    (tmp_path / "data" / name).symlink_to(tmp_path / "none")
+    with pytest.raises(InputError, match=rf"data/{name} is a link to .*none, which is not there: mount its disk"):
+        list_runs(tmp_path / "data")
+
+
+@pytest.mark.parametrize("call", ["scandir", "stat"])  # without the right to read a folder, or to enter it
+def test_a_folder_that_cannot_be_listed_is_refused_by_its_name(call, folder, monkeypatch):
+    given = getattr(os, call)
+
+    def denied(path=".", *more, **options):
+        if "more" in Path(path).parts[-2 if call == "stat" else -1 :]:
+            raise PermissionError(13, "Permission denied", str(path))
+        return given(path, *more, **options)
+
+    monkeypatch.setattr(os, call, denied)
+    with pytest.raises(InputError, match=r"cannot list .*/more\S*: Permission denied\. Give the right to read it"):
+        list_runs(folder)
+
+
+def test_the_folder_of_the_disk_that_only_root_may_list_is_left_out(folder):
+    touch(folder / "lost+found" / "a.mrc")
+    assert names_of(list_runs(folder)) == ["D1", "deep", "zarr"]
 
 
 def test_one_tomogram_of_a_project_is_called_after_its_run(project):

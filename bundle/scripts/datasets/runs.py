@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 Folders = str | Path | Sequence[str | Path]
 Kinds = str | Sequence[str] | None
 
+OF_THE_DISK = "lost+found"  # a folder that only root may list, on the top of a disk
+
 
 @dataclass(frozen=True)
 class TomogramFile:
@@ -69,7 +71,8 @@ def list_runs(dataset_dir: Folders, tomogram_kind: Kinds = None) -> list[dict[st
         read without data; `require_runs` raises an error when the work starts.
 
     Raises:
-        InputError: two tomograms have the same name, or ``tomogram_kind`` does not select one tomogram per run.
+        InputError: two tomograms have the same name, ``tomogram_kind`` does not select one tomogram per run, a folder
+            cannot be listed, or a link leads nowhere.
     """
     found = find_runs(dataset_dir, tomogram_kind)
     tomograms = [tomogram for tomograms in found.values() for tomogram in tomograms]
@@ -216,7 +219,22 @@ def _short_kinds(tomograms: Iterable[TomogramFile]) -> list[str]:
 
 
 def _tomograms_in(folder: Path) -> list[TomogramFile]:
-    """List the tomograms in a folder and below, and in the other roots that its ``copick.json`` names."""
+    """List the tomograms in a folder and below, and in the other roots that its ``copick.json`` names.
+
+    Raises:
+        InputError: a folder cannot be listed, or a link leads nowhere; what lies there is not left out in silence.
+    """
+    try:
+        return [TomogramFile.at(path) for path in _paths_in(folder) if path.exists()]
+    except OSError as error:
+        place = error.filename or folder
+        raise InputError(
+            f"cannot list {place}: {error.strerror or error}. Give the right to read it, or move it elsewhere."
+        ) from error
+
+
+def _paths_in(folder: Path) -> list[Path]:
+    """Return the paths of the tomograms in a folder and in the other roots of its project."""
     roots = [Path(os.path.abspath(root)) for root in project_roots(folder)]
     tops = [root / RUNS for root in roots if not root.is_relative_to(os.path.abspath(folder))]
     if folder.is_dir() or not roots:
@@ -224,17 +242,34 @@ def _tomograms_in(folder: Path) -> list[TomogramFile]:
     paths: list[Path] = []
     for top in tops:
         paths += sorted(_tomograms_below(top)) if top.is_dir() and not is_tomogram(top) else [top]
-    return [TomogramFile.at(path) for path in paths if path.exists()]
+    return paths
 
 
 def _tomograms_below(folder: Path) -> Iterator[Path]:
     seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
+    for here, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         if os.path.realpath(here) in seen or holds_other_volumes(here):  # seen: reached again through a link
             folders.clear()
             continue
         seen.add(os.path.realpath(here))
         for name in [*folders, *files]:
+            _refuse_broken_link(Path(here) / name)
             if is_tomogram(Path(here) / name) and not is_feature_map(Path(here) / name):
                 yield Path(here) / name
-        folders[:] = [name for name in folders if not name.startswith(".") and not is_tomogram(Path(here) / name)]
+        folders[:] = [name for name in folders if _may_hold_tomograms(Path(here) / name)]
+
+
+def _may_hold_tomograms(folder: Path) -> bool:
+    return not (folder.name.startswith(".") or folder.name == OF_THE_DISK or is_tomogram(folder))
+
+
+def _refuse_broken_link(path: Path) -> None:
+    """Refuse a link to a tomogram or a folder that is not there; hidden ones may be."""
+    if path.is_symlink() and not path.exists() and not path.name.startswith("."):
+        raise InputError(
+            f"{path} is a link to {os.readlink(path)}, which is not there: mount its disk, or remove the link."
+        )
+
+
+def _raise(error: OSError) -> None:
+    raise error  # os.walk would leave the folder out
