@@ -8,6 +8,7 @@ from scripts.copick_tree import (
     holds_other_volumes,
     is_feature_map,
     is_project,
+    overlay_folder_of,
     picks_folders,
     picks_path,
     project_roots,
@@ -117,6 +118,27 @@ def test_a_copied_project_is_read_from_where_it_is_now(tmp_path):
     write_tiny(tmp_path / "old")
     shutil.copytree(tmp_path / "old", tmp_path / "new")
     assert project_roots(tmp_path / "new") == [tmp_path / "new" / "static", tmp_path / "new" / "overlay"]
+
+
+@pytest.mark.parametrize("overlay", ["empty", "absent"])
+def test_a_copied_project_without_picks_leaves_the_old_one_alone(overlay, tmp_path):
+    write_tiny(tmp_path / "old")
+    shutil.copytree(tmp_path / "old", tmp_path / "new")
+    shutil.rmtree(tmp_path / "new" / "overlay")
+    if overlay == "empty":
+        (tmp_path / "new" / "overlay").mkdir()
+    assert overlay_folder_of(tmp_path / "new" / "copick.json") == tmp_path / "new" / "overlay"
+    assert picks_path(tmp_path / "new", "A", "ribosome", "me", "1").is_relative_to(tmp_path / "new")
+    assert project_roots(tmp_path / "new") == [tmp_path / "new" / "static"]
+
+
+def test_an_overlay_elsewhere_counts_where_the_static_root_is_the_projects_own(tmp_path):
+    (tmp_path / "project/static/ExperimentRuns").mkdir(parents=True)
+    (tmp_path / "mine/ExperimentRuns").mkdir(parents=True)
+    roots = {"static_root": "static", "overlay_root": f"local://{tmp_path}/mine"}
+    config = write_config(tmp_path / "project" / "copick.json", **roots)
+    assert overlay_folder_of(config) == tmp_path / "mine"
+    assert project_roots(config) == [tmp_path / "project" / "static", tmp_path / "mine"]
 
 
 @pytest.mark.parametrize(("text", "message"), [("{", "cannot read .*copick.json: "), ("[]", "hold a JSON object")])

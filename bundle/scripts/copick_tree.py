@@ -138,9 +138,9 @@ def is_project(path: str | Path) -> bool:
 def project_roots(path: str | Path) -> list[Path]:
     """Return the folders of a project that hold ``ExperimentRuns``: static, overlay, the project's folder itself.
 
-    The folders ``static`` and ``overlay`` beside ``copick.json`` take precedence over the roots that the file names, so
-    that a moved project is read from its new place. Of the named roots only those on this machine count; relative ones
-    are relative to the file.
+    The folders ``static``, if it holds runs, and ``overlay``, see `overlay_folder_of`, beside ``copick.json`` take
+    precedence over the roots that the file names, so that a moved project is read from its new place. Of the named
+    roots only those on this machine count; relative ones are relative to the file.
 
     Args:
         path: the project's folder, or its config file under any name ``*.json``.
@@ -149,16 +149,18 @@ def project_roots(path: str | Path) -> list[Path]:
         InputError: the config file cannot be read.
     """
     folder, stated = _folder_and_stated_roots(Path(path))
-    roots = [folder / part if _has_runs(folder / part) else stated.get(part) for part in (STATIC, OVERLAY)]
-    found = [root for root in (*roots, folder) if root is not None and _has_runs(root)]
+    own = folder / STATIC
+    roots = (own if _has_runs(own) else stated.get(STATIC), _overlay_root(folder, stated), folder)
+    found = [root for root in roots if root is not None and _has_runs(root)]
     return list(dict.fromkeys(found))
 
 
 def overlay_folder_of(path: str | Path) -> Path:
     """Return the root of a project that new data is written to, whether or not it exists yet.
 
-    That is the folder ``overlay`` if it holds runs, or else the overlay root that the config file names, or else the
-    project's folder if it holds runs itself, or else the folder ``overlay``.
+    That is the folder ``overlay`` beside the config file if it exists, or if the project was moved: if runs are in the
+    folder ``static`` beside the file, which names another static root. Or else the overlay root that the file names, or
+    else the project's folder if it holds runs itself, or else the folder ``overlay``.
 
     Args:
         path: as in `project_roots`.
@@ -167,10 +169,7 @@ def overlay_folder_of(path: str | Path) -> Path:
         InputError: the config file cannot be read.
     """
     folder, stated = _folder_and_stated_roots(Path(path))
-    own = folder / OVERLAY
-    if _has_runs(own):
-        return own
-    return stated.get(OVERLAY) or (folder if _has_runs(folder) else own)
+    return _overlay_root(folder, stated) or (folder if _has_runs(folder) else folder / OVERLAY)
 
 
 def run_folder_of(tomogram: str | Path) -> Path | None:
@@ -210,6 +209,13 @@ def picks_folders(run_folder: Path, project: str | Path | None = None) -> list[P
     return list(
         dict.fromkeys([run_folder / PICKS_FOLDER, *(root / RUNS / run_folder.name / PICKS_FOLDER for root in roots)])
     )
+
+
+def _overlay_root(folder: Path, stated: Mapping[str, Path]) -> Path | None:
+    """Return the folder ``overlay`` beside the config file, or the root that the file names; None if neither counts."""
+    static, own = folder / STATIC, folder / OVERLAY
+    is_moved = _has_runs(static) and os.path.realpath(stated.get(STATIC, folder)) != os.path.realpath(static)
+    return own if own.is_dir() or is_moved else stated.get(OVERLAY)
 
 
 def _has_runs(root: Path) -> bool:
