@@ -11,17 +11,19 @@ from scripts.picks import Pick, write_csv
 from scripts.preparation.annotation import Annotation
 from scripts.preparation.truth import LoadTruthd
 from synthetic import box_mask, image_of, noise, write_mrc
+from volume_files import write_ome_zarr
 
 PLACES = {(6, 9, 11): 1.0, (13, 20, 30): 0.25, (3, 14, 18): 0.0, (15, 5, 5): math.nan}
 
 
-def load(tmp_path, species_set, **entry):
+def load(tmp_path, species_set, allow_missing_chunks=False, **entry):
     """Load the four annotations of `PLACES`, with an entry of what was annotated."""
     xyz = to_xyz_angstrom(list(PLACES), 10.0).tolist()
     rows = zip("abab", xyz, PLACES.values(), strict=True)
     write_csv(tmp_path / "truth.csv", [Pick("run", name, *place, weight=weight) for name, place, weight in rows])
     sample = {"image": image_of(noise()), "label": str(tmp_path / "truth.csv"), "run": "run"}
-    return LoadTruthd("label", species_set)(sample | Annotated(**entry).as_row())
+    loading = LoadTruthd("label", species_set, allow_missing_chunks=allow_missing_chunks)
+    return loading(sample | Annotated(**entry).as_row())
 
 
 def test_certain_particles_are_the_truth_and_the_others_are_doubtful(tmp_path, species_set):
@@ -66,6 +68,16 @@ def test_a_region_is_a_mask_and_truths_outside_are_uncertain(tmp_path, species_s
     assert np.array_equal(sample["annotated_region"][0], box_mask())
     assert sample["label"].shape == (0, 4)
     assert sample["doubtful"][:, 4].isnan().all()
+
+
+def test_a_missing_chunk_of_the_mask_of_a_region_is_refused_unless_allowed(tmp_path, species_set):
+    path = write_ome_zarr(tmp_path, box_mask().astype(np.uint8), name="mask.zarr", chunks=(10, 14, 18), scales=(10.0,))
+    (path / "0" / "0" / "0" / "0").unlink()
+    with pytest.raises(InputError, match=r"mask\.zarr/0: the chunk file 0/0/0 is missing\. .*allow_missing_chunks"):
+        load(tmp_path, species_set, mask=str(path))
+    region = load(tmp_path, species_set, allow_missing_chunks=True, mask=str(path))["annotated_region"][0]
+    assert not region[:10, :14, :18].any()
+    assert np.array_equal(region[10:], box_mask()[10:])
 
 
 def test_an_empty_region_or_a_mask_of_another_grid_is_refused(tmp_path, species_set):

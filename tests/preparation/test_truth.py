@@ -13,6 +13,7 @@ from scripts.training.spheres import Spheres
 from scripts.training.windows import PaintTargetsd
 from scripts.volumes.labels import draw_spheres
 from synthetic import POINTS, SHAPE, image_of, make_species, noise, write_mrc
+from volume_files import multiscales, write_array, write_group, write_ome_zarr
 
 VOXEL_SIZE = 10.0
 
@@ -111,6 +112,33 @@ def test_truth_in_a_label_volume_becomes_points_and_stays_a_volume(species_set, 
     target = PaintTargetsd("label", species_set, Spheres())(sample)["label"]
     assert np.array_equal(target[0], labels == 1)
     assert np.array_equal(target[1], labels == 2)
+
+
+def test_a_missing_chunk_of_a_label_volume_is_refused_unless_allowed(species_set, tmp_path):
+    labels = draw_spheres(SHAPE, POINTS[:1], 3)
+    path = write_ome_zarr(tmp_path, labels, name="labels.zarr", chunks=(*SHAPE[:1], 28, 18), scales=(10.0,))
+    (path / "0" / "0" / "0" / "1").unlink()
+    sample = {"image": image_of(noise()), "label": str(path)}
+    with pytest.raises(InputError, match=r"labels\.zarr/0: the chunk file 0/0/1 is missing\. .*allow_missing_chunks"):
+        LoadTruthd("label", species_set)(sample)
+    allowing = LoadTruthd("label", species_set, allow_missing_chunks=True)
+    assert allowing(sample)["label"].tolist() == [[1, 6, 9, 11]]
+    assert allowing.record() != LoadTruthd("label", species_set).record()
+
+
+@pytest.mark.parametrize("resample", [False, True])
+def test_of_a_pyramid_of_labels_the_level_of_the_tomograms_voxel_size_is_read(resample, species_set, tmp_path):
+    labels = draw_spheres(SHAPE, POINTS[:1], 3)
+    path = write_group(tmp_path / "labels.zarr", multiscales((5.0, 10.0)))
+    write_array(path / "0", labels.repeat(2, 0).repeat(2, 1).repeat(2, 2))
+    write_array(path / "1", labels)
+    image = image_of(noise())
+    if resample:
+        fine = image_of(noise(shape=[2 * side for side in SHAPE]), 5.0)
+        image = CheckVoxelSized("image", VOXEL_SIZE, resample=True)({"image": fine})["image"]
+    sample = LoadTruthd("label", species_set)({"image": image, "label": str(path)})
+    assert np.array_equal(sample["label_volume"][0], labels)
+    assert sample["label"].tolist() == [[1, 6, 9, 11]]
 
 
 def test_a_label_volume_of_another_shape_is_refused(species_set, tmp_path):

@@ -99,9 +99,20 @@ def pop_annotation(sample: MutableMapping[Any, Any]) -> Annotation:
 
 
 def annotated_region(
-    entry: Annotated, shape_zyx: Sequence[int], facts: ImageFacts, voxel_offset: float
+    entry: Annotated,
+    shape_zyx: Sequence[int],
+    facts: ImageFacts,
+    voxel_offset: float,
+    allow_missing_chunks: bool = False,
 ) -> NDArray[np.bool_] | None:
     """Return where an image ``(Z, Y, X)`` was annotated; None for everywhere.
+
+    Args:
+        entry: what was annotated.
+        shape_zyx: ``(Z, Y, X)`` of the image.
+        facts: of the image.
+        voxel_offset: see `coordinates`.
+        allow_missing_chunks: treat chunks that are missing in a Zarr mask as full of the fill value.
 
     Raises:
         InputError: the mask cannot be read or lies on another grid, or the region is empty.
@@ -110,7 +121,7 @@ def annotated_region(
         return None
     region = np.ones(tuple(shape_zyx), dtype=bool)
     if entry.mask is not None:
-        region &= read_mask(entry.mask, shape_zyx, facts)
+        region &= read_mask(entry.mask, shape_zyx, facts, allow_missing_chunks)
     for key, ends in entry.box:
         axis, unit = "zyx".index(key[0]), key[2:]
         own = np.array(ends) / facts.own_voxel_size_angstrom - voxel_offset if unit == "angstrom" else np.array(ends)

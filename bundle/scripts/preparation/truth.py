@@ -75,6 +75,7 @@ class LoadTruthd(MapTransform):
         volume_key: key under which a label volume ``(1, Z, Y, X)`` is stored as well.
         voxel_offset: see `coordinates`.
         allow_truth_near_origin: only warn if points lie so near to their origin as if they were voxels or nm.
+        allow_missing_chunks: treat chunks that are missing in a Zarr label volume or mask as full of the fill value.
 
     Raises:
         InputError: the truth cannot be read, names an unknown species or label, or has another shape or other
@@ -89,16 +90,18 @@ class LoadTruthd(MapTransform):
         volume_key: str = "label_volume",
         voxel_offset: float = 0.0,
         allow_truth_near_origin: bool = False,
+        allow_missing_chunks: bool = False,
     ) -> None:
         super().__init__(keys)
         self.species_set, self.voxel_offset = species_set, voxel_offset
         self.image_key, self.volume_key = image_key, volume_key
-        self.allow_near = allow_truth_near_origin
+        self.allow_near, self.allow_missing_chunks = allow_truth_near_origin, allow_missing_chunks
 
     def record(self) -> dict[str, Any]:
         """Return the settings that the rows depend on: names and labels of the species, but not their thresholds."""
         labels = {species.name: species.label for species in self.species_set.known}
-        return {"labels": labels, "voxel_offset": self.voxel_offset}
+        allowed = {"allow_missing_chunks": True} if self.allow_missing_chunks else {}
+        return {"labels": labels, "voxel_offset": self.voxel_offset, **allowed}
 
     def annotation_of(
         self, rows: NDArray[np.float64], sample: Mapping[Hashable, Any], shape_zyx: Sequence[int], facts: ImageFacts
@@ -110,7 +113,7 @@ class LoadTruthd(MapTransform):
             self.species_set.named(name, f"what was annotated in run '{facts.run}'")
         labels = [species.label for species in self.species_set.picked if entry.holds(species.name)]
         rows = rows[np.isin(rows[:, 0], labels)]
-        region = annotated_region(entry, shape_zyx, facts, self.voxel_offset)
+        region = annotated_region(entry, shape_zyx, facts, self.voxel_offset, self.allow_missing_chunks)
         if region is not None:
             rows[~is_inside(region, rows[:, 1:4]), 4] = np.nan
             more |= {REGION: region[None].astype(np.uint8), BOX: box_of(region)}
@@ -142,11 +145,14 @@ class LoadTruthd(MapTransform):
         return sample
 
     def read_labels(self, path: str, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.uint8]:
-        """Return the labels of an image of shape ``(Z, Y, X)``, in the same shape, from those of its whole tomogram."""
-        own = facts.own_voxel_size_angstrom
-        is_resampled = not math.isclose(facts.voxel_size_angstrom, own, rel_tol=1e-5)
+        """Return the labels of an image of shape ``(Z, Y, X)``, in the same shape, from those of its whole tomogram.
+
+        Of a pyramid the level nearest to the voxel size of the image is read.
+        """
+        own, here = facts.own_voxel_size_angstrom, facts.voxel_size_angstrom
+        is_resampled = not math.isclose(here, own, rel_tol=1e-5)
         shape = tuple(shape_zyx) if is_resampled else facts.own_shape_zyx
-        volume = read_tomogram(path, own)
+        volume = read_tomogram(path, here, here, self.allow_missing_chunks)
         refuse_other_directions(volume.affine, path, facts)
         values = np.asarray(volume.data)
         if values.shape != shape:
