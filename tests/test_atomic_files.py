@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pick_files import PICK, write_text
 from scripts.atomic_files import (
+    digest_of,
     digest_of_parts,
     ignores_case,
     lock_folder,
@@ -181,6 +182,16 @@ def test_parts_of_a_folder_are_of_its_first_and_last_file_and_some_between(chang
     for path in tmp_path.glob(f"{changed}*"):
         path.write_text(path.read_text()[::-1])
     assert digest_of_parts(tmp_path) != before
+
+
+def test_a_file_whose_name_is_not_utf_8_has_a_digest(tmp_path):
+    path = os.fsencode(tmp_path) + b"/\xe9"
+    try:
+        with open(path, "wb") as file:
+            file.write(b"text")
+    except OSError:
+        pytest.skip("this disk takes names in UTF-8 alone")
+    assert len(digest_of(Path(os.fsdecode(path)))) == 64
 
 
 def test_a_digest_of_parts_reads_little(tmp_path, monkeypatch):

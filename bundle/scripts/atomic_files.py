@@ -213,7 +213,8 @@ def digest_of(path: Path) -> str:
     digest = hashlib.sha256()
     for file in _files_of(path):
         with open(file, "rb") as content:
-            digest.update(f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+            line = f"{file.name} {hashlib.file_digest(content, 'sha256').hexdigest()}\n"
+            digest.update(line.encode(errors="surrogateescape"))  # a name need not be UTF-8
     return digest.hexdigest()
 
 

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,6 +138,28 @@ def test_truth_that_is_named_by_a_pattern_makes_new_entries_when_it_changes(tmp_
     for text in ("before", "afterwards"):
         truth.write_text(text)
         names.add(entry_name(item, Compose([])))
+    assert len(names) == 2
+
+
+def test_a_file_that_is_called_like_the_run_is_no_part_of_its_data(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = set()
+    for text in ("before", "afterwards"):
+        (tmp_path / "one").write_text(text)
+        names.add(entry_name(data[0], Compose([])))
+    assert len(names) == 1
+
+
+def test_a_path_that_is_not_utf_8_names_an_entry(tmp_path):
+    names = set()
+    for letter in (b"\xe9", b"\xe8"):
+        path = os.fsdecode(os.fsencode(tmp_path) + b"/caf" + letter)
+        try:
+            Path(path).mkdir()
+        except OSError:
+            pytest.skip("this disk takes names in UTF-8 alone")
+        write_mrc(Path(path) / "one.mrc", noise())
+        names.add(entry_name({"image": f"{path}/one.mrc", "run": "one"}, Compose([])))
     assert len(names) == 2
 
 

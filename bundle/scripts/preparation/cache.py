@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 CACHE_FORMAT = 2
 META = "meta.json"
 PROPOSALS_PATH = "proposals_path"  # key of an item that no preparation reads: two lists of tomograms share an entry
+RUN = "run"  # key of an item with the run's name, which may also be that of a file
 KEPT_META = ("affine", "original_affine", "spatial_shape", "filename_or_obj")
 
 
@@ -162,12 +163,13 @@ def entry_name(item: Mapping[Hashable, Any], preparation: Callable[..., Any]) ->
         files = {
             key: [stamps_of(Path(value)), digest_of_parts(Path(value))]
             for key, value in item.items()
-            if isinstance(value, str) and (os.path.exists(value) or "*" in value)
+            if key != RUN and isinstance(value, str) and (os.path.exists(value) or "*" in value)
         }
     except OSError as error:
         raise InputError(f"cannot read {error.filename}: {error.strerror}.") from error
     content = canonical([CACHE_FORMAT, record_of(item), files, record_of(preparation)])
-    return f"{item.get('run', 'tomogram')}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    digest = hashlib.sha256(content.encode(errors="surrogateescape"))  # a path need not be UTF-8
+    return f"{item.get(RUN, 'tomogram')}-{digest.hexdigest()[:16]}"
 
 
 def write_entry(entry: Path, sample: Mapping[Hashable, Any]) -> None:
