@@ -25,6 +25,14 @@ def test_what_a_killed_fetch_left_is_removed(remote, tmp_path):
     assert visible(tmp_path / "here") == ["TS_1.zarr"]
 
 
+def test_what_other_programs_have_not_finished_stays(remote, tmp_path):
+    other = tmp_path / "here" / ".picks.csv.89abcdef.tmp"
+    other.parent.mkdir()
+    other.write_text("half")
+    assert run(tmp_path / "here") == 0
+    assert other.read_text() == "half"
+
+
 def test_two_fetches_at_once_keep_out_of_each_others_folder(remote, tmp_path, capsys):
     folder = tmp_path / "here"
     folder.mkdir()

@@ -68,7 +68,7 @@ def fetch_level(source: Source, level: Level, target: Path, allow_missing_chunks
         if _origin_of(target) == origin:
             return False
         raise InputError(f"{target} is there already, and not from {origin}: move it away, or choose another folder.")
-    remove_temporaries(target.parent)
+    remove_temporaries(target.parent, target.name)
     with write_folder_atomically(target) as new, _called(source, new, level.path):
         _fetch_metadata(source, "", new)
         _keep_one_level(new, level, origin)
