@@ -16,7 +16,7 @@ import colorsys
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def project_roots(path: str | Path) -> list[Path]:
     own = folder / STATIC
     roots = (own if _has_runs(own) else stated.get(STATIC), _overlay_root(folder, stated), folder)
     found = [root for root in roots if root is not None and _has_runs(root)]
-    return list(dict.fromkeys(found))
+    return _without_repeats(found)
 
 
 def overlay_folder_of(path: str | Path) -> Path:
@@ -206,9 +206,17 @@ def picks_folders(run_folder: Path, project: str | Path | None = None) -> list[P
     is_part = runs.name == RUNS and runs.parent.name in (STATIC, OVERLAY)
     if is_part and (runs.parent not in roots or roots == [runs.parent]):
         roots = project_roots(runs.parent.parent)
-    return list(
-        dict.fromkeys([run_folder / PICKS_FOLDER, *(root / RUNS / run_folder.name / PICKS_FOLDER for root in roots)])
+    return _without_repeats(
+        [run_folder / PICKS_FOLDER, *(root / RUNS / run_folder.name / PICKS_FOLDER for root in roots)]
     )
+
+
+def _without_repeats(paths: Iterable[Path]) -> list[Path]:
+    """Return paths without those that lead to the same place as an earlier one, through links or not."""
+    first: dict[str, Path] = {}
+    for path in paths:
+        first.setdefault(os.path.realpath(path), path)
+    return list(first.values())
 
 
 def _overlay_root(folder: Path, stated: Mapping[str, Path]) -> Path | None:

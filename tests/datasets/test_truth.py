@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,29 @@ def test_a_project_may_have_its_runs_elsewhere(project, tmp_path_factory):
         assert runs[0]["label"] == str(project / "overlay/ExperimentRuns/A/Picks")
     write_truth(config.parent, "A", "B")
     assert {item["label"] for item in list_labelled_runs(config)} == {str(config.parent / "truth.csv")}
+
+
+def test_a_project_that_is_given_through_a_link_is_found_once(project, tmp_path):
+    (project / "static").rename(project / "raw")
+    (project / "overlay").rename(project / "mine")
+    roots = {"static_root": f"local://{project}/raw", "overlay_root": f"local://{project}/mine"}
+    (project / "copick.json").write_text(json.dumps(roots))
+    (tmp_path / "link").symlink_to(project)
+    for dataset_dir in (tmp_path / "link", tmp_path / "link" / "copick.json"):
+        runs = list_labelled_runs(dataset_dir)
+        assert names_of(runs) == ["A", "B"]
+        labels = [Path(item["label"]).resolve() for item in runs]
+        assert labels == [project / "mine/ExperimentRuns" / run / "Picks" for run in "AB"]
+
+
+def test_truth_beside_the_tomograms_of_a_linked_project_is_no_second_truth(project, tmp_path):
+    touch_picks(project, "A", part="static")
+    touch_picks(project, "B", part="static")
+    (project / "static").rename(project / "raw")
+    (project / "copick.json").write_text(json.dumps({"static_root": f"local://{project}/raw"}))
+    shutil.rmtree(project / "overlay")
+    (tmp_path / "link").symlink_to(project)
+    assert names_of(list_labelled_runs(tmp_path / "link")) == ["A", "B"]
 
 
 def test_training_takes_a_run_once_for_each_kind(project):

@@ -240,13 +240,14 @@ def _paths_in(folder: Path) -> list[Path]:
     if folder.is_dir() or not roots:
         tops.insert(0, folder)
     paths: list[Path] = []
+    seen: set[str] = set()
     for top in tops:
-        paths += sorted(_tomograms_below(top)) if top.is_dir() and not is_tomogram(top) else [top]
+        paths += sorted(_tomograms_below(top, seen)) if top.is_dir() and not is_tomogram(top) else [top]
     return paths
 
 
-def _tomograms_below(folder: Path) -> Iterator[Path]:
-    seen: set[str] = set()
+def _tomograms_below(folder: Path, seen: set[str]) -> Iterator[Path]:
+    """Yield the tomograms in a folder and below, but not in folders whose real path is ``seen``, and add its own."""
     for here, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
         if os.path.realpath(here) in seen or holds_other_volumes(here):  # seen: reached again through a link
             folders.clear()
