@@ -128,6 +128,7 @@ def test_picks_that_were_changed_here_stay(remote, open_runs, tmp_path, capsys):
     [
         (["--runs", "A,C"], "has no run C; copick finds A, B."),
         (["--kind", "ctfdeconvolved"], "2 of 2 runs failed: A, B."),
+        (["--kind", "wbp,denoisd"], "no run has a tomogram of kind denoisd; there are wbp."),
         (["--picks", "nobody/1"], "no run has picks of nobody/1; there are those of me/1."),
         (["--storage_options", "{}"], None),
         (["--storage_options", '{"anon": true}'], "states its stores' options itself"),

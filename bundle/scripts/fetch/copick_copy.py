@@ -46,7 +46,8 @@ def fetch_project(config: Path, folder: Path, choice: Choice) -> None:
     """Copy the runs of a copick project to a project on this disk; if one fails, the others are still copied.
 
     Raises:
-        InputError: copick cannot open it, the folder holds another project, or, at the end, some runs failed.
+        InputError: copick cannot open it, the folder holds another project, or, at the end, some runs failed, or no run
+            has tomograms or picks that were asked for.
     """
     facts = _read_config(config)
     secrets = secrets_in({part: facts.get(part) for part in ("static_fs_args", "overlay_fs_args")})
@@ -61,18 +62,23 @@ def fetch_project(config: Path, folder: Path, choice: Choice) -> None:
     _start_project(folder, {key: facts[key] for key in KEPT_FACTS if key in facts})
     failed: list[str] = []
     seen: set[str] = set()
+    kinds: set[str] = set()
     for name in chosen:
         try:
             with _said(f"run '{name}'", secrets):
                 if choice.picks:
                     seen.update(f"{picks.user_id}/{picks.session_id}" for picks in runs[name].picks)
                 done = fetch_run(runs[name], folder, choice, secrets)
+                kinds.update(tomogram.tomo_type for _, tomogram in _tomograms_of(runs[name]))
             print(f"{name}: {', '.join(done)}", flush=True)
         except InputError as error:
             failed.append(name)
             print(f"{name} failed: {error}", flush=True)
     if failed:
         raise InputError(f"{len(failed)} of {len(chosen)} runs failed: {', '.join(failed)}.")
+    unknown = [kind for kind in choice.kinds or () if kind not in kinds]
+    if unknown:
+        raise InputError(f"no run has a tomogram of kind {', '.join(unknown)}; there are {', '.join(sorted(kinds))}.")
     for pattern in choice.picks:
         if pattern != "*/*" and not any(fnmatchcase(one, pattern) for one in seen):
             raise InputError(
@@ -126,11 +132,16 @@ def _fetch_picks(run: Any, folder: Path, patterns: Sequence[str], secrets: tuple
     return len(new), len(files) - len(new)
 
 
+def _tomograms_of(run: Any) -> list[tuple[float, Any]]:
+    """Return the tomograms of a run with the voxel sizes of their folders, in ångströms."""
+    return [(spacing.voxel_size, tomogram) for spacing in run.voxel_spacings for tomogram in spacing.tomograms]
+
+
 def _nearest_tomograms(run: Any, choice: Choice, secrets: tuple[str, ...]) -> dict[str, tuple[float, Source, Level]]:
     """Return the tomogram of each wanted kind that has the level nearest to the wanted voxel size, and that level."""
     nearest: dict[str, tuple[float, Source, Level]] = {}
     distances: dict[str, float] = {}
-    there = [(spacing.voxel_size, tomogram) for spacing in run.voxel_spacings for tomogram in spacing.tomograms]
+    there = _tomograms_of(run)
     for spacing, tomogram in there:
         kind = tomogram.tomo_type
         if choice.kinds is None or kind in choice.kinds:
