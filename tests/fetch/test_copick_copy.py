@@ -89,6 +89,26 @@ def test_of_a_kind_at_several_voxel_sizes_the_nearest_comes(remote, open_runs, t
     assert size == (10.0, 10.0, 10.0)
 
 
+def test_a_tomogram_that_cannot_be_read_leaves_the_others_of_its_kind(remote, open_runs, tmp_path, capsys):
+    broken = make_run(remote, "A", [(20.0, "wbp", "nowhere"), (5.0, "wbp", "TS_1"), (9.0, "wbp", "broken")])
+    broken.voxel_spacings[2].tomograms[0].zarr = lambda: {}["zarr"]
+    assert run(tmp_path / "here", url=open_runs(broken)) == 0
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert first == "A: a tomogram of kind wbp is left out: wbp at 9 Å of run 'A': KeyError: 'zarr'."
+    assert second.startswith(
+        "A: a tomogram of kind wbp is left out: memory:///data/nowhere.zarr holds no Zarr metadata"
+    )
+    assert last == "A: 1 files of picks, wbp 10 Å"
+    assert runs_in(tmp_path / "here") == ["A"]
+
+
+def test_a_kind_of_which_no_tomogram_can_be_read_is_refused_with_the_nearest(remote, open_runs, tmp_path, capsys):
+    tomograms = [(20.0, "wbp", "far"), (10.0, "wbp", "near"), (10.0, "denoised", "TS_1")]
+    assert run(tmp_path / "here", url=open_runs(make_run(remote, "A", tomograms))) == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("A failed: memory:///data/near.zarr holds no Zarr metadata")
+
+
 def test_a_folder_that_rounds_the_voxel_size_keeps_its_name(remote, open_runs, tmp_path):
     assert run(tmp_path / "here", url=open_runs(make_run(remote, "A", [(10.03, "wbp", "TS_1")]))) == 0
     assert runs_in(tmp_path / "here", 10.03) == ["A"]

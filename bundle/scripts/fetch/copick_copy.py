@@ -138,25 +138,45 @@ def _tomograms_of(run: Any) -> list[tuple[float, Any]]:
 
 
 def _nearest_tomograms(run: Any, choice: Choice, secrets: tuple[str, ...]) -> dict[str, tuple[float, Source, Level]]:
-    """Return the tomogram of each wanted kind that has the level nearest to the wanted voxel size, and that level."""
+    """Return the tomogram of each wanted kind that has the level nearest to the wanted voxel size, and that level.
+
+    A line is printed for each that cannot be read; if there is no other of its kind, the nearest one's error is raised.
+    """
+    wanted = choice.voxel_size_angstrom
+    there = sorted(_tomograms_of(run), key=lambda one: abs(one[0] - wanted))
     nearest: dict[str, tuple[float, Source, Level]] = {}
     distances: dict[str, float] = {}
-    there = _tomograms_of(run)
+    faults: dict[str, list[InputError]] = {}
     for spacing, tomogram in there:
         kind = tomogram.tomo_type
         if choice.kinds is None or kind in choice.kinds:
-            store = tomogram.zarr().map
-            source = source_in(store.fs, store.root, secrets)
-            level = choose_level(source, choice.voxel_size_angstrom)
-            distance = abs((size_of(level) or spacing) - choice.voxel_size_angstrom)
+            try:
+                source, level = _level_of(tomogram, f"{kind} at {spacing:g} Å of run '{run.name}'", wanted, secrets)
+            except InputError as error:
+                faults.setdefault(kind, []).append(error)
+                continue
+            distance = abs((size_of(level) or spacing) - wanted)
             if distance < distances.get(kind, math.inf):
                 nearest[kind], distances[kind] = (spacing, source, level), distance
+    for kind, errors in faults.items():
+        if kind not in nearest:
+            raise errors[0]
+        for fault in errors:
+            print(f"{run.name}: a tomogram of kind {kind} is left out: {fault}", flush=True)
     if not nearest:
         held = ", ".join(sorted({tomogram.tomo_type for _, tomogram in there})) or "none"
         raise InputError(
             f"run '{run.name}' has no tomogram of kind {', '.join(choice.kinds or ('any',))}; it has {held}."
         )
     return nearest
+
+
+def _level_of(tomogram: Any, what: str, wanted_angstrom: float, secrets: tuple[str, ...]) -> tuple[Source, Level]:
+    """Return where a tomogram of copick lies, and its level nearest to a voxel size; ``what`` names it in messages."""
+    with _said(what, secrets):
+        store = tomogram.zarr().map
+        source = source_in(store.fs, store.root, secrets)
+        return source, choose_level(source, wanted_angstrom)
 
 
 def size_of(level: Level) -> float | None:
