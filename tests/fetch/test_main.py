@@ -1,3 +1,6 @@
+import tempfile
+
+import fsspec
 import numpy as np
 import pytest
 from remote_pyramid import LEVELS, failing, run, visible
@@ -42,6 +45,30 @@ def test_two_fetches_at_once_keep_out_of_each_others_folder(remote, tmp_path, ca
     assert capsys.readouterr().err == (
         f"error: another fetch is at work in {folder}: wait for it, or choose another folder.\n"
     )
+
+
+def test_a_lock_that_cannot_be_written_to_is_one_line(remote, tmp_path, capsys):
+    (tmp_path / "here" / fetch.FETCH_LOCK).mkdir(parents=True)  # opening it fails as that of another user does
+    assert run(tmp_path / "here") == 1
+    line = f"error: cannot write to {tmp_path}/here/.fetch.lock: Is a directory. Choose another folder.\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_file_of_the_stores_options_that_is_missing_is_one_line(remote, tmp_path, capsys, monkeypatch):
+    def missing(url, **options):
+        raise FileNotFoundError(2, "No such file or directory", "/key.pem")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", missing)
+    assert run(tmp_path / "here", url="memory://me:word@data/TS_1.zarr") == 1
+    fact = f"cannot fetch memory://data/TS_1.zarr to {tmp_path}/here: No such file or directory"
+    assert capsys.readouterr().err == f"error: {fact}. Check the address, its options and the folder.\n"
+
+
+def test_without_a_temporary_folder_the_setting_is_named(remote, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    assert run(tmp_path / "here") == 1
+    fact = "cannot write to a temporary folder: No such file or directory"
+    assert capsys.readouterr().err == f"error: {fact}. Set TMPDIR to one with room.\n"
 
 
 @pytest.mark.parametrize(

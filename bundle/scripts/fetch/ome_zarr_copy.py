@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from scripts.atomic_files import remove_temporaries, write_folder_atomically
 from scripts.errors import InputError
-from scripts.fetch.stores import AccessRefused, Source, fetch_file
+from scripts.fetch.stores import AccessRefused, Source, fact_of, fetch_file
 from scripts.volumes.ome_zarr import ZARR_MARKS, Level, check_ome_zarr, find_level, is_zarr, list_chunks
 
 MAX_METADATA_BYTES = 2**22
@@ -35,14 +35,19 @@ def choose_level(source: Source, wanted_voxel_size_angstrom: float | None = None
     """Return the level that the reader would take, the one nearest to a voxel size; only metadata is fetched.
 
     Raises:
-        InputError: there is no OME-Zarr, or its metadata is damaged or not safe.
+        InputError: there is no OME-Zarr, its metadata is damaged or not safe, or no temporary folder can be written to.
     """
-    with TemporaryDirectory() as folder, _called(source, Path(folder)):
-        _fetch_metadata(source, "", Path(folder))
-        level = find_level(Path(folder), wanted_voxel_size_angstrom)
-        if level.path and not LEVEL_PATH.fullmatch(level.path):
-            raise InputError(f"{source.url}: its metadata name an array {level.path!r}, which is no plain path.")
-        return level
+    try:
+        with TemporaryDirectory() as folder, _called(source, Path(folder)):
+            _fetch_metadata(source, "", Path(folder))
+            level = find_level(Path(folder), wanted_voxel_size_angstrom)
+            if level.path and not LEVEL_PATH.fullmatch(level.path):
+                raise InputError(f"{source.url}: its metadata name an array {level.path!r}, which is no plain path.")
+            return level
+    except OSError as error:  # of this machine: those of the store are InputErrors
+        raise InputError(
+            f"cannot write to a temporary folder: {fact_of(error, source.secrets)}. Set TMPDIR to one with room."
+        ) from error
 
 
 def fetch_level(source: Source, level: Level, target: Path, allow_missing_chunks: bool = False) -> bool:
