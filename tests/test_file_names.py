@@ -1,6 +1,6 @@
 import pytest
 from scripts.errors import InputError
-from scripts.file_names import fault_of_name, require_file_name
+from scripts.file_names import fault_of_name, refuse_look_alikes, require_file_name
 
 
 @pytest.mark.parametrize(
@@ -37,3 +37,11 @@ def test_a_refusal_is_one_line_that_names_the_file():
     shown = "a\\nb" + "x" * 73
     expected = f"the run '{shown}...' holds a character that cannot be printed; a file or folder is called after it."
     assert str(refusal.value) == f"picks.csv, particle 3: {expected} Rename it."
+
+
+def test_names_that_only_look_alike_are_refused():
+    refuse_look_alikes(["e\u0301", "a"], ["e\u0301", "\u00e9"], "truth.csv")
+    with pytest.raises(
+        InputError, match=r"truth\.csv writes the accents of run 'e\u0301' in another way than its file"
+    ):
+        refuse_look_alikes(["a", "e\u0301"], ["\u00e9"], "truth.csv")

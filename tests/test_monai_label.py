@@ -29,7 +29,7 @@ from scripts.picking.peaks import Peaks
 from scripts.picking.pick_transform import PickParticlesd
 from scripts.picking.second_look import SECOND_LOOK, find_second_look, load_second_look
 from scripts.picking.second_look_transform import ProposePlacesd, SecondLookd
-from scripts.picks import Pick, write_copick_json
+from scripts.picks import Pick, write_copick_json, write_csv
 from scripts.records import as_json, record_of
 from scripts.training.spheres import Spheres
 from synthetic import (
@@ -467,6 +467,15 @@ def test_a_folder_of_picks_counts_where_all_are_of_the_study(run, count, app, tm
     write_copick_json(tmp_path / "studies" / "Picks" / "me_0_ribosome.json", picks, run=run, **user)
     labelled = [{"image": "elsewhere.mrc", "label": "labels.mrc"}]
     assert len(studies_with_points(labelled, served=True)) == count
+
+
+def test_a_study_whose_accents_the_table_writes_in_another_way_is_refused(app, tmp_path):
+    (tmp_path / "studies" / "e\u0301.mrc").touch()
+    write_csv(tmp_path / "studies" / "truth.csv", [Pick("\u00e9", "ribosome", 50.0, 60.0, 70.0)])
+    with pytest.raises(
+        InputError, match=r"truth\.csv writes the accents of run 'e\u0301' in another way than its file"
+    ):
+        studies_with_points([], served=True)
 
 
 def test_a_label_without_particles_is_trained_on(app, tmp_path):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
 from scripts.errors import InputError
 
@@ -45,6 +48,26 @@ def require_file_name(name: str, what: str, source: str = "") -> str:
         before = f"{source}: " if source else ""
         raise InputError(f"{before}the {what} '{shown(name)}' {fault}; a file or folder is called after it. Rename it.")
     return name
+
+
+def refuse_look_alikes(names: Iterable[str], known: Collection[str], source: str | Path) -> None:
+    """Refuse names that would be among the known ones if accents were written alike: composed or decomposed.
+
+    Args:
+        names: for example of runs, after their files.
+        known: those that a table has.
+        source: the table, for the message.
+
+    Raises:
+        InputError: names the first such name.
+    """
+    composed = {unicodedata.normalize("NFC", name): name for name in known}
+    for name in names:
+        if name not in known and unicodedata.normalize("NFC", name) in composed:
+            raise InputError(
+                f"{source} writes the accents of run '{shown(name)}' in another way than its file (composed or "
+                "decomposed, as on macOS): copy the name from the file, or rename the file."
+            )
 
 
 def shown(name: str) -> str:

@@ -23,6 +23,7 @@ from scripts.copick_tree import PICKS_FOLDER
 from scripts.datasets.runs import run_name
 from scripts.datasets.truth import TRUTH_TABLE
 from scripts.errors import InputError, InputWarning
+from scripts.file_names import refuse_look_alikes
 from scripts.networks.model_card import sha256_of
 from scripts.networks.weights import load_weights
 from scripts.picking.operating_point import parse_operating_point, parse_operating_points
@@ -235,7 +236,8 @@ def studies_with_points(labelled: Sequence[Mapping[str, str]], served: bool) -> 
         served: False gives an empty list.
 
     Raises:
-        InputError: there is nothing to train on, neither labels nor points.
+        InputError: there is nothing to train on, neither labels nor points, or the table writes the accents of a
+            study's name in another way than its file.
     """
     if not served:
         return []
@@ -244,6 +246,7 @@ def studies_with_points(labelled: Sequence[Mapping[str, str]], served: bool) -> 
     table, picks = folder / TRUTH_TABLE, folder / PICKS_FOLDER
     in_table = {pick.run for pick in read_csv(table)} if table.exists() else set()
     in_picks = {pick.run for path in sorted(picks.glob("[!.]*.json")) for pick in read_copick_json(path)}
+    refuse_look_alikes(map(run_name, studies), in_table, table)
     found = []
     for path in studies:
         run = run_name(path)

@@ -45,6 +45,16 @@ def test_a_run_without_a_row_in_the_table_is_named_in_a_warning(folder):
         assert len(list_labelled_runs(folder)) == 3
 
 
+def test_a_run_whose_accents_the_table_writes_in_another_way_is_refused(folder):
+    touch(folder / "Zu\u0308rich.mrc")
+    write_truth(folder, "D1", "deep", "zarr", "Z\u00fcrich")
+    line = r"truth.csv writes the accents of run 'Zu\u0308rich' in another way than its file .*: copy the name"
+    with pytest.raises(InputError, match=line):
+        list_labelled_runs(folder)
+    write_truth(folder, "D1", "deep", "zarr", "Zu\u0308rich")
+    assert len(list_labelled_runs(folder)) == 4
+
+
 def test_a_run_without_truth_is_named(folder):
     with pytest.raises(InputError, match=r"run 'deep' has no truth: neither .*truth.csv nor .*Picks exists"):
         list_labelled_runs(folder)

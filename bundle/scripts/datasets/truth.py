@@ -27,6 +27,7 @@ from scripts.datasets.runs import (
     run_name,
 )
 from scripts.errors import InputError, InputWarning
+from scripts.file_names import refuse_look_alikes
 from scripts.picks import Pick, read_copick_folder, read_csv, read_relion5_star
 from scripts.picks.copick_json import copick_files_of_run
 from scripts.picks.kaggle_csv import ANNOTATED_FILE
@@ -66,7 +67,7 @@ def list_labelled_runs(
 
     Raises:
         InputError: a name in ``only`` or ``without`` is not in the folders, a run has no truth, a table has no particle
-            of any of its runs, or a case of `list_runs`.
+            of any of its runs or writes the accents of one's name in another way, or a case of `list_runs`.
     """
     only, without = None if only is None else as_names(only), as_names(without)
     found = find_runs(dataset_dir, tomogram_kind, repeat_runs)
@@ -299,11 +300,12 @@ def _other_runs_beside(folder: Path, run: str) -> set[str]:
 
 
 def _check_table(table: Path, runs: Iterable[str]) -> None:
-    """Refuse a table that has no particle of any of the runs; warn if it lacks only some of them."""
+    """Refuse a table that has no particle of any of the runs, or looks so; warn if it lacks only some of them."""
     names = list(dict.fromkeys(runs))
     if not names:
         return
     known = sorted({pick.run for pick in read_csv(table)})
+    refuse_look_alikes(names, known, table)
     absent = [name for name in names if name not in known]
     if len(absent) == len(names):
         raise InputError(f"{table} has no particle of {', '.join(names)}; its runs are called {', '.join(known)}.")
