@@ -82,6 +82,7 @@ def test_linked_tomograms_keep_their_own_names(tmp_path):
 def test_a_link_to_what_is_not_there_is_refused_by_its_name(name, tmp_path):
     touch(tmp_path / "data" / "A.mrc")
     (tmp_path / "data" / ".hidden").symlink_to(tmp_path / "none")
+    (tmp_path / "data" / "notes.txt").symlink_to(tmp_path / "none")
     assert names_of(list_runs(tmp_path / "data")) == ["A"]
     (tmp_path / "data" / name).symlink_to(tmp_path / "none")
     with pytest.raises(InputError, match=rf"data/{name} is a link to .*none, which is not there: mount its disk"):

@@ -265,8 +265,9 @@ def _may_hold_tomograms(folder: Path) -> bool:
 
 
 def _refuse_broken_link(path: Path) -> None:
-    """Refuse a link to a tomogram or a folder that is not there; hidden ones may be."""
-    if path.is_symlink() and not path.exists() and not path.name.startswith("."):
+    """Refuse a link to a tomogram or a folder that is not there; hidden links and those to other files may be."""
+    may_be_one = stem_of(path) != path.name or not path.suffix  # a folder has none, or that of Zarr
+    if path.is_symlink() and not path.exists() and may_be_one and not path.name.startswith("."):
         raise InputError(
             f"{path} is a link to {os.readlink(path)}, which is not there: mount its disk, or remove the link."
         )
