@@ -1,6 +1,8 @@
 import itertools
 import math
+import sys
 import threading
+from pathlib import Path
 
 import mrcfile
 import pytest
@@ -8,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from monai.data import MetaTensor
 from scripts.errors import InputError
+from scripts.file_pages import new_volume, release_file_pages
 from scripts.inference.inferers import TomogramInferer, WindowInferer, plain
 from scripts.networks.model_card import network_of
 from scripts.networks.weights import load_weights
@@ -370,6 +373,48 @@ def test_plain_keeps_the_values():
     volume = noise(1, 1, *SHAPE)
     assert torch.equal(plain(MetaTensor(volume)), volume)
     assert plain(volume) is volume
+
+
+def test_memory_that_a_network_keeps_for_the_next_window_is_given_back_after_a_tomogram():
+    class Keeping(torch.nn.Module):
+        released, windows = 0, 0
+
+        def forward(self, windows):
+            assert not self.released
+            self.windows += 1
+            return windows
+
+        def release_memory(self):
+            self.released += 1
+
+    network = Keeping()
+    slide(noise(1, 1, *SHAPE), network)
+    assert network.windows > 1
+    assert network.released == 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
+def test_a_window_of_a_files_volume_brings_only_some_of_it_into_memory(monkeypatch):
+    volume = torch.from_numpy(new_volume((64, 512, 512), memory_gib=0.01))  # 64 MiB
+    volume[:] = torch.rand(64, 1, 512, generator=torch.Generator().manual_seed(0))
+    release_file_pages(volume)
+
+    def mapped_mib():
+        (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("RssFile"))
+        return int(line.split()[1]) / 1024
+
+    before, seen = mapped_mib(), []
+
+    def release_and_note(part):
+        seen.append(mapped_mib() - before)
+        release_file_pages(part)
+
+    monkeypatch.setattr("scripts.inference.inferers.release_file_pages", release_and_note)
+    settings = {"memory_gib": 0.01, "precision": "float32"}
+    answer = TomogramInferer((64, 512, 256), overlap_voxels=0, **settings)(volume[None, None], identity)
+    assert torch.equal(answer[0, 0].float(), volume.half().float())
+    assert len(seen) >= 2
+    assert max(seen) < 24  # MiB; 16 layers have 16
 
 
 # Wrong settings

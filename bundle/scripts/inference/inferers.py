@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 SPATIAL_AXES = {"z": -3, "y": -2, "x": -1}
 DEFAULT_WINDOW = (64, 128, 128)
+COPIED_LAYERS = 16  # of a file's volume, at a time
 AT_ONCE = 2  # windows in threads of their own, on a CPU
 CPU = torch.device("cpu")
 MOST_SPECIES = 6  # logits that the estimate of the memory allows for
@@ -161,6 +162,9 @@ class TomogramInferer(Inferer):
             self.logits_in_memory(volume[0], network, answer_of, wanted, source)
             for volume, wanted in zip(volumes, regions, strict=True)
         ]
+        release = getattr(network, "release_memory", None)  # of a network run by OpenVINO
+        if release is not None:
+            release()
         return answers[0][None] if len(answers) == 1 else torch.stack(answers)  # which copies
 
     def finite_answer(self, run: Callable[[Tensor, str], Tensor], windows: Tensor, what: str) -> Tensor:
@@ -316,10 +320,8 @@ class TomogramInferer(Inferer):
             outside = is_outside(place)
             if outside and place is not grid[0]:  # the first window tells the number of channels
                 return None
-            window = _filled(volume[box_of(place)], plan.window_size)
-            if may_be_in_file:
-                window = window.contiguous()
-                release_file_pages(volume)
+            part = volume[box_of(place)]
+            window = _filled(_copied(part) if may_be_in_file else part, plan.window_size)
             start = [first + along.start for first, along in zip(corner, place, strict=True)]
             answer = answer_of(window[None, None], start)[0]
             return torch.full_like(answer, BACKGROUND) if outside else answer
@@ -355,6 +357,15 @@ class TomogramInferer(Inferer):
 
 def _is_number(value: Any, least: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= least
+
+
+def _copied(part: Tensor) -> Tensor:
+    """Return a copy of a part of a file's volume, of which only some layers are in memory at a time."""
+    copied = torch.empty(part.shape, dtype=part.dtype)
+    for layers, place in zip(part.split(COPIED_LAYERS), copied.split(COPIED_LAYERS), strict=True):
+        place.copy_(layers)
+        release_file_pages(layers)
+    return copied
 
 
 def _filled(window: Tensor, size: Sequence[int]) -> Tensor:

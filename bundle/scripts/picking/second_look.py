@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.errors import InputError, InputWarning
+from scripts.file_pages import release_file_pages
 from scripts.networks.crop_classifier import CropClassifier
 from scripts.networks.model_card import SHA256, current_card, needed_card, network_of, sha256_of
 from scripts.networks.weights import load_weights
@@ -111,7 +112,9 @@ class SecondLook:
         brightness = Brightness.of(volume)
 
         def answer_to(first: int) -> Tensor:
-            return self.log_probabilities(self.cut(volume, centres_zyx_vox[first : first + BATCH], brightness))
+            crops = self.cut(volume, centres_zyx_vox[first : first + BATCH], brightness)
+            release_file_pages(volume)
+            return self.log_probabilities(crops)
 
         workers = AT_ONCE if self.device.type == "cpu" else 1
         answers = in_threads(answer_to, range(0, len(centres_zyx_vox), BATCH), workers)
