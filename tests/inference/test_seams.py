@@ -55,7 +55,16 @@ def test_the_largest_window_respects_the_memory_and_computes_little_twice():
 def test_less_memory_gives_smaller_windows_and_never_none():
     sizes = [voxels_in_memory(gib, (184, 630, 630), 10**8, 100) for gib in (8, 2, 1.2, 0.1)]
     assert sizes == sorted(sizes, reverse=True)
-    assert sizes[-1] == 64**3
+    assert sizes[-1] == pytest.approx(0.35 * 2**30 / 100)
+    assert voxels_in_memory(0.1, (184, 630, 630), 10**8, 10_000) == 64**3
+
+
+def test_a_huge_volume_is_not_cut_into_windows_that_share_nearly_everything():
+    shape = (368, 1260, 1260)
+    most = voxels_in_memory(2.0, shape, 1_750_000_000, 84)
+    window = largest_window(shape, 64, 16, most)
+    computed = np.prod([len(starts_along(*pair, 64, 16)) * pair[1] for pair in zip(shape, window, strict=True)])
+    assert computed < 5 * np.prod(shape)
 
 
 def inferred(volume, network, **settings):

@@ -24,6 +24,7 @@ VALUES_PER_VOXEL = 160  # that a network holds per voxel of a window, if it does
 UNUSED_SHARE = 0.3  # of the voxels that two windows share: those at the rim of either one count for nothing
 LARGEST_COUNT = 64  # windows along an axis
 SMALLEST_WINDOW = 64  # voxels along an axis, whatever the memory
+LEAST_BYTES = 0.35 * 2**30  # for windows, however large the volume: smaller ones would share nearly everything
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def voxels_in_memory(memory_gib: float, shape: Sequence[int], logits_bytes: int,
     volume_bytes = 4 * math.prod(shape)
     held = IN_USE_BYTES if is_large(volume_bytes, memory_gib) else volume_bytes
     held += logits_bytes // 2 if is_large(logits_bytes, memory_gib) else logits_bytes
-    left = memory_gib * 2**30 - BASE_BYTES - held
+    left = max(memory_gib * 2**30 - BASE_BYTES - held, LEAST_BYTES)
     return max(left / bytes_per_voxel, SMALLEST_WINDOW**3)
 
 
