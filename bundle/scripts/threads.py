@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import torch
 
+AT_ONCE = 2  # windows or batches of crops, on a CPU; each takes memory of its own
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 

@@ -31,14 +31,13 @@ from scripts.inference.window_cover import (
     windows_along,
 )
 from scripts.memory import is_out_of_memory, require_memory
-from scripts.threads import in_threads
+from scripts.threads import AT_ONCE, in_threads
 
 logger = logging.getLogger(__name__)
 
 SPATIAL_AXES = {"z": -3, "y": -2, "x": -1}
 DEFAULT_WINDOW = (64, 128, 128)
 COPIED_LAYERS = 16  # of a file's volume, at a time
-AT_ONCE = 2  # windows in threads of their own, on a CPU
 CPU = torch.device("cpu")
 MOST_SPECIES = 6  # logits that the estimate of the memory allows for
 Answering = Callable[[Tensor, Sequence[int]], Tensor]  # logits of windows, and where these start in the volume

@@ -30,13 +30,12 @@ from scripts.picking.familiarity import Familiarity, statistics_of
 from scripts.picking.proposals import Proposals
 from scripts.preparation.crops import COPIES, Brightness, CropShape, as_input, cut_crop, turned_copies
 from scripts.species import SpeciesSet
-from scripts.threads import in_threads
+from scripts.threads import AT_ONCE, in_threads
 
 SECOND_LOOK = "second_look.pt"  # beside the weights of the first network
 FIRST_SHA256, CROP, CALIBRATION, FAMILIARITY = "first_network_sha256", "crop", "calibration", "familiarity"
 NOT_CALIBRATED = "not_calibrated"  # why the probability of a species is the second network's own
 BATCH = 32  # crops at a time: their features stay in the processor's cache
-AT_ONCE = 2  # batches in threads of their own, on a CPU; each takes a tenth of a GiB
 COPIES_USED = 2  # turned copies; more gain nothing measurable
 TRAIN_COMMAND = "python -m monai.bundle run second_look"
 
