@@ -31,7 +31,7 @@ def is_there(path: Path, conditions: Mapping[str, Any]) -> bool:
 
 
 def refuse_mixed(paths: Iterable[Path], conditions: Mapping[str, Any]) -> None:
-    """Refuse results that cannot stand in one table.
+    """Refuse results that must not be compared in one table.
 
     Args:
         paths: of all results, JSON with the key ``conditions``.

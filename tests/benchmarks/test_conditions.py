@@ -1,4 +1,4 @@
-"""Which results may stand in one table, and which weights may be scored on which runs."""
+"""Which results may be compared in one table, and which weights may be scored on which runs."""
 
 import json
 
