@@ -53,6 +53,17 @@ def test_an_onnx_file_answers_like_the_network_for_windows_of_any_size(exports):
         assert torch.allclose(answer_of(found, windows), answer_of(tiny_network().eval(), windows), atol=1e-3)
 
 
+def test_an_onnx_file_is_run_by_as_many_threads_as_torch_is_set_to(exports):
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            session = OnnxNetwork(exports / "model.onnx").session
+            assert session.get_session_options().intra_op_num_threads == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_windows_of_an_export_are_cut_like_those_of_the_network(exports):
     network = tiny_network()
     for found in (load_torchscript(exports / "model.ts"), OnnxNetwork(exports / "model.onnx")):

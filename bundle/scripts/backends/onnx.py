@@ -56,7 +56,7 @@ def export_onnx(network: nn.Module, checkpoint_path: str | Path, path: str | Pat
 
 
 class OnnxNetwork(nn.Module):
-    """A network from an ONNX file, run by onnxruntime on the CPU; for inference only.
+    """A network from an ONNX file, run by onnxruntime on the CPU by as many threads as torch is set to; for inference.
 
     Args:
         path: the file, written by `export_onnx` or by MONAI's ``onnx_export``.
@@ -112,7 +112,9 @@ def _open_session(path: str | Path) -> Any:
         import onnxruntime
     except ImportError as error:
         raise InputError(f"{path} needs onnxruntime to run. Install it with: pip install onnxruntime") from error
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = torch.get_num_threads()  # by default it takes every core of the machine
     try:
-        return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes share no other ancestor
         raise InputError(f"{path} is no ONNX file, or it is damaged or cut short.") from error
