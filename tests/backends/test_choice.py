@@ -1,5 +1,6 @@
 """Which program runs the network."""
 
+import re
 import sys
 import warnings
 
@@ -85,6 +86,7 @@ def test_a_stand_in_that_fails_is_not_used(fast, message):
         assert torch.equal(found(WINDOWS), WINDOWS)
     assert torch.equal(found(WINDOWS), WINDOWS)
     assert fast.count == 1
+    assert re.match(f"torch: .*{message}", found.fallback)
 
 
 def test_the_largest_difference_of_all_channels_counts():

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from scripts.backends.choice import program_of
 from scripts.backends.onnx import OnnxNetwork, export_onnx, fits
 from scripts.backends.torchscript import export_torchscript, load_torchscript
 from scripts.errors import InputError, InputWarning
@@ -70,6 +71,11 @@ def test_windows_of_an_export_are_cut_like_those_of_the_network(exports):
         for name in ON_WINDOWS:
             assert getattr(found, name) == getattr(network, name), f"{type(found).__name__}.{name}"
         assert found.values_per_voxel == 64 > network.values_per_voxel  # nothing is done in place
+
+
+def test_a_record_names_what_runs_an_export(exports):
+    found = [program_of(load_torchscript(exports / "model.ts")), program_of(OnnxNetwork(exports / "model.onnx"))]
+    assert found == ["torch", "onnxruntime"]
 
 
 def test_an_onnx_file_for_one_window_refuses_others(exports):

@@ -222,6 +222,13 @@ def test_every_member_is_run_by_the_program(backend):
     assert (program_of(network) == "openvino", network.has_own_threads) == (is_openvino, is_openvino)
 
 
+def test_the_member_that_another_program_runs_is_named():
+    network = Ensemble([coarse(), unet()])
+    assert network.fallback == ""
+    network.members[1].fallback = "torch: OpenVINO failed."
+    assert network.fallback == "member 2: torch: OpenVINO failed."
+
+
 def test_every_member_is_compiled():
     network = with_backend(Ensemble([coarse(), unet()], RANK), "compile")
     assert (type(network), network.combination, program_of(network)) == (Ensemble, RANK, "compile")

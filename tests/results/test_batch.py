@@ -11,10 +11,12 @@ import pytest
 import scripts.handlers.results as handlers
 from batches import VOXEL_SIZE, codes_of, files_of, pick, start, start_two, statuses, write_batch, write_tomograms
 from page_data import data_of
-from scripts.errors import InputError, find_input_error
+from scripts.backends import choice
+from scripts.errors import InputError, InputWarning, find_input_error
 from scripts.inference.inferers import TomogramInferer
 from scripts.picks import read_csv
 from synthetic import SHAPE, box_mask, noise, replace_silently, write_mrc
+from torch import nn
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,25 @@ def reference(data, tmp_path_factory):
         patch.setattr(handlers, "save_figure", lambda figure, path: path.write_bytes(b""))
         pick(data, output, data.parent / "weights.pt")
     return output
+
+
+def test_every_record_names_what_computed_after_openvino_failed(data, tmp_path, monkeypatch):
+    class Failing(nn.Module):
+        def __init__(self, network, dtype):
+            super().__init__()
+
+        def forward(self, windows):
+            raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(choice, "is_installed", lambda: True)
+    monkeypatch.setattr(choice, "OpenVinoNetwork", Failing)
+    with pytest.warns(InputWarning, match="The network is run by torch instead"):
+        pick(data, tmp_path, data.parent / "weights.pt", second_look=False)
+    records = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*/run.json"))]
+    assert {(one["settings"]["backend"], one["fallback"]) for one in records} == {
+        ("openvino", "torch: Failing failed: no such instruction.")
+    }
+    pick(data, tmp_path, data.parent / "weights.pt", second_look=False)  # the settings are the same
 
 
 def test_twelve_tomograms_with_three_bad_ones_give_nine_results_and_a_failure(data, tmp_path, capsys):

@@ -62,7 +62,10 @@ def with_backend(
 
 
 def program_of(network: nn.Module) -> str:
-    """Return what runs a network of `with_backend`, for the record of a run: ``torch``, ``compile`` or ``openvino``."""
+    """Return the program that was chosen for a network of `with_backend`, as a setting: for example ``openvino``.
+
+    What ran instead, if that failed, is in `CheckedNetwork.fallback`.
+    """
     if isinstance(network, Ensemble):
         return program_of(network.members[0])
     return "compile" if hasattr(network, "_orig_mod") else str(getattr(network, "run_by", "torch"))
@@ -74,6 +77,9 @@ class CheckedNetwork(nn.Module):
     The first window is answered by both. If one probability differs by more than the tolerance, or the stand-in fails,
     a warning says so, and all windows are answered by the network; else all by the stand-in, the first one too: a batch
     that was interrupted begins anew with another window, and must end with the same picks.
+
+    Attributes:
+        fallback: that torch has taken over, and why; "" as long as it has not.
 
     Args:
         network: what is right.
@@ -90,7 +96,7 @@ class CheckedNetwork(nn.Module):
         super().__init__()
         self.network, self.tolerance = network, tolerance
         self.fast: nn.Module | None = fast
-        self.is_checked, self.lock = False, threading.Lock()
+        self.is_checked, self.lock, self.fallback = False, threading.Lock(), ""
         pass_on(network, self)
         both: tuple[Any, ...] = (network, fast)  # answer the first window
         stated = [float(one.values_per_voxel) for one in both if hasattr(one, "values_per_voxel")]
@@ -128,7 +134,7 @@ class CheckedNetwork(nn.Module):
         self.is_checked = True
         if fault is None:
             return found
-        self.fast = None
+        self.fast, self.fallback = None, f"torch: {fault}"
         warnings.warn(f"{fault} The network is run by torch instead.", InputWarning, stacklevel=3)
         return wanted
 

@@ -70,7 +70,7 @@ class OnnxNetwork(nn.Module):
         InputError: onnxruntime is not installed, or the file is missing, damaged or no ONNX.
     """
 
-    has_own_threads = True
+    has_own_threads, run_by = True, "onnxruntime"
     values_per_voxel = ONNXRUNTIME_VALUES
 
     def __init__(self, path: str | Path, species_set: SpeciesSet | None = None, painter: Any = None) -> None:

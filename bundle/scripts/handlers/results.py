@@ -137,10 +137,10 @@ class WritePicks:
                 self.write_files(folder, picks, sample)
                 seconds = {**getattr(engine.state, "seconds", {}), "write": perf_counter() - started}
                 memory = peak_memory_gib()
-                result = sample["result"]
+                result, network = sample["result"], getattr(engine, "network", None)
                 record = make_record(
                     run, state, self.settings, picks, self.species_set, seconds, memory,
-                    result.get("expected"), result.get("unfamiliar", ""),
+                    result.get("expected"), result.get("unfamiliar", ""), getattr(network, "fallback", ""),
                 )  # fmt: skip
                 write_record(folder, record)
             logger.info("%s: %d picks in %s", run, len(picks), self.folder / run)

@@ -74,6 +74,12 @@ class Ensemble(nn.Module):
         """Whether several windows at a time would gain nothing, see `backends.openvino.OpenVinoNetwork`."""
         return any(getattr(member, "has_own_threads", False) for member in self.members)
 
+    @property
+    def fallback(self) -> str:
+        """Which members another program runs than was chosen, and why, see `backends.choice.CheckedNetwork`."""
+        found = [(number, getattr(member, "fallback", "")) for number, member in enumerate(self.members, 1)]
+        return " ".join(f"member {number}: {reason}" for number, reason in found if reason)
+
     def record(self) -> dict[str, Any]:
         """Return the settings that the picks depend on."""
         return {"combination": self.combination, "members": list(self.members)}

@@ -44,6 +44,7 @@ class Record:
         peak_memory_gib: largest memory of the process so far.
         expected: after a second look what to expect of the picks of every species, see `picking.operating_point`.
         unfamiliar: why the scores are not calibrated for this tomogram; "" if they are.
+        fallback: what ran the network in place of the settings' backend, and why; "" if that did.
     """
 
     run: str
@@ -54,6 +55,7 @@ class Record:
     peak_memory_gib: float
     expected: dict[str, dict[str, Any]] | None = None
     unfamiliar: str = ""
+    fallback: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def make_record(
     peak_memory_gib: float,
     expected: Mapping[str, Mapping[str, Any]] | None = None,
     unfamiliar: str = "",
+    fallback: str = "",
 ) -> Record:
     """Return the record of a run that was picked; ``tomogram`` is what `state_of` returns."""
     found = Counter(pick.species for pick in picks)
@@ -83,7 +86,7 @@ def make_record(
     times = {stage: round(value, 3) for stage, value in seconds.items()}
     memory = round(peak_memory_gib, 3)
     plain = None if expected is None else {name: _rounded(row) for name, row in expected.items()}
-    return Record(run, dict(tomogram), dict(settings), counts, times, memory, plain, unfamiliar)
+    return Record(run, dict(tomogram), dict(settings), counts, times, memory, plain, unfamiliar, fallback)
 
 
 def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
