@@ -271,6 +271,33 @@ def test_a_server_that_cannot_be_made_is_one_line(serve, tmp_path, capsys, monke
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("cut.json", '{"painter": [1,', "is no config, or it is damaged: Expecting value: line 1 column 16"),
+        ("cut.yaml", "painter: [1", "is no config, or it is damaged: while parsing a flow sequence"),
+        ("empty.yaml", "", "is no config, or it is damaged: it holds no table of settings. Copy it again."),
+        ("list.json", "[1]", "is no config, or it is damaged: it holds no table of settings. Copy it again."),
+        ("far.json", '{"validate#handlers#99": 1}', ": train.json has no part 'validate#handlers#99'"),
+        ("time.yaml", "painter: 2020-01-01", "is no config, or it is damaged: Object of type date"),
+        ("part.json", '{"panter#radius": 1}', ": train.json has no part 'panter#radius': correct or remove it."),
+    ],
+)
+def test_an_overlay_that_cannot_be_used_is_one_line(name, content, reason, serve, tmp_path, capsys, monkeypatch):
+    source, overlay = tmp_path / "monailabel" / "sample-apps" / "monaibundle" / "main.py", tmp_path / name
+    source.parent.mkdir(parents=True)
+    source.write_text("")
+    overlay.write_text(content)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    monkeypatch.setattr(serve.os, "execve", None)  # which would end the tests
+    arguments = ["--folder", str(tmp_path / "label"), "--studies", str(tmp_path), "--overlay", str(overlay)]
+    assert serve.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {overlay}{'' if reason[0] == ':' else ' '}{reason}")
+    assert said.count("\n") == 1
+    assert not (tmp_path / "label" / "app").exists()
+
+
 def test_studies_are_made_whole_or_not_at_all(serve, tmp_path, monkeypatch):
     sample = write_mrc(tmp_path / "sample.mrc", noise(), VOXEL_SIZE)
     monkeypatch.setattr(serve.shutil, "copyfile", raise_disk_full)

@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 TORCHVISION = HERE / "torchvision_without_cuda"
@@ -111,17 +112,44 @@ def lay_over(configs: Path, overlay: Path) -> None:
     """Write an overlay into two configs, because MONAI Label reads one file per task.
 
     All of it goes into ``train.json``, and what ``inference.json`` has too into that.
+
+    Raises:
+        InputError: the overlay is damaged, or changes a part of what ``train.json`` does not have.
     """
     from monai.bundle import ConfigParser
+    from scripts.errors import InputError
 
-    content = ConfigParser.load_config_file(overlay)
-    content.pop("_desc_", None)
+    content = read_overlay(overlay)
     for name in ("train.json", "inference.json"):
         parser = ConfigParser(ConfigParser.load_config_file(configs / name))
         for key, value in content.items():
             if name == "train.json" or key in parser:
-                parser[key] = value
+                try:
+                    parser[key] = value
+                except (LookupError, ValueError) as error:
+                    raise InputError(f"{overlay}: {name} has no part '{key}': correct or remove it.") from error
         (configs / name).write_text(json.dumps(parser.get(), indent=4) + "\n")
+
+
+def read_overlay(overlay: Path) -> dict[str, Any]:
+    """Read the settings of an overlay, without its description.
+
+    Raises:
+        InputError: it is no config, or it is damaged.
+    """
+    from monai.bundle import ConfigParser
+    from scripts.errors import InputError, reason_of
+
+    try:
+        content = ConfigParser.load_config_file(overlay)
+        json.dumps(content)  # the app's configs are JSON
+    except OSError:
+        raise
+    except Exception as error:  # those of JSON and YAML share no other ancestor
+        raise InputError(f"{overlay} is no config, or it is damaged: {reason_of(error)}. Copy it again.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{overlay} is no config, or it is damaged: it holds no table of settings. Copy it again.")
+    return {key: value for key, value in content.items() if key != "_desc_"}
 
 
 def make_studies(folder: Path, sample: Path) -> Path:
