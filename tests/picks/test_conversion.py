@@ -97,6 +97,33 @@ def test_a_run_that_the_file_does_not_hold_is_refused_and_not_renamed(tmp_path, 
     assert {pick.run for pick in read_csv(target)} == {"A"}
 
 
+def test_a_folder_of_copick_files_has_the_runs_that_they_name(tmp_path):
+    folder, target = tmp_path / "Picks", tmp_path / "out.csv"
+    for run, species in (("A", "ribosome"), ("B", "thyroglobulin")):
+        facts = replace(FACTS, run=run, species=species)
+        FORMATS["copick"].write(folder / f"{run}.json", [pick for pick in TABLE if pick.run == run], facts)
+    convert(folder, target, facts=FACTS)
+    assert [pick.run for pick in read_csv(target)] == ["A", "A", "B"]
+    convert(folder, target, facts=replace(FACTS, run="B"), overwrite=True)
+    assert [(pick.run, pick.species) for pick in read_csv(target)] == [("B", "thyroglobulin")]
+    with pytest.raises(InputError, match="holds no run 'C'; it has A, B"):
+        convert(folder, target, facts=replace(FACTS, run="C"), overwrite=True)
+    (folder / "again.json").write_bytes((folder / "A.json").read_bytes())
+    convert(folder, target, facts=replace(FACTS, run="B"), overwrite=True)
+    with pytest.raises(InputError, match=r"again\.json and A\.json both hold 'ribosome' of run 'A'; keep one of them"):
+        convert(folder, target, facts=FACTS, overwrite=True)
+
+
+def test_a_copick_file_without_a_run_takes_the_given_one(tmp_path):
+    (tmp_path / "Picks").mkdir()
+    content = {"pickable_object_name": "ribosome", "points": [{"location": {"x": 51.0, "y": 62.0, "z": 73.0}}]}
+    (tmp_path / "Picks" / "a.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"a\.json does not say which run it belongs to; give the run's name \(--run"):
+        convert(tmp_path / "Picks", tmp_path / "out.csv", facts=FACTS)
+    convert(tmp_path / "Picks", tmp_path / "out.csv", facts=replace(FACTS, run="C"))
+    assert [pick.run for pick in read_csv(tmp_path / "out.csv")] == ["C"]
+
+
 def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path, table):
     (tmp_path / "a.csv").write_text("mine")
     with pytest.raises(InputError, match=r"a\.csv is there already; choose another name, or give --overwrite"):

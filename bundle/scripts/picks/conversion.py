@@ -14,7 +14,7 @@ from scripts.errors import InputError, InputWarning
 from scripts.file_names import require_file_name
 from scripts.picks.bounds import check_inside, check_unit
 from scripts.picks.context import Facts
-from scripts.picks.copick_json import read_copick_folder
+from scripts.picks.copick_json import copick_files
 from scripts.picks.copick_project import read_copick_project
 from scripts.picks.formats import FORMATS, Format, format_named, format_of_star, guess_format
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
@@ -103,11 +103,29 @@ def _read(path: Path, reader: Format, facts: Facts) -> list[Pick]:
     if reader.name == "copick" and (path.is_dir() or path.suffix == ".json"):
         if is_project(path):
             return read_copick_project(path, facts)
-        if path.is_dir():
-            return read_copick_folder(path, facts.needed_run(path))
+        if copick_files(path):
+            return _read_copick_files(path, reader, facts)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give one file of picks, or a copick project.")
     return reader.read(path, facts)
+
+
+def _read_copick_files(folder: Path, reader: Format, facts: Facts) -> list[Pick]:
+    """Read the copick files of a folder: each is of the run that it states, or else of that in the facts.
+
+    Raises:
+        InputError: a file is wrong or names no run, or two files hold the same species of a run.
+    """
+    picks: list[Pick] = []
+    first: dict[tuple[str, str], Path] = {}
+    for file in copick_files(folder):
+        own = reader.read(file, facts)
+        for run, species in {(pick.run, pick.species) for pick in own if facts.run in (None, pick.run)}:
+            other = first.setdefault((run, species), file)
+            if other != file:
+                raise InputError(f"{file} and {other.name} both hold '{species}' of run '{run}'; keep one of them.")
+        picks += own
+    return picks
 
 
 def _check_names(picks: Sequence[Pick], source: str | Path) -> None:
