@@ -73,7 +73,10 @@ class Rounds:
         return Path(self.work) / f"round_{number}"
 
     def weights(self, number: int) -> Path:
-        """Return the weights that a round begins with."""
+        """Return the weights that a round begins with.
+
+        Of a training those with the best validation, not the last ones: as among rounds, the validation runs choose.
+        """
         return self.folder(number - 1) / "trained" / "model.pt" if number else Path(self.options.checkpoint_path)
 
     def second_look(self, number: int) -> Path:
