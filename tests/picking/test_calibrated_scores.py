@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from scripts.backends.torchscript import export_torchscript
 from scripts.errors import InputError, InputWarning
 from scripts.picking.calibrated_scores import CalibratedScores, load_calibration, write_calibration
 from scripts.picking.calibration import Calibration
@@ -35,6 +36,15 @@ def test_a_file_is_for_one_of_its_networks_and_for_several(path, weights, specie
         found = find_second_look("auto", None, given, species_set, calibration_path=path)
         assert isinstance(found, CalibratedScores)
         assert found.calibration.weights.tolist() == CALIBRATION.weights.tolist()
+
+
+def test_a_file_is_for_exports_of_its_networks(path, weights, species_set, tmp_path):
+    other = write_weights(tmp_path / "other.pt", tiny_network(3))
+    for exported, source in (("0.ts", weights[0]), ("other.ts", other)):
+        export_torchscript(tiny_network(), source, tmp_path / exported)
+    assert isinstance(load_calibration(path, tmp_path / "0.ts", species_set), CalibratedScores)
+    with pytest.raises(InputError, match=r"was not fitted for .*other\.ts"):
+        load_calibration(path, tmp_path / "other.ts", species_set)
 
 
 def test_species_that_are_not_calibrated_are_named(weights, species_set, tmp_path):

@@ -143,6 +143,16 @@ def current_card(weights: str | Path) -> Card | None:
     return dict(before) if is_old else card
 
 
+def sha256_of_all(weights: str | Path) -> set[str]:
+    """Return the SHA-256 of weights and of the files exported beside them; of an export, also of its weights.
+
+    Raises:
+        InputError: the card is damaged.
+    """
+    card = current_card(weights)
+    return {sha256_of(weights)} if card is None else set(card[SHA256].values())
+
+
 def checked_card(weights: str | Path) -> Card | None:
     """Read the card of a weights file, and check that the file is the one that the card describes.
 

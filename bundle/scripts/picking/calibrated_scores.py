@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scripts.atomic_files import write_atomically
 from scripts.errors import InputError
-from scripts.networks.model_card import sha256_of
+from scripts.networks.model_card import sha256_of, sha256_of_all
 from scripts.picking.calibration import Calibration, warn_of_uncalibrated
 from scripts.picking.proposals import Proposals
 from scripts.species import SpeciesSet
@@ -80,7 +80,8 @@ def load_calibration(
 
     Args:
         path: the file.
-        checkpoint_path: the weights file, or those of an ensemble: one or more of those that were calibrated.
+        checkpoint_path: the weights file, or those of an ensemble: one or more of those that were calibrated, or a
+            file exported beside one of them.
         species_set: the species to pick.
 
     Raises:
@@ -96,7 +97,7 @@ def load_calibration(
         raise InputError(f"{path} is no calibration of these species: {error!r}. Set calibration_path.") from error
     files = [checkpoint_path] if isinstance(checkpoint_path, str | Path) else checkpoint_path
     for file in files:
-        if sha256_of(file) not in known:
+        if known.isdisjoint(sha256_of_all(file)):
             raise InputError(f"{path} was not fitted for {file}: leave calibration_path out, or give the weights' own.")
     warn_of_uncalibrated(path, left)
     return CalibratedScores(calibration)

@@ -22,7 +22,7 @@ from torch import Tensor
 from scripts.errors import InputError, InputWarning
 from scripts.file_pages import release_file_pages
 from scripts.networks.crop_classifier import CropClassifier
-from scripts.networks.model_card import SHA256, current_card, needed_card, network_of, sha256_of
+from scripts.networks.model_card import needed_card, network_of, sha256_of, sha256_of_all
 from scripts.networks.weights import load_weights
 from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
 from scripts.picking.calibration import Calibration, log_odds_of, lower_probabilities, warn_of_uncalibrated
@@ -231,7 +231,7 @@ def load_second_look(
     missing = [key for key in (FIRST_SHA256, CROP, CALIBRATION) if not card.get(key)]
     if missing:
         raise InputError(f"{path} is no second look: its card has no {missing[0]}. Train one: {TRAIN_COMMAND} ...")
-    if checkpoint_path is not None and card[FIRST_SHA256] not in _sha256_of_all(checkpoint_path):
+    if checkpoint_path is not None and card[FIRST_SHA256] not in sha256_of_all(checkpoint_path):
         raise InputError(
             f"{path} was trained on the candidates of other weights than {checkpoint_path}. Set second_look to false, "
             f"or train one for these weights: {TRAIN_COMMAND} ..."
@@ -247,9 +247,3 @@ def load_second_look(
         raise InputError(f"{path}: its card is damaged: {error}. Copy both again.") from error
     warn_of_uncalibrated(path, card.get(NOT_CALIBRATED) or {})
     return SecondLook(network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path), card[FIRST_SHA256])
-
-
-def _sha256_of_all(checkpoint_path: str | Path) -> set[str]:
-    """Return the SHA-256 of weights, and of the files exported from them; of an export, also of its weights."""
-    card = current_card(checkpoint_path)
-    return {sha256_of(checkpoint_path)} if card is None else set(card[SHA256].values())
