@@ -9,7 +9,7 @@ from typing import Any
 
 from scripts.errors import InputError
 from scripts.networks.model_card import used_runs_in_words, uses_of_weights
-from scripts.records import first_difference
+from scripts.records import as_json, first_difference
 
 
 def is_there(path: Path, conditions: Mapping[str, Any]) -> bool:
@@ -24,9 +24,7 @@ def is_there(path: Path, conditions: Mapping[str, Any]) -> bool:
     """
     if not path.exists():
         return False
-    difference = first_difference(json.loads(path.read_text())["conditions"], json.loads(json.dumps(conditions)))
-    if difference:
-        raise InputError(f"{path} was made under other conditions: {difference}. Set another output_dir.")
+    _refuse_other(path, _conditions_in(path), conditions)
     return True
 
 
@@ -40,12 +38,19 @@ def refuse_mixed(paths: Iterable[Path], conditions: Mapping[str, Any]) -> None:
     Raises:
         InputError: a result was made under others.
     """
-    shared = json.loads(json.dumps(conditions))
     for path in paths:
-        own = json.loads(path.read_text())["conditions"]
-        difference = first_difference({key: own.get(key) for key in shared}, shared)
-        if difference:
-            raise InputError(f"{path} was made under other conditions: {difference}. Set another output_dir.")
+        own = _conditions_in(path)
+        _refuse_other(path, {key: own.get(key) for key in conditions}, conditions)
+
+
+def _conditions_in(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())["conditions"])
+
+
+def _refuse_other(path: Path, own: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    difference = first_difference(own, as_json(wanted))
+    if difference:
+        raise InputError(f"{path} was made under other conditions: {difference}. Set another output_dir.")
 
 
 def refuse_seen(weights: Path, fitted: Sequence[str], tested: Sequence[str]) -> None:

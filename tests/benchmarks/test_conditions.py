@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conditions import refuse_mixed, refuse_seen, seeds_of
+from conditions import is_there, refuse_mixed, refuse_seen, seeds_of
 from scripts.errors import InputError
 
 
@@ -15,6 +15,15 @@ def test_results_of_other_settings_are_refused_in_one_table(tmp_path):
     refuse_mixed(paths[:2], {"steps": 10})
     with pytest.raises(InputError, match=r"2.json was made under other conditions: steps was 500, now it is 10. Set"):
         refuse_mixed(paths, {"steps": 10})
+
+
+def test_a_result_is_there_if_it_was_made_under_the_same_conditions_and_no_others(tmp_path):
+    path = tmp_path / "result.json"
+    assert not is_there(path, {"steps": 10})
+    path.write_text(json.dumps({"conditions": {"steps": 10, "size": [1, 2]}}))
+    assert is_there(path, {"steps": 10, "size": (1, 2)})
+    with pytest.raises(InputError, match=r"result.json was made under other .*: size was \[1, 2\], now it is null"):
+        is_there(path, {"steps": 10})
 
 
 @pytest.mark.parametrize(
