@@ -249,7 +249,7 @@ def check_runs(rounds: Rounds) -> None:
     made = [first, beside] if beside.exists() else [first]
     for name in SPLIT:
         for path in made if name == SPLIT[0] else [first]:  # rounds that use the other runs make a second look anew
-            known = [run for run in named[name] if run in runs_behind(path)]
+            known = [run for run in named[name] if run in runs_known_to(path)]
             if known:
                 raise InputError(
                     f"{name}: {', '.join(known)} trained {path}, which would be judged too well: name others."
@@ -274,7 +274,7 @@ def calibrated(second_look: Path) -> Path:
     return second_look
 
 
-def runs_behind(weights: Path) -> set[str]:
+def runs_known_to(weights: Path) -> set[str]:
     """Return the runs that weights were trained on, or their probabilities fitted on."""
     card = needed_card(weights, "another checkpoint_path")
     return {*(card.get("trained_on") or ()), *card.get("calibration", {}).get("fitted_on", ())}
