@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scripts.errors import InputError
-from scripts.file_pages import new_volume, release_file_pages, slabs_of
+from scripts.file_pages import lies_in_file, new_volume, release_file_pages, slabs_of
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
 
@@ -33,6 +33,8 @@ def test_a_large_volume_is_in_a_file_and_its_pages_leave_memory():
     release_file_pages(tensor)
     assert mapped_mib() < before + 4
     assert torch.equal(tensor[:, 3, 7], torch.arange(64.0))
+    assert lies_in_file(tensor)
+    assert not lies_in_file(tensor.clone())
     del volume, tensor
     gc.collect()
 

@@ -1,14 +1,17 @@
+import sys
+
 import numpy as np
 import pytest
 import torch
 from scripts.errors import InputError, InputWarning
+from scripts.file_pages import new_volume
 from scripts.networks.model_card import read_card, write_card
 from scripts.picking.calibration import Calibration, confidence_of, log_odds_of
 from scripts.picking.familiarity import STATISTICS, Familiarity
 from scripts.picking.proposals import Proposals
 from scripts.picking.second_look import SecondLook, find_second_look, load_second_look
 from scripts.preparation.crops import CropShape
-from synthetic import make_species, noise, tiny_classifier, tiny_network, write_second_look, write_weights
+from synthetic import SHAPE, make_species, noise, tiny_classifier, tiny_network, write_second_look, write_weights
 
 PLACES = np.array([[6.0, 9, 11], [13, 20, 30], [0, 0, 0]])
 
@@ -53,6 +56,17 @@ def test_a_second_look_sees_one_crop_per_place_in_any_batch(files):
     together = look.log_odds(volume, np.repeat(PLACES, 20, axis=0))
     alone = np.concatenate([look.log_odds(volume, place[None]) for place in PLACES])
     assert np.allclose(together, np.repeat(alone, 20, axis=0), atol=1e-4)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
+@pytest.mark.parametrize(("memory_gib", "count"), [(1e-5, 3), (None, 0)])
+def test_pages_are_given_back_after_each_batch_of_a_volume_in_a_file_alone(memory_gib, count, files, monkeypatch):
+    released = []
+    monkeypatch.setattr("scripts.picking.second_look.release_file_pages", lambda volume: released.append(volume))
+    volume = new_volume(SHAPE, memory_gib)
+    volume[:] = noise(1)
+    load_second_look(files[1], files[0], make_species(2)).log_odds(volume, np.repeat(PLACES, 32, axis=0))
+    assert len(released) == count
 
 
 def test_few_batches_are_judged_at_once_however_many_threads_there_are(files, monkeypatch):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.errors import InputError, InputWarning
-from scripts.file_pages import release_file_pages
+from scripts.file_pages import lies_in_file, release_file_pages
 from scripts.networks.crop_classifier import CropClassifier
 from scripts.networks.model_card import needed_card, network_of, sha256_of, sha256_of_all
 from scripts.networks.weights import load_weights
@@ -108,11 +108,12 @@ class SecondLook:
         """Return the log-odds of every species at every place, before calibration: ``(N, C)``."""
         if len(centres_zyx_vox) == 0:
             return np.zeros((0, self.network.head.out_features - 1))
-        brightness = Brightness.of(volume)
+        brightness, is_in_file = Brightness.of(volume), lies_in_file(volume)
 
         def answer_to(first: int) -> Tensor:
             crops = self.cut(volume, centres_zyx_vox[first : first + BATCH], brightness)
-            release_file_pages(volume)
+            if is_in_file:
+                release_file_pages(volume)
             return self.log_probabilities(crops)
 
         workers = AT_ONCE if self.device.type == "cpu" else 1
