@@ -127,6 +127,9 @@ def test_torch_and_compile_do_what_they_say(fake):
     compiled = with_backend(network, "compile")
     assert isinstance(compiled, torch._dynamo.OptimizedModule)
     assert compiled.output_stride == 2
+    assert compiled.values_per_voxel > network.values_per_voxel == tiny_network(output_stride=2).values_per_voxel
+    on_gpu = with_backend(network, "compile", device="cuda:0")
+    assert on_gpu.values_per_voxel == network.values_per_voxel
     assert not fake
 
 

@@ -70,12 +70,30 @@ def test_windows_of_an_export_are_cut_like_those_of_the_network(exports):
     for found in (load_torchscript(exports / "model.ts"), OnnxNetwork(exports / "model.onnx")):
         for name in ON_WINDOWS:
             assert getattr(found, name) == getattr(network, name), f"{type(found).__name__}.{name}"
-        assert found.values_per_voxel == 64 > network.values_per_voxel  # nothing is done in place
 
 
 def test_a_record_names_what_runs_an_export(exports):
     found = [program_of(load_torchscript(exports / "model.ts")), program_of(OnnxNetwork(exports / "model.onnx"))]
     assert found == ["torch", "onnxruntime"]
+
+
+@pytest.mark.parametrize(("widths", "least"), [((32, 64), (48, 63)), ((64, 128), (101, 112))])  # as measured
+def test_an_export_is_known_to_need_its_programs_memory(widths, least, tmp_path):
+    network = tiny_network(norm="batch", widths=widths, output_stride=2, align_corners=False)
+    weights = write_weights(tmp_path / "model.pt", network)
+    export_torchscript(network, weights, tmp_path / "model.ts")
+    export_onnx(network, weights, tmp_path / "model.onnx", (16, 24, 32))
+    found = load_torchscript(tmp_path / "model.ts"), OnnxNetwork(tmp_path / "model.onnx")
+    assert all(limit < one.values_per_voxel < 1.5 * limit for one, limit in zip(found, least, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_is_known_to_need_what_a_script_does(exports, tmp_path):
+    shutil.copy(exports / "model.json", tmp_path)
+    torch.jit.trace(tiny_network().eval(), torch.rand(1, 1, 16, 24, 32)).save(tmp_path / "model.ts")
+    record_sha256(tmp_path / "model.ts")
+    script, trace = (load_torchscript(folder / "model.ts") for folder in (exports, tmp_path))
+    assert trace.values_per_voxel == script.values_per_voxel > tiny_network().values_per_voxel
 
 
 def test_an_onnx_file_for_one_window_refuses_others(exports):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scripts.backends.held_values import COMPILED, restate_values
 from scripts.backends.onnx import OnnxNetwork
 from scripts.backends.openvino import HINTS, OpenVinoNetwork, is_installed
 from scripts.backends.torchscript import TorchScriptNetwork
@@ -49,6 +50,8 @@ def with_backend(
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}; got '{backend}'.")
     if backend == "compile":
         compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
+        if on_cpu:
+            restate_values(compiled, COMPILED)
         return compiled
     if backend == "openvino":
         if not on_cpu:

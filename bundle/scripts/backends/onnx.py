@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from scripts.backends.exported_file import require_exported, write_exported
+from scripts.backends.held_values import ONNXRUNTIME, restate_values
 from scripts.errors import InputError
 from scripts.networks.model_card import check_model, current_card, tell_how_to_cut_windows
 from scripts.species import SpeciesSet
 
 Shape = list[int | str]
-
-ONNXRUNTIME_VALUES = 64  # that onnxruntime holds per voxel of a window, measured with the shipped network
 
 
 def export_onnx(network: nn.Module, checkpoint_path: str | Path, path: str | Path, window_size: Sequence[int]) -> None:
@@ -71,12 +70,12 @@ class OnnxNetwork(nn.Module):
     """
 
     has_own_threads, run_by = True, "onnxruntime"
-    values_per_voxel = ONNXRUNTIME_VALUES
 
     def __init__(self, path: str | Path, species_set: SpeciesSet | None = None, painter: Any = None) -> None:
         super().__init__()
         require_exported(path, "onnx")
         tell_how_to_cut_windows(check_model(path, species_set, painter), self)
+        restate_values(self, ONNXRUNTIME)
         self.path, self.session = path, _open_session(path)
         (given,) = self.session.get_inputs()
         self.input_name, self.input_shape = str(given.name), list(given.shape)

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scripts.backends.held_values import OPENVINO, restate_values
 from scripts.errors import InputError, reason_of
 from scripts.networks.recipe import pass_on
 
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-OPENVINO_VALUES = 42  # that OpenVINO holds per voxel of a window, measured with the shipped network,
-TORCH_VALUES = 12  # for which torch holds so many; with twice the channels both rise alike
 STEP = 32  # voxels; the strides of most networks divide it
 LONGEST_REASON = 200  # characters of OpenVINO's messages
 AGREEMENT = 0.01  # of the range of the logits; two programs in float32 differ by a thousandth of that
@@ -66,8 +65,7 @@ class OpenVinoNetwork(nn.Module):
             )
         self.network, self.dtype = network, dtype
         pass_on(network, self)
-        in_torch = getattr(network, "values_per_voxel", TORCH_VALUES)
-        self.values_per_voxel = OPENVINO_VALUES * max(in_torch / TORCH_VALUES, 1.0)
+        restate_values(self, OPENVINO)
         self.model: Any = None
         self.model_shape: tuple[int, ...] | None = None  # the only shape that the model is for; None for any
         self.program: Any = None

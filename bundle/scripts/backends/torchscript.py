@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from scripts.backends.exported_file import require_exported, write_exported
+from scripts.backends.held_values import TORCHSCRIPT, restate_values
 from scripts.errors import InputError
 from scripts.networks.cpu_layers import WithFlatKernels
 from scripts.networks.model_card import check_model, current_card, tell_how_to_cut_windows
 from scripts.networks.recipe import pass_on
 from scripts.networks.weights import UNREADABLE, check_whole
 from scripts.species import SpeciesSet
-
-TORCHSCRIPT_VALUES = 64  # that a script holds per voxel of a window, measured with the shipped network
 
 
 def export_torchscript(network: nn.Module, checkpoint_path: str | Path, path: str | Path) -> None:
@@ -56,7 +55,6 @@ class TorchScriptNetwork(WithFlatKernels):
         super().__init__()
         self.network = network
         pass_on(network, self)
-        self.values_per_voxel = TORCHSCRIPT_VALUES  # the network's own number is that of operations in place
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return the logits of every voxel."""
@@ -90,4 +88,5 @@ def load_torchscript(
         raise InputError(f"{path} is no TorchScript file, or it is damaged or cut short.") from error
     if not hasattr(network, "output_stride"):  # a trace keeps no attributes
         tell_how_to_cut_windows(card, network)
+    restate_values(network, TORCHSCRIPT)
     return network.eval()

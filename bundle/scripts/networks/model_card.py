@@ -227,10 +227,13 @@ def network_of(checkpoint_path: str | Path) -> nn.Module:
 
 
 def tell_how_to_cut_windows(card: Card | None, exported: nn.Module) -> None:
-    """Give a network out of an exported file the attributes that windows are cut by; nothing without a card."""
+    """Give a network out of an exported file the attributes that windows are cut by; nothing without a card.
+
+    Its ``values_per_voxel`` are those of torch.
+    """
     if card is not None:
         with torch.device("meta"):  # nothing is computed
-            pass_on(build_network(card["network_def"], "a card"), exported, ON_WINDOWS)
+            pass_on(build_network(card["network_def"], "a card"), exported, (*ON_WINDOWS, "values_per_voxel"))
 
 
 def species_of(
