@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scripts.errors import InputError
-from scripts.file_pages import lies_in_file, new_volume, release_file_pages, slabs_of
+from scripts.file_pages import FilePages, new_volume, release_file_pages, slabs_of
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
 
@@ -33,8 +33,8 @@ def test_a_large_volume_is_in_a_file_and_its_pages_leave_memory():
     release_file_pages(tensor)
     assert mapped_mib() < before + 4
     assert torch.equal(tensor[:, 3, 7], torch.arange(64.0))
-    assert lies_in_file(tensor)
-    assert not lies_in_file(tensor.clone())
+    assert FilePages(tensor).stretches
+    assert not FilePages(tensor.clone()).stretches
     del volume, tensor
     gc.collect()
 
@@ -86,6 +86,25 @@ def test_a_change_of_a_private_copy_of_a_file_is_kept(tmp_path):
     mine[:] = 7
     release_file_pages(mine)
     assert (mine == 7).all()
+
+
+@on_linux
+def test_pages_leave_memory_after_each_piece_of_work():
+    before, most = mapped_mib(), 0
+    volume = new_volume((64, 256, 256), memory_gib=0.01)  # 16 MiB
+    for layers in FilePages(volume).after_each(np.split(volume, 16)):
+        layers[:] = 3
+        most = max(most, mapped_mib() - before)
+    assert mapped_mib() < before + 4
+    assert 0.5 < most < 8
+    assert (volume == 3).all()
+    del volume, layers
+    gc.collect()
+
+
+def test_what_is_no_array_on_a_cpu_has_no_pages():
+    for volume in (None, "volume", torch.zeros(3, device="meta")):
+        assert FilePages(volume).stretches == []
 
 
 def test_slabs_make_up_the_volume(monkeypatch):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,16 @@ from scripts.memory import require_memory
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
+
 MEMORY_SHARE = 0.25  # of the memory of a program; a larger volume is kept in a file
 SLAB_VOXELS = 2**24  # read or written before its pages are given back
 
 
-def new_volume(shape: Sequence[int], memory_gib: float | None) -> NDArray[np.float32]:
-    """Return a float32 volume to be filled: in memory or, if it takes too much of it, in a temporary file.
+def new_volume(
+    shape: Sequence[int], memory_gib: float | None, dtype: type[np.floating[Any]] = np.float32
+) -> NDArray[Any]:
+    """Return a volume to be filled: in memory or, if it takes too much of it, in a temporary file.
 
     The file has no name any more; the system deletes it when the volume is not used any longer. It lies in Python's
     folder for temporary files, which the environment variable ``TMPDIR`` sets.
@@ -32,18 +37,19 @@ def new_volume(shape: Sequence[int], memory_gib: float | None) -> NDArray[np.flo
     Args:
         shape: of the volume.
         memory_gib: of the whole program; None for any size in memory.
+        dtype: of the voxels.
 
     Raises:
         InputError: memory or, for a file, the disk is too small.
     """
-    size = 4 * int(np.prod(shape))
+    size = np.dtype(dtype).itemsize * math.prod(shape)
     what = f"a volume of {' x '.join(map(str, shape))} voxels"
     if memory_gib is None or not is_large(size, memory_gib):
         require_memory(size, what, "give a smaller --memory_gib, or take a machine with more memory")
-        return np.empty(shape, dtype=np.float32)
+        return np.empty(shape, dtype=dtype)
     with tempfile.TemporaryFile() as file:
         _reserve(file.fileno(), size, what)
-        return np.frombuffer(mmap.mmap(file.fileno(), size), dtype=np.float32).reshape(shape)
+        return np.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype).reshape(shape)
 
 
 def _reserve(file: int, size: int, what: str) -> None:
@@ -73,36 +79,52 @@ def slabs_of(volume: NDArray[Any], multiple: int = 1) -> Iterator[slice]:
         multiple: the ranges start at multiples of it.
     """
     layers = max(SLAB_VOXELS * len(volume) // max(volume.size, 1) // multiple, 1) * multiple
-    for first in range(0, len(volume), layers):
+    for first in FilePages(volume).after_each(range(0, len(volume), layers)):
         yield slice(first, min(first + layers, len(volume)))
-        release_file_pages(volume)
+
+
+class FilePages:
+    """The memory that a volume's file takes, found once, which takes milliseconds, and given back as often as wanted.
+
+    Of a part of a volume that is the whole stretch of the file from its first to its last voxel. Nothing is given back
+    of volumes in memory, of others than arrays and tensors, and outside Linux.
+
+    Args:
+        volume: must be there as long as this is used.
+    """
+
+    def __init__(self, volume: Any) -> None:
+        on_cpu = getattr(getattr(volume, "device", None), "type", None) == "cpu"  # of a tensor
+        is_array = isinstance(volume, np.ndarray) or on_cpu
+        self.stretches = list(_stretches_of_files(np.asarray(volume))) if is_array else []
+
+    def release(self) -> None:
+        """Give the memory back to the system, which reads the file again when the volume is used again.
+
+        What was written stays: pages of a shared mapping belong to the file.
+        """
+        for first, last in self.stretches:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+
+    def after_each(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield items, and give the memory back after what is done with each."""
+        for item in items:
+            yield item
+            self.release()
 
 
 def release_file_pages(volume: NDArray[Any] | Tensor) -> None:
-    """Give the memory of a file's volume back to the system, which reads it again when it is used again.
-
-    Of a part of a volume that is the whole stretch of the file from its first to its last voxel.
-
-    Nothing happens to volumes in memory, nor outside Linux. What was written stays: pages of a shared mapping belong to
-    the file.
-    """
-    for first, last in _stretches_of_files(volume):
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+    """Give the memory of a file's volume back to the system, see `FilePages`."""
+    FilePages(volume).release()
 
 
-def lies_in_file(volume: NDArray[Any] | Tensor) -> bool:
-    """Return whether `release_file_pages` has something to give back: asking once saves its search of milliseconds."""
-    return any(_stretches_of_files(volume))
-
-
-def _stretches_of_files(volume: NDArray[Any] | Tensor) -> Iterator[tuple[int, int]]:
+def _stretches_of_files(volume: NDArray[Any]) -> Iterator[tuple[int, int]]:
     """Yield the addresses, first and end, of what a volume has of files that are shared with the system."""
     if not sys.platform.startswith("linux"):
         return
-    values = np.asarray(volume)
-    start = values.ctypes.data
-    steps = zip(values.shape, values.strides, strict=True)
-    end = start + sum(max(size - 1, 0) * step for size, step in steps) + values.itemsize
+    start = volume.ctypes.data
+    steps = zip(volume.shape, volume.strides, strict=True)
+    end = start + sum(max(size - 1, 0) * step for size, step in steps) + volume.itemsize
     with open("/proc/self/maps") as lines:
         for line in lines:
             place, permissions, _, _, inode = line.split()[:5]

@@ -1,10 +1,8 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
 from scripts.errors import InputError, InputWarning
-from scripts.file_pages import new_volume
+from scripts.file_pages import FilePages, new_volume
 from scripts.networks.model_card import read_card, write_card
 from scripts.picking.calibration import Calibration, confidence_of, log_odds_of
 from scripts.picking.familiarity import STATISTICS, Familiarity
@@ -58,15 +56,15 @@ def test_a_second_look_sees_one_crop_per_place_in_any_batch(files):
     assert np.allclose(together, np.repeat(alone, 20, axis=0), atol=1e-4)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
-@pytest.mark.parametrize(("memory_gib", "count"), [(1e-5, 3), (None, 0)])
-def test_pages_are_given_back_after_each_batch_of_a_volume_in_a_file_alone(memory_gib, count, files, monkeypatch):
+def test_a_volume_in_a_file_is_judged_alike_and_its_pages_given_back_after_every_crop(files, monkeypatch):
     released = []
-    monkeypatch.setattr("scripts.picking.second_look.release_file_pages", lambda volume: released.append(volume))
-    volume = new_volume(SHAPE, memory_gib)
-    volume[:] = noise(1)
-    load_second_look(files[1], files[0], make_species(2)).log_odds(volume, np.repeat(PLACES, 32, axis=0))
-    assert len(released) == count
+    release = FilePages.release
+    monkeypatch.setattr(FilePages, "release", lambda pages: released.append(pages) or release(pages))
+    judge, kept = load_second_look(files[1], files[0], make_species(2)), new_volume(SHAPE, 1e-5)
+    kept[:] = noise(1)
+    assert np.array_equal(judge.log_odds(kept, PLACES), judge.log_odds(np.array(kept), PLACES))
+    crops = [pages for pages in released if pages is released[-1]]
+    assert len(crops) == len(PLACES)
 
 
 def test_few_batches_are_judged_at_once_however_many_threads_there_are(files, monkeypatch):

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scripts.errors import InputError
-from scripts.file_pages import is_large, release_file_pages
-from scripts.inference.blending import BACKGROUND, BlendedLogits
+from scripts.file_pages import FilePages
+from scripts.inference.blending import BACKGROUND, BlendedLogits, new_logits
 from scripts.inference.precision import autocast, check_precision, number_format
 from scripts.inference.window_cover import (
     VALUES_PER_VOXEL,
@@ -282,7 +282,8 @@ class TomogramInferer(Inferer):
         corner = [part.start for part in box]
         inside = self.blend(volume[box], answer_of, plan, region[box], corner)
         coarse = plan.output_stride
-        answer = inside.new_full((len(inside), *(-(-size // coarse) for size in volume.shape)), BACKGROUND)
+        shape = len(inside), *(-(-size // coarse) for size in volume.shape)
+        answer = new_logits(shape, BACKGROUND, self.memory_gib, inside.device)
         first = [start // coarse for start in corner]
         answer[:, *(slice(start, start + size) for start, size in zip(first, inside.shape[1:], strict=True))] = inside
         return answer
@@ -305,7 +306,7 @@ class TomogramInferer(Inferer):
         )
         blended = BlendedLogits(volume.shape, plan.output_stride, self.memory_gib)
         grid = list(product(layers, rows, columns))
-        may_be_in_file = volume.device.type == "cpu" and is_large(4 * volume.numel(), self.memory_gib)
+        pages = FilePages(volume)
 
         def box_of(place: tuple[Window, ...]) -> tuple[slice, ...]:
             return tuple(
@@ -320,7 +321,7 @@ class TomogramInferer(Inferer):
             if outside and place is not grid[0]:  # the first window tells the number of channels
                 return None
             part = volume[box_of(place)]
-            window = _filled(_copied(part) if may_be_in_file else part, plan.window_size)
+            window = _filled(_copied(part, pages) if pages.stretches else part, plan.window_size)
             start = [first + along.start for first, along in zip(corner, place, strict=True)]
             answer = answer_of(window[None, None], start)[0]
             return torch.full_like(answer, BACKGROUND) if outside else answer
@@ -358,12 +359,12 @@ def _is_number(value: Any, least: float) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value >= least
 
 
-def _copied(part: Tensor) -> Tensor:
+def _copied(part: Tensor, pages: FilePages) -> Tensor:
     """Return a copy of a part of a file's volume, of which only some layers are in memory at a time."""
     copied = torch.empty(part.shape, dtype=part.dtype)
-    for layers, place in zip(part.split(COPIED_LAYERS), copied.split(COPIED_LAYERS), strict=True):
+    places = pages.after_each(copied.split(COPIED_LAYERS))
+    for layers, place in zip(part.split(COPIED_LAYERS), places, strict=True):
         place.copy_(layers)
-        release_file_pages(layers)
     return copied
 
 

@@ -19,6 +19,7 @@ from scripts.file_pages import is_large
 
 BASE_BYTES = 0.7 * 2**30  # the program itself with its libraries, and slabs of features
 IN_USE_BYTES = 0.35 * 2**30  # of a volume that is kept in a file
+IN_USE_LOGITS_BYTES = 0.1 * 2**30  # of logits that are kept in a file
 LABEL_BYTES = 1  # per voxel, of the label map in which picks are drawn
 VALUES_PER_VOXEL = 160  # that a network holds per voxel of a window, if it does not state it
 UNUSED_SHARE = 0.3  # of the voxels that two windows share: those at the rim of either one count for nothing
@@ -152,14 +153,22 @@ def voxels_in_memory(memory_gib: float, shape: Sequence[int], logits_bytes: int,
     Args:
         memory_gib: for the whole program.
         shape: ``(Z, Y, X)`` of the volume, which is in memory or in a file, see `file_pages.new_volume`.
-        logits_bytes: of the whole volume of logits in float32; half of it is held if it is large, see `blending`.
+        logits_bytes: of the whole volume of logits in float32.
         bytes_per_voxel: what the network needs for each voxel of a window.
     """
     volume_bytes = 4 * math.prod(shape)
     held = IN_USE_BYTES if is_large(volume_bytes, memory_gib) else volume_bytes
-    held += logits_bytes // 2 if is_large(logits_bytes, memory_gib) else logits_bytes
+    held += held_of_logits(logits_bytes, memory_gib)
     left = max(memory_gib * 2**30 - BASE_BYTES - held, LEAST_BYTES)
     return max(left / bytes_per_voxel, SMALLEST_WINDOW**3)
+
+
+def held_of_logits(logits_bytes: int, memory_gib: float) -> float:
+    """Return how much of a volume's logits, ``logits_bytes`` in float32, is in memory, see `blending.new_logits`."""
+    if not is_large(logits_bytes, memory_gib):
+        return logits_bytes
+    half = logits_bytes // 2
+    return IN_USE_LOGITS_BYTES if is_large(half, memory_gib) else half
 
 
 def bytes_to_come(shape: Sequence[int], logits_bytes: int, memory_gib: float, window_bytes: float) -> float:
@@ -171,8 +180,7 @@ def bytes_to_come(shape: Sequence[int], logits_bytes: int, memory_gib: float, wi
         memory_gib: for the whole program.
         window_bytes: what the network needs for the windows that are computed at a time.
     """
-    held = logits_bytes // 2 if is_large(logits_bytes, memory_gib) else logits_bytes
-    return held + max(window_bytes, LABEL_BYTES * math.prod(shape))
+    return held_of_logits(logits_bytes, memory_gib) + max(window_bytes, LABEL_BYTES * math.prod(shape))
 
 
 def part_to_cover(inside: Tensor, window: int, margin: int, align: int) -> slice:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from scripts.file_pages import release_file_pages, slabs_of
+from scripts.file_pages import FilePages, slabs_of
 
 TILE_PIXELS = 64
 SHEET_COLUMNS = 20
@@ -80,9 +80,7 @@ def sprite_sheet(volume: NDArray[np.float32], centres_zyx_vox: ArrayLike, radius
     levels = grey_levels(_slice(volume, max(middle - TILE_SLICES, 0), 2 * TILE_SLICES + 1, 1))
     rows = -(-len(centres) // SHEET_COLUMNS)
     sheet = Image.new("L", (min(len(centres), SHEET_COLUMNS) * TILE_PIXELS, rows * TILE_PIXELS))
-    for number, centre in enumerate(centres):
-        if number % SHEET_COLUMNS == 0:
-            release_file_pages(volume)
+    for number, centre in enumerate(FilePages(volume).after_each(centres)):
         tile = _grey(_tile(volume, centre, radius_vox * TILE_RADII / 2, sum(levels) / 2), levels)
         row, column = divmod(number, SHEET_COLUMNS)
         picture = Image.fromarray(tile).resize((TILE_PIXELS, TILE_PIXELS), Image.Resampling.BICUBIC)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.file_pages import FilePages
 from scripts.picking.calibration import confidence_of
 from scripts.preparation.padding import without_padding
 
@@ -98,9 +99,9 @@ def statistics_of(
         log_odds: ``(N, C)`` of the second look there.
     """
     depth, height, width = volume.shape
-    starts = range(0, max(depth - 1, 1), STATISTICS_STEP)
-    planes = [np.asarray(volume[z : z + 2, 0:height, 0:width], np.float32) for z in starts]
-    pairs: NDArray[np.float32] = np.stack([plane[:, ::STATISTICS_STEP] for plane in planes])
+    starts = FilePages(volume).after_each(range(0, max(depth - 1, 1), STATISTICS_STEP))
+    planes = (np.asarray(volume[z : z + 2, 0:height, 0:width], np.float32) for z in starts)
+    pairs: NDArray[np.float32] = np.stack([plane[:, ::STATISTICS_STEP].copy() for plane in planes])
     image = without_padding(pairs)
     deviation = max(float(image.std()), 1e-6)
     along_x, along_z = (_step_deviation(pairs, axis, image.size < pairs.size) / deviation for axis in (3, 1))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.errors import InputError, InputWarning
-from scripts.file_pages import lies_in_file, release_file_pages
+from scripts.file_pages import FilePages
 from scripts.networks.crop_classifier import CropClassifier
 from scripts.networks.model_card import needed_card, network_of, sha256_of, sha256_of_all
 from scripts.networks.weights import load_weights
@@ -108,19 +108,17 @@ class SecondLook:
         """Return the log-odds of every species at every place, before calibration: ``(N, C)``."""
         if len(centres_zyx_vox) == 0:
             return np.zeros((0, self.network.head.out_features - 1))
-        brightness, is_in_file = Brightness.of(volume), lies_in_file(volume)
+        brightness, pages = Brightness.of(volume), FilePages(volume)
 
         def answer_to(first: int) -> Tensor:
-            crops = self.cut(volume, centres_zyx_vox[first : first + BATCH], brightness)
-            if is_in_file:
-                release_file_pages(volume)
-            return self.log_probabilities(crops)
+            places = pages.after_each(centres_zyx_vox[first : first + BATCH])
+            return self.log_probabilities(self.cut(volume, places, brightness))
 
         workers = AT_ONCE if self.device.type == "cpu" else 1
         answers = in_threads(answer_to, range(0, len(centres_zyx_vox), BATCH), workers)
         return log_odds_of(torch.cat(list(answers)).cpu().numpy())
 
-    def cut(self, volume: Any, centres_zyx_vox: NDArray[np.float64], brightness: Brightness) -> Tensor:
+    def cut(self, volume: Any, centres_zyx_vox: Iterable[NDArray[np.float64]], brightness: Brightness) -> Tensor:
         """Return crops ``(N, S + 1, S + 1, S + 1)``."""
         size = self.crop_shape.cut_size
         crops = np.stack([cut_crop(volume, place, size, brightness) for place in centres_zyx_vox])

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scripts.file_pages import FilePages
 from scripts.preparation.padding import without_padding
 
 EDGE_VOXELS = 0.7  # width of the mask's soft edge
@@ -69,8 +70,9 @@ class Brightness:
     def of(volume: Any) -> Brightness:
         """Return the brightness of a volume ``(Z, Y, X)``, from one voxel in `SAMPLED_STEP` along each axis."""
         step, (depth, height, width) = SAMPLED_STEP, volume.shape
-        planes = [volume[z : z + 1, 0:height, 0:width][0] for z in range(0, depth, step)]  # also out of a file
-        values = without_padding(np.stack([np.asarray(plane[::step, ::step], dtype=np.float64) for plane in planes]))
+        layers = FilePages(volume).after_each(range(0, depth, step))
+        planes = (volume[z : z + 1, 0:height, 0:width][0] for z in layers)  # also out of a Zarr
+        values = without_padding(np.stack([np.asarray(plane[::step, ::step]).astype(np.float64) for plane in planes]))
         return Brightness(float(values.mean()), max(float(values.std()), 1e-6))
 
 

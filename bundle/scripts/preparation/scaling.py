@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.errors import InputError, InputWarning, NoContrastWarning
-from scripts.file_pages import new_volume, release_file_pages, slabs_of
+from scripts.file_pages import FilePages, new_volume, slabs_of
 from scripts.preparation.image_facts import source_of
 from scripts.preparation.padding import Padding, find_padding, padded_in_plane, planes_of
 
@@ -291,14 +291,13 @@ def scale_percentiles(
     fill = None
     if padding is not None and not low < padding.value < high:
         fill = (percentiles_of(volume, [50], left_out, sample)[0] - low) / (high - low)
-    for slab in slabs_of(result):
+    for slab in FilePages(volume).after_each(slabs_of(result)):
         scale_between(single[slab], low, high, result[slab])
         if padding is not None and fill is not None:
             for plane, scaled_plane in zip(planes_of(single[slab]), planes_of(result[slab]), strict=True):
                 scaled_plane[padded_in_plane(plane, padding.value)] = fill
         if invert:
             np.subtract(1, result[slab], out=result[slab])
-        release_file_pages(volume)
     return scaled
 
 

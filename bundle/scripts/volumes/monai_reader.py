@@ -13,7 +13,7 @@ from monai.data import ImageReader
 from numpy.typing import NDArray
 
 from scripts.errors import InputError
-from scripts.file_pages import new_volume, release_file_pages, slabs_of
+from scripts.file_pages import FilePages, new_volume, slabs_of
 from scripts.volumes.reading import PathLike, check_voxel_size, is_tomogram, read_tomogram
 
 
@@ -88,9 +88,8 @@ def _as_float32(values: NDArray[Any], memory_gib: float) -> NDArray[np.float32]:
     if values.dtype == np.float32 and values.flags.c_contiguous:
         return values if values.flags.writeable else _as_read_only(values)
     copied = new_volume(values.shape, memory_gib)
-    for slab in slabs_of(copied):
+    for slab in FilePages(values).after_each(slabs_of(copied)):
         np.copyto(copied[slab], values[slab], casting="unsafe")
-        release_file_pages(values)
     return copied
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts.errors import InputError, InputWarning
-from scripts.file_pages import release_file_pages
+from scripts.file_pages import FilePages
 
 SAMPLED_ROWS = 256
 SAMPLED_PARTS = 16  # that are read one after the other
@@ -99,9 +99,9 @@ def _sample_of(block: NDArray[Any]) -> NDArray[Any]:
     rows = block.reshape(-1, block.shape[-1])
     places = np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED_ROWS)).astype(int)
     sample = np.empty((len(places), rows.shape[1]), dtype=rows.dtype)
-    for part in np.array_split(np.arange(len(places)), SAMPLED_PARTS):
+    parts = np.array_split(np.arange(len(places)), SAMPLED_PARTS)
+    for part in FilePages(block).after_each(parts):  # with the rows between, which the system has read as well
         sample[part] = rows[places[part]]
-        release_file_pages(block)  # with the rows between, which the system has read as well
     return sample
 
 

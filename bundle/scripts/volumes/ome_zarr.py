@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import SizeZYX
 from scripts.errors import InputError, blame, reason_of
-from scripts.file_pages import is_large, new_volume, release_file_pages
+from scripts.file_pages import FilePages, is_large, new_volume
 from scripts.memory import require_memory
 from scripts.volumes.zarr_chunks import chunk_layout, chunk_names, refuse_incomplete_chunks
 
@@ -287,10 +287,9 @@ def _read_into_file(label: str, array: Any, axes: Sequence[str], memory_gib: flo
         for axis, length, step in zip(axes, array.shape, array.chunks, strict=True)
     ]
     with _damage_named(label, array):
-        for corner in itertools.product(*steps):
+        for corner in FilePages(values).after_each(itertools.product(*steps)):
             place = tuple(slice(first, first + along.step) for first, along in zip(corner, steps, strict=True))
             values[place] = array[place]
-            release_file_pages(values)
     return values
 
 
