@@ -173,3 +173,23 @@ def test_a_record_names_the_program_that_runs_the_network():
     assert program_of(with_backend(network, "torch")) == "torch"
     assert program_of(with_backend(network, "auto")) == "openvino"
     assert program_of(with_backend(network, "compile")) == "compile"
+
+
+@pytest.mark.parametrize(("by_torch", "is_torch"), [(70, True), (80, False), (120, False)])
+def test_torch_answers_a_volume_of_which_it_computes_far_fewer_voxels(by_torch, is_torch):
+    network, fast = Stand(), Stand()
+    found = CheckedNetwork(network, fast, tolerance=0.005)
+    chosen = found.program_for(lambda one: by_torch if one is network else 100)
+    assert chosen is (network if is_torch else found)
+    told = "torch: the windows of Stand, which needs more memory, have 1.4 times its voxels."
+    assert found.fallback == (told if is_torch else "")
+    assert found.program_for(lambda one: 100) is found
+    assert found.fallback == ""
+
+
+def test_a_stand_in_that_failed_stays_told_whatever_the_volume():
+    found = CheckedNetwork(Stand(), Stand(error=RuntimeError("broken")), tolerance=0.005)
+    with pytest.warns(InputWarning, match="Stand failed: broken"):
+        found(WINDOWS)
+    assert found.program_for(lambda one: pytest.fail("asked")) is found
+    assert found.fallback == "torch: Stand failed: broken."

@@ -393,6 +393,39 @@ def test_memory_that_a_network_keeps_for_the_next_window_is_given_back_after_a_t
     assert network.released == 1
 
 
+class Smaller(torch.nn.Module):
+    """A network that holds little, or much with another program beside it."""
+
+    depends_on_window, stride, output_stride, has_own_threads = False, 16, 1, True
+
+    def __init__(self, values_per_voxel, other=None):
+        super().__init__()
+        self.values_per_voxel, self.other, self.asked = values_per_voxel, other, []
+
+    def program_for(self, computed_by):
+        self.fallback = "the other"
+        self.asked = [computed_by(self), computed_by(self.other)]
+        return self.other if self.asked[1] < self.asked[0] else self
+
+    def forward(self, windows):
+        self.asked.append(windows.shape)
+        return windows
+
+
+def test_the_form_of_a_network_that_computes_fewer_voxels_answers_a_volume(caplog):
+    other = Smaller(10)
+    other.program_for = None
+    network = Smaller(10_000, other)
+    volume = noise(1, 1, 96, 256, 256)
+    with caplog.at_level("INFO"):
+        answer = TomogramInferer(None, 16, memory_gib=2.0, precision="float32")(volume, network)
+    assert torch.allclose(answer, volume)
+    assert network.asked[1] < network.asked[0]
+    assert len(network.asked) == 2
+    assert network.asked[1] == sum(math.prod(shape) for shape in other.asked)
+    assert "volume is computed by the other" in caplog.text
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
 def test_a_window_of_a_files_volume_brings_only_some_of_it_into_memory(monkeypatch):
     volume = torch.from_numpy(new_volume((64, 512, 512), memory_gib=0.01))  # 64 MiB

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from scripts.networks.recipe import pass_on
 BACKENDS = ("auto", "torch", "openvino", "compile")
 # Largest difference in probability between two programs that pick the same particles. From torch in float32, each
 # differs by up to 0.0005 in float32 and 0.04 in bfloat16.
+FEWER_VOXELS = 0.8  # of those that a stand-in computes: then torch, which takes about as long for each, is faster
 TOLERANCES = {torch.float32: 0.005, torch.bfloat16: 0.1}
 
 
@@ -82,7 +84,7 @@ class CheckedNetwork(nn.Module):
     that was interrupted begins anew with another window, and must end with the same picks.
 
     Attributes:
-        fallback: that torch has taken over, and why; "" as long as it has not.
+        fallback: that torch has taken over, for all or for the last volume, and why; "" if it has not.
 
     Args:
         network: what is right.
@@ -110,6 +112,27 @@ class CheckedNetwork(nn.Module):
     def has_own_threads(self) -> bool:
         """Whether several windows at a time would gain nothing, see `OpenVinoNetwork`."""
         return bool(getattr(self.fast, "has_own_threads", False))
+
+    def program_for(self, computed_by: Callable[[nn.Module], float]) -> nn.Module:
+        """Return what answers the windows of a volume: this, or the network alone if the stand-in would take longer.
+
+        The stand-in holds more per voxel. Where little memory is left for windows, it gets smaller ones, which share
+        more, see `FEWER_VOXELS`. `fallback` says which it is.
+
+        Args:
+            computed_by: returns how many voxels all windows have in the sizes that a network gets.
+        """
+        if self.fast is None:
+            return self
+        by_both, by_torch = computed_by(self), computed_by(self.network)
+        if by_torch >= FEWER_VOXELS * by_both:
+            self.fallback = ""
+            return self
+        name = type(self.fast).__name__
+        self.fallback = (
+            f"torch: the windows of {name}, which needs more memory, have {by_both / by_torch:.1f} times its voxels."
+        )
+        return self.network
 
     def release_memory(self) -> None:
         """Give back what the stand-in keeps for the next window, see `OpenVinoNetwork`."""

@@ -27,6 +27,7 @@ from scripts.inference.window_cover import (
     bytes_to_come,
     largest_window,
     part_to_cover,
+    voxels_computed,
     voxels_in_memory,
     windows_along,
 )
@@ -147,24 +148,43 @@ class TomogramInferer(Inferer):
         volumes = plain(inputs)
         if self.memory_format is not None and isinstance(network, nn.Module):
             network.to(memory_format=self.memory_format)  # type: ignore[call-overload]
-
-        def run(windows: Tensor, precision: str) -> Tensor:
-            with autocast(precision, windows.device):
-                return self.mean_of_views(windows, lambda view: network(view, *args, **kwargs))
-
-        def answer_of(windows: Tensor, start: Sequence[int]) -> Tensor:
-            return self.finite_answer(run, windows, f"{source}: the window at voxel {list(start)} (z, y, x)")
-
         source = source_in_words(inputs)
+
+        def logits_of(volume: Tensor, wanted: Tensor | None) -> Tensor:
+            program = self.program_for(volume, network)
+            if program is not network:
+                logger.info("%s is computed by %s", source, getattr(network, "fallback", "another program"))
+
+            def run(windows: Tensor, precision: str) -> Tensor:
+                with autocast(precision, windows.device):
+                    return self.mean_of_views(windows, lambda view: program(view, *args, **kwargs))
+
+            def answer_of(windows: Tensor, start: Sequence[int]) -> Tensor:
+                return self.finite_answer(run, windows, f"{source}: the window at voxel {list(start)} (z, y, x)")
+
+            return self.logits_in_memory(volume, program, answer_of, wanted, source)
+
         regions = [None] * len(volumes) if region is None else [one[0] != 0 for one in plain(region)]
-        answers = [
-            self.logits_in_memory(volume[0], network, answer_of, wanted, source)
-            for volume, wanted in zip(volumes, regions, strict=True)
-        ]
+        answers = [logits_of(volume[0], wanted) for volume, wanted in zip(volumes, regions, strict=True)]
         release = getattr(network, "release_memory", None)  # of a network run by OpenVINO
         if release is not None:
             release()
         return answers[0][None] if len(answers) == 1 else torch.stack(answers)  # which copies
+
+    def program_for(self, volume: Tensor, network: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """Return what answers the windows of a volume ``(Z, Y, X)``: the network, or another form of it, if it has one.
+
+        See `backends.choice.CheckedNetwork.program_for`.
+        """
+        choose = getattr(network, "program_for", None)
+        if choose is None or self.window_size is not None:
+            return network
+
+        def computed_by(one: Callable[..., Tensor]) -> int:
+            return voxels_computed(volume.shape, self.plan(volume.shape, one, volume.device))
+
+        program: Callable[..., Tensor] = choose(computed_by)
+        return program
 
     def finite_answer(self, run: Callable[[Tensor, str], Tensor], windows: Tensor, what: str) -> Tensor:
         """Return the logits of windows, computed in float32 where others overflow.

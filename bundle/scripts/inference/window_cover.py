@@ -103,6 +103,12 @@ def starts_along(size: int, window: int, overlap: int, align: int) -> list[int]:
     return [round(last * number / (count - 1) / align) * align for number in range(count)]
 
 
+def voxels_computed(shape: Sequence[int], plan: WindowPlan) -> int:
+    """Return how many voxels all windows of a volume ``(Z, Y, X)`` have, those that are shared counted as often."""
+    sides = zip(shape, plan.window_size, plan.overlap, strict=True)
+    return math.prod(window * len(starts_along(size, window, overlap, plan.align)) for size, window, overlap in sides)
+
+
 def _hat(length: int, shared: int, rises: bool, falls: bool) -> Tensor:
     """Return weights that rise within the ``shared`` voxels at the start, and fall within those at the end, if asked.
 
