@@ -15,7 +15,7 @@ from refusal import Refusal
 SCHEMA = Path(__file__).resolve().with_name("metadata_schema.json")
 RESULTS_START, RESULTS_END = "<!-- weights: begin -->", "<!-- weights: end -->"
 # of the tables of the shipped weights: how many columns, which of them is F4, and the rows that are meant
-TOTALS_COLUMNS, TOTALS_F4, F4_POINT = 7, 5, "second look, F4"
+TOTALS_COLUMNS, F1_POINT, F4_POINT = 7, "second look, F1", "second look, F4"
 SPECIES_COLUMNS, SPECIES_F4 = 13, 9
 PINNED_APART = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
 PACKAGE_OF_MODULE = {
@@ -114,7 +114,7 @@ def imported_modules(file: Path) -> set[str]:
 def check_numbers(bundle: Path, results: Path | None = None) -> str:
     """Check that the scores on the page and in the metadata are the measured ones.
 
-    The table on the bundle's page must have the metrics of the metadata. If the page of results is given, they must be
+    The table on the bundle's page must have the F4 of the metadata. If the page of results is given, they must be
     those of the first dataset in its table of the shipped weights, and every other score on the bundle's page must be
     in that table, too.
 
@@ -124,8 +124,9 @@ def check_numbers(bundle: Path, results: Path | None = None) -> str:
     metrics = metadata_of(bundle)["eval_metrics"]
     section = performance_section(bundle)
     shown = {f"f4_{name.replace(' ', '_')}": value for name, value in table_of(section).items()}
-    if shown != metrics:
-        wrong = sorted(key for key in {*shown, *metrics} if shown.get(key) != metrics.get(key))[0]
+    of_f4 = {key: value for key, value in metrics.items() if key.startswith("f4_")}
+    if shown != of_f4:
+        wrong = sorted(key for key in {*shown, *of_f4} if shown.get(key) != of_f4.get(key))[0]
         raise Refusal(f"docs/README.md, Performance: {wrong} is {shown.get(wrong)}, metadata say {metrics.get(wrong)}.")
     if results is None:
         return f"{len(metrics)} scores on the page and in the metadata"
@@ -156,15 +157,17 @@ def table_of(section: str) -> dict[str, float]:
 
 
 def measured_scores(results: Path) -> dict[str, dict[str, float]]:
-    """Return the F4 of every dataset in the tables of the shipped weights, keyed as in ``eval_metrics``."""
+    """Return the scores of every dataset in the tables of the shipped weights, keyed as in ``eval_metrics``."""
     tables = results.read_text(encoding="utf-8").partition(RESULTS_START)[2].partition(RESULTS_END)[0]
     scores: dict[str, dict[str, float]] = {}
     dataset = ""
     for line in tables.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         dataset = cells[0] or dataset
-        if len(cells) == TOTALS_COLUMNS and cells[1] == F4_POINT:
-            scores.setdefault(dataset, {})["f4_weighted_mean"] = float(cells[TOTALS_F4])
+        if len(cells) == TOTALS_COLUMNS and cells[1] in (F1_POINT, F4_POINT):
+            _, _, precision, _, f1, f4, wrong = cells
+            own = {"f1_mean": float(f1), "precision": float(precision), "wrong_picks": int(wrong.split()[0])}
+            scores.setdefault(dataset, {}).update(own if cells[1] == F1_POINT else {"f4_weighted_mean": float(f4)})
         elif len(cells) == SPECIES_COLUMNS and re.fullmatch(r"[01]\.\d+", cells[SPECIES_F4]):
             scores.setdefault(dataset, {})[f"f4_{cells[1]}"] = float(cells[SPECIES_F4])
     if not scores:

@@ -77,7 +77,7 @@ def test_every_key_beside_the_weights_has_its_row():
     page = (DOCS / "reference" / "model_json.md").read_text().split("## What it contains")[1].split("\n## ")[0]
     shared, own = (
         set(re.findall(r"^\| `(\w+)` \|", part, flags=re.MULTILINE))
-        for part in page.split("The card `second_look.json`")
+        for part in page.split("The file `second_look.json`")
     )
     assert shared == set(model)
     assert shared | own == set(second_look)

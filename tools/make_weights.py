@@ -434,9 +434,13 @@ def install(weights: Path, second_look: Path, made: dict[str, Any]) -> None:
     metadata = json.loads((configs / "metadata.json").read_text())
     dataset, tables = next(iter(made["scores"].items()))
     found = {row["species"]: row for row in tables["points"] if row["operating_point"] == "F4"}
+    default = next(row for row in tables["points"] if (row["species"], row["operating_point"]) == ("total", "F1"))
     metadata["eval_metrics"] = {
         "f4_weighted_mean": round(float(found.pop("total")["f4"]), 3),
         **{f"f4_{name}": round(float(row["f4"]), 3) for name, row in found.items()},
+        "f1_mean": round(float(default["f1"]), 3),
+        "precision": round(float(default["precision"]), 3),
+        "wrong_picks": int(default["wrong"]),
     }
     write_atomically_formatted(configs / "metadata.json", metadata)
     page = ROOT / "docs" / "reference" / "results.md"

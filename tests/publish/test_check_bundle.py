@@ -230,6 +230,11 @@ def test_metadata_and_page_must_both_follow_the_results(bundle):
     assert "configs/metadata.json, eval_metrics: results.md has" in refusal_of(bundle)
 
 
+def test_precision_and_wrong_picks_must_follow_the_results_too(bundle):
+    edit(bundle, "metadata.json", lambda metadata: metadata["eval_metrics"].update(wrong_picks=5))
+    assert "configs/metadata.json, eval_metrics: results.md has" in refusal_of(bundle)
+
+
 # The folder, the zip and the command
 
 
