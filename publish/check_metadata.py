@@ -165,8 +165,8 @@ def measured_scores(results: Path) -> dict[str, dict[str, float]]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         dataset = cells[0] or dataset
         if len(cells) == TOTALS_COLUMNS and cells[1] in (F1_POINT, F4_POINT):
-            _, _, precision, _, f1, f4, wrong = cells
-            own = {"f1_mean": float(f1), "precision": float(precision), "wrong_picks": int(wrong.split()[0])}
+            _, _, precision, _, f1, f4, _ = cells
+            own = {"f1_mean": float(f1), "precision": float(precision)}
             scores.setdefault(dataset, {}).update(own if cells[1] == F1_POINT else {"f4_weighted_mean": float(f4)})
         elif len(cells) == SPECIES_COLUMNS and re.fullmatch(r"[01]\.\d+", cells[SPECIES_F4]):
             scores.setdefault(dataset, {})[f"f4_{cells[1]}"] = float(cells[SPECIES_F4])

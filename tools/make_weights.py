@@ -440,7 +440,6 @@ def install(weights: Path, second_look: Path, made: dict[str, Any]) -> None:
         **{f"f4_{name}": round(float(row["f4"]), 3) for name, row in found.items()},
         "f1_mean": round(float(default["f1"]), 3),
         "precision": round(float(default["precision"]), 3),
-        "wrong_picks": int(default["wrong"]),
     }
     write_atomically_formatted(configs / "metadata.json", metadata)
     page = ROOT / "docs" / "reference" / "results.md"

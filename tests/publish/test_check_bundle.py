@@ -230,8 +230,8 @@ def test_metadata_and_page_must_both_follow_the_results(bundle):
     assert "configs/metadata.json, eval_metrics: results.md has" in refusal_of(bundle)
 
 
-def test_precision_and_wrong_picks_must_follow_the_results_too(bundle):
-    edit(bundle, "metadata.json", lambda metadata: metadata["eval_metrics"].update(wrong_picks=5))
+def test_f1_and_precision_must_follow_the_results_too(bundle):
+    edit(bundle, "metadata.json", lambda metadata: metadata["eval_metrics"].update(precision=0.5))
     assert "configs/metadata.json, eval_metrics: results.md has" in refusal_of(bundle)
 
 
