@@ -90,10 +90,11 @@ class FilePages:
     of volumes in memory, of others than arrays and tensors, and outside Linux.
 
     Args:
-        volume: must be there as long as this is used.
+        volume: is kept, because its addresses would otherwise become those of something else.
     """
 
     def __init__(self, volume: Any) -> None:
+        self.volume = volume
         on_cpu = getattr(getattr(volume, "device", None), "type", None) == "cpu"  # of a tensor
         is_array = isinstance(volume, np.ndarray) or on_cpu
         self.stretches = list(_stretches_of_files(np.asarray(volume))) if is_array else []
