@@ -4,6 +4,7 @@ import json
 import math
 
 import pytest
+from scripts.atomic_files import write_table_of_rows
 from scripts.errors import InputError
 from scripts.picking.calibration import UNFITTED
 from scripts.picks import Pick, read_csv, write_csv
@@ -199,7 +200,39 @@ def test_a_run_that_failed_since_is_refused(label, tmp_path, capsys):
     write_run(tmp_path / "picks", "one", [at(0, 0.95)])
     write_failure(tmp_path / "picks", "one", "no memory")
     assert label() == 1
-    assert "one is damaged or out of date: pick the run again" in capsys.readouterr().err
+    assert "one: failed, missing, damaged or out of date: pick again" in capsys.readouterr().err
+
+
+def write_batch(tmp_path):
+    """Two runs that were picked, one that failed and has no folder, and one that the batch has not come to."""
+    for run in ("one", "two"):
+        write_run(tmp_path / "picks", run, [at(0, 0.95, run=run)])
+    write_failure(tmp_path / "picks", "lost", "no memory")
+    rows = [("one", "done"), ("two", "done"), ("lost", "failed"), ("later", "missing")]
+    write_table_of_rows(tmp_path / "picks" / "summary.csv", ("run", "status"), rows)
+
+
+def test_runs_without_a_result_are_refused_until_they_are_left_out(label, tmp_path, capsys):
+    write_batch(tmp_path)
+    assert label("--excluded_runs", "two") == 1
+    assert "error: later, lost: failed, missing" in capsys.readouterr().err
+    assert not (tmp_path / "truth.csv").exists()
+
+
+def test_the_training_is_told_to_leave_out_runs_of_which_nothing_is_known(label, tmp_path, capsys):
+    write_batch(tmp_path)
+    write_csv(tmp_path / "own.csv", [at(310, 1.0, run="later")])
+    assert label("--truth", tmp_path / "own.csv", "--excluded_runs", "two", "lost", "later", "elsewhere") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "left out, which a training without --excluded_runs \"['lost', 'two']\" would take as empty of particles"
+    )
+
+
+def test_a_run_that_failed_and_was_picked_in_another_folder_is_labelled(label, tmp_path, capsys):
+    write_batch(tmp_path)
+    write_run(tmp_path / "more", "lost", [at(0, 0.95, run="lost")])
+    assert label(tmp_path / "more", "--excluded_runs", "later") == 0
+    assert "3 labels of 3 runs" in capsys.readouterr().out
 
 
 def test_a_damaged_record_is_refused(label, tmp_path, capsys):
@@ -207,7 +240,7 @@ def test_a_damaged_record_is_refused(label, tmp_path, capsys):
     (tmp_path / "picks" / "one" / "run.json").write_text("{")
     assert read_record(tmp_path / "picks" / "one") is None
     assert label() == 1
-    assert "is damaged or out of date" in capsys.readouterr().err
+    assert "one: failed, missing, damaged or out of date" in capsys.readouterr().err
 
 
 def test_a_folder_without_picks_is_refused(label, tmp_path, capsys):

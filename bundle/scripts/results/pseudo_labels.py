@@ -18,11 +18,12 @@ from scripts.errors import InputError, run_tool
 from scripts.networks.model_card import used_runs_in_words, uses_of_weights
 from scripts.picking.calibration import UNFITTED
 from scripts.picks import Pick, read_csv, write_csv
-from scripts.results.run_folder import PICKS_TABLE, RECORD_FILE, Record, read_failure, read_record
+from scripts.results.run_folder import PICKS_TABLE, Record, read_failure, read_record, runs_of_output
 
 ACCEPT, UNCERTAIN = 0.9, 0.2  # lowest scores of a label and of a place that training ignores
 HIGHEST_WEIGHT = 0.999999  # of a label: a table has six decimals, and 1 is a certain particle
 DIGITS = 12  # of a SHA-256 in an origin
+NOT_PICKED = "failed, missing, damaged or out of date: pick again, or leave them out by --excluded_runs"
 
 JudgedRun = tuple[Record, list[Pick]]
 
@@ -54,7 +55,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--truth", metavar="FILE.csv", type=Path, help="annotations of these runs, which win")
     parser.add_argument("--validation_runs", metavar="RUN", nargs="+", default=[], help="runs that are refused, too")
-    parser.add_argument("--excluded_runs", metavar="RUN", nargs="+", default=[], help="runs to leave out")
+    parser.add_argument(
+        "--excluded_runs", metavar="RUN", nargs="+", default=[],
+        help="runs to leave out, of the training too: to it a run without labels is empty of particles",
+    )  # fmt: skip
     parser.add_argument(
         "--allow_uncalibrated", action="store_true", help="take scores that are flagged as uncalibrated"
     )
@@ -63,7 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def print_pseudo_labels(options: argparse.Namespace) -> None:
-    """Write the table and print how many rows of each species it has.
+    """Write the table and print how many rows of each species it has, and which runs the training has to leave out.
 
     Raises:
         InputError: the table is there already, or a case of `judged_runs`, `refuse_used_runs` or `labels_of`.
@@ -83,6 +87,10 @@ def print_pseudo_labels(options: argparse.Namespace) -> None:
     print(f"{options.table}: {len(kept)} labels of {len(runs)} runs{beside}")
     for species, (accepted, uncertain) in counts_of_labels(kept).items():
         print(f"{species}: {accepted} accepted, {uncertain} uncertain")
+    labelled = {*(record.run for record, _ in runs), *(row.run for row in truth)}
+    unknown = sorted({run for folder in options.output_dirs for run in runs_of_output(folder)} - labelled)
+    if unknown:
+        print(f'left out, which a training without --excluded_runs "{unknown}" would take as empty of particles')
 
 
 def judged_runs(
@@ -97,28 +105,30 @@ def judged_runs(
         allow_uncalibrated: take runs and species whose scores are flagged as not calibrated.
 
     Raises:
-        InputError: there are none, one is there twice, failed, or cannot be labelled, see `fault_of_run`.
+        InputError: there are none, one is there twice, failed, is missing, or cannot be labelled, see `fault_of_run`.
     """
     found: dict[str, JudgedRun] = {}
     faults: defaultdict[str, list[str]] = defaultdict(list)
+    lost: set[str] = set()
     for output_dir in output_dirs:
-        folders = sorted(path.parent for path in output_dir.glob(f"[!.]*/{RECORD_FILE}"))
-        if not folders:
+        names = runs_of_output(output_dir)
+        if not names:
             raise InputError(f"{output_dir} holds no run that inference has picked.")
-        for folder in folders:
-            if folder.name in excluded_runs:
+        for name in names:
+            if name in excluded_runs:
                 continue
-            if folder.name in found:
-                raise InputError(f"run '{folder.name}' is in {output_dir} and in another folder: name one of them.")
-            record = read_record(folder)
-            if record is None or read_failure(output_dir, folder.name) is not None:
-                raise InputError(
-                    f"{folder} is damaged or out of date: pick the run again, or leave it out by --excluded_runs."
-                )
+            if name in found:
+                raise InputError(f"run '{name}' is in {output_dir} and in another folder: name one of them.")
+            record = read_record(output_dir / name)
+            if record is None or read_failure(output_dir, name) is not None:
+                lost.add(name)
+                continue
             fault = fault_of_run(record, uncertain, allow_uncalibrated)
             if fault:
-                faults[fault].append(folder.name)
-            found[folder.name] = record, read_csv(folder / PICKS_TABLE)
+                faults[fault].append(name)
+            found[name] = record, read_csv(output_dir / name / PICKS_TABLE)
+    if lost - found.keys():  # one that failed may have been picked in another folder
+        faults[NOT_PICKED] = sorted(lost - found.keys())
     for fault, names in faults.items():
         raise InputError(f"{', '.join(names)}: {fault}.")
     return list(found.values())

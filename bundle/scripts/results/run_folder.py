@@ -8,6 +8,7 @@ processes it had.
 
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -180,6 +181,20 @@ def read_failure(output_dir: Path, run: str) -> str | None:
         return (output_dir / FAILURES / f"{run}.txt").read_text(encoding="utf-8").split("\n")[0]
     except OSError:
         return None
+
+
+def runs_of_output(output_dir: Path) -> list[str]:
+    """Return the names of all runs that an inference picked or was to pick, sorted.
+
+    These are the folders with a record, the runs with a note of a failure, and those of ``summary.csv``.
+    """
+    picked = [path.parent.name for path in output_dir.glob(f"[!.]*/{RECORD_FILE}")]
+    failed = [path.name.removesuffix(".txt") for path in (output_dir / FAILURES).glob("[!.]*.txt")]
+    summary = output_dir / SUMMARY
+    if not summary.exists():
+        return sorted({*picked, *failed})
+    with open(summary, encoding="utf-8", newline="") as file:
+        return sorted({*picked, *failed, *(row["run"] for row in csv.DictReader(file))})
 
 
 @dataclass
