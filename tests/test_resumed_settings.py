@@ -166,6 +166,13 @@ def test_a_number_in_the_middle_of_a_config_is_in_the_record(name, key, value, p
     assert first_difference(record(project, name), record(project, name, **{key: value}))
 
 
+def test_a_training_that_was_shorter_than_its_warm_up_may_become_longer(project):
+    short, long = (record(project, "train.json", warmup_steps=50, epochs=epochs) for epochs in (1, 100))
+    assert first_difference(short, long) is None
+    other = record(project, "train.json", warmup_steps=60, epochs=1)
+    assert first_difference(short, other) == "warmup_steps was 50, now it is 60"
+
+
 def test_where_things_are_may_change(project, tmp_path):
     """A dataset may be moved; its files' names, the weights' content and the species count."""
     moved = tmp_path / "moved"

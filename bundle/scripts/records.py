@@ -22,7 +22,7 @@ from scripts.errors import InputError
 CLASS = "class"
 UNRECORDED = {  # attributes of MONAI's and torch's classes that change while they are used, or do not change the result
     "SlidingWindowInferer": ("progress", "device", "sw_device", "sw_batch_size", "buffer_steps", "cpu_thresh"),
-    "WarmupCosineSchedule": ("t_total",),  # a resumed training run may be longer
+    "WarmupCosineSchedule": ("t_total", "warmup_steps"),  # a resumed training may be longer, and so its warm-up
     "Transform": ("lazy", "_lazy", "allow_missing_keys"),
     "TraceableTransform": ("_tracing", "tracing"),
     "Randomizable": ("R",),
