@@ -70,7 +70,7 @@ def test_training_writes_what_the_weights_are(trained):
     assert card["network_def"]["widths"] == [4, 6, 8]
     assert card["network_def"]["norm"] == "instance"
     assert (list(card["species"]), card["voxel_size_angstrom"], card["steps"]) == (["a", "b", "c"], VOXEL_SIZE, 1)
-    assert card["trained_on"] == ["one"]
+    assert (card["trained_on"], card["selected_on"]) == (["one"], ["two"])
 
 
 def test_inference_needs_the_weights_alone(trained, tmp_path):

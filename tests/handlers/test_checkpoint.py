@@ -5,7 +5,7 @@ from ignite.engine import Events
 from scripts.atomic_files import take_lock
 from scripts.errors import InputError
 from scripts.handlers.checkpoint import run_training
-from scripts.networks.model_card import checked_card
+from scripts.networks.model_card import checked_card, uses_of_weights
 from scripts.networks.weights import read_tensors, save_tensors
 from synthetic import make_species, tiny_network, write_weights
 
@@ -96,6 +96,24 @@ def test_the_runs_behind_the_weights_at_the_start_are_trained_on_too(training, t
     assert checked_card(tmp_path / "model_last.pt")["trained_on"] == ["one", "zero"]
     training().run([1, 2], max_epochs=3)  # resumed without them
     assert checked_card(tmp_path / "model_last.pt")["trained_on"] == ["one", "zero"]
+
+
+def test_the_validation_runs_selected_the_best_model_and_not_the_last(training, tmp_path):
+    training(epochs=1).run([1, 2], max_epochs=1)  # without a score the best is the last, too
+    assert [checked_card(tmp_path / name)["selected_on"] for name in ("model.pt", "model_last.pt")] == [[], []]
+    training(resume=False, scores=(0.2, 0.8, 0.5)).run([1, 2], max_epochs=3)
+    best, last = (tmp_path / name for name in ("model.pt", "model_last.pt"))
+    assert (checked_card(best)["selected_on"], checked_card(last)["selected_on"]) == (["best", "held"], [])
+    assert uses_of_weights(best)[f"selected_on in {tmp_path / 'model.json'}"] == ["best", "held"]
+
+
+def test_the_runs_that_selected_the_weights_at_the_start_are_passed_on(training, tmp_path):
+    before = write_weights(tmp_path / "before" / "model.pt", tiny_network(), make_species(2), selected_on=["early"])
+    training(epochs=1, started_from=before, scores=(0.2,)).run([1, 2], max_epochs=1)
+    assert checked_card(tmp_path / "model_last.pt")["selected_on"] == ["early"]
+    training(scores=(0.2, 0.8, 0.5)).run([1, 2], max_epochs=3)  # resumed without them
+    found = [checked_card(tmp_path / name)["selected_on"] for name in ("model.pt", "model_last.pt")]
+    assert found == [["best", "early", "held"], ["early"]]
 
 
 def test_a_training_that_another_program_started_has_no_command(training, tmp_path):

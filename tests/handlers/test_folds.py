@@ -304,7 +304,7 @@ def test_several_processes_do_not_train_the_same_folds(monkeypatch, tmp_path):
         run_folds(None, tmp_path, None)
 
 
-@pytest.mark.parametrize("use", ["trained_on", "thresholds_fitted_on"])
+@pytest.mark.parametrize("use", ["trained_on", "selected_on", "thresholds_fitted_on"])
 def test_weights_that_know_a_held_out_tomogram_start_no_fold(use, dataset, ran, monkeypatch, tmp_path):
     plan = plan_folds(dataset, 2, make_species(2))
     monkeypatch.setattr(folds, "is_bundle_command", lambda: True)

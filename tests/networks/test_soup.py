@@ -12,7 +12,13 @@ from synthetic import make_species, tiny_network, write_weights
 def files(tmp_path):
     """Return two weights files of one kind of network."""
     return [
-        write_weights(tmp_path / f"{name}.pt", tiny_network(seed, norm="batch"), trained_on=[name], steps=7)
+        write_weights(
+            tmp_path / f"{name}.pt",
+            tiny_network(seed, norm="batch"),
+            trained_on=[name],
+            selected_on=[name.upper()],
+            steps=7,
+        )
         for seed, name in enumerate("ab")
     ]
 
@@ -41,7 +47,7 @@ def test_a_soup_is_a_model_with_a_card(files, tmp_path):
     assert soup(new, *files) == 0
     card = checked_card(new)
     assert card["averaged_from"] == [sha256_of(path) for path in files]
-    assert (card["trained_on"], card["steps"]) == (["a", "b"], None)
+    assert (card["trained_on"], card["selected_on"], card["steps"]) == (["a", "b"], ["A", "B"], None)
     assert card["command"].endswith(f"soup {new} {files[0]} {files[1]}")
     found = load_weights(network_of(new), new, species_of(new))
     wanted = sum(tiny_network(seed, norm="batch").head.weight for seed in (0, 1)) / 2

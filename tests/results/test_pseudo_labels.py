@@ -54,7 +54,9 @@ def write_run(output_dir, run, picks, **facts):
 @pytest.fixture
 def label(tmp_path):
     """Return a function that runs the command on a folder of picks, for weights that were trained on T1 and T2."""
-    weights = write_weights(tmp_path / "model.pt", trained_on=["T1", "T2"], thresholds_fitted_on=["F1"])
+    weights = write_weights(
+        tmp_path / "model.pt", trained_on=["T1", "T2"], selected_on=["S1"], thresholds_fitted_on=["F1"]
+    )
 
     def run(*more):
         where = [tmp_path / "truth.csv", tmp_path / "picks", *more, "--checkpoint_path", weights]
@@ -173,15 +175,15 @@ def test_uncalibrated_scores_are_taken_only_if_asked_for(facts, label, tmp_path)
 
 
 def test_runs_that_made_or_measure_the_weights_are_refused_by_name(label, tmp_path, capsys):
-    for run in ("T1", "F1", "V1", "U1"):
+    for run in ("T1", "S1", "F1", "V1", "U1"):
         write_run(tmp_path / "picks", run, [at(0, 0.95, run=run)])
     assert label("--validation_runs", "V1") == 1
     card = tmp_path / "model.json"
     assert capsys.readouterr().err == (
         "error: no pseudo-labels for runs that are in use (validation_runs: V1; "
-        f"trained_on in {card}: T1; thresholds_fitted_on in {card}: F1): leave them out.\n"
+        f"trained_on in {card}: T1; selected_on in {card}: S1; thresholds_fitted_on in {card}: F1): leave them out.\n"
     )
-    assert label("--excluded_runs", "V1", "T1", "F1") == 0
+    assert label("--excluded_runs", "V1", "T1", "S1", "F1") == 0
     assert {one.run for one in read_csv(tmp_path / "truth.csv")} == {"U1"}
 
 

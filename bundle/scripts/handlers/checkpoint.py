@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from scripts.atomic_files import lock_folder, remove_temporaries
 from scripts.command_line import is_bundle_command
 from scripts.errors import InputError
-from scripts.networks.model_card import checked_card, current_card, make_card, sha256_of
+from scripts.networks.model_card import BEHIND_KEYS, checked_card, current_card, make_card, sha256_of
 from scripts.networks.recipe import recipe_of
 from scripts.networks.weights import as_bytes, install_weights, read_tensors, save_model, save_tensors
 from scripts.records import as_json, canonical, first_difference, record_of
@@ -47,10 +47,10 @@ def run_training(trainer: Trainer, output_dir: str) -> None:
         trainer.run()
 
 
-def runs_behind(started_from: str | Path | None) -> set[str]:
-    """Return the runs that the weights at the start of a training were trained on, as far as their card says."""
-    card = None if started_from is None else current_card(started_from)
-    return set((card or {}).get("trained_on") or ())
+def runs_behind(started_from: str | Path | None) -> dict[str, set[str]]:
+    """Return the runs that the card of the weights at the start of a training lists, by `BEHIND_KEYS`."""
+    card = (None if started_from is None else current_card(started_from)) or {}
+    return {key: set(card.get(key) or ()) for key in BEHIND_KEYS}
 
 
 class TrainingCheckpoint:
@@ -59,8 +59,8 @@ class TrainingCheckpoint:
     At the start every process loads ``training.pt``, if there is one. The main process removes what a killed training
     left half-written and, at the end of every epoch, writes ``training.pt`` (everything needed to resume),
     ``model_last.pt`` (the averaged weights) and, if the validation was the best so far or there is none, ``model.pt``
-    (the same weights). Both models get a card, see `networks.model_card`. At the end of the training the main process
-    logs where the weights are.
+    (the same weights). Both models get a card, see `networks.model_card`; that of a ``model.pt`` with a score lists the
+    validation runs as those that selected it. At the end of the training the main process logs where the weights are.
 
     Args:
         output_dir: where the files are stored.
@@ -73,6 +73,7 @@ class TrainingCheckpoint:
         painter: what paints the targets, for the card.
         window_size: ``(z, y, x)`` of a training window in voxels, for the card.
         windows: the dataset of windows, for the card.
+        validation_runs: names of the runs of the validation, for the card.
         evaluator: the validation engine; its key metric determines which model is the best.
         started_from: the weights that the training started from, for the card; None for initialised weights.
         taken_over: where these are of other species, those that were taken over, for the card, see
@@ -96,6 +97,7 @@ class TrainingCheckpoint:
         painter: Any,
         window_size: Sequence[int],
         windows: Dataset,
+        validation_runs: Sequence[str],
         evaluator: Engine,
         started_from: str | Path | None = None,
         taken_over: Sequence[str] | None = None,
@@ -105,16 +107,16 @@ class TrainingCheckpoint:
         self.built = as_json(record_of(built))
         self.folder, self.model, self.objects, self.schedule = Path(output_dir), model, objects, schedule
         self.evaluator, self.resume, self.best = evaluator, resume, -1.0
-        self.accept_complete = accept_complete
+        self.accept_complete, self.validation_runs = accept_complete, validation_runs
+        behind = runs_behind(started_from)
         new = [name for name in species_set.names if name not in (taken_over or [])]
         facts = {
             "window_size": list(window_size),
             "thresholds_fitted_on": None,
             "thresholds_fitted_for": None,
             "thresholds_kept": None,
-            "trained_on": sorted(
-                {str(item.get("run", item["image"])) for item in windows.data} | runs_behind(started_from)
-            ),
+            "trained_on": sorted({str(item.get("run", item["image"])) for item in windows.data} | behind["trained_on"]),
+            "selected_on": sorted(behind["selected_on"]),
             "started_from": started_from and sha256_of(started_from),
             "species_at_start": None if taken_over is None else {"taken_over": list(taken_over), "new": new},
             "command": shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]]) if is_bundle_command() else None,
@@ -156,7 +158,8 @@ class TrainingCheckpoint:
             raise InputError(f"{path} is of another network or optimizer: set another output_dir.") from error
         self.best, self.card["started_from"] = state["best"], state["started_from"] or None
         self.card["species_at_start"] = state.get("species_at_start")
-        self.card["trained_on"] = sorted({*self.card["trained_on"], *state.get("trained_on", ())})
+        for key in BEHIND_KEYS:
+            self.card[key] = sorted({*self.card[key], *state.get(key, ())})
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.schedule.last_epoch = state["iteration"]
         logger.info("resuming after epoch %d of %s", state["epoch"], path)
@@ -168,7 +171,9 @@ class TrainingCheckpoint:
         score = validation.metrics[validation.key_metric_name] if validated else None
         card = {**self.card, "steps": engine.state.iteration, "validation_score": score}
         if (score is not None and score > self.best) or (score is None and self.best < 0):
-            save_model(self.folder / "model.pt", weights, card)
+            selected = [] if score is None else self.validation_runs
+            selected_on = sorted({*card["selected_on"], *selected})
+            save_model(self.folder / "model.pt", weights, {**card, "selected_on": selected_on})
             self.best = self.best if score is None else score
         save_model(self.folder / "model_last.pt", weights, card)
         states = {name: item.state_dict() for name, item in self.objects.items()}
@@ -179,7 +184,7 @@ class TrainingCheckpoint:
             "built": canonical(self.built),
             "started_from": self.card["started_from"] or "",
             "species_at_start": self.card["species_at_start"],
-            "trained_on": self.card["trained_on"],
+            **{key: self.card[key] for key in BEHIND_KEYS},
         }
         save_tensors({**states, **progress}, self.folder / "training.pt")
 

@@ -33,7 +33,8 @@ from scripts.species import Species, SpeciesSet, parse_species, read_species, wi
 CARD_FORMAT = 1  # increase when the layout of the file changes
 SHA256, PREVIOUS = "weights_sha256", "previous"
 REQUIRED = ("format", "network_def", "voxel_size_angstrom", "species", "contrast", "painter", SHA256)
-FITTED_KEYS = ("trained_on", "thresholds_fitted_on")  # the runs that decided about the weights
+BEHIND_KEYS = ("trained_on", "selected_on")  # runs that weights made from these ones know, too
+FITTED_KEYS = (*BEHIND_KEYS, "thresholds_fitted_on")  # the runs that decided about the weights
 RADII = ("radius_angstrom", "target_radius_angstrom")
 IDENTITY = ("label", *RADII)  # what identifies a species; its threshold may change
 OWN_SPECIES = "Leave species_path out to take the model's species, or train on yours"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.errors import InputError, run_tool
 from scripts.networks.ensemble import check_members
-from scripts.networks.model_card import card_path, needed_card, network_of, sha256_of
+from scripts.networks.model_card import BEHIND_KEYS, card_path, needed_card, network_of, sha256_of
 from scripts.networks.recipe import recipe_of
 from scripts.networks.weights import as_bytes, load_weights, save_model
 from scripts.records import first_difference
@@ -64,7 +64,7 @@ def write_soup(new: Path, paths: Sequence[Path]) -> None:
     )
     facts = {
         **dict.fromkeys(unknown),
-        "trained_on": sorted({run for card in cards for run in card.get("trained_on") or ()}),
+        **{key: sorted({run for card in cards for run in card.get(key) or ()}) for key in BEHIND_KEYS},
         AVERAGED_FROM: [sha256_of(path) for path in paths],
         "command": shlex.join(["python", "-m", "scripts.networks.soup", str(new), *map(str, paths)]),
     }
