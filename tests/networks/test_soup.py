@@ -5,7 +5,7 @@ import torch
 from scripts.networks.model_card import checked_card, network_of, read_card, sha256_of, species_of
 from scripts.networks.soup import main, mean_weights
 from scripts.networks.weights import load_weights
-from synthetic import make_species, tiny_network, write_weights
+from synthetic import make_species, tiny_classifier, tiny_network, write_second_look, write_weights
 
 
 @pytest.fixture
@@ -71,6 +71,13 @@ REFUSALS = {
             ),
         ],
         "c.pt is of other species or voxels",
+    ),
+    "second look": (
+        lambda files: [
+            write_second_look(files[0].with_name(f"{seed}.pt"), files[0], make_species(2), tiny_classifier(seed))
+            for seed in (0, 1)
+        ],
+        "0.pt is a second look, whose calibration holds for it alone: average first networks",
     ),
 }
 

@@ -32,6 +32,7 @@ from scripts.species import Species, SpeciesSet, parse_species, read_species, wi
 
 CARD_FORMAT = 1  # increase when the layout of the file changes
 SHA256, PREVIOUS = "weights_sha256", "previous"
+FIRST_SHA256 = "first_network_sha256"  # in the card of a second look alone
 REQUIRED = ("format", "network_def", "voxel_size_angstrom", "species", "contrast", "painter", SHA256)
 BEHIND_KEYS = ("trained_on", "selected_on")  # runs that weights made from these ones know, too
 FITTED_KEYS = (*BEHIND_KEYS, "thresholds_fitted_on")  # the runs that decided about the weights

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.errors import InputError, run_tool
 from scripts.networks.ensemble import check_members
-from scripts.networks.model_card import BEHIND_KEYS, card_path, needed_card, network_of, sha256_of
+from scripts.networks.model_card import BEHIND_KEYS, FIRST_SHA256, card_path, needed_card, network_of, sha256_of
 from scripts.networks.recipe import recipe_of
 from scripts.networks.weights import as_bytes, load_weights, save_model
 from scripts.records import first_difference
@@ -43,8 +43,8 @@ def write_soup(new: Path, paths: Sequence[Path]) -> None:
         paths: the files, each with its card.
 
     Raises:
-        InputError: there is one file only, one of them is missing or damaged, they are of unlike networks, species,
-            voxel sizes or targets, or ``new`` is there already.
+        InputError: there is one file only, one of them is missing, damaged or a second look, they are of unlike
+            networks, species, voxel sizes or targets, or ``new`` is there already.
     """
     if len(paths) < 2:
         raise InputError(f"{paths[0]} alone is its own mean: name two weights files or more.")
@@ -53,6 +53,9 @@ def write_soup(new: Path, paths: Sequence[Path]) -> None:
             raise InputError(f"{there} is there already: choose another name.")
     check_members(paths, "mean")
     cards = [needed_card(path, "another file") for path in paths]
+    for path, card in zip(paths, cards, strict=True):
+        if card.get(FIRST_SHA256):
+            raise InputError(f"{path} is a second look, whose calibration holds for it alone: average first networks.")
     networks = [load_weights(network_of(path), path) for path in paths]
     for path, network in zip(paths, networks, strict=True):
         found = first_difference(recipe_of(networks[0]), recipe_of(network))

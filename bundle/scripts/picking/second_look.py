@@ -22,7 +22,7 @@ from torch import Tensor
 from scripts.errors import InputError, InputWarning
 from scripts.file_pages import FilePages
 from scripts.networks.crop_classifier import CropClassifier
-from scripts.networks.model_card import needed_card, network_of, sha256_of, sha256_of_all
+from scripts.networks.model_card import FIRST_SHA256, needed_card, network_of, sha256_of, sha256_of_all
 from scripts.networks.weights import load_weights
 from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
 from scripts.picking.calibration import Calibration, log_odds_of, lower_probabilities, warn_of_uncalibrated
@@ -33,7 +33,7 @@ from scripts.species import SpeciesSet
 from scripts.threads import AT_ONCE, in_threads
 
 SECOND_LOOK = "second_look.pt"  # beside the weights of the first network
-FIRST_SHA256, CROP, CALIBRATION, FAMILIARITY = "first_network_sha256", "crop", "calibration", "familiarity"
+CROP, CALIBRATION, FAMILIARITY = "crop", "calibration", "familiarity"
 NOT_CALIBRATED = "not_calibrated"  # why the probability of a species is the second network's own
 BATCH = 32  # crops at a time: their features stay in the processor's cache
 COPIES_USED = 2  # turned copies; more gain nothing measurable
