@@ -3,7 +3,7 @@ from dataset_files import touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.copick_tree import tomogram_path
-from scripts.datasets.splits import fold_runs, plan_folds, split_runs
+from scripts.datasets.splits import fold_runs, plan_folds, share_of_runs, split_runs
 from scripts.errors import InputError
 from scripts.picks import Pick, write_copick_json, write_csv
 from synthetic import make_species
@@ -88,6 +88,28 @@ def test_a_share_for_validation_holds_that_share_of_the_particles(tmp_path):
         assert (len(chosen), sum(counts[run] for run in chosen)) == (4, 52)
     assert len(split_runs(tmp_path, [], ["T1"], validation_share=0.25, species_names=["a"])) == 2
     assert split_runs(tmp_path, ["T3"], validation_share=0.5, species_names=["a"]) == ["T3"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "share", "held_out"),
+    [(20, 0.5, 10), (20, 0.45, 9), (20, 0.4, 8), (20, 0.3, 6), (20, 0.25, 5), (20, 0.2, 4), (40, 0.05, 2), (7, 0.4, 3),
+     (5, 0.4, 2), (2, 0.4, 1), (1, 0.1, 1)],
+)  # fmt: skip
+def test_the_share_of_runs_and_of_every_species_is_near_the_wanted_one(runs, share, held_out):
+    counts = {f"T{number:02}": {"common": 10 + number % 3, "rare": number % 2} for number in range(runs)}
+    for seed in range(3):
+        chosen = share_of_runs(counts, share, seed)
+        assert len(set(chosen)) == len(chosen) == held_out
+        for name in ("common", "rare") if runs == 20 else ():
+            total = sum(row[name] for row in counts.values())
+            assert sum(counts[run][name] for run in chosen) == pytest.approx(share * total, abs=1.5)
+
+
+@pytest.mark.parametrize(("share", "folds"), [(0.5, 2), (0.25, 4), (0.2, 5), (0.1, 10), (0.03, 33)])
+def test_a_share_of_one_fold_is_the_first_fold(share, folds):
+    for runs in range(1, 14):
+        counts = {f"T{number:02}": {"a": number, "b": number % 2} for number in range(runs)}
+        assert share_of_runs(counts, share) == fold_runs(counts, folds)[0]
 
 
 def test_a_share_that_leaves_too_little_to_train_on_is_refused(tmp_path):

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from scripts.markdown import markdown_table
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
+
+MOST_FOLDS = 10  # of which some are joined: of small ones each is less balanced
 
 CountsByRun = Mapping[str, Mapping[str, int]]
 
@@ -45,8 +48,7 @@ def split_runs(
         validation_runs: names of runs; empty to choose them.
         without: names of runs to leave out.
         tomogram_kind: see `runs.list_runs`.
-        validation_share: share of the runs to choose, so that they hold this share of every species' particles, see
-            `fold_runs`; None takes every fifth by name.
+        validation_share: share of the runs to choose, see `share_of_runs`; None takes every fifth by name.
         species_names: of the species, for a share.
         seed: of the choice, for a share.
         truth_user_id: see `truth.list_labelled_runs`.
@@ -77,12 +79,33 @@ def split_runs(
     labelled = list_labelled_runs(
         dataset_dir, single, (), tomogram_kind, False, truth_user_id, truth_session_id, annotated
     )
-    return sorted(fold_runs(count_truths(labelled, species_names), round(1 / validation_share), seed)[0])
+    return share_of_runs(count_truths(labelled, species_names), validation_share, seed)
 
 
 def _log_never_held_out(runs: Sequence[str]) -> None:
     if runs:
         logger.info("%s: pseudo-labels alone, so they are trained on and never held out", ", ".join(runs))
+
+
+def share_of_runs(counts: CountsByRun, share: float, seed: int = 0) -> list[str]:
+    """Choose runs that hold about a share of every species' particles, and that share of the runs, rounded up.
+
+    These are the runs of several of the folds of `fold_runs`, for example of 2 of 5 for a share of 0.4. There are at
+    most ten folds, and of two runs or more; a share that is one fold alone, as 0.25 and 0.2 are, may have more of them.
+
+    Args:
+        counts: particles by run and species.
+        share: above 0 and at most a half.
+        seed: see `fold_runs`.
+
+    Returns:
+        The names of the runs, sorted.
+    """
+    most_folds = min(MOST_FOLDS, (len(counts) + 1) // 2)
+    nearest = Fraction(share).limit_denominator(max(most_folds, round(1 / share)))
+    folds = fold_runs(counts, nearest.denominator, seed)
+    spread = [number * nearest.denominator // nearest.numerator for number in range(nearest.numerator)]
+    return sorted(run for number in spread for run in folds[number])  # the first folds may be larger by one run
 
 
 def fold_runs(counts: CountsByRun, folds: int, seed: int = 0) -> list[list[str]]:
