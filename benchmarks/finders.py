@@ -8,6 +8,7 @@ The heat maps are those of a full-size tomogram at the network's output stride o
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 import time
@@ -68,4 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

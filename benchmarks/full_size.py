@@ -9,6 +9,7 @@ picks with those of the float32 file: how many have a twin within half a voxel, 
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -116,5 +117,8 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help="to write to (default: a temporary one)")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        main(Path(sys.argv[1] if len(sys.argv) > 1 else temporary).resolve())
+        main((options.folder or Path(temporary)).resolve())

@@ -10,6 +10,7 @@ dropped from the page cache before each step, and warm.
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -108,8 +109,12 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        print(measure(Path(sys.argv[2]), sys.argv[3] or None))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", metavar="FOLDER", nargs="?", type=Path, help="to write to (default: a temporary one)")
+    parser.add_argument("--measure", nargs=2, metavar=("DATASET", "CACHE"), help="one row alone; CACHE '' is memory")
+    options = parser.parse_args()
+    if options.measure:
+        print(measure(Path(options.measure[0]), options.measure[1] or None))
     else:
         with tempfile.TemporaryDirectory() as temporary:
-            main(Path(sys.argv[1] if len(sys.argv) > 1 else temporary).resolve())
+            main((options.folder or Path(temporary)).resolve())
