@@ -42,9 +42,24 @@ def test_a_folder_gets_a_file_per_run_and_species(tmp_path, table):
     assert len((tmp_path / "out/A/ribosome.imod.txt").read_text().splitlines()) == 2
 
 
-def test_a_format_with_runs_gets_a_file_per_species(tmp_path, table):
-    written = convert(table, tmp_path / "out", facts=FACTS, to_format="relion4")
-    assert sorted(path.name for path in written) == ["ribosome.relion4.star", "thyroglobulin.relion4.star"]
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [
+        ("csv", {"picks.csv": 4}),
+        ("relion5", {"ribosome.star": 3, "thyroglobulin.star": 1}),
+        ("relion4", {"ribosome.relion4.star": 3, "thyroglobulin.relion4.star": 1}),
+        ("warp", {"ribosome.warp.star": 3, "thyroglobulin.warp.star": 1}),
+        ("dynamo", {"ribosome.tbl": 3, "thyroglobulin.tbl": 1}),
+        ("imod", {"A/ribosome.imod.txt": 2, "B/ribosome.imod.txt": 1, "B/thyroglobulin.imod.txt": 1}),
+        ("ndjson", {"A/ribosome.ndjson": 2, "B/ribosome.ndjson": 1, "B/thyroglobulin.ndjson": 1}),
+        ("coords", {"A/ribosome.coords": 2, "B/ribosome.coords": 1, "B/thyroglobulin.coords": 1}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*no room for scores", "ignore:.*all 2 runs are taken to have")
+def test_a_folder_gets_a_file_of_all_runs_where_the_format_has_runs(tmp_path, name, files):
+    write_csv(tmp_path / "in.csv", [*TABLE, replace(TABLE[0], run="B")])
+    written = convert(tmp_path / "in.csv", tmp_path / "out", facts=FACTS, to_format=name)
+    assert {str(path.relative_to(tmp_path / "out")): count for path, count in written.items()} == files
 
 
 @pytest.mark.parametrize("name", ["relion5", "relion4", "warp"])

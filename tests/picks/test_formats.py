@@ -60,6 +60,12 @@ def test_the_page_has_an_example_and_a_row_for_every_format():
     }
 
 
+def test_the_page_says_whether_a_file_holds_all_runs():
+    rows = PAGE.split("**Example.**")[0]
+    found = dict(re.findall(r"^\| `(\w+)` \| [^|]*(all runs|per run)\b[^|]* \|", rows, flags=re.MULTILINE))
+    assert found == {name: "per run" if one.one_file_per == "run" else "all runs" for name, one in FORMATS.items()}
+
+
 @pytest.mark.parametrize(("name", "line"), documented_lines().items())
 def test_a_file_holds_what_the_page_computes_by_hand(tmp_path, name, line):
     path = tmp_path / "file"

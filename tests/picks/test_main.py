@@ -22,6 +22,16 @@ def test_the_command_takes_shape_and_voxel_size_from_keys(tmp_path, table):
     assert "-70.000000" in (tmp_path / "a.star").read_text()
 
 
+def test_the_help_says_what_a_folder_gets_by_format(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit, match="0"):
+        main(["convert", "--help"])
+    assert (
+        "a folder, which gets one file (csv), a file per species with all runs (relion5, relion4, warp, dynamo), or a "
+        "folder per run with a file per species (imod, ndjson, coords)"
+    ) in capsys.readouterr().out
+
+
 def test_an_error_of_the_command_is_one_line(tmp_path, table, capsys):
     assert main(["convert", str(table), str(tmp_path / "a.star"), "--to", "relion5", "--species", "ribosome"]) == 1
     captured = capsys.readouterr()

@@ -141,8 +141,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("source", metavar="IN", help="a file of picks, or a copick project")
     command.add_argument(
-        "target", metavar="OUT", help="a file, a folder for one file per run and species, or a project"
-    )
+        "target", metavar="OUT",
+        help=f"a file, a copick project, or a folder, which gets one file ({_formats_with('table')}), a file per "
+        f"species with all runs ({_formats_with('species')}), or a folder per run with a file per species "
+        f"({_formats_with('run')})",
+    )  # fmt: skip
     command.add_argument("--to", dest="to_format", metavar="FORMAT", help=f"of OUT: {', '.join(FORMATS)}")
     command.add_argument("--from", dest="from_format", metavar="FORMAT", help="of IN, where its name does not tell")
     command.add_argument("--run", metavar="NAME", help="the run, where IN does not say; else only this one")
@@ -161,6 +164,11 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--overwrite", action="store_true", help="replace files")
     command.set_defaults(work=print_conversion)
     return parser
+
+
+def _formats_with(one_file_per: str) -> str:
+    """Return the names of the formats that write such files into a folder; copick writes into a project."""
+    return ", ".join(one.name for one in FORMATS.values() if one.one_file_per == one_file_per and one.name != "copick")
 
 
 def _add_fusion(commands: Any) -> None:

@@ -37,7 +37,7 @@ def convert(
 
     Args:
         source: a file, a copick project or a folder of copick files.
-        target: a file, a copick project, or a folder for one file per run and species.
+        target: a file, a copick project, or a folder for one or several files, see `Format.paths_for`.
         facts: what the source does not state. If it states them, ``run`` and ``species`` select from its picks.
         from_format: a name in `FORMATS`; None recognises the format by the file's name and content.
         to_format: the same for the target; None recognises the format by its name.

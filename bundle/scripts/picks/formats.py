@@ -38,7 +38,8 @@ class Format:
     Attributes:
         name: as users write it.
         file_name: of a file in a run's folder; ``{species}``, ``{user_id}`` and ``{session_id}`` are replaced.
-        one_file_per: "table" if the file states run and species, "species" if it states only the run, else "run".
+        one_file_per: "table" if the file states run and species: it holds all of them. "species" if it states only
+            the run: it holds all runs of one species. Else "run": it holds one species of one run.
         unit: of the numbers in the file.
         read: reads the picks of a file.
         write: writes a file of picks, which are of one species (and run) unless the file states more.
@@ -78,7 +79,8 @@ class Format:
         """Return the files that a table of picks is written to, each with its picks and its facts.
 
         Args:
-            target: a file, a copick project, or a folder for one file per run and species.
+            target: a file, a copick project, or a folder for as many files as ``one_file_per`` says; those of a run
+                are in a folder of its own.
             picks: the table; without picks there is one empty file, for the run and species of the facts.
             facts: what is known of all picks.
 
