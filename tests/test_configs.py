@@ -19,7 +19,7 @@ import pytest
 import torch
 import zarr
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from page_data import data_of
 from scripts.errors import find_input_error
 from scripts.networks.convnext_unet import ConvNeXtUNet
@@ -454,6 +454,16 @@ def test_heat_maps_are_learned_resumed_scored_and_picked_by_one_overlay(dataset_
     made = run_inference(dataset_dir, tmp_path / "picks", weights, overlays, **picking)
     assert made.parser.get_parsed_content("finder") == Peaks(0.5)
     assert {pick.run for pick in read_csv(tmp_path / "picks" / "picks.csv")} == {"one", "two"}
+
+
+@pytest.mark.parametrize("overlays", [[], ["heat_maps.json"], ["multi_gpu_train.json"]])
+def test_a_training_window_that_the_networks_answers_do_not_fill_is_refused(overlays, tmp_path):
+    parser = ConfigParser()
+    parser.read_config([str(CONFIGS / name) for name in ("train.json", *overlays)])
+    parser.update({"bundle_root": str(BUNDLE), "dataset_dir": str(tmp_path), "window_size": [16, 17, 17]})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("train#window")
+    assert "answers once per 2 voxels" in str(find_input_error(caught.value))
 
 
 def test_auxiliary_losses_resume_exactly_and_leave_no_heads_in_the_weights(dataset_dir, tmp_path):

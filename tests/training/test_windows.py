@@ -1,9 +1,11 @@
 import dataclasses
+import re
 
 import numpy as np
 import pytest
 import torch
 from monai.transforms import Compose, RandFlipd, RandRotate90d
+from scripts.errors import InputError
 from scripts.training.heat_maps import HeatMaps
 from scripts.training.spheres import Spheres
 from scripts.training.windows import PaintTargetsd, RandWindowd, mean_of_cubes
@@ -173,6 +175,13 @@ def test_flips_and_turns_move_image_and_target_together(species_set):
 def test_a_bad_window_size_is_refused(size, species_set):
     with pytest.raises(ValueError, match="window_size needs three positive numbers"):
         RandWindowd(species_set, size)
+
+
+@pytest.mark.parametrize(("size", "near"), [((16, 49, 49), "[16, 50, 50]"), ((15, 48, 48), "[16, 48, 48]")])
+def test_a_window_that_the_networks_answers_do_not_fill_is_refused(size, near, species_set):
+    with pytest.raises(InputError, match=rf"window_size .* answers once per 2 voxels.* example {re.escape(near)}\."):
+        RandWindowd(species_set, size, output_stride=2)
+    RandWindowd(species_set, (15, 49, 49))
 
 
 def doubtful_sample(rows, points=(), **more):

@@ -13,6 +13,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from scripts.errors import InputError
 from scripts.preparation.annotation import DOUBTFUL, REGION, Annotation, pop_annotation
 from scripts.preparation.cache import StoredVolume
 from scripts.preparation.interest import CELL_VOXELS, INTEREST
@@ -40,6 +41,11 @@ class RandWindowd(RandomizableTransform):
         species_weights: of every species, by name; None for those of the species.
         interest_share: share of the windows drawn by the map of `preparation.interest`, in a tomogram that has one;
             the others as above.
+        output_stride: of the network, see `PaintTargetsd`.
+
+    Raises:
+        InputError: a side of the window is no multiple of ``output_stride``.
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -52,12 +58,19 @@ class RandWindowd(RandomizableTransform):
         volume_key: str = "label_volume",
         species_weights: Mapping[str, float] | None = None,
         interest_share: float = 0.0,
+        output_stride: int = 1,
     ) -> None:
         super().__init__()
         if len(window_size) != 3 or min(window_size) < 1:
             raise ValueError(f"window_size needs three positive numbers of voxels (z, y, x); got {window_size}.")
         if window_size[1] != window_size[2]:
             raise ValueError(f"window_size needs y equal to x, because windows are turned in xy; got {window_size}.")
+        if any(side % output_stride for side in window_size):
+            raise InputError(
+                f"window_size {list(window_size)}: the network answers once per {output_stride} voxels, and mirrored "
+                "targets would lie beside their particles. Set its sides to multiples of that, for example "
+                f"{[-(-side // output_stride) * output_stride for side in window_size]}."
+            )
         if not 0 <= particle_share <= 1:
             raise ValueError(f"particle_share is a share, 0 to 1; got {particle_share}.")
         if not 0 <= interest_share <= 1:
