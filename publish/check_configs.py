@@ -56,7 +56,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "handlers.folds": "StoreOutOfFold run_folds run_out_of_fold summarise_folds",
     "handlers.pages": "OverlayToTensorBoard WritePages",
     "handlers.results": "WritePicks WriteToProject",
-    "handlers.scores": "PickScore WriteScores",
+    "handlers.scores": "PickScore WriteScores check_scored_runs",
     "handlers.second_look": "StoreProposals StoredPlaces WriteReliability calibrate_second_look each_once "
     "warn_of_used_runs with_proposals without_proposals",
     "handlers.thresholds": "FitThresholds",

@@ -443,7 +443,7 @@ def test_heat_maps_are_learned_resumed_scored_and_picked_by_one_overlay(dataset_
     evaluation = workflow(
         ["train.json", "evaluate.json", *overlays], "train", dataset_dir=str(dataset_dir),
         output_dir=str(tmp_path / "scores"), checkpoint_path=str(weights), sweep_thresholds=[0.001, 0.5],
-        record_thresholds=True, **SMALL_PICKING,
+        validation_runs=["two"], record_thresholds=True, **SMALL_PICKING,
     )  # fmt: skip
     evaluation.run()
     assert read_card(weights)["thresholds_fitted_for"] == {

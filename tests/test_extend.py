@@ -79,6 +79,7 @@ def test_a_network_a_painter_and_a_finder_of_ones_own_train_and_pick_by_one_over
         data,
         tmp_path / "scores",
         sweep_thresholds=[0.1, 0.5],
+        validation_runs=["two"],
         **picking,
     )
     assert (tmp_path / "scores" / "scores.csv").exists()

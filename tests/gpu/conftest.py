@@ -99,7 +99,8 @@ def evaluate(dataset_dir):
 
     def run(device, output_dir, weights):
         where = {"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), "checkpoint_path": str(weights)}
-        quick = {"precision": "float32", "sweep_thresholds": [0.001, 0.5], "page_megabytes": 0, "validation_runs": []}
+        where |= {"validation_runs": ["two"]}
+        quick = {"precision": "float32", "sweep_thresholds": [0.001, 0.5], "page_megabytes": 0}
         windows = {"inference_window_size": SMALL["inference_window_size"]}
         made_config(["train.json", "evaluate.json"], "train", device, **where, **quick, **windows).run()
         return (output_dir / "scores.csv").read_text().splitlines()

@@ -1,9 +1,17 @@
+import re
+
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
-from scripts.handlers.scores import PickScore, WriteScores
+from scripts.errors import InputError, InputWarning
+from scripts.handlers.scores import PickScore, WriteScores, check_scored_runs
+from scripts.networks.model_card import card_path
+from scripts.picking.calibrated_scores import load_calibration, write_calibration
+from scripts.picking.calibration import Calibration
+from scripts.picking.second_look import find_second_look
 from scripts.picks import Pick, as_records
-from synthetic import SHAPE, make_species, run_engine, sample_of
+from synthetic import SHAPE, make_species, run_engine, sample_of, tiny_network, write_second_look, write_weights
 
 
 def test_the_score_sums_counts_over_tomograms(species_set):
@@ -96,3 +104,57 @@ def test_picks_of_which_the_truth_does_not_tell_count_neither_right_nor_wrong(sp
     run_engine([known], WriteScores(str(tmp_path), species_set))
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("kaggle,a,1,1,1,0,0,")
     assert "total" in capsys.readouterr().out
+
+
+RUNS = [{"run": name} for name in ("three", "two", "one", "two")]
+
+
+def test_runs_that_the_weights_were_trained_on_are_named_before_they_are_scored(tmp_path):
+    weights = write_weights(tmp_path / "model.pt", trained_on=["one", "two", "other"], thresholds_fitted_on=["three"])
+    with pytest.warns(
+        InputWarning,
+        match=r"scores are too good on runs that were learned from \(trained_on in .*model\.json: one, two; "
+        r"thresholds_fitted_on in .*model\.json: three\)\. Set validation_runs to others",
+    ):
+        check_scored_runs(RUNS, weights)
+    check_scored_runs([{"run": "four"}], weights)
+
+
+def test_runs_that_any_member_of_an_ensemble_was_trained_on_are_named(tmp_path):
+    paths = [
+        write_weights(tmp_path / f"{run}.pt", tiny_network(seed), trained_on=[run])
+        for seed, run in enumerate(("zero", "one"))
+    ]
+    with pytest.warns(InputWarning, match=r"\(trained_on in .*one\.json: one\)"):
+        check_scored_runs(RUNS, paths)
+
+
+def test_runs_that_the_probabilities_were_learned_from_are_named(tmp_path):
+    weights, species_set = write_weights(tmp_path / "model.pt"), make_species(2)
+    calibration = Calibration(np.tile([1.0, 1, 0, 0, -1], (2, 1)), ("two",))
+    table = {"calibration": calibration.as_table(species_set.names), "trained_on": ["one"]}
+    path = write_second_look(tmp_path / "second_look.pt", weights, species_set, **table)
+    judge = find_second_look(True, path, weights, species_set)
+    with pytest.warns(
+        InputWarning, match=r"trained_on in .*second_look\.json: one; calibration in .*second_look\.json: two"
+    ):
+        check_scored_runs(RUNS, weights, judge)
+    write_calibration(tmp_path / "calibration.json", calibration, species_set.names, [weights], {})
+    judge = load_calibration(tmp_path / "calibration.json", weights, species_set)
+    with pytest.warns(InputWarning, match=r"\(calibration in .*calibration\.json: two\)"):
+        check_scored_runs(RUNS, weights, judge)
+
+
+def test_thresholds_are_not_recorded_where_the_weights_were_trained(tmp_path):
+    weights = write_weights(tmp_path / "model.pt", trained_on=["two", "other"])
+    with pytest.raises(InputError, match=r"model\.pt was trained on two: .* or record_thresholds to False"):
+        check_scored_runs(RUNS, weights, record_thresholds=True)
+    check_scored_runs(RUNS[:1], weights, record_thresholds=True)
+
+
+def test_of_weights_without_a_card_nothing_is_known(tmp_path):
+    weights = write_weights(tmp_path / "model.pt")
+    card_path(weights).unlink()
+    check_scored_runs(RUNS, weights)
+    with pytest.raises(InputError, match=re.escape("or set record_thresholds to False")):
+        check_scored_runs(RUNS, weights, record_thresholds=True)

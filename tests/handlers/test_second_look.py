@@ -143,7 +143,9 @@ def test_without_it_picks_are_the_first_networks(made, dataset, bundle_dir, tmp_
 
 def test_evaluation_says_what_was_asked_and_what_came(made, dataset, bundle_dir, tmp_path):
     configs = ["train.json", "evaluate.json"]
-    workflow(bundle_dir, dataset, "train", configs, tmp_path, validation_runs=["three"], sweep_thresholds=[0.5]).run()
+    settings = {"validation_runs": ["three"], "sweep_thresholds": [0.5]}
+    with pytest.warns(InputWarning, match=r"learned from \(calibration in .*second_look\.json: three\)"):
+        workflow(bundle_dir, dataset, "train", configs, tmp_path, **settings).run()
     points = rows_of(tmp_path / "operating_points.csv")
     assert [row["operating_point"] for row in points[::3]] == ["F1", "F4", "precision 0.9", "recall 0.95"]
     assert [row["species"] for row in points[:3]] == ["a", "b", "total"]

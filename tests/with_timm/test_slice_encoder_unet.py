@@ -274,7 +274,7 @@ def test_the_card_alone_tells_how_to_build_the_network(weights):
 def test_weights_are_evaluated_from_their_card(weights, data, tmp_path):
     run_configs(
         ["train.json", "evaluate.json"], "train", data, tmp_path, checkpoint_path=str(weights), second_look=False,
-        sweep_thresholds=[0.1, 0.5], backend="torch",
+        sweep_thresholds=[0.1, 0.5], backend="torch", validation_runs=["two"],
     )  # fmt: skip
     assert (tmp_path / "scores.csv").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 
 from scripts.atomic_files import write_table_of_rows
+from scripts.errors import InputError, InputWarning
 from scripts.handlers.finished_sample import image_facts_of, judged_picks_of, samples_of, true_picks_of
+from scripts.networks.ensemble import WeightsFiles, files_of
+from scripts.networks.model_card import current_card, needed_card, one_file, used_runs_in_words, uses_of_weights
 from scripts.picks import Pick
 from scripts.scoring.matching import MODES, check_mode
 from scripts.scoring.metrics import (
@@ -30,6 +34,42 @@ from scripts.scoring.metrics import (
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
+
+
+def check_scored_runs(
+    runs: Sequence[Mapping[str, Any]],
+    checkpoint_path: WeightsFiles,
+    judge: Any = None,
+    record_thresholds: bool = False,
+) -> None:
+    """Warn of runs that the weights, or the probabilities, were learned from: scores are too good there.
+
+    Args:
+        runs: items of the tomograms to be scored, each with its ``run``.
+        checkpoint_path: the weights file, or those of an ensemble; nothing is known of one without a card.
+        judge: the second look or the calibration in its place; None if there is neither.
+        record_thresholds: thresholds are fitted on the runs and recorded in the card of the weights.
+
+    Raises:
+        InputError: thresholds are to be recorded, and the weights were trained on one of the runs or have no card.
+    """
+    names = sorted({one["run"] for one in runs})
+    if record_thresholds:
+        known = needed_card(one_file(checkpoint_path), "record_thresholds to False").get("trained_on") or ()
+        trained = [name for name in names if name in known]
+        if trained:
+            raise InputError(
+                f"{checkpoint_path} was trained on {', '.join(trained)}: thresholds that are fitted there do not hold "
+                "elsewhere. Set validation_runs to other runs, or record_thresholds to False."
+            )
+    paths = files_of([checkpoint_path] if isinstance(checkpoint_path, str | Path) else checkpoint_path)
+    uses: dict[str, Sequence[str]] = dict(getattr(judge, "uses", {}))
+    for path in paths:
+        uses |= {} if current_card(path) is None else uses_of_weights(path)
+    used = used_runs_in_words(names, uses)
+    if used:
+        message = f"scores are too good on runs that were learned from ({used}). Set validation_runs to others."
+        warnings.warn(message, InputWarning, stacklevel=2)
 
 
 class WriteScores:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,11 @@ class CalibratedScores:
 
     Args:
         calibration: fitted with the logits in the place of a second look's answers, too.
+        uses: runs that it was made with, see `model_card.uses_of_weights`.
     """
 
-    def __init__(self, calibration: Calibration) -> None:
-        self.calibration = calibration
+    def __init__(self, calibration: Calibration, uses: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+        self.calibration, self.uses = calibration, uses
 
     def record(self) -> dict[str, Any]:
         """Return the settings that the picks depend on."""
@@ -100,4 +102,4 @@ def load_calibration(
         if known.isdisjoint(sha256_of_all(file)):
             raise InputError(f"{path} was not fitted for {file}: leave calibration_path out, or give the weights' own.")
     warn_of_uncalibrated(path, left)
-    return CalibratedScores(calibration)
+    return CalibratedScores(calibration, {f"calibration in {path}": calibration.fitted_on})

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,14 @@ from torch import Tensor
 from scripts.errors import InputError, InputWarning
 from scripts.file_pages import FilePages
 from scripts.networks.crop_classifier import CropClassifier
-from scripts.networks.model_card import FIRST_SHA256, needed_card, network_of, sha256_of, sha256_of_all
+from scripts.networks.model_card import (
+    FIRST_SHA256,
+    needed_card,
+    network_of,
+    sha256_of,
+    sha256_of_all,
+    uses_of_weights,
+)
 from scripts.networks.weights import load_weights
 from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
 from scripts.picking.calibration import Calibration, log_odds_of, lower_probabilities, warn_of_uncalibrated
@@ -54,6 +62,7 @@ class SecondLook:
         dtype: what the network computes in.
         weights_sha256: of its weights file, for the record.
         first_sha256: of the first network's weights, whose candidates it was trained on.
+        uses: runs that it was made with, see `model_card.uses_of_weights`.
     """
 
     def __init__(
@@ -66,10 +75,11 @@ class SecondLook:
         dtype: torch.dtype = torch.float32,
         weights_sha256: str = "",
         first_sha256: str = "",
+        uses: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
         if not 1 <= copies <= len(COPIES):
             raise InputError(f"second_look_copies must be from 1 to {len(COPIES)}; got {copies}.")
-        self.weights_sha256, self.first_sha256 = weights_sha256, first_sha256
+        self.weights_sha256, self.first_sha256, self.uses = weights_sha256, first_sha256, uses
         self.network, self.crop_shape, self.calibration = network.folded(dtype), crop_shape, calibration
         self.familiarity, self.copies, self.dtype = familiarity, copies, dtype
         self.device = next(network.parameters()).device
@@ -245,4 +255,7 @@ def load_second_look(
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path}: its card is damaged: {error}. Copy both again.") from error
     warn_of_uncalibrated(path, card.get(NOT_CALIBRATED) or {})
-    return SecondLook(network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path), card[FIRST_SHA256])
+    return SecondLook(
+        network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path), card[FIRST_SHA256],
+        uses_of_weights(Path(path)),
+    )  # fmt: skip
