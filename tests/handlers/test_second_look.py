@@ -6,11 +6,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
 from monai.data import Dataset
 from scripts.errors import InputWarning
 from scripts.handlers.second_look import WriteReliability, judge_tomograms, warn_of_used_runs
 from scripts.networks.model_card import read_card, sha256_of
+from scripts.networks.weights import read_tensors
 from scripts.picking.candidates import Candidates
 from scripts.picking.proposals import Proposals
 from scripts.picking.second_look import find_second_look
@@ -53,13 +55,17 @@ def workflow(bundle_dir, dataset, kind, configs, output, **changes):
     return made
 
 
-def make_second_look(bundle_dir, dataset, output, **changes):
+def second_look_workflow(bundle_dir, dataset, output, **changes):
     given = {
         "validation_runs": ["three"], "epochs": 1, "windows_per_epoch": 32, "batch_size": 16, "crop_size": 8,
         "mask_radius_angstrom": 40.0, "network_def#widths": [4, 4], "network_def#depths": [1, 1],
     }  # fmt: skip
     configs = ["train.json", "second_look.json"]
-    workflow(bundle_dir, dataset, "train", configs, output, **{**given, **changes}).run()
+    return workflow(bundle_dir, dataset, "train", configs, output, **{**given, **changes})
+
+
+def make_second_look(bundle_dir, dataset, output, **changes):
+    second_look_workflow(bundle_dir, dataset, output, **changes).run()
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +121,19 @@ def test_one_that_was_stopped_before_its_calibration_is_calibrated_without_train
         make_second_look(bundle_dir, dataset, made)
     assert [path.stat().st_mtime_ns for path in done] == before
     assert read_card(made / "second_look.pt") == card
+
+
+def test_one_that_was_stopped_in_its_training_ends_with_the_weights_of_one_that_was_not(dataset, bundle_dir, tmp_path):
+    for name, stops in (("whole", [None]), ("parts", [2, None])):
+        for stop in stops:
+            made = second_look_workflow(bundle_dir, dataset, tmp_path / name, epochs=4)
+            trainer = made.parser.get_parsed_content("train#trainer")
+            if stop:
+                trainer.add_event_handler(Events.EPOCH_COMPLETED(once=stop), trainer.terminate)
+            made.run()
+    assert made.parser.get_parsed_content("network_def").dropout.p == 0.2
+    whole, parts = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_inference_takes_the_second_look_beside_the_weights(made, dataset, bundle_dir, tmp_path):

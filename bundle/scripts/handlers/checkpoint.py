@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
+import torch
 from ignite.engine import Engine, Events
 from monai.data import Dataset
 from monai.engines import Trainer
@@ -62,6 +64,9 @@ class TrainingCheckpoint:
     (the same weights). Both models get a card, see `networks.model_card`; that of a ``model.pt`` with a score lists the
     validation runs as those that selected it. At the end of the training the main process logs where the weights are.
 
+    The random numbers of an epoch, of dropout for example, depend on the seed and the epoch's number alone, so that a
+    resumed training draws the same ones.
+
     Args:
         output_dir: where the files are stored.
         model: the averaged network.
@@ -78,6 +83,7 @@ class TrainingCheckpoint:
         started_from: the weights that the training started from, for the card; None for initialised weights.
         taken_over: where these are of other species, those that were taken over, for the card, see
             `networks.transfer`; None where they are of the same.
+        seed: of torch's random numbers.
         resume: continue from ``training.pt`` if there is one.
         accept_complete: a complete training with these settings stays as it is; otherwise it is refused.
 
@@ -101,13 +107,14 @@ class TrainingCheckpoint:
         evaluator: Engine,
         started_from: str | Path | None = None,
         taken_over: Sequence[str] | None = None,
+        seed: int = 0,
         resume: bool = True,
         accept_complete: bool = False,
     ) -> None:
         self.built = as_json(record_of(built))
         self.folder, self.model, self.objects, self.schedule = Path(output_dir), model, objects, schedule
         self.evaluator, self.resume, self.best = evaluator, resume, -1.0
-        self.accept_complete, self.validation_runs = accept_complete, validation_runs
+        self.seed, self.accept_complete, self.validation_runs = seed, accept_complete, validation_runs
         behind = runs_behind(started_from)
         new = [name for name in species_set.names if name not in (taken_over or [])]
         facts = {
@@ -125,6 +132,7 @@ class TrainingCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.STARTED, self.load)
+        engine.add_event_handler(Events.EPOCH_STARTED, self.draw_anew)
         if idist.get_rank() == 0:
             engine.add_event_handler(Events.STARTED, lambda _: remove_temporaries(self.folder))
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.save)
@@ -163,6 +171,9 @@ class TrainingCheckpoint:
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         self.schedule.last_epoch = state["iteration"]
         logger.info("resuming after epoch %d of %s", state["epoch"], path)
+
+    def draw_anew(self, engine: Engine) -> None:
+        torch.manual_seed(np.random.RandomState((self.seed, engine.state.epoch)).randint(2**31))
 
     def save(self, engine: Engine) -> None:
         weights = as_bytes({name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()})
