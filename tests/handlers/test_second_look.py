@@ -18,6 +18,7 @@ from scripts.picking.proposals import Proposals
 from scripts.picking.second_look import find_second_look
 from scripts.picking.stored_proposals import write_proposals
 from scripts.picks import Pick, read_csv, write_csv
+from scripts.records import first_difference
 from scripts.volumes.labels import draw_spheres
 from synthetic import box_mask, make_species, noise, run_engine, sample_of, tiny_network, write_mrc, write_weights
 
@@ -48,8 +49,9 @@ def dataset(tmp_path_factory):
 def workflow(bundle_dir, dataset, kind, configs, output, **changes):
     made = ConfigWorkflow(
         config_file=[str(bundle_dir / "configs" / name) for name in configs], workflow_type=kind, logging_file=False,
-        bundle_root=str(bundle_dir), dataset_dir=str(dataset), output_dir=str(output), precision="float32",
-        checkpoint_path=str(dataset / "weights" / "model.pt"), backend="torch", device=torch.device("cpu"), **changes,
+        bundle_root=str(bundle_dir), dataset_dir=str(dataset), output_dir=str(output), backend="torch",
+        checkpoint_path=str(dataset / "weights" / "model.pt"), device=torch.device("cpu"),
+        **{"precision": "float32", **changes},
     )  # fmt: skip
     made.initialize()
     return made
@@ -134,6 +136,25 @@ def test_one_that_was_stopped_in_its_training_ends_with_the_weights_of_one_that_
     assert made.parser.get_parsed_content("network_def").dropout.p == 0.2
     whole, parts = (read_tensors(tmp_path / name / "model_last.pt") for name in ("whole", "parts"))
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("rotations", 2), ("flips", ["z"]), ("inference_window_size", [16, 24, 24]), ("precision", "bfloat16"),
+        ("validate#postprocessing#transforms#0#lowest_logit", -4.0),
+    ],
+)  # fmt: skip
+def test_what_was_proposed_with_other_settings_is_proposed_again(setting, value, dataset, bundle_dir, tmp_path):
+    paths, records = [], []
+    for changes in ({}, {"num_workers": 1}, {setting: value}):
+        parser = second_look_workflow(bundle_dir, dataset, tmp_path, **changes).parser
+        paths.append({item["proposals_path"] for item in parser.get_parsed_content("proposed_training")})
+        records.append(parser.get_parsed_content("train#handlers#7").built)
+    assert paths[0] == paths[1]
+    assert paths[0].isdisjoint(paths[2])
+    assert first_difference(*records[:2]) is None
+    assert first_difference(records[0]["proposing"], records[2]["proposing"])
 
 
 def test_inference_takes_the_second_look_beside_the_weights(made, dataset, bundle_dir, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import warnings
@@ -41,7 +42,7 @@ from scripts.picking.second_look import (
 from scripts.picking.stored_proposals import read_proposals, write_proposals
 from scripts.preparation.cache import PROPOSALS_PATH, entry_name
 from scripts.preparation.crops import CropShape
-from scripts.records import as_json
+from scripts.records import as_json, canonical, record_of
 from scripts.scoring.calibration import (
     JudgedCandidates,
     JudgedScores,
@@ -98,13 +99,23 @@ def warn_of_used_runs(
 
 
 def with_proposals(
-    tomograms: Sequence[dict[Any, Any]], folder: str | Path, checkpoint_path: str | Path, preparation: Transform
+    tomograms: Sequence[dict[Any, Any]],
+    folder: str | Path,
+    checkpoint_path: str | Path,
+    preparation: Transform,
+    proposing: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Return the items of tomograms with the files of their proposals.
+    """Return the items of tomograms with the files of their proposals, by what these depend on.
 
-    A file's name depends on the first network's weights, on the tomogram's content and on how it is prepared.
+    Args:
+        tomograms: the items; a file's name depends on the tomogram's content.
+        folder: where the files are.
+        checkpoint_path: the first network's weights.
+        preparation: of the tomograms.
+        proposing: what proposes in prepared tomograms, by name: inferer and transforms.
     """
-    folder = Path(folder) / sha256_of(checkpoint_path)[:12]
+    made_by = canonical([sha256_of(checkpoint_path), record_of(proposing)])
+    folder = Path(folder) / hashlib.sha256(made_by.encode()).hexdigest()[:12]
     names = [entry_name(item, preparation) for item in tomograms]
     return [{**item, PROPOSALS_PATH: str(folder / f"{name}.npz")} for item, name in zip(tomograms, names, strict=True)]
 
@@ -130,7 +141,7 @@ class StoredPlaces:
         self.paths = [Path(item[PROPOSALS_PATH]) for item in tomograms]
 
     def record(self) -> dict[str, Any]:
-        """Return an empty record: places depend on the weights, which the names of the files tell."""
+        """Return an empty record: what places depend on is in the names of the files, see `with_proposals`."""
         return {}
 
     def __call__(self, number: int) -> NDArray[np.float64]:
