@@ -6,7 +6,7 @@ from scripts.errors import InputError
 from scripts.preparation.crops import CropShape
 from scripts.records import first_difference, record_of
 from scripts.training.crop_dataset import CropDataset
-from scripts.training.crops import CropMix, CropVariation
+from scripts.training.crops import NOTHING, CropMix, CropVariation
 from synthetic import POINTS, SHAPE, image_of, make_species, noise
 
 ROWS = torch.tensor([[1.0, *POINTS[0]], [2.0, *POINTS[1]]])
@@ -58,6 +58,23 @@ def test_what_the_crops_depend_on_is_in_the_record():
         assert first_difference(before, record_of(crops(**changes)))
 
 
+class RarelyShown(Prepared):
+    """Ten prepared tomograms; species b is in the last one alone, and c in none."""
+
+    def __init__(self):
+        super().__init__([{"image": f"{number}.mrc", "run": str(number)} for number in range(10)])
+
+    def __getitem__(self, number):
+        return super().__getitem__(number) | {"label": ROWS if number == 9 else ROWS[:1]}
+
+
+def test_a_species_that_few_runs_show_has_its_share_of_the_crops():
+    dataset = crops(tomograms=RarelyShown(), species_set=make_species(3))
+    labels = np.bincount([dataset[number]["label"] for number in range(600)], minlength=4) / 600
+    share = 0.55 / 3
+    assert np.allclose(labels, [0.45 + share, share, share, 0], atol=0.05)
+
+
 class PartlyAnnotated(Prepared):
     """Two prepared tomograms; in the first ``incomplete`` of them only species a is annotated."""
 
@@ -73,7 +90,7 @@ class PartlyAnnotated(Prepared):
 def test_crops_of_nothing_come_from_runs_in_which_all_species_are_annotated():
     part = crops(tomograms=PartlyAnnotated(1))
     first, second = part.runs
-    assert (first.has_nothing, second.has_nothing) == (False, True)
+    assert (first.shows(NOTHING), second.shows(NOTHING)) == (False, True)
     first.draw_nothing = None  # not to be called
     assert {part[number]["label"] for number in range(60)} == {0, 1, 2}
 

@@ -86,7 +86,7 @@ def test_where_not_all_species_are_annotated_or_one_is_uncertain_no_place_shows_
     ):
         run = ProposedRun(np.zeros((1, 24, 24, 44)), PARTICLES, places, RADII, Annotation.of(known))
         assert run.classes.tolist() == expected
-        assert run.has_nothing == ("is_complete" not in known)
+        assert run.shows(NOTHING) == ("is_complete" not in known)
 
 
 def test_what_a_person_rejected_is_a_wrong_proposal_unless_another_species_stands_there():

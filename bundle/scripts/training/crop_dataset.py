@@ -22,6 +22,8 @@ from scripts.training.window_dataset import record_of_runs
 class CropDataset(Dataset):
     """Random training crops; crop ``number`` is always the same, like the windows of `window_dataset.WindowDataset`.
 
+    Its class is drawn first, then one of the tomograms that show it.
+
     Args:
         tomograms: prepared tomograms, see `preparation.cache.prepared_dataset`.
         places_of: returns the proposed places ``(N, 3)`` of a tomogram, by its number; called when they are needed.
@@ -72,13 +74,18 @@ class CropDataset(Dataset):
         return runs
 
     @cached_property
-    def runs_with_nothing(self) -> list[ProposedRun]:
-        """The tomograms in which crops of nothing can be cut.
+    def runs_by_class(self) -> list[list[ProposedRun]]:
+        """The tomograms that show every class, from nothing on."""
+        classes = range(NOTHING, 1 + len(self.species_set.picked))
+        return [[run for run in self.runs if run.shows(wanted)] for wanted in classes]
+
+    def runs_for(self, wanted: int) -> list[ProposedRun]:
+        """Return the tomograms to cut crops of a class from: those that show it, or else nothing.
 
         Raises:
             InputError: there are none.
         """
-        found = [run for run in self.runs if run.has_nothing]
+        found = self.runs_by_class[wanted] or self.runs_by_class[NOTHING]
         if not found:
             raise InputError(
                 "a second look is trained on places that show no particle, too, and in none of its runs are all "
@@ -89,11 +96,9 @@ class CropDataset(Dataset):
     def __getitem__(self, number: int) -> Mapping[str, Any]:  # type: ignore[override]
         """Return crop ``number``: ``image`` ``(1, S, S, S)`` and ``label``, its class."""
         random = np.random.RandomState((self.seed, int(number)))
-        run = self.runs[random.randint(len(self.runs))]
         wanted = NOTHING if random.rand() < self.mix.nothing else 1 + random.randint(len(self.species_set.picked))
-        if not run.has_nothing and not run.shows(wanted):
-            run = self.runs_with_nothing[random.randint(len(self.runs_with_nothing))]
-        crop, label = self.draw(run, wanted, random)
+        runs = self.runs_for(wanted)
+        crop, label = self.draw(runs[random.randint(len(runs))], wanted, random)
         varied = torch.from_numpy(self.variation.vary(crop, random))
         return {"image": as_input(varied[None], self.mask)[0], "label": label}
 
@@ -103,7 +108,7 @@ class CropDataset(Dataset):
         Raises:
             InputError: no run has one.
         """
-        for one in (run, *(other for other in self.runs if other.has_nothing)):
+        for one in (run, *self.runs_by_class[NOTHING]):
             drawn = one.draw(wanted, self.mix, self.crop_shape.cut_size, random)
             if drawn is not None:
                 return drawn

@@ -132,14 +132,11 @@ class ProposedRun:
             classes[(classes == NOTHING) & ~told] = UNCLEAR
         return classes
 
-    @property
-    def has_nothing(self) -> bool:
-        """Whether crops of nothing can be cut: all particles of all species are annotated."""
-        return self.known.is_complete is None
-
-    def shows(self, species: int) -> bool:
-        """Return whether the tomogram has a particle of a class."""
-        return bool((self.particles[:, 0] == species).any())
+    def shows(self, wanted: int) -> bool:
+        """Return whether crops of a class can be cut; of nothing, where all particles of all species are annotated."""
+        if wanted == NOTHING:
+            return self.known.is_complete is None
+        return bool((self.particles[:, 0] == wanted).any())
 
     @cached_property
     def brightness(self) -> Brightness:
