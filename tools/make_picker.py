@@ -405,7 +405,7 @@ def train(work: Path, size: Size, seed: int) -> None:
     bundle_run(
         BUNDLE, ["configs/train.json"],
         "--dataset_dir", [str(work / name) for name in ("training", "training_cells")], "--tomogram_kind", list(KINDS),
-        "--validation_runs", run_names("training", size)[:1], "--val_interval", size.epochs + 1,  # none
+        "--validation_runs", run_names("training", size)[:1], "--val_interval", 0,
         "--species_path", work / "species.json", "--checkpoint_path", SHIPPED, "--start_from_other_species", True,
         "--rate_of_old_layers", 0.3, "--epochs", size.epochs, *size.training, "--seed", seed, "--output_dir", output,
         task="training",

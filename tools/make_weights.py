@@ -316,7 +316,7 @@ def train(
     minutes = bundle_run(
         bundle, ["configs/train.json", str(work / "train_overlay.json")],
         "--dataset_dir", work / "simulated", "--tomogram_kind", FIT, "--validation_runs", validation,
-        "--epochs", stage.epochs, "--val_interval", stage.epochs + 1, "--windows_per_epoch", stage.windows_per_epoch,
+        "--epochs", stage.epochs, "--val_interval", 0, "--windows_per_epoch", stage.windows_per_epoch,
         "--batch_size", stage.batch_size, "--num_workers", WORKERS, "--learning_rate", stage.learning_rate,
         "--steps", (stage.falls_over_epochs or stage.epochs) * stage.windows_per_epoch // stage.batch_size,
         "--seed", seed + number, "--output_dir", output, "--cache_dir", work / "cache",

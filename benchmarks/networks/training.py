@@ -31,11 +31,11 @@ SLOW_SECONDS = 10.0  # longer than an accelerator needs to get ready
 # Handlers that the budget replaces, and those that would only cost time.
 HANDLERS_LEFT_OUT = {
     "LrScheduleHandler",
-    "ValidationHandler",
     "TensorBoardStatsHandler",
     "scripts.handlers.training_logs.TrainingProgress",
     "scripts.handlers.training_logs.MetricsTable",
     "scripts.handlers.checkpoint.TrainingCheckpoint",
+    "scripts.handlers.validation.ValidateEpochs",
 }
 FITTING = {
     "scripts.scoring.threshold_sweep.SweepThresholdsd",

@@ -25,6 +25,13 @@ def test_without_validation_the_last_model_is_the_best(training, tmp_path):
     assert weight_in(tmp_path / "model.pt") == 3
 
 
+@pytest.mark.parametrize(("scores", "said"), [((0.0,) * 3, "best validation"), ((), "last epoch, not validated")])
+def test_the_log_says_which_epoch_the_model_is_of(scores, said, training, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        training(scores=scores).run([1, 2], max_epochs=3)
+    assert f"{tmp_path / 'model.pt'} ({said}) and model_last.pt" in caplog.text
+
+
 def test_a_training_goes_on_where_it_stopped(training, tmp_path):
     training(epochs=1, scores=(0.9,)).run([1, 2], max_epochs=1)
     trainer = training(scores=(0.9, 0.5, 0.6))

@@ -163,7 +163,7 @@ def test_training_looks_where_the_settings_say_and_shows_it(tmp_path):
     data = write_two_tomograms(tmp_path / "data")
     made = run_configs(
         ["train.json"], "train", data, tmp_path / "out", validation_runs=["two"], interest_share=0.5,
-        interest_table=str(data / "truth.csv"), epochs=1, windows_per_epoch=2, val_interval=2,
+        interest_table=str(data / "truth.csv"), epochs=1, windows_per_epoch=2, val_interval=0,
         window_size=[16, 16, 16], **{"network_def#widths": [4, 8], "network_def#depths": [1, 1]},
     )  # fmt: skip
     assert (tmp_path / "out" / "model.pt").exists()

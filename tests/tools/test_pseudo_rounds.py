@@ -26,7 +26,7 @@ SHAPE = (20, 28, 36)
 LABELLED, UNLABELLED = ("train", "second", "fit", "held"), ("new1", "new2")
 SMALL = {"precision": "float32", "device": "cpu"}
 ARGUMENTS = {
-    "training": {**SMALL, "epochs": 1, "windows_per_epoch": 2, "window_size": [16, 16, 16], "val_interval": 2},
+    "training": {**SMALL, "epochs": 1, "windows_per_epoch": 2, "window_size": [16, 16, 16], "val_interval": 0},
     "inference": {**SMALL, "backend": "torch", "inference_window_size": [20, 28, 32], "second_look_copies": 1},
 }
 

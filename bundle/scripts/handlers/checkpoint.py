@@ -139,7 +139,8 @@ class TrainingCheckpoint:
             engine.add_event_handler(Events.COMPLETED, self.tell)
 
     def tell(self, engine: Engine) -> None:
-        logger.info("weights: %s (best validation) and model_last.pt", self.folder / "model.pt")
+        chosen = "best validation" if self.best >= 0 else "last epoch, not validated"
+        logger.info("weights: %s (%s) and model_last.pt", self.folder / "model.pt", chosen)
 
     def load(self, engine: Engine) -> None:
         path = self.folder / "training.pt"
