@@ -15,8 +15,11 @@ PROGRAM = re.compile(r"(python - <<'END'\n.*?\nEND\n)", flags=re.DOTALL)
 
 
 def commands_of(page):
-    """Return the commands of a page's blocks: a line each, continued ones joined; programs in ``<<'END'`` whole."""
-    commands = []
+    """Return the commands of a page's blocks: a line each, continued ones joined; programs in ``<<'END'`` whole.
+
+    Python is that of the tests, wherever the page has it.
+    """
+    commands, page = [], re.sub(r"(?:\.\./)?\.venv/bin/python", "python", page)
     for block in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL):
         for part in PROGRAM.split(block):
             lines = [part] if PROGRAM.fullmatch(part) else re.sub(r" *\\\n *", " ", part).splitlines()

@@ -158,3 +158,10 @@ def test_of_weights_without_a_card_nothing_is_known(tmp_path):
     check_scored_runs(RUNS, weights)
     with pytest.raises(InputError, match=re.escape("or set record_thresholds to False")):
         check_scored_runs(RUNS, weights, record_thresholds=True)
+
+
+def test_validation_runs_that_chose_the_epoch_are_scored_with_a_line_in_the_log(tmp_path, caplog):
+    weights = write_weights(tmp_path / "model.pt", trained_on=["one"], selected_on=["two"])
+    with caplog.at_level("INFO"):
+        check_scored_runs([{"run": "two"}], weights)
+    assert "a little too good on runs that chose the epoch of the weights (selected_on in" in caplog.text

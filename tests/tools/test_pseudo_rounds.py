@@ -189,7 +189,7 @@ def test_without_a_sure_pick_there_is_nothing_to_learn_from(start, tmp_path, mad
 
 
 def test_the_commands_of_the_page_work(tool, made, data, tmp_path, capsys):
-    lines = [re.sub(r"^\S+python ", "", line) for line in commands_of(PAGE.read_text())]
+    lines = [re.sub(r"^\S*python ", "", line) for line in commands_of(PAGE.read_text())]
     picking, labelling, training, rounds = map(shlex.split, lines)
     assert picking[picking.index("--operating_point") + 1] == "{'probability': 0.2}"
     assert labelling[:2] == ["-m", "scripts.results.pseudo_labels"]

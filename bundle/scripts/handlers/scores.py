@@ -18,7 +18,14 @@ from scripts.atomic_files import write_table_of_rows
 from scripts.errors import InputError, InputWarning
 from scripts.handlers.finished_sample import image_facts_of, judged_picks_of, samples_of, true_picks_of
 from scripts.networks.ensemble import WeightsFiles, files_of
-from scripts.networks.model_card import current_card, needed_card, one_file, used_runs_in_words, uses_of_weights
+from scripts.networks.model_card import (
+    SELECTED_ON,
+    current_card,
+    needed_card,
+    one_file,
+    used_runs_in_words,
+    uses_of_weights,
+)
 from scripts.picks import Pick
 from scripts.scoring.matching import MODES, check_mode
 from scripts.scoring.metrics import (
@@ -44,6 +51,8 @@ def check_scored_runs(
 ) -> None:
     """Warn of runs that the weights, or the probabilities, were learned from: scores are too good there.
 
+    Of runs that only chose the epoch of the weights the log says so: validation runs may be used again.
+
     Args:
         runs: items of the tomograms to be scored, each with its ``run``.
         checkpoint_path: the weights file, or those of an ensemble; nothing is known of one without a card.
@@ -66,7 +75,10 @@ def check_scored_runs(
     uses: dict[str, Sequence[str]] = dict(getattr(judge, "uses", {}))
     for path in paths:
         uses |= {} if current_card(path) is None else uses_of_weights(path)
-    used = used_runs_in_words(names, uses)
+    selecting = {use: uses.pop(use) for use in list(uses) if use.startswith(SELECTED_ON)}
+    selected, used = used_runs_in_words(names, selecting), used_runs_in_words(names, uses)
+    if selected:
+        logger.info("scores may be a little too good on runs that chose the epoch of the weights (%s)", selected)
     if used:
         message = f"scores are too good on runs that were learned from ({used}). Set validation_runs to others."
         warnings.warn(message, InputWarning, stacklevel=2)
