@@ -102,6 +102,11 @@ def test_pages_leave_memory_after_each_piece_of_work():
     gc.collect()
 
 
+def test_a_tensor_of_any_number_format_has_pages_or_none():
+    for dtype in (torch.bfloat16, torch.float16, torch.int8):
+        release_file_pages(torch.zeros(3, 4, 5, dtype=dtype, requires_grad=dtype.is_floating_point))
+
+
 def test_what_is_no_array_on_a_cpu_has_no_pages():
     for volume in (None, "volume", torch.zeros(3, device="meta")):
         assert FilePages(volume).stretches == []

@@ -95,9 +95,8 @@ class FilePages:
 
     def __init__(self, volume: Any) -> None:
         self.volume = volume
-        on_cpu = getattr(getattr(volume, "device", None), "type", None) == "cpu"  # of a tensor
-        is_array = isinstance(volume, np.ndarray) or on_cpu
-        self.stretches = list(_stretches_of_files(np.asarray(volume))) if is_array else []
+        place = _place_of(volume)
+        self.stretches = [] if place is None else list(_stretches_of_files(*place))
 
     def release(self) -> None:
         """Give the memory back to the system, which reads the file again when the volume is used again.
@@ -114,18 +113,32 @@ class FilePages:
             self.release()
 
 
+def parts_of(volumes: Tensor) -> Iterator[Tensor]:
+    """Yield what lies along the first axis, as the channels of logits; of a file's, each leaves memory after use."""
+    return FilePages(volumes).after_each(volumes)
+
+
 def release_file_pages(volume: NDArray[Any] | Tensor) -> None:
     """Give the memory of a file's volume back to the system, see `FilePages`."""
     FilePages(volume).release()
 
 
-def _stretches_of_files(volume: NDArray[Any]) -> Iterator[tuple[int, int]]:
-    """Yield the addresses, first and end, of what a volume has of files that are shared with the system."""
+def _place_of(volume: Any) -> tuple[int, int] | None:
+    """Return the addresses, first and end, of an array or of a tensor on a CPU; None of anything else."""
+    if isinstance(volume, np.ndarray):
+        start, strides, width = volume.ctypes.data, volume.strides, volume.itemsize
+    elif getattr(getattr(volume, "device", None), "type", None) == "cpu":
+        width = volume.element_size()
+        start, strides = volume.data_ptr(), tuple(width * step for step in volume.stride())
+    else:
+        return None
+    return start, start + sum(max(size - 1, 0) * step for size, step in zip(volume.shape, strides, strict=True)) + width
+
+
+def _stretches_of_files(start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the addresses, first and end, of what lies between two of them in files that are shared with the system."""
     if not sys.platform.startswith("linux"):
         return
-    start = volume.ctypes.data
-    steps = zip(volume.shape, volume.strides, strict=True)
-    end = start + sum(max(size - 1, 0) * step for size, step in steps) + volume.itemsize
     with open("/proc/self/maps") as lines:
         for line in lines:
             place, permissions, _, _, inode = line.split()[:5]

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from scripts.backends.choice import program_of
+from scripts.backends.choice import program_of, with_backend
 from scripts.backends.onnx import OnnxNetwork, export_onnx, fits
 from scripts.backends.torchscript import export_torchscript, load_torchscript
 from scripts.errors import InputError, InputWarning
@@ -216,3 +216,8 @@ def test_an_export_of_other_weights_replaces_one_that_stands_alone(exports, tmp_
         weights = write_weights(tmp_path / f"{norm}.pt", tiny_network(norm=norm))
         export_torchscript(tiny_network(norm=norm), weights, tmp_path / "net.ts")
         assert checked_card(tmp_path / "net.ts")["network_def"]["norm"] == norm
+
+
+def test_an_exported_file_that_is_compiled_keeps_its_stated_memory(exports):
+    found = load_torchscript(exports / "model.ts")
+    assert with_backend(found, "compile").values_per_voxel == found.values_per_voxel

@@ -93,7 +93,7 @@ def test_a_share_for_validation_holds_that_share_of_the_particles(tmp_path):
 @pytest.mark.parametrize(
     ("runs", "share", "held_out"),
     [(20, 0.5, 10), (20, 0.45, 9), (20, 0.4, 8), (20, 0.3, 6), (20, 0.25, 5), (20, 0.2, 4), (40, 0.05, 2), (7, 0.4, 3),
-     (5, 0.4, 2), (2, 0.4, 1), (1, 0.1, 1)],
+     (5, 0.4, 2), (2, 0.4, 1), (1, 0.1, 1), (100, 0.35, 34), (14, 0.3, 4)],
 )  # fmt: skip
 def test_the_share_of_runs_and_of_every_species_is_near_the_wanted_one(runs, share, held_out):
     counts = {f"T{number:02}": {"common": 10 + number % 3, "rare": number % 2} for number in range(runs)}

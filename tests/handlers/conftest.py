@@ -41,7 +41,8 @@ def training(tmp_path):
         TrainingCheckpoint(
             str(tmp_path), network, {"network": network, "optimizer": optimizer}, schedule, {"learning_rate": rate},
             make_species(2), Spheres(), (16, 24, 24), SimpleNamespace(data=[{"run": "one", "image": "one.mrc"}]),
-            ["held", "best"], evaluator, started_from=started_from, taken_over=taken_over, resume=resume,
+            [{"image": "a.mrc", "run": "held"}, {"image": "best"}], evaluator,
+            started_from=started_from, taken_over=taken_over, resume=resume,
         ).attach(trainer)  # fmt: skip
         MetricsTable(str(tmp_path / "metrics.csv"), evaluator, optimizer).attach(trainer)
         return trainer

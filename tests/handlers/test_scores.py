@@ -145,9 +145,12 @@ def test_runs_that_the_probabilities_were_learned_from_are_named(tmp_path):
         check_scored_runs(RUNS, weights, judge)
 
 
-def test_thresholds_are_not_recorded_where_the_weights_were_trained(tmp_path):
+def test_thresholds_that_are_recorded_from_runs_of_the_training_are_warned_of(tmp_path):
     weights = write_weights(tmp_path / "model.pt", trained_on=["two", "other"])
-    with pytest.raises(InputError, match=r"model\.pt was trained on two: .* or record_thresholds to False"):
+    with pytest.warns(
+        InputWarning,
+        match=r"scores, and the thresholds that are recorded, are too good on .*: two\).* of the same names",
+    ):
         check_scored_runs(RUNS, weights, record_thresholds=True)
     check_scored_runs(RUNS[:1], weights, record_thresholds=True)
 

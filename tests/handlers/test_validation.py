@@ -1,8 +1,13 @@
+import json
+from pathlib import Path
+
 import pytest
 from ignite.engine import Engine
 from monai.engines import Evaluator
 from scripts.errors import InputError
 from scripts.handlers.validation import ValidateEpochs
+
+BUNDLE = Path(__file__).resolve().parents[2] / "bundle"
 
 
 class Counted(Evaluator):
@@ -30,3 +35,9 @@ def test_a_training_is_validated_after_every_interval_and_its_last_epoch(interva
 def test_an_interval_that_is_no_number_of_epochs_is_refused(interval):
     with pytest.raises(InputError, match=f"val_interval must be a whole number from 0, .*; got {interval}"):
         ValidateEpochs(Counted(), interval)
+
+
+def test_the_training_validates_with_its_own_evaluator_and_interval():
+    handlers = json.loads((BUNDLE / "configs" / "train.json").read_text())["train"]["handlers"]
+    (validation,) = (one for one in handlers if one["_target_"].endswith("ValidateEpochs"))
+    assert (validation["validator"], validation["interval"]) == ("@validate#evaluator", "@val_interval")

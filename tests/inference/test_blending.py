@@ -2,6 +2,7 @@
 
 import math
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,3 +57,21 @@ def test_new_logits_have_one_value_whatever_they_are_in():
 def test_of_logits_in_a_file_little_is_in_memory():
     size = 2**30
     assert [held_of_logits(size, memory_gib) for memory_gib in (4, 2, 1)] == [size, size // 2, IN_USE_LOGITS_BYTES]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
+@pytest.mark.parametrize("is_part", [False, True])
+def test_logits_in_a_file_are_not_in_memory_when_they_are_done(is_part):
+    def mapped_mib():
+        (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("RssFile"))
+        return int(line.split()[1]) / 1024
+
+    shape = (32, 256, 256)
+    region = torch.zeros(1, 1, *shape) if is_part else None
+    if region is not None:
+        region[..., :200] = 1
+    before = mapped_mib()
+    inferer = TomogramInferer((32, 64, 64), 0, 0.01, precision="float32")
+    logits = inferer(torch.zeros(1, 1, *shape), two_species, region=region)  # 8 MiB
+    assert FilePages(logits).stretches
+    assert mapped_mib() < before + 5

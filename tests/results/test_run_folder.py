@@ -17,6 +17,7 @@ from scripts.results.run_folder import (
     format_summary,
     make_record,
     read_record,
+    runs_of_output,
     state_of,
     write_failure,
     write_record,
@@ -225,3 +226,11 @@ def test_a_note_that_cannot_be_written_is_an_input_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         write_failure(tmp_path / "file", "one", "no memory")
+
+
+def test_a_summary_without_runs_is_named(tmp_path):
+    (tmp_path / "summary.csv").write_text("name;status\none;done\n")
+    with pytest.raises(InputError, match=r"summary\.csv has no column run: restore it"):
+        runs_of_output(tmp_path)
+    (tmp_path / "summary.csv").write_text("\ufeffrun,status\none,done\n", encoding="utf-8")
+    assert runs_of_output(tmp_path) == ["one"]

@@ -18,10 +18,10 @@ from scripts.errors import InputError, InputWarning
 from scripts.networks.ensemble import Ensemble
 from scripts.networks.recipe import pass_on
 
+FEWER_VOXELS = 0.8  # of those that a stand-in computes: then torch, which takes about as long for each, is faster
 BACKENDS = ("auto", "torch", "openvino", "compile")
 # Largest difference in probability between two programs that pick the same particles. From torch in float32, each
 # differs by up to 0.0005 in float32 and 0.04 in bfloat16.
-FEWER_VOXELS = 0.8  # of those that a stand-in computes: then torch, which takes about as long for each, is faster
 TOLERANCES = {torch.float32: 0.005, torch.bfloat16: 0.1}
 
 
@@ -52,7 +52,7 @@ def with_backend(
         raise InputError(f"backend must be one of {', '.join(BACKENDS)}; got '{backend}'.")
     if backend == "compile":
         compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
-        if on_cpu:
+        if on_cpu and not is_exported:
             restate_values(compiled, COMPILED)
         return compiled
     if backend == "openvino":

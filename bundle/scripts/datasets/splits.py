@@ -88,7 +88,7 @@ def _log_never_held_out(runs: Sequence[str]) -> None:
 
 
 def share_of_runs(counts: CountsByRun, share: float, seed: int = 0) -> list[str]:
-    """Choose runs that hold about a share of every species' particles, and that share of the runs, rounded up.
+    """Choose runs that hold about a share of every species' particles, and that share of the runs, to about one.
 
     These are the runs of several of the folds of `fold_runs`, for example of 2 of 5 for a share of 0.4. There are at
     most ten folds, and of two runs or more; a share that is one fold alone, as 0.25 and 0.2 are, may have more of them.

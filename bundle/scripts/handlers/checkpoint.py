@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,11 @@ def runs_behind(started_from: str | Path | None) -> dict[str, set[str]]:
     return {key: set(card.get(key) or ()) for key in BEHIND_KEYS}
 
 
+def run_names(items: Iterable[Mapping[str, Any]]) -> set[str]:
+    """Return the names of the runs of items; of those of MONAI Label, which name none, the files."""
+    return {str(item.get("run", item["image"])) for item in items}
+
+
 class TrainingCheckpoint:
     """Save the training run after every epoch, and resume it when it is started again.
 
@@ -78,7 +83,7 @@ class TrainingCheckpoint:
         painter: what paints the targets, for the card.
         window_size: ``(z, y, x)`` of a training window in voxels, for the card.
         windows: the dataset of windows, for the card.
-        validation_runs: names of the runs of the validation, for the card.
+        validation_items: those of the validation, whose runs select the best model, for the card.
         evaluator: the validation engine; its key metric determines which model is the best.
         started_from: the weights that the training started from, for the card; None for initialised weights.
         taken_over: where these are of other species, those that were taken over, for the card, see
@@ -103,7 +108,7 @@ class TrainingCheckpoint:
         painter: Any,
         window_size: Sequence[int],
         windows: Dataset,
-        validation_runs: Sequence[str],
+        validation_items: Sequence[Mapping[str, Any]],
         evaluator: Engine,
         started_from: str | Path | None = None,
         taken_over: Sequence[str] | None = None,
@@ -114,7 +119,7 @@ class TrainingCheckpoint:
         self.built = as_json(record_of(built))
         self.folder, self.model, self.objects, self.schedule = Path(output_dir), model, objects, schedule
         self.evaluator, self.resume, self.best = evaluator, resume, -1.0
-        self.seed, self.accept_complete, self.validation_runs = seed, accept_complete, validation_runs
+        self.seed, self.accept_complete, self.validation_runs = seed, accept_complete, run_names(validation_items)
         behind = runs_behind(started_from)
         new = [name for name in species_set.names if name not in (taken_over or [])]
         facts = {
@@ -122,7 +127,7 @@ class TrainingCheckpoint:
             "thresholds_fitted_on": None,
             "thresholds_fitted_for": None,
             "thresholds_kept": None,
-            "trained_on": sorted({str(item.get("run", item["image"])) for item in windows.data} | behind["trained_on"]),
+            "trained_on": sorted(run_names(windows.data) | behind["trained_on"]),
             "selected_on": sorted(behind["selected_on"]),
             "started_from": started_from and sha256_of(started_from),
             "species_at_start": None if taken_over is None else {"taken_over": list(taken_over), "new": new},
@@ -183,7 +188,7 @@ class TrainingCheckpoint:
         score = validation.metrics[validation.key_metric_name] if validated else None
         card = {**self.card, "steps": engine.state.iteration, "validation_score": score}
         if (score is not None and score > self.best) or (score is None and self.best < 0):
-            selected = [] if score is None else self.validation_runs
+            selected = () if score is None else self.validation_runs
             selected_on = sorted({*card["selected_on"], *selected})
             save_model(self.folder / "model.pt", weights, {**card, "selected_on": selected_on})
             self.best = self.best if score is None else score

@@ -15,7 +15,7 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 
 from scripts.atomic_files import write_table_of_rows
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputWarning
 from scripts.handlers.finished_sample import image_facts_of, judged_picks_of, samples_of, true_picks_of
 from scripts.networks.ensemble import WeightsFiles, files_of
 from scripts.networks.model_card import (
@@ -60,17 +60,11 @@ def check_scored_runs(
         record_thresholds: thresholds are fitted on the runs and recorded in the card of the weights.
 
     Raises:
-        InputError: thresholds are to be recorded, and the weights were trained on one of the runs or have no card.
+        InputError: thresholds are to be recorded, and the weights have no card.
     """
     names = sorted({one["run"] for one in runs})
     if record_thresholds:
-        known = needed_card(one_file(checkpoint_path), "record_thresholds to False").get("trained_on") or ()
-        trained = [name for name in names if name in known]
-        if trained:
-            raise InputError(
-                f"{checkpoint_path} was trained on {', '.join(trained)}: thresholds that are fitted there do not hold "
-                "elsewhere. Set validation_runs to other runs, or record_thresholds to False."
-            )
+        needed_card(one_file(checkpoint_path), "record_thresholds to False")
     paths = files_of([checkpoint_path] if isinstance(checkpoint_path, str | Path) else checkpoint_path)
     uses: dict[str, Sequence[str]] = dict(getattr(judge, "uses", {}))
     for path in paths:
@@ -80,7 +74,9 @@ def check_scored_runs(
     if selected:
         logger.info("scores may be a little too good on runs that chose the epoch of the weights (%s)", selected)
     if used:
-        message = f"scores are too good on runs that were learned from ({used}). Set validation_runs to others."
+        what = "scores, and the thresholds that are recorded," if record_thresholds else "scores"
+        message = f"{what} are too good on runs that were learned from ({used}). Set validation_runs to others, "
+        message += "unless these are other tomograms of the same names."
         warnings.warn(message, InputWarning, stacklevel=2)
 
 

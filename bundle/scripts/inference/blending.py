@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scripts.file_pages import FilePages, is_large, new_volume
+from scripts.file_pages import FilePages, is_large, new_volume, parts_of
 from scripts.inference.window_cover import Window
 
 BACKGROUND = -20.0  # logit where no window was looked at: a probability of 2e-9
@@ -67,6 +67,6 @@ def new_logits(shape: Sequence[int], value: float, memory_gib: float, device: to
     if device.type != "cpu" or dtype == torch.float32:
         return torch.full(tuple(shape), value, dtype=dtype, device=device)
     logits = torch.from_numpy(new_volume(shape, memory_gib, np.float16))
-    for channel in FilePages(logits).after_each(logits):
+    for channel in parts_of(logits):
         channel.fill_(value)
     return logits

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from scripts.errors import InputError
-from scripts.file_pages import FilePages
+from scripts.file_pages import FilePages, parts_of
 from scripts.inference.blending import BACKGROUND, BlendedLogits, new_logits
 from scripts.inference.precision import autocast, check_precision, number_format
 from scripts.inference.window_cover import (
@@ -305,7 +305,9 @@ class TomogramInferer(Inferer):
         shape = len(inside), *(-(-size // coarse) for size in volume.shape)
         answer = new_logits(shape, BACKGROUND, self.memory_gib, inside.device)
         first = [start // coarse for start in corner]
-        answer[:, *(slice(start, start + size) for start, size in zip(first, inside.shape[1:], strict=True))] = inside
+        place = tuple(slice(start, start + size) for start, size in zip(first, inside.shape[1:], strict=True))
+        for whole, part in zip(parts_of(answer), parts_of(inside), strict=True):
+            whole[place] = part
         return answer
 
     def blend(

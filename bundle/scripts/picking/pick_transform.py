@@ -15,6 +15,7 @@ from monai.transforms import MapTransform
 from torch import Tensor
 
 from scripts.errors import InputWarning
+from scripts.file_pages import parts_of
 from scripts.picking.candidates import Candidates, Finder
 from scripts.picking.image_picks import (
     find_in_image,
@@ -102,7 +103,7 @@ class PickParticlesd(MapTransform):
         if not has_contrast(image.as_tensor()):
             return picks
         stride = logits_stride_of(logits.shape[1:], image.shape[1:])
-        for channel, species in zip(logits, self.species_set.picked, strict=True):
+        for channel, species in zip(parts_of(logits), self.species_set.picked, strict=True):
             probability, size = probability_of(channel, self.finder), facts.voxel_size_angstrom
             found = find_in_image(self.finder, probability, species, size, stride)
             doubt = why_doubtful(found, probability, species, size, stride)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 from torch import Tensor
 
-from scripts.file_pages import FilePages
+from scripts.file_pages import parts_of
 from scripts.picking.candidates import Candidates, highest_among_neighbours
 from scripts.picking.operating_point import LEAST_PROBABILITY
 from scripts.species import SpeciesSet
@@ -62,8 +62,8 @@ def propose(
         lowest_logit: of a peak.
         same_place_angstrom: a peak within this distance of a higher one, of any species, is dropped.
     """
-    found = [peaks_of(channel, lowest_logit) for channel in channels_of(logits)]
-    maxima = [values_at(channel, own) for channel, own in zip(channels_of(logits), found, strict=True)]
+    found = [peaks_of(channel, lowest_logit) for channel in parts_of(logits)]
+    maxima = [values_at(channel, own) for channel, own in zip(parts_of(logits), found, strict=True)]
     peaks, channels = np.concatenate(found), np.repeat(np.arange(len(logits)), [len(own) for own in found])
     heights = np.concatenate(maxima)
     order = np.argsort(-heights, kind="stable")[:MOST_PEAKS]
@@ -71,16 +71,11 @@ def propose(
     kept = highest_among_neighbours(peaks, heights, same_place_angstrom / (voxel_size_angstrom * stride))
     peaks, channels = peaks[kept], channels[kept]
     centres = np.zeros((len(peaks), 3))
-    for number, channel in enumerate(channels_of(logits)):
+    for number, channel in enumerate(parts_of(logits)):
         own = channels == number
         centres[own] = centres_around(channel, peaks[own])
-    around = np.stack([highest_around(channel, peaks) for channel in channels_of(logits)], axis=1).astype(np.float32)
+    around = np.stack([highest_around(channel, peaks) for channel in parts_of(logits)], axis=1).astype(np.float32)
     return Proposals(centres * stride + (stride - 1) / 2, around, left_out)
-
-
-def channels_of(logits: Tensor) -> Iterator[Tensor]:
-    """Yield the channels of logits ``(C, Z, Y, X)``; those in a file leave memory after use, see `file_pages`."""
-    return FilePages(logits).after_each(logits)
 
 
 def candidates_of(

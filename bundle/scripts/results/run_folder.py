@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.atomic_files import digest_of_parts, stamps_of, write_atomically, write_table_of_rows
+from scripts.errors import InputError
 from scripts.file_names import fault_of_name, shown
 from scripts.pages.html import PAGE_NAME
 from scripts.picks import Pick, read_csv, write_csv
@@ -187,14 +188,20 @@ def runs_of_output(output_dir: Path) -> list[str]:
     """Return the names of all runs that an inference picked or was to pick, sorted.
 
     These are the folders with a record, the runs with a note of a failure, and those of ``summary.csv``.
+
+    Raises:
+        InputError: that table has no column ``run``.
     """
     picked = [path.parent.name for path in output_dir.glob(f"[!.]*/{RECORD_FILE}")]
     failed = [path.name.removesuffix(".txt") for path in (output_dir / FAILURES).glob("[!.]*.txt")]
     summary = output_dir / SUMMARY
     if not summary.exists():
         return sorted({*picked, *failed})
-    with open(summary, encoding="utf-8", newline="") as file:
-        return sorted({*picked, *failed, *(row["run"] for row in csv.DictReader(file))})
+    with open(summary, encoding="utf-8-sig", newline="") as file:
+        table = csv.DictReader(file)
+        if "run" not in (table.fieldnames or ()):
+            raise InputError(f"{summary} has no column run: restore it, or run the inference again.")
+        return sorted({*picked, *failed, *(row["run"] for row in table)})
 
 
 @dataclass
