@@ -12,10 +12,10 @@ from monai.data import MetaTensor
 from scripts.coordinates import affine_of
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.networks.crop_classifier import CropClassifier
-from scripts.networks.model_card import make_card, sha256_of
+from scripts.networks.model_card import FIRST_SHA256, make_card, sha256_of
 from scripts.networks.weights import as_bytes, save_model
 from scripts.picking.calibration import Calibration
-from scripts.picking.second_look import CALIBRATION, CROP, FIRST_SHA256
+from scripts.picking.second_look import CALIBRATION, CROP
 from scripts.picks import Pick, as_records
 from scripts.preparation.crops import CropShape
 from scripts.simulation.specimens import distances

@@ -1,20 +1,14 @@
 import gc
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from file_memory import mapped_mib
 from scripts.errors import InputError
 from scripts.file_pages import FilePages, new_volume, release_file_pages, slabs_of
 
 on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
-
-
-def mapped_mib():
-    """Return how much memory of files is in this process."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile"))
-    return int(line.split()[1]) / 1024
 
 
 def test_a_small_volume_is_in_memory():

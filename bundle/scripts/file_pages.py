@@ -29,7 +29,7 @@ SLAB_VOXELS = 2**24  # read or written before its pages are given back
 def new_volume(
     shape: Sequence[int], memory_gib: float | None, dtype: type[np.floating[Any]] = np.float32
 ) -> NDArray[Any]:
-    """Return a volume to be filled: in memory or, if it takes too much of it, in a temporary file.
+    """Return a volume of zeros: in memory or, if it takes too much of it, in a temporary file.
 
     The file has no name any more; the system deletes it when the volume is not used any longer. It lies in Python's
     folder for temporary files, which the environment variable ``TMPDIR`` sets.
@@ -46,7 +46,7 @@ def new_volume(
     what = f"a volume of {' x '.join(map(str, shape))} voxels"
     if memory_gib is None or not is_large(size, memory_gib):
         require_memory(size, what, "give a smaller --memory_gib, or take a machine with more memory")
-        return np.empty(shape, dtype=dtype)
+        return np.zeros(shape, dtype=dtype)
     with tempfile.TemporaryFile() as file:
         _reserve(file.fileno(), size, what)
         return np.frombuffer(mmap.mmap(file.fileno(), size), dtype=dtype).reshape(shape)

@@ -2,10 +2,10 @@
 
 import math
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from file_memory import mapped_mib
 from scripts.file_pages import FilePages
 from scripts.inference.blending import new_logits
 from scripts.inference.inferers import TomogramInferer
@@ -62,10 +62,6 @@ def test_of_logits_in_a_file_little_is_in_memory():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux gives pages back")
 @pytest.mark.parametrize("is_part", [False, True])
 def test_logits_in_a_file_are_not_in_memory_when_they_are_done(is_part):
-    def mapped_mib():
-        (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("RssFile"))
-        return int(line.split()[1]) / 1024
-
     shape = (32, 256, 256)
     region = torch.zeros(1, 1, *shape) if is_part else None
     if region is not None:

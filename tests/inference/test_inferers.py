@@ -2,12 +2,12 @@ import itertools
 import math
 import sys
 import threading
-from pathlib import Path
 
 import mrcfile
 import pytest
 import torch
 import torch.nn.functional as F
+from file_memory import mapped_mib
 from monai.data import MetaTensor
 from scripts.errors import InputError
 from scripts.file_pages import FilePages, new_volume, release_file_pages
@@ -431,10 +431,6 @@ def test_a_window_of_a_files_volume_brings_only_some_of_it_into_memory(monkeypat
     volume = torch.from_numpy(new_volume((64, 512, 512), memory_gib=0.01))  # 64 MiB
     volume[:] = torch.rand(64, 1, 512, generator=torch.Generator().manual_seed(0))
     release_file_pages(volume)
-
-    def mapped_mib():
-        (line,) = (one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("RssFile"))
-        return int(line.split()[1]) / 1024
 
     before, seen, release = mapped_mib(), [], FilePages.release
     of_volume = FilePages(volume).stretches

@@ -24,7 +24,7 @@ from scripts.networks.model_card import (
     needed_card,
     one_file,
     used_runs_in_words,
-    uses_of_weights,
+    uses_in_card,
 )
 from scripts.picks import Pick
 from scripts.scoring.matching import MODES, check_mode
@@ -68,7 +68,7 @@ def check_scored_runs(
     paths = files_of([checkpoint_path] if isinstance(checkpoint_path, str | Path) else checkpoint_path)
     uses: dict[str, Sequence[str]] = dict(getattr(judge, "uses", {}))
     for path in paths:
-        uses |= {} if current_card(path) is None else uses_of_weights(path)
+        uses |= uses_in_card(card, path) if (card := current_card(path)) else {}
     selecting = {use: uses.pop(use) for use in list(uses) if use.startswith(SELECTED_ON)}
     selected, used = used_runs_in_words(names, selecting), used_runs_in_words(names, uses)
     if selected:

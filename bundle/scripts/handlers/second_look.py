@@ -23,7 +23,7 @@ from scripts.atomic_files import write_table_of_rows
 from scripts.errors import InputError, InputWarning
 from scripts.handlers.finished_sample import image_facts_of, samples_of
 from scripts.networks.crop_classifier import CropClassifier
-from scripts.networks.model_card import needed_card, network_of, sha256_of
+from scripts.networks.model_card import FIRST_SHA256, needed_card, network_of, sha256_of
 from scripts.networks.weights import load_weights, read_bytes, save_model
 from scripts.pages.figures import reliability_figure, save_figure
 from scripts.picking.calibration import warn_of_uncalibrated, within
@@ -34,7 +34,6 @@ from scripts.picking.second_look import (
     CALIBRATION,
     CROP,
     FAMILIARITY,
-    FIRST_SHA256,
     NOT_CALIBRATED,
     SECOND_LOOK,
     SecondLook,

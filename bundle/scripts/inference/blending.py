@@ -67,6 +67,7 @@ def new_logits(shape: Sequence[int], value: float, memory_gib: float, device: to
     if device.type != "cpu" or dtype == torch.float32:
         return torch.full(tuple(shape), value, dtype=dtype, device=device)
     logits = torch.from_numpy(new_volume(shape, memory_gib, np.float16))
-    for channel in parts_of(logits):
-        channel.fill_(value)
+    if value:
+        for channel in parts_of(logits):
+            channel.fill_(value)
     return logits

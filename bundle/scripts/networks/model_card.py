@@ -344,7 +344,12 @@ def uses_of_weights(checkpoint_path: Path) -> dict[str, Sequence[str]]:
     Raises:
         InputError: there is no card.
     """
-    card, path = needed_card(checkpoint_path, "another checkpoint_path"), card_path(checkpoint_path)
+    return uses_in_card(needed_card(checkpoint_path, "another checkpoint_path"), checkpoint_path)
+
+
+def uses_in_card(card: Mapping[str, Any], weights: str | Path) -> dict[str, Sequence[str]]:
+    """Return the runs that the card of a weights file lists, by what they were used for, which names the card."""
+    path = card_path(weights)
     uses: dict[str, Sequence[str]] = {f"{key} in {path}": card.get(key) or () for key in FITTED_KEYS}
     return {**uses, f"calibration in {path}": card.get("calibration", {}).get("fitted_on", ())}
 

@@ -24,7 +24,7 @@ class CalibratedScores:
 
     Args:
         calibration: fitted with the logits in the place of a second look's answers, too.
-        uses: runs that it was made with, see `model_card.uses_of_weights`.
+        uses: runs that it was made with, see `model_card.uses_in_card`.
     """
 
     def __init__(self, calibration: Calibration, uses: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:

@@ -29,7 +29,7 @@ from scripts.networks.model_card import (
     network_of,
     sha256_of,
     sha256_of_all,
-    uses_of_weights,
+    uses_in_card,
 )
 from scripts.networks.weights import load_weights
 from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
@@ -62,7 +62,7 @@ class SecondLook:
         dtype: what the network computes in.
         weights_sha256: of its weights file, for the record.
         first_sha256: of the first network's weights, whose candidates it was trained on.
-        uses: runs that it was made with, see `model_card.uses_of_weights`.
+        uses: runs that it was made with, see `model_card.uses_in_card`.
     """
 
     def __init__(
@@ -257,5 +257,5 @@ def load_second_look(
     warn_of_uncalibrated(path, card.get(NOT_CALIBRATED) or {})
     return SecondLook(
         network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path), card[FIRST_SHA256],
-        uses_of_weights(Path(path)),
+        uses_in_card(card, path),
     )  # fmt: skip
