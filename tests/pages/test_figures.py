@@ -60,7 +60,8 @@ def test_species_have_their_colours_and_a_legend_with_counts(volume):
 
 
 def test_a_picture_without_picks_and_of_a_constant_volume_can_be_drawn(tmp_path):
-    figure = overlay_figure(np.zeros(SHAPE, dtype=np.float32), [], make_species(1), 10.0, "nothing")
+    title = "TS_$x^$: nothing"  # no formula
+    figure = overlay_figure(np.zeros(SHAPE, dtype=np.float32), [], make_species(1), 10.0, title)
     save_figure(figure, tmp_path / "empty.png")
     assert (tmp_path / "empty.png").read_bytes().startswith(b"\x89PNG")
 

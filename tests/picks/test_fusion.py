@@ -1,9 +1,10 @@
 """One table of picks out of those of several models."""
 
 import math
+from dataclasses import replace
 
 import pytest
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.picks.__main__ import main
 from scripts.picks.fusion import fuse_picks
@@ -86,3 +87,26 @@ def test_the_command_writes_one_table(tmp_path, capsys):
     assert main(words) == 1
     assert "is there already" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
+
+
+def test_voxels_of_different_sizes_are_not_fused():
+    fine = replace(at(100, 0.8, y=12), x_voxel=100 / 7.84, y_voxel=12 / 7.84, z_voxel=5 / 7.84)
+    with pytest.warns(InputWarning, match="one: the tables count a in voxels of different sizes"):
+        (one,) = fuse_picks([[at(100, 0.8, y=12)], [fine]])
+    assert (one.x_angstrom, one.y_angstrom) == pytest.approx((100, 12))
+    assert math.isnan(one.x_voxel)
+    unknown = replace(fine, x_voxel=math.nan, y_voxel=math.nan, z_voxel=math.nan)
+    (one,) = fuse_picks([[unknown], [unknown]])
+    assert math.isnan(one.z_voxel)
+
+
+def test_rejected_picks_stay_rejected():
+    rejected = replace(at(500, 0.9), weight=0.0)
+    with pytest.warns(InputWarning, match=r"1 rejected picks \(weight 0\) are left out"):
+        assert found(fuse_picks([[at(0, 0.9), rejected], [at(0, 0.7)]])) == [(0, 0.8)]
+
+
+@pytest.mark.parametrize("distance", [0, -1, math.inf, math.nan])
+def test_a_distance_that_is_none_is_refused(distance):
+    with pytest.raises(InputError, match="distance_angstrom must be positive"):
+        fuse_picks([[at(0, 0.9)]], distance_angstrom=distance)

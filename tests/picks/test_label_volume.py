@@ -8,7 +8,7 @@ from scripts.errors import InputError
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.picks.__main__ import main
 from scripts.picks.label_volume import annotations_of_labels
-from scripts.volumes.labels import paint_spheres
+from scripts.volumes.labels import label_map_of, paint_spheres
 from synthetic import SHAPE, make_species, write_mrc
 
 VOXEL_SIZE, OFFSET = 10.0, 0.5
@@ -53,6 +53,23 @@ def test_picks_whose_spheres_touch_are_both_kept(labels):
     assert len(rows) == 4
 
 
+def test_a_label_map_that_nobody_edited_keeps_picks_under_the_spheres_of_others():
+    picks = [pick("a", 6, 9, 11), pick("b", 6, 9, 13)]
+    places = {one.species: [one.zyx_voxel] for one in picks}
+    volume = label_map_of(SHAPE, places, make_species(2), VOXEL_SIZE)
+    assert volume[6, 9, 11] == 2  # the later species lies over the earlier one's centre
+    rows, _ = annotations(volume, picks)
+    assert rows == [(one.species, one.zyx_voxel, 1) for one in picks]
+
+
+def test_a_particle_that_was_painted_beside_its_old_place_is_new(labels):
+    paint_spheres(labels, [KEPT.zyx_voxel], 2.5, 0)
+    paint_spheres(labels, [(6, 9, 14)], 2.5, 1)  # over a part of the old sphere
+    rows, _ = annotations(labels, [KEPT, RENAMED])
+    assert rows[0] == ("a", KEPT.zyx_voxel, 0)
+    assert ("a", (6, 9, 14), 1) in rows
+
+
 def test_without_picks_every_blob_is_a_particle_and_without_labels_every_pick_is_rejected(labels):
     assert [weight for *_, weight in annotations(labels, [])[0]] == [1, 1, 1]
     assert [weight for *_, weight in annotations(np.zeros_like(labels), [KEPT, ERASED])[0]] == [0, 0]
@@ -79,3 +96,16 @@ def test_the_command_turns_a_label_volume_into_a_table(tmp_path, labels, name, c
     assert [one.weight for one in read_csv(target)] == [1, 0, 0, 1, 1]
     assert main(["labels", target, volume, "--picks", picks, *more, "--overwrite", "--run", "TS_9"]) == 1
     assert "picks.csv has no pick of run 'TS_9': give --run NAME." in capsys.readouterr().err
+
+
+def test_a_label_volume_of_another_voxel_size_than_the_picks_is_refused(tmp_path, labels, capsys):
+    path = write_mrc(tmp_path / "TS_1.mrc", labels, 7.84)
+    write_csv(tmp_path / "picks.csv", [KEPT, RENAMED])
+    given = ["labels", str(tmp_path / "new.csv"), str(path), "--picks", str(tmp_path / "picks.csv")]
+    assert main([*given, "--voxel_offset", "0.5"]) == 1
+    assert "voxels and ångströms of particle 1 disagree" in capsys.readouterr().err
+    path.unlink()
+    write_mrc(path, labels, VOXEL_SIZE)
+    assert main(given) == 1  # the picks' ångströms count from voxel -0.5
+    assert "with voxel_offset 0: state what the picks have" in capsys.readouterr().err
+    assert not (tmp_path / "new.csv").exists()

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from pick_files import SHAPE
 from scripts.picks.__main__ import main
+from volume_files import write_pyramid
 
 
 def test_the_command_takes_shape_and_voxel_size_from_a_tomogram(tmp_path, table, capsys):
@@ -14,6 +15,16 @@ def test_the_command_takes_shape_and_voxel_size_from_a_tomogram(tmp_path, table,
     assert main([*command, "--tomogram", str(tmp_path / "A.mrc")]) == 0
     assert capsys.readouterr().out == f"{tmp_path / 'a.star'}: 2 picks\n"
     assert "-70.000000" in (tmp_path / "a.star").read_text()
+
+
+def test_of_a_pyramid_the_level_of_the_picks_is_asked_for(tmp_path, table, capsys):
+    pytest.importorskip("scripts.volumes.reading")
+    pyramid = write_pyramid(tmp_path)
+    command = ["convert", str(table), str(tmp_path / "a.coords"), "--species", "ribosome", "--tomogram", str(pyramid)]
+    assert main(command) == 1
+    said = "has levels of 10, 5, 20 Å: say with --voxel_size_angstrom which of them the picks are of"
+    assert said in capsys.readouterr().err
+    assert main([*command, "--voxel_size_angstrom", "10", "--allow_outside"]) == 0
 
 
 def test_the_command_takes_shape_and_voxel_size_from_keys(tmp_path, table):

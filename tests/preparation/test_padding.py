@@ -186,3 +186,10 @@ def test_padding_is_cut_off_and_voxels_of_the_image_are_told_in_the_tomogram(cap
 def test_a_tomogram_without_padding_is_not_touched():
     whole = image_of(image())
     assert CropPaddingd("image")({"image": whole})["image"] is whole
+
+
+@pytest.mark.parametrize("value", [0.0, np.inf, np.nan])
+def test_the_box_of_the_image_leaves_out_planes_of_any_value(value):
+    image = np.random.default_rng(0).standard_normal((20, 40, 40)).astype(np.float32)
+    volume = np.pad(image, ((2, 3), (8, 0), (4, 5)), constant_values=value)
+    assert np.array_equal(volume[box_of_image(volume)], image)

@@ -209,3 +209,8 @@ def test_a_batch_hands_its_region_to_the_inferer():
     images, labels, more, named = prepare_batch({**batch, "region": torch.ones(1, 1, 2, 3, 4)})
     assert (labels, more, list(named)) == (None, (), ["region"])
     assert torch.equal(images, batch["image"])
+
+
+def test_nan_in_a_mask_is_outside():
+    mask = np.array([np.nan, 1.0, 0.0], np.float32)[:, None, None]
+    assert sample_mask(mask, 10.0, (3, 1, 1), 10.0)[:, 0, 0].tolist() == [False, True, False]

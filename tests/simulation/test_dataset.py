@@ -85,12 +85,15 @@ def test_dark_particles_are_the_same_tomogram_turned_over(simulation_settings, s
 
 
 def test_mrc_files_hold_the_same_volume(simulation_settings, shipped_species, tmp_path):
-    simulate_dataset(tmp_path, shipped_species, {**simulation_settings, "write_mrc": True}, runs=1, workers=1)
+    project = tmp_path / "simulated"
+    simulate_dataset(project, shipped_species, {**simulation_settings, "write_mrc": True}, runs=1, workers=1)
     (mrc,) = tmp_path.rglob("wbp.mrc")
-    volume, zarr = read_tomogram(mrc), read_tomogram(mrc.with_suffix(".zarr"))
+    (item,) = list_labelled_runs(project, tomogram_kind="wbp")  # each tomogram once
+    volume, zarr = read_tomogram(mrc), read_tomogram(item["image"])
     np.testing.assert_array_equal(volume.data, zarr.data)
     assert volume.voxel_size_angstrom == pytest.approx(zarr.voxel_size_angstrom, abs=1e-4)
-    assert {path.name for path in mrc.parent.glob("*wbp*")} == {"wbp.mrc", "wbp.zarr"}
+    assert mrc.parent == tmp_path / "simulated_mrc" / item["run"]
+    assert [path.name for path in mrc.parent.glob("*wbp*")] == ["wbp.mrc"]
 
 
 def test_an_mrc_file_is_whole_or_not_there(tmp_path):

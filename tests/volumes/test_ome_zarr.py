@@ -9,7 +9,7 @@ import pytest
 import zarr
 from scripts.errors import InputError, InputWarning
 from scripts.volumes.ome_zarr import list_chunks
-from scripts.volumes.reading import read_ome_zarr, read_tomogram
+from scripts.volumes.reading import read_extent, read_ome_zarr, read_tomogram
 from scripts.volumes.zarr_chunks import refuse_incomplete_chunks
 from volume_files import (
     SHAPE,
@@ -329,6 +329,26 @@ def test_a_scale_without_unit_is_in_angstroms_but_a_bare_one_states_nothing(tmp_
     assert read_ome_zarr(write_ome_zarr(tmp_path, name="a.zarr", unit=None)).voxel_size_angstrom == VOXEL_SIZE
     assert read_ome_zarr(write_ome_zarr(tmp_path, name="b.zarr", scales=(1.0,), unit=None)).voxel_size_angstrom is None
     assert read_ome_zarr(write_ome_zarr(tmp_path, name="c.zarr", scales=(1.0,))).voxel_size_angstrom == 1
+
+
+def test_a_pyramid_whose_scales_only_count_voxels_is_read_at_its_finest_level_without_voxel_size(tmp_path):
+    path = write_ome_zarr(tmp_path, scales=(1.0, 2.0, 4.0), unit=None)
+    for level in "12":
+        write_array(path / level, VALUES[:, ::2, ::2])
+    volume = read_ome_zarr(path, wanted_voxel_size_angstrom=4.0)
+    assert np.array_equal(volume.data, VALUES)
+    assert volume.voxel_size_angstrom is None
+    assert read_tomogram(path, 10.0, wanted_voxel_size_angstrom=10.012).data.shape == VALUES.shape
+
+
+@pytest.mark.parametrize("read", [read_tomogram, read_extent])
+def test_a_stated_voxel_size_is_that_of_a_level_or_refused(read, tmp_path):
+    path = write_pyramid(tmp_path)
+    with pytest.warns(InputWarning, match=r"voxel_size_angstrom 10.012 is used, not the file's 10 Å"):
+        assert read(path, 10.012)
+    said = r"states levels of 10, 5, 20 Å, none of 50 Å: correct its metadata, or give the array that is meant"
+    with pytest.raises(InputError, match=said):
+        read(path, 50.0)
 
 
 def test_an_unknown_unit_is_refused(tmp_path):

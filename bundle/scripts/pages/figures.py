@@ -71,7 +71,7 @@ def overlay_figure(
     if truth is not None:
         handles.append(Line2D([], [], color="black", linestyle="--", label="truth"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(title, parse_math=False)
     return figure
 
 

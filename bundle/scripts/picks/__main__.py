@@ -13,14 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from scripts.coordinates import voxel_size_of
+from scripts.coordinates import to_zyx_vox, voxel_size_of
 from scripts.errors import InputError, InputWarning, run_tool
+from scripts.picks.bounds import check_voxels
 from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
 from scripts.picks.corrections import count_annotations, merge_annotations
 from scripts.picks.formats import FORMATS
 from scripts.picks.fusion import fuse_picks
 from scripts.picks.kaggle_csv import read_csv, write_csv
+from scripts.picks.pick import known_zyx_vox_of, xyz_angstrom_of
 from scripts.species import SPECIES_FILE, read_species
 
 
@@ -100,6 +102,9 @@ def print_labels(options: argparse.Namespace) -> None:
     with _warnings_in_lines():
         volume = read_tomogram(path, options.voxel_size_angstrom)
     labels, size = as_labels(np.asarray(volume.data), path), voxel_size_of(volume.affine)
+    grid = f"{path} has voxels of {size:g} Å, with voxel_offset {options.voxel_offset:g}: state what the picks have"
+    computed = to_zyx_vox(xyz_angstrom_of(picks), size, options.voxel_offset)
+    check_voxels(known_zyx_vox_of(picks), computed, str(options.picks), grid)
     annotations = annotations_of_labels(labels, picks, species_set, run, size, options.voxel_offset, path)
     write_csv(options.target, annotations)
     print(f"{options.target}: {count_annotations(annotations)}")
@@ -123,8 +128,16 @@ def _with_tomogram(facts: Facts) -> Facts:
     """Take shape and voxel size from the tomogram's header, except where the user states them."""
     if facts.tomogram is None:
         return facts
-    from scripts.volumes.reading import read_extent  # imported here because it takes seconds
+    from scripts.volumes.ome_zarr import is_zarr, level_sizes  # imported here because they take seconds
+    from scripts.volumes.reading import read_extent
 
+    sizes = level_sizes(Path(facts.tomogram)) if is_zarr(Path(facts.tomogram)) else {}
+    if len(sizes) > 1 and facts.voxel_size_angstrom is None:
+        stated = ", ".join(f"{size:g}" for size in sizes.values())
+        raise InputError(
+            f"{facts.tomogram} has levels of {stated} Å: say with --voxel_size_angstrom which of them the picks are of "
+            "(inference takes the one nearest to the network's voxel size)."
+        )
     shape, voxel_size = read_extent(facts.tomogram, facts.voxel_size_angstrom)
     return replace(facts, volume_shape=facts.volume_shape or shape, voxel_size_angstrom=voxel_size)
 

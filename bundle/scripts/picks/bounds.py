@@ -13,6 +13,7 @@ from scipy.special import bdtrc
 from scripts.coordinates import NANOMETRE_ANGSTROM
 from scripts.errors import InputError, InputWarning
 
+VOXEL_TOLERANCE = 0.01  # voxels; a larger difference between voxels and ångströms of one pick is an error
 MOST_OUTSIDE = 0.5  # a larger fraction of points outside is an error
 NEARLY_ALL = 0.9  # a table of another unit may have wrong rows too
 DOUBT, CHANCE = 2e-3, 1e-4  # how rarely points in ångströms lie as these do: a warning, and an error
@@ -21,6 +22,25 @@ QUESTIONS = {
     "angstrom": "do they belong to another tomogram?",
     "voxel": "are they Å, not voxels, or is the binning another?",
 }
+
+
+def check_voxels(
+    known_zyx_vox: NDArray[np.float64], computed_zyx_vox: NDArray[np.float64], source: str, grid: str
+) -> None:
+    """Compare the voxels of picks with those that follow from their ångströms.
+
+    Args:
+        known_zyx_vox: ``(N, 3)``, nan where the table holds none.
+        computed_zyx_vox: ``(N, 3)``.
+        source: the picks' file, for the message.
+        grid: what they were computed with, and may be another's.
+
+    Raises:
+        InputError: they disagree.
+    """
+    off = np.abs(known_zyx_vox - computed_zyx_vox).max(axis=1, initial=0) > VOXEL_TOLERANCE
+    if off.any():
+        raise InputError(f"{source}: voxels and ångströms of particle {int(np.argmax(off)) + 1} disagree: {grid}.")
 
 
 def check_inside(

@@ -6,20 +6,16 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from scripts.coordinates import to_zyx_vox
 from scripts.copick_tree import is_project
 from scripts.errors import InputError, InputWarning
 from scripts.file_names import require_file_name
-from scripts.picks.bounds import check_inside, check_unit
+from scripts.picks.bounds import check_inside, check_unit, check_voxels
 from scripts.picks.context import Facts
 from scripts.picks.copick_json import copick_files
 from scripts.picks.copick_project import read_copick_project
 from scripts.picks.formats import FORMATS, Format, format_named, format_of_star, guess_format
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
-
-VOXEL_TOLERANCE = 0.01  # voxels; a larger difference between voxels and ångströms of one pick is an error
 
 
 def convert(
@@ -153,16 +149,9 @@ def _chosen(picks: list[Pick], source: str | Path, facts: Facts, min_score: floa
 def _check_places(picks: Sequence[Pick], reader: Format, source: str | Path, facts: Facts, allow_outside: bool) -> None:
     if facts.voxel_size_angstrom is None:
         return
-    known = known_zyx_vox_of(picks)
     computed = to_zyx_vox(xyz_angstrom_of(picks), facts.voxel_size_angstrom, facts.voxel_offset)
-    off = np.abs(known - computed).max(axis=1, initial=0) > VOXEL_TOLERANCE
-    if off.any():
-        count = int(np.argmax(off)) + 1
-        said = f"voxels and ångströms of particle {count} disagree"
-        remedy = (
-            f"voxel_size_angstrom {facts.voxel_size_angstrom:g} or voxel_offset {facts.voxel_offset:g} is not its own"
-        )
-        raise InputError(f"{source}: {said}: {remedy}.")
+    grid = f"voxel_size_angstrom {facts.voxel_size_angstrom:g} or voxel_offset {facts.voxel_offset:g} is not its own"
+    check_voxels(known_zyx_vox_of(picks), computed, str(source), grid)
     if facts.volume_shape is not None:
         points = zyx_vox_of(picks, facts.voxel_size_angstrom, facts.voxel_offset)
         if reader.unit == "angstrom":

@@ -41,9 +41,7 @@ def write_copick_json(
     Raises:
         InputError: copick would refuse an id, or split the file name in the wrong place.
     """
-    for key, value in (("user_id", user_id), ("session_id", session_id)):
-        if not re.fullmatch(r"[A-Za-z0-9]+([.-][A-Za-z0-9]+)*", value):
-            raise InputError(f"{key} may hold letters, digits, '-' and '.', as copick wants it; got '{value}'.")
+    check_ids(user_id, session_id)
     mine = [pick for pick in picks if (pick.run, pick.species) == (run, species)]
     content = {
         "pickable_object_name": species,
@@ -68,6 +66,13 @@ def write_copick_json(
     }
     with write_atomically(path) as file:
         file.write(json.dumps(content) + "\n")
+
+
+def check_ids(user_id: str, session_id: str) -> None:
+    """Raise an `InputError` if copick would refuse an id, or split a file name of both in the wrong place."""
+    for key, value in (("user_id", user_id), ("session_id", session_id)):
+        if not re.fullmatch(r"[A-Za-z0-9]+([.-][A-Za-z0-9]+)*", value):
+            raise InputError(f"{key} may hold letters, digits, '-' and '.', as copick wants it; got '{value}'.")
 
 
 def read_copick_json(path: str | Path, run: str | None = None) -> list[Pick]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of
 
+GRID_TOLERANCE = 0.05  # voxels; picks of one grid are off its line by the digits of their tables alone
 LEAST_WEIGHT = 1e-12  # of a pick with score 0 in the mean of positions
 
 
@@ -21,7 +24,8 @@ def fuse_picks(
 
     By falling weighted score, each pick joins the nearest particle within a distance that has no pick of its own table
     yet, or else becomes a new one. A particle lies at the mean of its picks, weighted by weight times score. Its score
-    is the weighted mean over all tables, 0 for those without a pick of it.
+    is the weighted mean over all tables, 0 for those without a pick of it. Rejected picks (weight 0) are left out.
+    Voxels are fused, too, unless the tables of a run count voxels of different sizes: then they are not known.
 
     Args:
         tables: a table per model; scores are probabilities.
@@ -41,11 +45,16 @@ def fuse_picks(
     shares = [1.0] * len(tables) if weights is None else list(weights)
     if len(shares) != len(tables) or not all(0 < share < float("inf") for share in shares):
         raise InputError(f"weights needs {len(tables)} positive numbers, one per table; got {shares}.")
-    if distance_angstrom is not None and not distance_angstrom > 0:
+    if distance_angstrom is not None and not 0 < distance_angstrom < float("inf"):
         raise InputError(f"distance_angstrom must be positive; got {distance_angstrom}.")
     groups: defaultdict[tuple[str, str], list[tuple[int, Pick]]] = defaultdict(list)
+    rejected = sum(pick.weight == 0 for table in tables for pick in table)
+    if rejected:
+        warnings.warn(f"{rejected} rejected picks (weight 0) are left out.", InputWarning, stacklevel=2)
     for number, table in enumerate(tables):
         for pick in table:
+            if pick.weight == 0:
+                continue
             if not 0 <= pick.score <= 1:
                 raise InputError(f"scores must be probabilities, 0 to 1, to be averaged; got {pick.score:g} in {pick}.")
             groups[pick.run, pick.species].append((number, pick))
@@ -71,7 +80,12 @@ def _fuse_species(
     distance = radius if distance_angstrom is None else distance_angstrom
     if distance == 0:
         raise InputError(f"the radius of {picks[0].species} is unknown: set distance_angstrom.")
-    places = np.hstack([xyz_angstrom_of(picks), known_zyx_vox_of(picks)])
+    voxels = known_zyx_vox_of(picks)
+    if not are_of_one_grid(xyz_angstrom_of(picks), voxels):
+        said = f"{picks[0].run}: the tables count {picks[0].species} in voxels of different sizes"
+        warnings.warn(f"{said}; the fused picks have ångströms alone.", InputWarning, stacklevel=3)
+        voxels = np.full_like(voxels, np.nan)
+    places = np.hstack([xyz_angstrom_of(picks), voxels])
     shares = np.array([weights[owner] * pick.score for owner, pick in zip(owners, picks, strict=True)])
     particles: list[list[int]] = []
     centres, has_pick_of = np.full_like(places, np.inf), np.zeros((len(picks), len(weights)), dtype=bool)
@@ -93,3 +107,18 @@ def _fuse_species(
         for (x, y, z, z_voxel, y_voxel, x_voxel), score in zip(centres[: len(particles)].tolist(), scores, strict=True)
     ]
     return sorted(fused, key=lambda pick: -pick.score)
+
+
+def are_of_one_grid(xyz_angstrom: NDArray[np.float64], zyx_vox: NDArray[np.float64]) -> bool:
+    """Return whether positions are counted in voxels of one size and offset; voxels that are not known do not tell.
+
+    Args:
+        xyz_angstrom: ``(N, 3)``.
+        zyx_vox: ``(N, 3)``, nan where they are not known.
+    """
+    is_known = np.isfinite(zyx_vox).all(axis=1)
+    angstrom, voxels = xyz_angstrom[is_known][:, ::-1].ravel(), zyx_vox[is_known].ravel()
+    if len(np.unique(voxels)) < 2:
+        return len(np.unique(angstrom)) < 2
+    size, offset = np.polyfit(voxels, angstrom, 1)
+    return bool(np.abs(size * voxels + offset - angstrom).max() <= GRID_TOLERANCE * abs(size))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scripts.errors import InputError
 from scripts.picks.pick import Pick, picks_at, zyx_vox_of
 from scripts.species import SpeciesSet
-from scripts.volumes.labels import connected_blobs, points_of_labels
+from scripts.volumes.labels import connected_blobs, label_map_of, points_of_labels
 
 
 def annotations_of_labels(
@@ -26,8 +26,9 @@ def annotations_of_labels(
 ) -> list[Pick]:
     """Compare a label volume with the picks that it was painted from; return both as annotations.
 
-    A pick is a particle (weight 1) if the voxel of its centre has its species' label, else it was rejected (weight 0).
-    Every connected blob without such a pick is one more particle, at its centroid.
+    A pick is a particle (weight 1) if the voxel of its centre has the label that was painted there, its own or that of
+    a neighbour whose sphere lies over it; else it was rejected (weight 0). Every connected blob without a particle's
+    centre is one more particle, at its centroid, unless nothing but what was painted is in it.
 
     Args:
         label_volume: ``(Z, Y, X)``, 0 for background.
@@ -42,16 +43,23 @@ def annotations_of_labels(
         InputError: the volume holds a label that belongs to no species, or no label where any of the picks is.
     """
     centres = points_of_labels(label_volume, species_set, source)
-    voxels = np.rint(zyx_vox_of(picks, voxel_size_angstrom, voxel_offset)).astype(int)
+    exact = zyx_vox_of(picks, voxel_size_angstrom, voxel_offset)
+    places_of = {name: exact[[pick.species == name for pick in picks]] for name in species_set.names}
+    painted = label_map_of(label_volume.shape, places_of, species_set, voxel_size_angstrom)
+    voxels = np.rint(exact).astype(int)
     is_inside: NDArray[np.bool_] = np.all((voxels >= 0) & (voxels < label_volume.shape), axis=1)
     places = tuple(np.where(is_inside[:, None], voxels, 0).T)
-    labels = [species_set.named(pick.species, f"the picks of run '{run}'").label for pick in picks]
-    is_particle = is_inside & np.equal(label_volume[places], labels)
+    for pick in picks:
+        species_set.named(pick.species, f"the picks of run '{run}'")
+    is_particle = is_inside & (label_volume[places] > 0) & (label_volume[places] == painted[places])
     if len(picks) and len(centres) and not label_volume[places][is_inside].any():
         raise InputError(f"{source} has no label where any pick of run '{run}' is: it is another run's, or mirrored.")
     annotations = [replace(pick, weight=float(kept)) for pick, kept in zip(picks, is_particle, strict=True)]
-    known = connected_blobs(label_volume)[places][is_particle] - 1
-    new = np.delete(centres, known, axis=0)
+    blobs = connected_blobs(label_volume)
+    is_new = np.zeros(len(centres) + 1, dtype=bool)
+    is_new[np.unique(blobs[label_volume != painted])] = True
+    is_new[blobs[places][is_particle]] = False
+    new = centres[is_new[1:]]
     for species in species_set.picked:
         points = new[new[:, 0] == species.label, 1:]
         ones = np.ones(len(points))

@@ -234,5 +234,5 @@ def interest_figure(interest: NDArray[np.float32], title: str) -> Figure:
         drawn = axis.imshow(view, origin="lower", cmap="viridis", vmin=0, vmax=highest, extent=extent)
         axis.set(xlabel=f"{names[1]} (voxel)", ylabel=f"{names[0]} (voxel)")
     figure.colorbar(drawn, ax=axes, label="windows, as multiples of an even spread")
-    figure.suptitle(f"{title}: where training looks")
+    figure.suptitle(f"{title}: where training looks", parse_math=False)
     return figure

@@ -48,10 +48,16 @@ def box_of_image(volume: NDArray[Any]) -> tuple[slice, ...]:
     for corner in (0, -1):
         plane = volume[box][corner]
         value = plane[corner, corner]
-        if (plane[corner] == value).all() or (plane[:, corner] == value).all():
+        if _equals(plane[corner], value).all() or _equals(plane[:, corner], value).all():
             inner = _box_of_others(volume[box], value)
             box = tuple(slice(o.start + i.start, o.start + i.stop) for o, i in zip(box, inner, strict=True))
     return box
+
+
+def _equals(values: NDArray[Any], value: Any) -> NDArray[np.bool_]:
+    """Return which voxels have a value; NaN is one, too."""
+    answer: NDArray[np.bool_] = np.isnan(values) if np.isnan(value) else values == value
+    return answer
 
 
 def _box_of_others(volume: NDArray[Any], value: Any) -> tuple[slice, ...]:
@@ -59,7 +65,7 @@ def _box_of_others(volume: NDArray[Any], value: Any) -> tuple[slice, ...]:
     layers, rows, columns = (np.zeros(size, dtype=bool) for size in volume.shape)
     for slab in slabs_of(volume):
         for z in range(slab.start, slab.stop):
-            differs = volume[z] != value
+            differs = ~_equals(volume[z], value)
             in_rows = differs.any(axis=1)
             layers[z] = in_rows.any()
             rows |= in_rows

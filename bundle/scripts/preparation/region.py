@@ -46,7 +46,7 @@ def sample_mask(
     """Resample a mask to another grid in the same box: each voxel takes the value of the mask voxel it lies in.
 
     Args:
-        mask: ``(Z, Y, X)``, inside where it is not 0.
+        mask: ``(Z, Y, X)``, inside where it is neither 0 nor NaN.
         mask_voxel_size_angstrom: of the mask.
         shape_zyx: ``(Z, Y, X)`` of the result.
         voxel_size_angstrom: of the result.
@@ -56,7 +56,7 @@ def sample_mask(
         place = (np.arange(size) + 0.5) * (voxel_size_angstrom / mask_voxel_size_angstrom)
         place += start / mask_voxel_size_angstrom
         mask = mask.take(np.clip(place.astype(np.int64), 0, mask.shape[axis] - 1), axis=axis)
-    answer: NDArray[np.bool_] = mask != 0
+    answer: NDArray[np.bool_] = (mask != 0) & ~np.isnan(mask)
     return answer
 
 

@@ -180,7 +180,7 @@ def simulate_run(root: Path, run: str, number: int, species_set: SpeciesSet, set
         path = tomogram_path(root, run, settings["spacing_folder_angstrom"], kind)
         write_ome_zarr(path, volume, voxel_size)
         if settings["write_mrc"]:
-            write_mrc(path.with_suffix(".mrc"), volume, voxel_size)
+            write_mrc(root.with_name(f"{root.name}_mrc") / run / f"{kind}.mrc", volume, voxel_size)
     truth = placed_truth(scene, run, species_set)
     for species in settings["specimens"]:
         write_copick_json(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import cc3d
@@ -42,6 +42,26 @@ def paint_spheres(volume: NDArray[np.uint8], centres_zyx_vox: ArrayLike, radius_
         axes = np.ogrid[box]
         squared = sum((axis - middle) ** 2 for axis, middle in zip(axes, centre, strict=True))
         volume[box][squared <= radius_vox**2] = value
+
+
+def label_map_of(
+    shape: Sequence[int], centres_zyx_vox: Mapping[str, ArrayLike], species_set: SpeciesSet, voxel_size_angstrom: float
+) -> NDArray[np.uint8]:
+    """Return a label volume ``(Z, Y, X)`` with a sphere of every species' target radius around its centres.
+
+    Species are painted in their order, the later ones over the earlier.
+
+    Args:
+        shape: of the volume.
+        centres_zyx_vox: ``(N, 3)`` voxel indices, by the names of species.
+        species_set: the species.
+        voxel_size_angstrom: of the volume.
+    """
+    labels = np.zeros(tuple(shape), dtype=np.uint8)
+    for species in species_set.picked:
+        radius_vox = species.target_radius_angstrom / voxel_size_angstrom
+        paint_spheres(labels, centres_zyx_vox.get(species.name, ()), radius_vox, species.label)
+    return labels
 
 
 def box_around(

@@ -99,6 +99,17 @@ def find_level(folder: Path, wanted_voxel_size_angstrom: float | None = None) ->
         return _nearest_level(_levels(folder, zarr.open(str(folder), mode="r")), wanted_voxel_size_angstrom)
 
 
+def level_sizes(folder: Path) -> dict[str, float]:
+    """Return the voxel sizes in ångströms that a pyramid states, by its arrays; a plain array states none.
+
+    Raises:
+        InputError: the metadata is damaged, or does not say which array to read.
+    """
+    with _faults_named(folder):
+        levels = _levels(folder, zarr.open(str(folder), mode="r"))
+    return {level.path: math.fsum(level.size_zyx_angstrom) / 3 for level in levels if level.size_zyx_angstrom}
+
+
 def list_chunks(folder: Path) -> tuple[Iterator[str], int, int]:
     """Return which files an array should have according to its metadata, whether or not they exist.
 
@@ -206,6 +217,8 @@ def _described_levels(folder: Path, multiscales: Any) -> list[Level]:
         raise InputError(f"{folder}: its 'multiscales' metadata are not valid: {reason_of(error)}.") from error
     if not levels:
         raise InputError(f"{folder}: its 'multiscales' metadata name no array.")
+    if levels[0].size_zyx_angstrom is None:  # a bare scale counts voxels of the finest level
+        return [level._replace(size_zyx_angstrom=None) for level in levels]
     return levels
 
 

@@ -26,7 +26,7 @@ from scripts.coordinates import SizeZYX, affine_of
 from scripts.errors import InputError, InputWarning, without_user
 from scripts.volumes.mrc import MRC_HEADER_BYTES, is_mrc, parse_mrc, parse_mrc_extent
 from scripts.volumes.nifti import is_nifti, is_nifti_pair, parse_nifti, parse_nifti_extent
-from scripts.volumes.ome_zarr import ZARR_MARKS, is_zarr, load_ome_zarr, ome_zarr_extent
+from scripts.volumes.ome_zarr import ZARR_MARKS, is_zarr, level_sizes, load_ome_zarr, ome_zarr_extent
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ OTHER_BEGINNINGS = {  # other content that files with the name of a tomogram may
 }
 VOXEL_SIZE_REMEDY = "set voxel_size_angstrom (e.g. --voxel_size_angstrom 10.012)"
 HEADER_TOLERANCE = 0.005  # relative; smaller differences between the voxel sizes of the axes are rounding errors
+LEVEL_TOLERANCE = math.log(1.2)  # of a level's voxel size and the one that the user states; levels differ by factors
 STATED_TOLERANCE = 0.001  # relative; if the user's voxel size differs by more from the file's, a warning is given
 
 
@@ -134,6 +135,7 @@ def read_extent(path: PathLike, voxel_size_angstrom: float | None = None) -> tup
     elif found == NIFTI:
         shape, size_zyx = parse_nifti_extent(_bytes_of(path, MRC_HEADER_BYTES).tobytes(), str(path))
     elif found == ZARR:
+        _refuse_other_levels(Path(path), voxel_size_angstrom)
         shape, size_zyx = ome_zarr_extent(Path(path), voxel_size_angstrom)
     else:
         raise InputError(f"{path} is not a tomogram (MRC, OME-Zarr or NIfTI) but {found}.")
@@ -202,9 +204,27 @@ def read_ome_zarr(
     """
     check_voxel_size("wanted_voxel_size_angstrom", wanted_voxel_size_angstrom)
     _expect(ZARR, path)
-    data, size_zyx = load_ome_zarr(Path(path), wanted_voxel_size_angstrom, allow_missing_chunks, memory_gib)
+    _refuse_other_levels(Path(path), voxel_size_angstrom)
+    level_angstrom = voxel_size_angstrom or wanted_voxel_size_angstrom
+    data, size_zyx = load_ome_zarr(Path(path), level_angstrom, allow_missing_chunks, memory_gib)
     voxel_size = _settle_voxel_size(path, size_zyx, voxel_size_angstrom)
     return Volume(data, voxel_size, affine_of(voxel_size or 1.0))
+
+
+def _refuse_other_levels(folder: Path, voxel_size_angstrom: float | None) -> None:
+    """Raise an `InputError` if none of several levels has the voxel size that is said to be theirs.
+
+    The levels of a pyramid differ by factors, so a size that is near none of them does not say which one is meant.
+    """
+    if not voxel_size_angstrom or voxel_size_angstrom <= 0:
+        return
+    sizes = level_sizes(folder)
+    if len(sizes) > 1 and min(abs(math.log(size / voxel_size_angstrom)) for size in sizes.values()) > LEVEL_TOLERANCE:
+        stated = ", ".join(f"{size:g}" for size in sizes.values())
+        raise InputError(
+            f"{folder} states levels of {stated} Å, none of {voxel_size_angstrom:g} Å: correct its metadata, or give "
+            f"the array that is meant, for example {folder / next(iter(sizes))}."
+        )
 
 
 def refuse_address(path: PathLike) -> None:
