@@ -39,12 +39,13 @@ def test_picks_of_lower_thresholds_than_the_species_files_are_shown_and_counted(
 
 def test_after_a_second_look_the_page_has_the_operating_points_of_the_records(output_dir):
     assert data_of(write_batch_page(output_dir, make_species(2)))["judged"] is False
-    expected = {"a": {"operating_point": "F1"}, "b": {"operating_point": "precision 0.9"}}
+    expected = {"a": {"operating_point": "F1"}, "b": {"operating_point": "precision 0.9", "spread": 0.5}}
     (output_dir / "TS 1" / "run.json").write_text("{")
     (output_dir / "empty" / "run.json").write_text(json.dumps({"expected": expected}))
     data = data_of(write_batch_page(output_dir, make_species(2)))
     assert data["judged"] is True
     assert [one["operatingPoint"] for one in data["species"]] == ["F1", "precision 0.9"]
+    assert [one["spread"] for one in data["species"]] == [0.0, 0.5]
 
 
 def test_failed_runs_are_named_with_their_reasons(output_dir):

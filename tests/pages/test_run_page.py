@@ -137,8 +137,8 @@ def test_a_valley_stands_beside_its_species(page):
 def test_after_a_second_look_the_page_holds_more_candidates_and_starts_at_the_picks(page):
     picks = [pick("a", 6, 9, 11, 0.9000004, network_score=0.99), pick("a", 9, 9, 11, 0.8123456, network_score=0.9)]
     others = [pick("b", 6, 9, 20, 0.25, network_score=0.5)]
-    points = {"a": "F1", "b": "precision 0.9"}
-    write_run_page(page, tomogram(), picks, make_species(2), 20, None, others, points, "Not calibrated.")
+    expected = {"a": {"operating_point": "F1"}, "b": {"operating_point": "precision 0.9"}}
+    write_run_page(page, tomogram(), picks, make_species(2), 20, None, others, expected, "Not calibrated.")
     found = data_of(page)
     assert (found["judged"], found["candidates"], found["picked"]) == (True, True, 2)
     assert found["warning"] == "Not calibrated."
@@ -149,14 +149,14 @@ def test_after_a_second_look_the_page_holds_more_candidates_and_starts_at_the_pi
 
 def test_candidates_alone_are_no_picks(page):
     others = [pick("a", 6, 9, 20, 0.75, network_score=0.99)]
-    write_run_page(page, tomogram(), [], make_species(1), 20, others=others, operating_points={"a": "F1"})
+    write_run_page(page, tomogram(), [], make_species(1), 20, others=others, expected={"a": {"operating_point": "F1"}})
     found = data_of(page)
     assert (found["judged"], found["picked"]) == (True, 0)
     assert found["species"][0]["threshold"] == 0.99999
 
 
 def test_after_a_second_look_that_left_no_candidate_the_page_still_asks_for_operating_points(page):
-    write_run_page(page, tomogram(), [], make_species(1), 20, operating_points={"a": "F1"})
+    write_run_page(page, tomogram(), [], make_species(1), 20, expected={"a": {"operating_point": "F1"}})
     found = data_of(page)
     assert (found["judged"], found["candidates"], found["species"][0]["operatingPoint"]) == (True, False, "F1")
     write_run_page(page, tomogram(), [], make_species(1), 20)

@@ -87,6 +87,15 @@ def test_exact_probabilities_keep_what_they_promise():
     assert found.missed_low < right[~picked].sum() < found.missed_high
 
 
+def test_intervals_are_wider_where_tomograms_differ():
+    scores = np.full(20, 0.5)
+    alone, together = (expect(scores, np.arange(20) < 10, spread) for spread in (0.0, 1.0))
+    assert alone.precision_high - 0.5 == pytest.approx(1.645 * 2.5**0.5 / 10)
+    assert together.precision_high - 0.5 == pytest.approx(1.645 * (2.5 + 2.5**2) ** 0.5 / 10)
+    assert (together.precision, together.missed) == (alone.precision, alone.missed)
+    assert expect(scores, np.arange(20) < 10, 9.0).missed_high == 10  # there are no more
+
+
 def test_what_is_expected_of_no_picks_is_unknown():
     found = expect(np.array([0.25, 0.5]), np.array([False, False]))
     assert (found.picks, found.missed) == (0, 0.75)

@@ -33,12 +33,24 @@ def test_log_odds_are_against_all_other_classes():
 
 
 def test_the_probability_is_a_logistic_function_of_both_answers():
-    calibration = Calibration(np.array([[0.5, 2, 0, 0, -1], [1, 0, 3, -2, 0]]), ("run",))
+    weights = np.array([[0.5, 2, 0, 0, 0, 0, -1], [1, 0, 0, 0, 3, -2, 0]])
+    calibration = Calibration(weights, ("run",), np.array([0.25, 0]))
     found = calibration.probabilities(np.array([[2.0, -50]]), np.array([[1.0, 7]]))
     sure = np.tanh([1, 3.5])  # of the first network and of the second look, here of one candidate
     assert np.allclose(found, [[1 / (1 + np.exp(-2)), 1 / (1 + np.exp(12 - 3 * sure[0] + 2 * sure[1]))]])
     again = Calibration.from_table(calibration.as_table(["a", "b"]), ["a", "b"])
     assert np.array_equal(again.weights, calibration.weights)
+    assert (again.spread_of(0), again.spread_of(1), Calibration(weights).spread_of(0)) == (0.25, 0, 0)
+
+
+def test_the_probability_depends_on_the_likeliest_other_species():
+    weights = np.array([[0, 0, 1.0, 0, 0, 0, 0], [0, 0, 0, 2, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0]])
+    logits, log_odds = np.array([[3.0, -1, 2]]), np.array([[-4.0, 0.5, -30]])
+    found = Calibration(weights).probabilities(logits, log_odds)
+    assert np.allclose(found, 1 / (1 + np.exp(-np.array([[2.0, 2 * -4, 3 + 0.5]]))))
+    alone = Calibration(weights[:1]).probabilities(logits[:, :1], log_odds[:, :1])
+    assert alone == pytest.approx(1 / (1 + np.exp(12)))  # there is no other, which is as sure as can be
+    assert Calibration(weights).probabilities(np.zeros((0, 3)), np.zeros((0, 3))).shape == (0, 3)
 
 
 def test_confidence_is_high_where_candidates_are_clear():

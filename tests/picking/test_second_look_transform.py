@@ -20,7 +20,7 @@ class Known(SecondLook):
     """A second look whose probabilities are given."""
 
     def __init__(self, table, familiarity=None):
-        super().__init__(tiny_classifier(), CropShape(8, 0.0), Calibration(np.ones((2, 5))), familiarity)
+        super().__init__(tiny_classifier(), CropShape(8, 0.0), Calibration(np.ones((2, 7))), familiarity)
         self.table = table
 
     def judge(self, volume, proposals):
@@ -49,7 +49,7 @@ def test_picks_carry_the_probability_and_the_networks_score():
     (other,) = sample["result"]["others"]  # the other one, 0.001, is no candidate
     assert (other["species"], other["score"]) == ("a", 0.02)
     assert sample["result"]["expected"]["a"] == {
-        "operating_point": "F1", "lowest_probability": 0.9, "picks": 1, "precision": 0.9,
+        "operating_point": "F1", "spread": 0.0, "lowest_probability": 0.9, "picks": 1, "precision": 0.9,
         "precision_low": pytest.approx(0.9 - 1.645 * 0.3), "precision_high": 1.0, "missed": pytest.approx(0.02),
         "missed_low": 0.0, "missed_high": pytest.approx(0.02 + 1.645 * 0.14),
     }  # fmt: skip

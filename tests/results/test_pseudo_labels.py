@@ -13,7 +13,7 @@ from scripts.results.run_folder import make_record, read_record, write_failure, 
 from synthetic import make_species, write_weights
 
 FIRST, SECOND = "ab" * 32, "cd" * 32
-FITTED = [1.0, 0.5, 0.0, 0.0, -2.0]
+FITTED = [1.0, 0.5, 0.0, 0.0, 0.0, 0.0, -2.0]
 ORIGIN = "pseudo-label of one: weights abababababab, second look cdcdcdcdcdcd"
 
 

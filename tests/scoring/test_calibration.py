@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scripts.errors import InputError
 from scripts.picking.candidates import Candidates
-from scripts.picking.operating_point import OperatingPoint
+from scripts.picking.operating_point import OperatingPoint, expect
 from scripts.scoring.calibration import JudgedCandidates, fit_calibration, judge_candidates, judge_scores
 from scripts.scoring.reliability import average_precision, reliability_of, sampling_error
 from synthetic import make_species
@@ -27,7 +27,7 @@ def test_the_fit_finds_the_function_behind_the_candidates():
     found, few = fit_calibration([drawn(), drawn(seed=1)], ["a", "b"])
     assert few == {}
     assert found.fitted_on == ("run0", "run1")
-    assert np.allclose(found.weights, [[0.5, 1.5, 0, 0, -1]] * 2, atol=0.15)
+    assert np.allclose(found.weights, [[0.5, 1.5, 0, 0, 0, 0, -1]] * 2, atol=0.15)
     new = drawn(seed=2)
     probabilities = found.probabilities(new.logits, new.log_odds)
     assert reliability_of(probabilities[:, 0], new.is_right[:, 0]).error < 0.02
@@ -42,7 +42,7 @@ def test_the_same_answer_means_less_in_a_tomogram_with_more_noise():
         judged.append(judged_alone(str(number), logits, log_odds, random.random((2000, 1)) < chance))
     found, _ = fit_calibration(judged[:12], ["a"])
     alone, _ = fit_calibration(judged[:2], ["a"])  # too few to know what the confidence in a tomogram means
-    assert (alone.weights[:, 2:4] == 0).all()
+    assert (alone.weights[:, 4:6] == 0).all()
     errors = {
         name: [
             reliability_of(one.probabilities(run.logits, run.log_odds)[:, 0], run.is_right[:, 0]).error
@@ -52,6 +52,24 @@ def test_the_same_answer_means_less_in_a_tomogram_with_more_noise():
     }
     assert np.mean(errors["with"]) < 0.03
     assert np.mean(errors["with"]) < np.mean(errors["without"]) / 2
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_how_far_tomograms_differ_is_found_and_intervals_hold_what_they_say(spread):
+    random, judged = np.random.default_rng(0), []
+    for number in range(200):
+        logits = random.normal(0, 3, (40, 1))
+        chance = 1 / (1 + np.exp(-(logits + random.normal(0, spread))))
+        judged.append(judged_alone(str(number), logits, np.zeros_like(logits), random.random((40, 1)) < chance))
+    found, _ = fit_calibration(judged, ["a"])
+    assert found.spread_of(0) == pytest.approx(spread, abs=0.25)
+    assert fit_calibration(judged[:7], ["a"])[0].spread_of(0) == 0  # too few to tell
+    held = []
+    for one in judged:
+        chances, right = found.probabilities(one.logits, one.log_odds)[:, 0], one.is_right[:, 0]
+        rest = expect(chances, chances >= 0.5, found.spread_of(0))
+        held.append(rest.missed_low <= right[chances < 0.5].sum() <= rest.missed_high)
+    assert np.mean(held) == pytest.approx(0.9, abs=0.06)
 
 
 def test_a_species_with_few_particles_keeps_the_second_looks_answer():
@@ -72,7 +90,7 @@ def test_a_species_with_two_true_particles_is_not_calibrated_unless_that_is_enou
     one.is_right[:, 1] = False
     one.is_right[:2, 1] = True
     found, left = fit_calibration([one], ["a", "b"])
-    assert found.weights[1].tolist() == [0, 1, 0, 0, 0]
+    assert found.weights[1].tolist() == [0, 1, 0, 0, 0, 0, 0]
     assert left == {"b": "2 true particles among its candidates, at least 10 needed"}
     assert fit_calibration([one], ["a", "b"], least_truths=2)[1] == {}
 

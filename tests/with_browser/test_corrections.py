@@ -42,11 +42,11 @@ def pages(tmp_path_factory, shipped_species):
     folder = tmp_path_factory.mktemp("corrections")
     write_csv(folder / "picks.csv", PICKS)
     tomogram = Tomogram(RUN, VOLUME, VOXEL_SIZE, VOXEL_SIZE)
-    points = dict.fromkeys(shipped_species.names, "F1")
+    expected = {name: {"operating_point": "F1"} for name in shipped_species.names}
     for sha in SHAS:
-        write_run_page(folder / f"{sha}.html", tomogram, PICKS, shipped_species, 20, None, OTHERS, points, model=sha)
+        write_run_page(folder / f"{sha}.html", tomogram, PICKS, shipped_species, 20, None, OTHERS, expected, model=sha)
     path = folder / "unfamiliar.html"
-    write_run_page(path, tomogram, PICKS, shipped_species, 20, operating_points=points, warning="Not calibrated.")
+    write_run_page(path, tomogram, PICKS, shipped_species, 20, expected=expected, warning="Not calibrated.")
     truth = Truth(PICKS, np.ones((5, 1, 3), dtype=np.int64), [0.5], "kaggle")
     compared = compare_run(tomogram, PICKS, shipped_species, truth)
     write_run_page(folder / "truth.html", tomogram, PICKS, shipped_species, 20, compared)

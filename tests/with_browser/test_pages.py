@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scripts.pages.batch_page import write_batch_page, write_summary_page
 from scripts.pages.run_page import Tomogram, Truth, compare_run, write_run_page
-from scripts.picking.operating_point import parse_operating_points
+from scripts.picking.operating_point import expect, parse_operating_points
 from scripts.picks import Pick, write_csv
 from scripts.scoring.metrics import count_matches
 from scripts.species import with_thresholds
@@ -74,8 +74,11 @@ def pages(tmp_path_factory, shipped_species):
     path, off_centre = folder / "off_centre" / RUN / "report.html", [replace(one, z_voxel=22) for one in RIBOSOMES]
     write_run_page(path, tomogram, off_centre, species_set, 20)
     path, others = folder / "judged" / RUN / "report.html", [*JUDGED[2:], *FAINT]
-    points = {**dict.fromkeys(species_set.names, "F1"), "thyroglobulin": "precision 0.9"}
-    write_run_page(path, tomogram, JUDGED[:2], species_set, 20, None, others, points, "Not calibrated: noise.")
+    expected = {name: {"operating_point": "F1"} for name in species_set.names}
+    expected["thyroglobulin"] = {"operating_point": "precision 0.9", "spread": 0.5}
+    write_run_page(path, tomogram, JUDGED[:2], species_set, 20, None, others, expected, "Not calibrated: noise.")
+    path, expected["ribosome"] = folder / "spread" / RUN / "report.html", {"operating_point": "F1", "spread": 1.0}
+    write_run_page(path, tomogram, JUDGED[:2], species_set, 20, None, others, expected)
     return folder
 
 
@@ -240,6 +243,16 @@ def test_after_a_second_look_the_slider_says_what_to_expect(judged_page):
     slide(judged_page, "threshold of ribosome", 0)
     assert count_of(judged_page, "ribosome") == "5"
     assert expected_of(judged_page, "ribosome").startswith("expected right 46 %")
+
+
+def test_the_page_has_the_intervals_of_the_summary_where_tomograms_differ(open_page):
+    scores = np.array([one.score for one in JUDGED])
+    known = expect(scores, np.arange(len(scores)) < 2, spread=1.0)
+    page = open_page(f"spread/{RUN}/report.html")
+    low, mean, high = (round(100 * value) for value in (known.precision_low, known.precision, known.precision_high))
+    rest = f"missed {known.missed:.0f} ({known.missed_low:.0f}–{known.missed_high:.0f})"
+    assert expected_of(page, "ribosome") == f"expected right {mean} % ({low}–{high}), {rest}"
+    assert low < 44  # as if candidates were independent
 
 
 def test_the_command_leaves_species_that_nobody_moved_to_their_operating_point(judged_page, shipped_species):

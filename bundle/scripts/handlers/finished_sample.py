@@ -46,10 +46,10 @@ def judged_picks_of(sample: Mapping[str, Any], species_set: SpeciesSet) -> list[
     return [pick for pick, counts in zip(picks, judged, strict=True) if counts]
 
 
-def operating_points_of(sample: Mapping[str, Any]) -> dict[str, str] | None:
-    """Return the operating point of every species, in words; None without a second look."""
-    expected = sample["result"].get("expected")
-    return None if expected is None else {name: row["operating_point"] for name, row in expected.items()}
+def expected_of(sample: Mapping[str, Any]) -> dict[str, dict[str, Any]] | None:
+    """Return what is expected of every species' picks, see `PickParticlesd.choose`; None without a second look."""
+    expected: dict[str, dict[str, Any]] | None = sample["result"].get("expected")
+    return expected
 
 
 def picture_of(sample: Mapping[str, Any], species_set: SpeciesSet, truth: Sequence[Pick] | None = None) -> Figure:

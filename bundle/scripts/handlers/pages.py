@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -12,8 +13,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from scripts.file_names import require_file_name
 from scripts.handlers.finished_sample import (
+    expected_of,
     judged_picks_of,
-    operating_points_of,
     picture_of,
     samples_of,
     tomogram_of,
@@ -64,7 +65,7 @@ class WritePages:
 
     def reset(self, engine: Engine) -> None:
         self.picks: dict[str, list[Pick]] = {}
-        self.points: dict[str, str] | None = None
+        self.expected: dict[str, dict[str, Any]] | None = None
         self.comparisons: dict[str, Comparison] = {}
 
     def __call__(self, engine: Engine) -> None:
@@ -75,9 +76,9 @@ class WritePages:
             compared = compare_run(tomogram, picks, self.species_set, truth, self.voxel_offset)
             self.picks[tomogram.run], self.comparisons[tomogram.run] = picks, compared.comparison
             path = self.folder / require_file_name(tomogram.run, "run") / PAGE_NAME
-            self.points = operating_points_of(sample)
+            self.expected = expected_of(sample)
             size = self.page_megabytes
-            write_run_page(path, tomogram, picks, self.species_set, size, compared, operating_points=self.points)
+            write_run_page(path, tomogram, picks, self.species_set, size, compared, expected=self.expected)
 
     def write(self, engine: Engine) -> None:
         path, sweep = self.folder / PAGE_NAME, (self.thresholds, self.mode)
@@ -85,7 +86,7 @@ class WritePages:
         notes = [f"{name} keeps its threshold: {reason}." for name, reason in kept.items()]
         write_summary_page(
             path, self.picks, self.species_set, comparisons=self.comparisons, sweep=sweep, notes=notes,
-            operating_points=self.points,
+            expected=self.expected,
         )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -13,14 +14,16 @@ from ignite.engine import Engine, Events
 from scripts.atomic_files import write_folder_atomically
 from scripts.copick_tree import PICKS_FOLDER, RUNS, overlay_folder_of, session_file
 from scripts.datasets.runs import Folders, mask_of_run
+from scripts.errors import InputError
 from scripts.file_names import require_file_name
-from scripts.handlers.finished_sample import image_facts_of, operating_points_of, picture_of, samples_of, tomogram_of
+from scripts.handlers.finished_sample import expected_of, image_facts_of, picture_of, samples_of, tomogram_of
 from scripts.handlers.times import peak_memory_gib
 from scripts.pages.figures import save_figure
 from scripts.pages.html import PAGE_NAME, check_megabytes
 from scripts.pages.run_page import write_run_page
 from scripts.picking.pick_transform import picks_of
 from scripts.picks import Facts, Pick, check_formats, from_records, write_copick_json, write_run_folder
+from scripts.picks.copick_json import check_ids
 from scripts.records import as_json, record_of
 from scripts.results.project_session import project_of, run_folder_in_project
 from scripts.results.run_folder import make_record, state_of, write_record
@@ -112,7 +115,9 @@ class WritePicks:
         self.folder, self.species_set = Path(output_dir), species_set
         self.page_megabytes, self.mask_path = check_megabytes(page_megabytes), mask_path
         self.user_id, self.session_id, self.voxel_offset = str(user_id), str(session_id), voxel_offset
-        self.formats, self.binning = check_formats(formats), binning
+        self.formats, self.binning = check_formats(formats), check_binning(binning)
+        if any(one.name == "copick" for one in self.formats):
+            check_ids(self.user_id, self.session_id)
         self.settings = as_json(record_of({**(built or {}), "files": self}))
 
     def record(self) -> dict[str, Any]:
@@ -162,10 +167,21 @@ class WritePicks:
         warning = sample["result"].get("unfamiliar", "")
         write_run_page(
             folder / PAGE_NAME, tomogram_of(sample), picks, self.species_set, self.page_megabytes,
-            others=from_records(sample["result"].get("others", ())), operating_points=operating_points_of(sample),
+            others=from_records(sample["result"].get("others", ())), expected=expected_of(sample),
             warning=f"Scores are not calibrated for this tomogram: {warning}." if warning else "",
             model=short_hash(self.settings.get("weights_sha256")), voxel_offset=self.voxel_offset,
         )  # fmt: skip
+
+
+def check_binning(binning: float) -> float:
+    """Return a number of pixels per voxel.
+
+    Raises:
+        InputError: it is not positive.
+    """
+    if not 0 < binning < math.inf:
+        raise InputError(f"pick_binning must be above 0; got {binning}.")
+    return binning
 
 
 def short_hash(sha256: str | Sequence[str] | None) -> str:

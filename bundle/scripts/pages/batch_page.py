@@ -53,17 +53,17 @@ def write_batch_page(
         for pick in found:
             species_set.named(pick.species, str(table))
     path = folder / PAGE_NAME
-    points = _operating_points_in([table.parent for table in tables])
-    write_summary_page(path, picks, species_set, failures=failures, operating_points=points)
+    expected = _expected_in([table.parent for table in tables])
+    write_summary_page(path, picks, species_set, failures=failures, expected=expected)
     return path
 
 
-def _operating_points_in(folders: Sequence[Path]) -> dict[str, str] | None:
-    """Return the operating points by species in the first record that can be read; None without a second look."""
+def _expected_in(folders: Sequence[Path]) -> dict[str, dict[str, Any]] | None:
+    """Return what is expected of picks in the first record that can be read; None without a second look."""
     for folder in folders:
         with suppress(OSError, ValueError, LookupError, TypeError):
             expected = json.loads((folder / "run.json").read_text(encoding="utf-8"))["expected"]
-            return None if expected is None else {name: row["operating_point"] for name, row in expected.items()}
+            return None if expected is None else {name: dict(row) for name, row in expected.items()}
     return None
 
 
@@ -75,7 +75,7 @@ def write_summary_page(
     comparisons: Mapping[str, Comparison] | None = None,
     sweep: tuple[Sequence[float], str] = ((), ""),
     notes: Sequence[str] = (),
-    operating_points: Mapping[str, str] | None = None,
+    expected: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write the page over runs.
 
@@ -87,13 +87,13 @@ def write_summary_page(
         comparisons: with the truth, by run; their sum is shown too.
         sweep: thresholds of the comparisons' sweep, and how picks were matched in it.
         notes: sentences on the species' thresholds.
-        operating_points: of a second look, by species; None without one.
+        expected: of the picks of a second look, by species; None without one.
     """
     everything = [pick for found in picks.values() for pick in found]
     valleys = valleys_of(everything, species_set)
     total = sum_of(list((comparisons or {}).values()))
     data: dict[str, Any] = {
-        **species_data(species_set, everything, valleys, operating_points),
+        **species_data(species_set, everything, valleys, expected),
         "runs": [_run_data(Path(path).parent, run, found, species_set) for run, found in picks.items()],
         "failures": [{"name": run, "reason": reason} for run, reason in (failures or {}).items()],
         "notes": list(notes),

@@ -44,7 +44,7 @@ def species_data(
     species_set: SpeciesSet,
     picks: Sequence[Pick],
     valleys: Mapping[str, Valley],
-    operating_points: Mapping[str, str] | None = None,
+    expected: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Return what the pages show of the species: colours, thresholds, operating points, valleys.
 
@@ -55,11 +55,12 @@ def species_data(
         species_set: the species.
         picks: that the page shows at first.
         valleys: of their scores.
-        operating_points: of a second look, whose scores the picks then have, by species; None without one.
+        expected: of the picks of a second look, by species, see `PickParticlesd.choose`; None without one.
     """
-    is_judged, own = operating_points is not None, by_species(picks)
+    is_judged, own = expected is not None, by_species(picks)
     species = []
     for one in species_set.picked:
+        known = (expected or {}).get(one.name, {})
         threshold = one.probability_threshold
         lowest = min((pick.score for pick in own[one.name]), default=HIGHEST)
         if is_judged or lowest < threshold:
@@ -71,7 +72,8 @@ def species_data(
                 "colour": colour_of(one.label),
                 "radius": one.radius_angstrom,
                 "threshold": threshold,
-                "operatingPoint": None if operating_points is None else operating_points.get(one.name, "f1"),
+                "operatingPoint": known.get("operating_point", "f1") if is_judged else None,
+                "spread": known.get("spread", 0.0),
                 "networkThreshold": one.probability_threshold,
                 "lowest": LEAST_PROBABILITY if is_judged else threshold,
                 "valley": valley,

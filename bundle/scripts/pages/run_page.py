@@ -125,7 +125,7 @@ def write_run_page(
     page_megabytes: float,
     compared: ComparedRun | None = None,
     others: Sequence[Pick] = (),
-    operating_points: Mapping[str, str] | None = None,
+    expected: Mapping[str, Mapping[str, Any]] | None = None,
     warning: str = "",
     model: str = "",
     voxel_offset: float = 0.0,
@@ -140,7 +140,7 @@ def write_run_page(
         page_megabytes: size limit; 0 writes no page.
         compared: the comparison of the picks with the truth, as `compare_run` returns it; None where there is no truth.
         others: candidates of a second look that were not picked; a slider shows them.
-        operating_points: of the second look, by species; None without one.
+        expected: of the picks of a second look, by species; None without one.
         warning: shown at the top.
         model: short SHA-256 of the weights that picked, for the column ``origin`` of corrected tables.
         voxel_offset: that the picks' ångströms were written with, see `coordinates`.
@@ -161,7 +161,7 @@ def write_run_page(
         "model": model,
         "image": hashlib.sha256(tomogram.volume[len(tomogram.volume) // 2].tobytes()).hexdigest()[:8],
         "tile": {"pixels": TILE_PIXELS, "columns": SHEET_COLUMNS, "radii": TILE_RADII},
-        **species_data(species_set, picks, valleys_of(picks, species_set), operating_points),
+        **species_data(species_set, picks, valleys_of(picks, species_set), expected),
         "picked": len(picks),
         "candidates": len(items) > len(picks) and compared is None,
         "warning": warning,

@@ -15,24 +15,29 @@ from scipy.special import expit
 from scripts.errors import InputWarning
 
 LARGEST = 12.0  # log-odds beyond which an answer counts for no more
-TERMS = ("first", "second", "first_confidence", "second_confidence", "offset")
-UNFITTED = (0.0, 1.0, 0.0, 0.0, 0.0)  # weights of a species that could not be fitted: the second look's own probability
+TERMS = ("first", "second", "first_other", "second_other", "first_confidence", "second_confidence", "offset")
+UNFITTED = (0.0, 1.0, *[0.0] * 5)  # weights of a species that could not be fitted: the second look's own probability
+SPREAD = "spread"
 
 
 @dataclass(frozen=True)
 class Calibration:
     """One logistic function per species, of the log-odds of both networks and of their confidence in the tomogram.
 
-    The same answer means less in a tomogram in which both networks are unsure, because its noise is stronger.
+    An answer means less where another species is as likely, and in a tomogram in which both networks are unsure,
+    because its noise is stronger.
 
     Attributes:
-        weights: ``(C, 5)``, of the `TERMS`: the first network's logit, the second look's log-odds, the `confidence_of`
-            both in the whole tomogram, and 1.
+        weights: ``(C, 7)``, of the `TERMS`: the first network's logit, the second look's log-odds, both of the most
+            likely other species, the `confidence_of` both in the whole tomogram, and 1.
         fitted_on: names of the tomograms that it was fitted on.
+        spreads: ``(C,)``, how far tomograms differ: the standard deviation of the log-odds, of all candidates of a
+            tomogram together, from what they should be; None for 0, where it is not known.
     """
 
     weights: NDArray[np.float64]
     fitted_on: Sequence[str] = ()
+    spreads: NDArray[np.float64] | None = None
 
     def probabilities(
         self, logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]
@@ -43,23 +48,32 @@ class Calibration:
             logits: ``(N, C)`` of the first network, see `proposals.Proposals`.
             log_odds: ``(N, C)`` of the second look.
         """
-        first, second, *of_tomogram, offset = self.weights.T
+        own, (*of_tomogram, offset) = self.weights.T[:4], self.weights.T[4:]
         terms = np.array(confidence_of(logits, log_odds)) @ np.array(of_tomogram) + offset
-        answer: NDArray[np.float64] = expit(first * within(logits) + second * within(log_odds) + terms)
+        answer: NDArray[np.float64] = expit((own * answers_of(logits, log_odds)).sum(axis=1) + terms)
         return answer
+
+    def spread_of(self, column: int) -> float:
+        """Return how far tomograms differ in a species, see `spreads`."""
+        return 0.0 if self.spreads is None else float(self.spreads[column])
 
     def as_table(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the calibration as a table for JSON, one row per species."""
         rows = {
-            name: dict(zip(TERMS, np.round(row, 4).tolist(), strict=True))
-            for name, row in zip(names, self.weights, strict=True)
+            name: {
+                **dict(zip(TERMS, np.round(self.weights[column], 4).tolist(), strict=True)),
+                SPREAD: round(self.spread_of(column), 4),
+            }
+            for column, name in enumerate(names)
         }
         return {"fitted_on": list(self.fitted_on), **rows}
 
     @staticmethod
     def from_table(table: Mapping[str, Any], names: Sequence[str]) -> Calibration:
         """Return the calibration that `as_table` wrote."""
-        return Calibration(np.array([[table[name][term] for term in TERMS] for name in names]), table["fitted_on"])
+        rows = [table[name] for name in names]
+        weights = np.array([[row[term] for term in TERMS] for row in rows])
+        return Calibration(weights, table["fitted_on"], np.array([row[SPREAD] for row in rows]))
 
 
 def lower_probabilities(logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
@@ -71,6 +85,24 @@ def lower_probabilities(logits: NDArray[np.floating[Any]], log_odds: NDArray[np.
     """
     answer: NDArray[np.float64] = expit(np.minimum(logits, log_odds).astype(np.float64))
     return answer
+
+
+def answers_of(logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return what both networks answer at every candidate, ``(N, 4, C)``: for the species, and for the likeliest other.
+
+    Args:
+        logits: ``(N, C)`` of the first network.
+        log_odds: ``(N, C)`` of the second look.
+    """
+    both = within(logits), within(log_odds)
+    return np.stack([*both, *map(likeliest_others, both)], axis=1).astype(np.float64)
+
+
+def likeliest_others(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Return the highest log-odds of the other species, ``(N, C)``; those of no other species are ``-LARGEST``."""
+    none = np.full((len(log_odds), 1), -LARGEST, log_odds.dtype)
+    columns = range(log_odds.shape[1])
+    return np.stack([np.hstack([np.delete(log_odds, own, axis=1), none]).max(axis=1) for own in columns], axis=1)
 
 
 def within(log_odds: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

@@ -22,12 +22,14 @@ class Candidates:
         scores: ``(N,)``, the highest probability in each particle's blob; after a second look the calibrated one.
         sizes: ``(N,)``, voxels of each particle's blob.
         network_scores: ``(N,)``, the first network's probability, where `scores` are those of a second look.
+        spread: how far tomograms differ in what these scores mean, see `calibration.Calibration`.
     """
 
     centres_zyx_vox: NDArray[np.float64]
     scores: NDArray[np.float64]
     sizes: NDArray[np.int64]
     network_scores: NDArray[np.float64] | None = None
+    spread: float = 0.0
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -35,7 +37,7 @@ class Candidates:
     def only(self, wanted: NDArray[np.bool_] | NDArray[np.int64]) -> Candidates:
         """Return the points that a mask or an array of indices selects."""
         first = None if self.network_scores is None else self.network_scores[wanted]
-        return Candidates(self.centres_zyx_vox[wanted], self.scores[wanted], self.sizes[wanted], first)
+        return Candidates(self.centres_zyx_vox[wanted], self.scores[wanted], self.sizes[wanted], first, self.spread)
 
 
 class Finder(Protocol):

@@ -103,24 +103,27 @@ class Expectation:
     missed_high: float
 
 
-def expect(probabilities: NDArray[np.float64], is_picked: NDArray[np.bool_]) -> Expectation:
+def expect(probabilities: NDArray[np.float64], is_picked: NDArray[np.bool_], spread: float = 0.0) -> Expectation:
     """Return what to expect of picks.
 
     The number of right ones among independent candidates has a Poisson binomial distribution, here a normal one of the
-    same mean and variance. What the candidates do not contain is not counted.
+    same mean and variance. Tomograms differ, which adds to the variance. What the candidates do not contain is not
+    counted.
 
     Args:
         probabilities: ``(N,)`` of all candidates of a species in one tomogram.
         is_picked: ``(N,)``, those that were picked.
+        spread: how far tomograms differ, in log-odds, see `calibration.Calibration`.
     """
-    (right, spread), (missed, missed_spread) = (_sum_of(probabilities[part]) for part in (is_picked, ~is_picked))
+    (right, off), (missed, missed_off) = (_sum_of(probabilities[part], spread) for part in (is_picked, ~is_picked))
     count = int(np.count_nonzero(is_picked))
     low, mean, high = (
-        (float(np.clip(value / count, 0, 1)) for value in (right - spread, right, right + spread))
+        (float(np.clip(value / count, 0, 1)) for value in (right - off, right, right + off))
         if count
         else (math.nan,) * 3
     )
-    return Expectation(count, mean, low, high, missed, max(missed - missed_spread, 0.0), missed + missed_spread)
+    most = min(missed + missed_off, float(len(probabilities) - count))
+    return Expectation(count, mean, low, high, missed, max(missed - missed_off, 0.0), most)
 
 
 def parse_operating_points(wanted: Any, species_set: SpeciesSet) -> dict[str, OperatingPoint]:
@@ -167,6 +170,7 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _sum_of(probabilities: NDArray[np.float64]) -> tuple[float, float]:
+def _sum_of(probabilities: NDArray[np.float64], spread: float) -> tuple[float, float]:
     """Return the expected number of right ones, and half of its 90 % interval."""
-    return float(probabilities.sum()), float(Z_90 * np.sqrt((probabilities * (1 - probabilities)).sum()))
+    variance = float((probabilities * (1 - probabilities)).sum())
+    return float(probabilities.sum()), Z_90 * math.sqrt(variance + (spread * variance) ** 2)

@@ -31,7 +31,7 @@ from scripts.picks import Pick, as_records, by_species, from_records
 from scripts.preparation.image_facts import ImageFacts, facts_of_image, original_affine_of
 from scripts.records import finite_or_none
 from scripts.species import SpeciesSet
-from scripts.volumes.labels import paint_spheres
+from scripts.volumes.labels import label_map_of
 
 
 class PickParticlesd(MapTransform):
@@ -130,19 +130,16 @@ class PickParticlesd(MapTransform):
                 chosen += picks_in_image(
                     part.centres_zyx_vox, part.scores, species, facts, self.voxel_offset, part.network_scores
                 )
-            numbers = {"lowest_probability": lowest, **asdict(expect(found.scores, is_picked))}
+            numbers = {"lowest_probability": lowest, "spread": found.spread}
+            numbers |= asdict(expect(found.scores, is_picked, found.spread))
             known = {key: finite_or_none(value) for key, value in numbers.items()}
             expected[species.name] = {"operating_point": str(point), **known}
         return picks, {"others": as_records(others), "expected": expected}
 
     def draw(self, picks: Sequence[Pick], facts: ImageFacts) -> Tensor:
         """Return the label map ``(1, Z, Y, X)`` of the picks, on the grid of the tomogram as it was read."""
-        found = by_species(picks)
-        labels = np.zeros(facts.own_shape_zyx, dtype=np.uint8)
-        for species in self.species_set.picked:
-            centres = [pick.zyx_voxel for pick in found[species.name]]
-            radius_vox = species.target_radius_angstrom / facts.own_voxel_size_angstrom
-            paint_spheres(labels, centres, radius_vox, species.label)
+        centres = {name: [pick.zyx_voxel for pick in own] for name, own in by_species(picks).items()}
+        labels = label_map_of(facts.own_shape_zyx, centres, self.species_set, facts.own_voxel_size_angstrom)
         return torch.from_numpy(labels)[None]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,12 @@ class SecondLookd(MapTransform):
             if warning:
                 message = f"{facts.run}: scores are not calibrated for this tomogram: {warning}."
                 warnings.warn(message, InputWarning, stacklevel=2)
-            sample[self.candidates_key] = candidates_of(
+            candidates = candidates_of(
                 proposals, probabilities, self.species_set, facts.voxel_size_angstrom, self.merge_distance_in_radii
             )
+            calibration = self.second_look.calibration
+            sample[self.candidates_key] = {
+                name: replace(found, spread=calibration.spread_of(column) if calibration else 0.0)
+                for column, (name, found) in enumerate(candidates.items())
+            }
         return sample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 from sklearn.linear_model import LogisticRegression
 
 from scripts.errors import InputError
-from scripts.picking.calibration import UNFITTED, Calibration, confidence_of, within
+from scripts.picking.calibration import UNFITTED, Calibration, answers_of, confidence_of
 from scripts.picking.candidates import Candidates, highest_among_neighbours
 from scripts.picking.operating_point import OperatingPoint
 from scripts.scoring.matching import count_hits
@@ -117,6 +117,7 @@ def fit_calibration(
     middle, spread = tomograms.mean(axis=0), tomograms.std(axis=0)
     is_known = spread > 0 if len(judged) >= TOMOGRAMS_FOR_CONFIDENCE else np.zeros(2, dtype=bool)
     scaled = np.where(is_known, (tomograms - middle) / np.where(is_known, spread, 1), 0)
+    answers = [answers_of(one.logits, one.log_odds) for one in judged]
     columns: list[list[float]] = []
     left: dict[str, str] = {}
     for number, name in enumerate(names):
@@ -129,16 +130,41 @@ def fit_calibration(
         if name in left:
             columns.append(list(UNFITTED))
             continue
-        answers = [(within(one.logits[:, number]), within(one.log_odds[:, number])) for one in judged]
         features = [
-            np.column_stack([*both, np.broadcast_to(row, (len(both[0]), 2))])
-            for both, row in zip(answers, scaled, strict=True)
+            np.column_stack([own[:, :, number], np.broadcast_to(row, (len(own), 2))])
+            for own, row in zip(answers, scaled, strict=True)
         ]
         model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(np.concatenate(features)[kept], right)
         *own, first, second = model.coef_[0].tolist()
         shares = np.where(is_known, np.array([first, second]) / np.where(is_known, spread, 1), 0)
         columns.append([*own, *shares, float(model.intercept_[0]) - float(shares @ middle)])
-    return Calibration(np.array(columns), tuple(sorted({one.run for one in judged}))), left
+    fitted = Calibration(np.array(columns), tuple(sorted({one.run for one in judged})))
+    return replace(fitted, spreads=spreads_between(judged, fitted)), left
+
+
+def spreads_between(judged: Sequence[JudgedCandidates], calibration: Calibration) -> NDArray[np.float64]:
+    """Return how far tomograms differ from their probabilities, see `Calibration.spreads`.
+
+    Were candidates independent, the number of right ones in a tomogram would have the variance ``v``, the sum of
+    ``p (1 - p)``. A common shift of their log-odds by ``s`` changes it by ``s v``, so the squared difference from what
+    is expected is ``v + s² v²`` on average.
+
+    Args:
+        judged: candidates of tomograms; of fewer than `TOMOGRAMS_FOR_CONFIDENCE` it is not known, and 0.
+        calibration: of their probabilities.
+
+    Returns:
+        ``(C,)``.
+    """
+    excess, squares = np.zeros((2, len(calibration.weights)))
+    for one in judged:
+        chances = np.where(one.is_kept, calibration.probabilities(one.logits, one.log_odds), 0)
+        variance = (chances * (1 - chances)).sum(axis=0)
+        excess += ((one.is_kept & one.is_right).sum(axis=0) - chances.sum(axis=0)) ** 2 - variance
+        squares += variance**2
+    is_known = (excess > 0) & (len(judged) >= TOMOGRAMS_FOR_CONFIDENCE)
+    answer: NDArray[np.float64] = np.sqrt(np.where(is_known, excess, 0) / np.maximum(squares, 1e-12))
+    return answer
 
 
 @dataclass(frozen=True)

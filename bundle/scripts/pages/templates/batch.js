@@ -87,7 +87,8 @@ function start() {
   byId("species-note").append(...data.notes.map((note) => ` ${note}`));
   if (data.truth) showTruth(data.truth);
   panel = new SpeciesPanel(species.map((_, index) => runs.flatMap((run) => run.picks[index])),
-    data.truth && data.truth.wrongScores, (made) => { panel = made; showTable(); });
+    data.truth && data.truth.wrongScores, (made) => { panel = made; showTable(); },
+    species.map((_, index) => runs.flatMap((run, number) => run.picks[index].map(() => number))));
 }
 
 start();

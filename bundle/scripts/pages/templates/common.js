@@ -48,10 +48,12 @@ function swatch(index) {
   return make("span", { class: "swatch", style: `border-color: ${species[index].colour}` });
 }
 
-// One card per species. `scores[i]` are its scores; `wrong[i]`, where there is truth, those of its wrong picks.
+// One card per species. `scores[i]` are its scores; `wrong[i]`, where there is truth, those of its wrong picks;
+// `tomograms[i]`, where there are several, the tomogram of every score.
 class SpeciesPanel {
-  constructor(scores, wrong, changed) {
+  constructor(scores, wrong, changed, tomograms = null) {
     this.changed = changed;
+    this.tomograms = tomograms || scores.map((own) => own.map(() => 0));
     this.odds = scores.map((own) => own.map(logOdds));
     this.wrong = wrong && wrong.map((own) => own.map(logOdds));
     this.low = species.map((one) => logOdds(one.lowest));
@@ -82,16 +84,22 @@ class SpeciesPanel {
     return this.threshold[index] === this.start[index] ? species[index].threshold : probability(this.threshold[index]);
   }
 
-  // What calibrated scores say of the picks from the threshold on, with intervals that hold it with 90 %.
+  // What calibrated scores say of the picks from the threshold on, with intervals that hold it with 90 %: see expect() in
+  // picking/operating_point.py. Candidates are independent, but those of a tomogram may all be off together.
   expected(index) {
-    const chances = this.odds[index].map(probability), kept = this.odds[index].map((odds) => this.keeps(index, odds));
-    const sums = (wanted) => chances.reduce(([sum, variance, count], one, place) => (kept[place] === wanted
-      ? [sum + one, variance + one * (1 - one), count + 1] : [sum, variance, count]), [0, 0, 0]);
-    const [right, variance, count] = sums(true), [missed, missedVariance] = sums(false);
-    const percent = (value) => Math.round(100 * Math.min(Math.max(value / count, 0), 1)), spread = 1.645 * Math.sqrt(variance);
-    const share = count ? `expected right ${percent(right)} % (${percent(right - spread)}–${percent(right + spread)})` : "";
-    const beyond = 1.645 * Math.sqrt(missedVariance);
-    const rest = data.candidates ? `missed ${missed.toFixed(0)} (${Math.max(missed - beyond, 0).toFixed(0)}–${(missed + beyond).toFixed(0)})` : "";
+    const sums = { true: [0, 0, new Map()], false: [0, 0, new Map()] };
+    this.odds[index].forEach((odds, place) => {
+      const chance = probability(odds), own = sums[this.keeps(index, odds)], tomogram = this.tomograms[index][place];
+      own[0] += chance;
+      own[1] += 1;
+      own[2].set(tomogram, (own[2].get(tomogram) || 0) + chance * (1 - chance));
+    });
+    const spreads = (variances) => 1.645 * Math.sqrt([...variances.values()].reduce((sum, one) => sum + one + (species[index].spread * one) ** 2, 0));
+    const [[right, count, variances], [missed, others, missedVariances]] = [sums.true, sums.false];
+    const percent = (value) => Math.round(100 * Math.min(Math.max(value / count, 0), 1)), off = spreads(variances);
+    const share = count ? `expected right ${percent(right)} % (${percent(right - off)}–${percent(right + off)})` : "";
+    const beyond = spreads(missedVariances), [low, high] = [Math.max(missed - beyond, 0), Math.min(missed + beyond, others)];
+    const rest = data.candidates ? `missed ${missed.toFixed(0)} (${low.toFixed(0)}–${high.toFixed(0)})` : "";
     return [share, rest].filter(Boolean).join(", ");
   }
 

@@ -1,0 +1,27 @@
+import pytest
+from scripts.errors import InputError
+from scripts.handlers.results import WritePicks
+from synthetic import make_species
+
+
+def handler(**settings):
+    return WritePicks("picks", make_species(2), **{"user_id": "me", "session_id": 0, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"user_id": "jane_doe"}, "user_id may hold letters, digits"),
+        ({"session_id": "run_1"}, "session_id may hold letters, digits"),
+        ({"binning": 0}, "pick_binning must be above 0; got 0"),
+        ({"binning": -4.0}, "pick_binning must be above 0; got -4.0"),
+        ({"binning": float("nan")}, "pick_binning must be above 0; got nan"),
+    ],
+)
+def test_what_no_file_can_be_written_with_is_refused_before_the_first_tomogram(settings, said):
+    with pytest.raises(InputError, match=said):
+        handler(**settings)
+
+
+def test_ids_are_those_of_copick_only_where_its_files_are_written():
+    assert handler(user_id="jane_doe", formats=["csv"]).user_id == "jane_doe"
