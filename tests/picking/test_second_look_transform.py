@@ -19,8 +19,9 @@ SPECIES = make_species(2)
 class Known(SecondLook):
     """A second look whose probabilities are given."""
 
-    def __init__(self, table, familiarity=None):
-        super().__init__(tiny_classifier(), CropShape(8, 0.0), Calibration(np.ones((2, 7))), familiarity)
+    def __init__(self, table, familiarity=None, spreads=(0.0, 0.0)):
+        calibration = Calibration(np.ones((2, 7)), spreads=np.array(spreads))
+        super().__init__(tiny_classifier(), CropShape(8, 0.0), calibration, familiarity)
         self.table = table
 
     def judge(self, volume, proposals):
@@ -53,6 +54,13 @@ def test_picks_carry_the_probability_and_the_networks_score():
         "precision_low": pytest.approx(0.9 - 1.645 * 0.3), "precision_high": 1.0, "missed": pytest.approx(0.02),
         "missed_low": 0.0, "missed_high": pytest.approx(0.02 + 1.645 * 0.14),
     }  # fmt: skip
+
+
+def test_what_is_expected_knows_how_far_tomograms_differ():
+    found = looked_at([[0.5, 0.001], [0.02, 0.75]], spreads=(2.0, 0.0))["result"]["expected"]
+    assert [found[name]["spread"] for name in "ab"] == [2.0, 0.0]
+    assert found["b"]["precision_low"] == pytest.approx(0.75 - 1.645 * (0.75 * 0.25) ** 0.5)
+    assert found["a"]["missed_high"] == pytest.approx(0.02 + 1.645 * (0.0196 + (2 * 0.0196) ** 2) ** 0.5)
 
 
 def test_a_place_that_the_second_look_calls_another_species_is_picked_as_that():
