@@ -190,6 +190,15 @@ def test_a_low_pass_halves_at_its_resolution():
         ({"tilt_order": "random"}, "tilt_order"),
         ({"tilt_range_degree": (60, -60)}, "rising angles"),
         ({"dose_per_square_angstrom": 0}, "dose_per_square_angstrom"),
+        ({"tilt_range_degree": [60]}, "two rising angles"),
+        ({"tilt_range_degree": 60}, "two rising angles"),
+        ({"tilt_step_degree": 1e-9}, "tilt_step_degree to 0.1 or more"),
+        ({"amplitude_contrast": 2}, "amplitude_contrast is from 0 to 1; got 2"),
+        ({"readout_electrons": -1}, "readout_electrons must not be less than 0"),
+        ({"voltage_kv": "300"}, "voltage_kv is a number; got '300'"),
+        ({"mean_free_path_angstrom": None}, "mean_free_path_angstrom is a number; got None"),
+        ({"contrast": float("nan")}, "contrast is a number; got nan"),
+        ({"damage": "no"}, "damage is true or false; got 'no'"),
     ],
 )
 def test_impossible_settings_are_refused(settings, word):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from scripts.errors import InputError
 # Integral of the potential of 1 kDa of protein, in excess of the ice that it displaces: 1230 Å^3 of 7.5 V, not of 5 V
 # (mean inner potentials of protein and of vitreous ice; protein of 0.81 Da per Å^3).
 VOLT_ANGSTROM3_PER_KDA = 3000.0
+LEAST_TILT_STEP_DEGREE = 0.1  # finer ones are a slip, and would take a thousand projections and more
 ELECTRON_REST_KV = 510.99895
 PLANCK_TIMES_C_KV_ANGSTROM = 12.39841984
 Array = NDArray[np.float32]
@@ -72,12 +74,24 @@ class Imaging:
     resolution_angstrom: float = 0.0
 
     def __post_init__(self) -> None:
-        low, high = self.tilt_range_degree
-        if not -80 <= low <= high <= 80 or not self.tilt_step_degree > 0:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise InputError(f"{field.name} is true or false; got {value!r}.")
+            if isinstance(field.default, float) and not _is_number(value):
+                raise InputError(f"{field.name} is a number; got {value!r}.")
+        tilts = self.tilt_range_degree
+        is_pair = isinstance(tilts, Sequence) and len(tilts) == 2 and all(map(_is_number, tilts))
+        if not is_pair or not -80 <= tilts[0] <= tilts[1] <= 80 or self.tilt_step_degree < LEAST_TILT_STEP_DEGREE:
             raise InputError(
-                f"tilts from {low} to {high} degrees in steps of {self.tilt_step_degree}: set tilt_range_degree to two "
-                "rising angles within -80 to 80 and tilt_step_degree to more than 0."
+                f"tilts of {tilts} degrees in steps of {self.tilt_step_degree}: set tilt_range_degree to two rising "
+                f"angles within -80 to 80 and tilt_step_degree to {LEAST_TILT_STEP_DEGREE} or more."
             )
+        if not 0 <= self.amplitude_contrast <= 1:
+            raise InputError(f"amplitude_contrast is from 0 to 1; got {self.amplitude_contrast}.")
+        for name in ("envelope_angstrom", "readout_electrons", "resolution_angstrom", "ice_thickness_angstrom"):
+            if getattr(self, name) < 0:
+                raise InputError(f"{name} must not be less than 0; got {getattr(self, name)}.")
         if self.tilt_order not in ("dose_symmetric", "rising"):
             raise InputError(f"tilt_order is dose_symmetric or rising; got '{self.tilt_order}'.")
         for name in ("dose_per_square_angstrom", "voltage_kv", "mean_free_path_angstrom"):
@@ -103,6 +117,10 @@ class Imaging:
         low, high = self.tilt_range_degree
         count = int((high - low) / self.tilt_step_degree + 1e-6) + 1
         return np.asarray(low + self.tilt_step_degree * np.arange(count), dtype=np.float64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def wavelength_angstrom(voltage_kv: float) -> float:
