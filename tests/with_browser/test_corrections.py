@@ -76,14 +76,15 @@ def page(open_page):
 
 @pytest.fixture
 def saved(browser, tmp_path):
-    """Saves the table; returns its file."""
+    """Saves the table; returns its file, which the browser makes empty and then puts the whole table in place of."""
 
     def save():
         for old in tmp_path.glob("*.csv"):
             old.unlink()
         browser.find_element(By.ID, "save").click()
-        WebDriverWait(browser, 20).until(lambda _: list(tmp_path.glob("*_corrected.csv")))
-        return next(tmp_path.glob("*.csv"))
+        return WebDriverWait(browser, 20).until(
+            lambda _: next((path for path in tmp_path.glob("*_corrected.csv") if path.stat().st_size), None)
+        )
 
     return save
 
