@@ -82,6 +82,46 @@ def test_without_statistics_a_wrong_byte_order_is_refused(dtype, hot, tmp_path):
         read_mrc(path)
 
 
+@pytest.mark.parametrize(("dtype", "mode"), [("u1", 0), ("<u2", 1), (">u2", 1)])
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 3.0], ids=["noise", "a raw image", "a denoised image"])
+@pytest.mark.parametrize("mean", [0.4, 0.5, 0.6])
+def test_without_statistics_whole_numbers_without_sign_are_read_with_a_warning(mean, sigma, dtype, mode, tmp_path):
+    image = gaussian_filter(np.random.default_rng(0).normal(size=(16, 64, 64)), sigma)
+    most = np.iinfo(dtype).max
+    values = np.clip(most * (mean + 0.1 * image / image.std()), 0, most)
+    path = write_bytes(tmp_path, without_statistics(content_of(values, dtype, mode, dtype[0].replace("u", "<"))))
+    with pytest.warns(InputWarning, match=rf"close to each other as uint{8 * (mode + 1)}, not as int") as caught:
+        volume = read_mrc(path)
+    assert len(caught) == 1
+    assert np.array_equal(volume.data, values.astype(dtype))
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 3.0])
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 0.1), (0.0, 0.4), (-0.1, 0.1), (0.2, 0.2)])
+def test_without_statistics_signed_numbers_keep_their_sign(mean, deviation, sigma, mode, tmp_path):
+    """Also where much of an image was cut off at both ends of the type."""
+    image = gaussian_filter(np.random.default_rng(0).normal(size=(16, 64, 64)), sigma)
+    limits = np.iinfo(DTYPES[mode])
+    values = np.clip(2 * limits.max * (mean + deviation * image / image.std()), limits.min, limits.max)
+    assert_read_as_stated(tmp_path, values, mode)
+
+
+def test_without_statistics_signed_hot_voxels_labels_and_masks_keep_their_sign(tmp_path):
+    hot = np.rint(-100 + 5 * WAVES)
+    hot.reshape(-1)[::499] = 127
+    labels = np.where(WAVES > 0.3, 100, 0) - (WAVES < -0.3)
+    for values in (hot, labels, np.where(WAVES > 0, 127, 0), np.where(WAVES > 0, -1, 0)):
+        assert_read_as_stated(tmp_path, values, 0)
+
+
+def assert_read_as_stated(folder, values, mode):
+    content = without_statistics(content_of(values, DTYPES[mode], mode))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_mrc(write_bytes(folder, content)).data, values.astype(DTYPES[mode]))
+
+
 def test_hot_voxels_in_the_statistics_do_not_let_noise_fit_better_than_the_tomogram(tmp_path):
     """Swapped, the voxels fill the whole range that two hot voxels gave to the header."""
     content = without_statistics(content_of(3000 * WAVES, "<i2", 1), (-32768.0, 32767.0, 0.0))

@@ -2,8 +2,9 @@
 
 The header also states the minimum, maximum and mean of the voxels. Where these fit the voxels only in another type of
 the same size, that type is taken, with a warning, unless neighbouring voxels are less alike in it. A header without
-these numbers tells nothing; then only a wrong byte order is recognised, from the voxels alone, and refused. A sample of
-rows is enough for both, so that a file is not read twice.
+these numbers tells nothing; then two faults are recognised from the voxels alone: a wrong byte order, which is refused,
+and whole numbers without sign under a mode with one, which are read right, with a warning. A sample of rows is enough,
+so that a file is not read twice.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ EQUAL_MISFIT = 0.1  # of types that fit so equally well, the one whose neighbour
 LEAST_CORRELATION = 0.1  # of neighbouring voxels
 SIGNIFICANT = 6.0  # standard errors
 ALMOST = 0.8  # as alike; a wrong type may only shift or bend the values
+LEAST_CHANGES = 0.005  # share of neighbours whose signs differ, so that they are no few hot voxels
+WRAPPED = 2.0  # how many times as far apart such neighbours are where their sign is wrong
 
 
 class Statistics(NamedTuple):
@@ -77,6 +80,11 @@ def settle_type(block: NDArray[Any], statistics: Statistics, name: str) -> NDArr
             warnings.warn(f"{name}: {stated}, the voxels exceed them: {causes}.", InputWarning, stacklevel=4)
     if block.dtype.itemsize > 1 and _is_swapped(sample):
         raise InputError(f"{name}: its values make sense only in the byte order that its header does not have.")
+    if _is_wrapped(sample):
+        dtype = _unsigned(block.dtype)
+        fact = f"neighbouring voxels are close to each other as {dtype.name}, not as {block.dtype.name}"
+        warnings.warn(f"{name}: {fact}, which its mode means, and are read so.", InputWarning, stacklevel=4)
+        return block.view(dtype)
     return block
 
 
@@ -147,6 +155,30 @@ def _is_swapped(sample: NDArray[Any]) -> bool:
     if sample.dtype.itemsize == 4:
         return _share_of_ordinary(sample) < 0.8 and _share_of_ordinary(swapped) > 0.99
     return _alikeness(swapped) > _clearly_above(sample)
+
+
+def _is_wrapped(sample: NDArray[Any]) -> bool:
+    """Return whether the voxels ``(rows, columns)`` are whole numbers without sign that were taken for signed ones.
+
+    Their upper half then lies below 0, so that neighbours on both sides of its border are far apart. Neighbours on both
+    sides of 0 are close in a signed image. Correlations cannot tell this of smooth images, where few voxels lie at the
+    border.
+    """
+    if sample.dtype.kind != "i":
+        return False
+    is_negative = sample < 0
+    changes = is_negative[:, 1:] != is_negative[:, :-1]
+    if np.count_nonzero(changes) <= LEAST_CHANGES * changes.size:
+        return False
+    signed, unsigned = (
+        float(np.abs(np.diff(view.astype(np.float64), axis=1))[changes].mean())
+        for view in (sample, sample.view(_unsigned(sample.dtype)))
+    )
+    return signed > WRAPPED * unsigned
+
+
+def _unsigned(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(dtype.str.replace("i", "u"))
 
 
 def _least_alikeness(sample: NDArray[Any]) -> float:
