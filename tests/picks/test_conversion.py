@@ -148,6 +148,41 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path, table):
     assert len(read_csv(tmp_path / "a.csv")) == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "stays"),
+    [
+        ("relion4", "thyroglobulin.relion4.star"),
+        ("relion5", "thyroglobulin.star"),
+        ("dynamo", "thyroglobulin.tbl"),
+        ("imod", "B/thyroglobulin.imod.txt"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*all 2 runs are taken to have")
+def test_files_in_a_folder_that_get_no_picks_any_more_are_named(tmp_path, table, name, stays):
+    target = tmp_path / "out"
+    (target / "A").mkdir(parents=True)
+    for other in ("notes.relion6.txt", "A/notes.txt", ".hidden.star", "old.warp.star"):
+        (target / other).write_text("")
+    convert(table, target, facts=FACTS, to_format=name)
+    with pytest.warns(
+        InputWarning, match=rf"out: \S*{stays} stay as they were, because no pick of .*in\.csv goes there"
+    ):
+        convert(table, target, facts=FACTS, to_format=name, min_score=0.6, overwrite=True)
+    convert(table, target, facts=replace(FACTS, species="ribosome"), to_format=name, overwrite=True)
+
+
+def test_files_of_a_session_that_get_no_picks_any_more_are_named_and_those_of_other_sessions_are_not(
+    tmp_path, table, project
+):
+    mine, other = (replace(FACTS, user_id="me", session_id=session) for session in "12")
+    for ids in (mine, other):
+        convert(table, project, facts=ids)
+    with pytest.warns(InputWarning, match=r"project: \S*B/Picks/me_1_thyroglobulin\.json stay as they were"):
+        convert(table, project, facts=mine, min_score=0.6, overwrite=True)
+    convert(table, project, facts=mine, overwrite=True)
+    convert(table, project, facts=replace(mine, run="A"), overwrite=True)
+
+
 def test_the_doc_beside_a_dynamo_table_stays_too(tmp_path, table):
     (tmp_path / "a.doc").write_text("mine")
     with pytest.raises(InputError, match=r"a\.doc is there already"):
@@ -281,3 +316,15 @@ def test_what_was_rejected_is_no_particle_in_formats_without_weights(tmp_path):
     assert count == 1
     convert(tmp_path / "truth.csv", tmp_path / "copy.csv", facts=FACTS)
     assert [pick.weight for pick in read_csv(tmp_path / "copy.csv")] == [0.0, 0.5]
+
+
+def test_pixels_of_a_stated_size_stay_pixels_of_that_size(tmp_path):
+    optics = "data_optics\n\nloop_\n_rlnTomoTiltSeriesPixelSize #1\n2.5\n\n"
+    columns = "data_particles\n\nloop_\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n_rlnTomoName\n"
+    (tmp_path / "in.star").write_text(f"{optics}{columns}40 60 72 A\n")
+    facts = replace(FACTS, species="ribosome")
+    for name in ("relion4", "warp"):
+        convert(tmp_path / "in.star", tmp_path / "out.star", facts=facts, to_format=name, overwrite=True)
+        assert "40.000000 60.000000 72.000000" in " ".join((tmp_path / "out.star").read_text().split())
+    convert(tmp_path / "out.star", tmp_path / "out.csv", facts=replace(facts, binning=4.0))
+    assert [pick.xyz_angstrom for pick in read_csv(tmp_path / "out.csv")] == [(100.0, 150.0, 180.0)]

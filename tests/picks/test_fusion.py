@@ -100,10 +100,14 @@ def test_voxels_of_different_sizes_are_not_fused():
     assert math.isnan(one.z_voxel)
 
 
-def test_rejected_picks_stay_rejected():
-    rejected = replace(at(500, 0.9), weight=0.0)
-    with pytest.warns(InputWarning, match=r"1 rejected picks \(weight 0\) are left out"):
-        assert found(fuse_picks([[at(0, 0.9), rejected], [at(0, 0.7)]])) == [(0, 0.8)]
+def test_rejected_and_uncertain_picks_of_corrected_tables_stay_out():
+    corrected = [at(0, 0.9), replace(at(500, 1.0), weight=0.0), replace(at(900, 1.0), weight=math.nan)]
+    with pytest.warns(InputWarning, match=r"2 picks that were rejected \(weight 0\) or are uncertain .* are left out"):
+        assert found(fuse_picks([corrected, [at(0, 0.7)]])) == [(0, 0.8)]
+
+
+def test_an_annotation_is_as_sure_as_its_weight():
+    assert found(fuse_picks([[replace(at(0, 1.0), weight=0.25)], [at(0, 0.75)]])) == [(0, 0.5)]
 
 
 @pytest.mark.parametrize("distance", [0, -1, math.inf, math.nan])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.coordinates import to_zyx_vox
@@ -16,6 +17,9 @@ from scripts.picks.copick_json import copick_files
 from scripts.picks.copick_project import read_copick_project
 from scripts.picks.formats import FORMATS, Format, format_named, format_of_star, guess_format
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
+from scripts.picks.relion4_star import stated_binning
+
+SHOWN = 3  # files that a warning names
 
 
 def convert(
@@ -39,7 +43,7 @@ def convert(
         to_format: the same for the target; None recognises the format by its name.
         min_score: picks with a lower score are left out.
         allow_outside: continue if most of the points lie outside of the tomogram.
-        overwrite: replace files.
+        overwrite: replace files; a warning names those of the same format, or session, that get no picks and stay.
 
     Returns:
         The files that were written, with their numbers of picks.
@@ -55,6 +59,8 @@ def convert(
     _check_names(picks, source)
     picks = _chosen(picks, source, facts, min_score)
     _check_places(picks, reader, source, facts, allow_outside)
+    if facts.binning is None and reader.has_binning and writer.has_binning:
+        facts = replace(facts, binning=stated_binning(source, facts))
     if not writer.has_scores and any(pick.score != 1 for pick in picks):
         warnings.warn(f"{target}: {writer.name} has no room for scores; they are left out.", InputWarning, stacklevel=2)
     if writer.name != "csv" and any(pick.weight != 1 for pick in picks):
@@ -69,6 +75,11 @@ def convert(
         writer.check_run(run)  # before the first file is written
     for path, own, own_facts in parts:
         writer.write(path, own, own_facts)
+    others = writer.others_at(Path(target), [path for path, _, _ in parts], facts) if overwrite else []
+    if others:
+        named = ", ".join(map(str, others[:SHOWN])) + (f" and {len(others) - SHOWN} more" if others[SHOWN:] else "")
+        said = f"{target}: {named} stay as they were, because no pick of {source} goes there"
+        warnings.warn(f"{said}: remove what is not to be read.", InputWarning, stacklevel=2)
     return {path: len(own) for path, own, _ in parts}
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.copick_tree import is_project, picks_path
+from scripts.copick_tree import RUNS, is_project, overlay_folder_of, picks_path
 from scripts.errors import InputError, InputWarning
 from scripts.file_names import require_file_name
 from scripts.picks.context import Facts
@@ -110,6 +111,27 @@ class Format:
             parts.append((path, own, own_facts))
         return parts
 
+    def others_at(self, target: Path, written: Collection[Path], facts: Facts) -> list[Path]:
+        """Return the files of this format, in a copick project of the session, that lie beside those that were written.
+
+        Args:
+            target: as in `paths_for`.
+            written: the paths that it returned.
+            facts: a run or a species that they state is the only one looked for.
+        """
+        layout = self._layout_at(target)
+        if layout == "file" or self.one_file_per == "table":
+            return []
+        folder = overlay_folder_of(target) / RUNS if layout == "project" else target
+        run, species = (glob.escape(name) if name else "*" for name in (facts.run, facts.species))
+        pattern = self.file_name.format_map({**_ids_of(facts), "species": species})
+        found = folder.glob(f"{run}/{pattern}" if self.one_file_per == "run" else pattern)
+        return sorted(
+            path
+            for path in found
+            if path not in written and not path.name.startswith(".") and guess_format(path) in (None, self.name)
+        )
+
     def _by_file(self, picks: Iterable[Pick]) -> dict[tuple[str | None, str | None], list[Pick]]:
         """Group picks by the run and the species of their file; None if a file holds all runs or species."""
         groups: dict[tuple[str | None, str | None], list[Pick]] = {}
@@ -129,9 +151,14 @@ class Format:
         return "file" if is_file else "folder"
 
 
+def _ids_of(facts: Facts) -> dict[str, str]:
+    """Return the user and the session, ours where the facts state none."""
+    return {"user_id": facts.user_id or USER_ID, "session_id": facts.session_id or SESSION_ID}
+
+
 def _path_in_project(target: Path, facts: Facts) -> Path:
     run, species = facts.needed_run(target), facts.needed_species(target)
-    return picks_path(target, run, species, facts.user_id or USER_ID, facts.session_id or SESSION_ID)
+    return picks_path(target, run, species, **_ids_of(facts))
 
 
 def _write_copick(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
@@ -141,8 +168,7 @@ def _write_copick(path: Path, picks: Sequence[Pick], facts: Facts) -> None:
         run=facts.needed_run(path),
         species=facts.needed_species(path),
         voxel_size_angstrom=facts.voxel_size_angstrom,
-        user_id=facts.user_id or USER_ID,
-        session_id=facts.session_id or SESSION_ID,
+        **_ids_of(facts),
     )
 
 
@@ -327,7 +353,7 @@ def path_in_folder(folder: str | Path, one: Format, species: str, facts: Facts) 
     Raises:
         InputError: no file can be called after the species or an id.
     """
-    names = {"species": species, "user_id": facts.user_id or USER_ID, "session_id": facts.session_id or SESSION_ID}
+    names = {**_ids_of(facts), "species": species}
     for what, name in names.items():
         require_file_name(name, what)
     return Path(folder) / one.file_name.format_map(names)

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,9 @@ def fuse_picks(
 
     By falling weighted score, each pick joins the nearest particle within a distance that has no pick of its own table
     yet, or else becomes a new one. A particle lies at the mean of its picks, weighted by weight times score. Its score
-    is the weighted mean over all tables, 0 for those without a pick of it. Rejected picks (weight 0) are left out.
-    Voxels are fused, too, unless the tables of a run count voxels of different sizes: then they are not known.
+    is the weighted mean over all tables, 0 for those without a pick of it. Rejected picks (weight 0) and uncertain ones
+    (nan) are left out, and no pick counts more than its weight. Voxels are fused, too, unless the tables of a run count
+    voxels of different sizes: then they are not known.
 
     Args:
         tables: a table per model; scores are probabilities.
@@ -48,16 +50,17 @@ def fuse_picks(
     if distance_angstrom is not None and not 0 < distance_angstrom < float("inf"):
         raise InputError(f"distance_angstrom must be positive; got {distance_angstrom}.")
     groups: defaultdict[tuple[str, str], list[tuple[int, Pick]]] = defaultdict(list)
-    rejected = sum(pick.weight == 0 for table in tables for pick in table)
-    if rejected:
-        warnings.warn(f"{rejected} rejected picks (weight 0) are left out.", InputWarning, stacklevel=2)
+    left_out = sum(not pick.weight > 0 for table in tables for pick in table)
+    if left_out:
+        said = f"{left_out} picks that were rejected (weight 0) or are uncertain (no weight) are left out"
+        warnings.warn(f"{said}.", InputWarning, stacklevel=2)
     for number, table in enumerate(tables):
         for pick in table:
-            if pick.weight == 0:
+            if not pick.weight > 0:
                 continue
             if not 0 <= pick.score <= 1:
                 raise InputError(f"scores must be probabilities, 0 to 1, to be averaged; got {pick.score:g} in {pick}.")
-            groups[pick.run, pick.species].append((number, pick))
+            groups[pick.run, pick.species].append((number, replace(pick, score=min(pick.score, pick.weight))))
     return [
         one
         for found in groups.values()

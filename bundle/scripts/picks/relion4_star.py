@@ -89,6 +89,17 @@ def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
     return [replace(pick, x_voxel=UNKNOWN, y_voxel=UNKNOWN, z_voxel=UNKNOWN) for pick in picks]
 
 
+def stated_binning(path: str | Path, facts: Facts) -> float | None:
+    """Return the pixels per voxel that a file counts in; None if the file or the facts state no size.
+
+    Raises:
+        InputError: the file has no table of particles in pixels, or states two pixel sizes.
+    """
+    tables = read_tables(path)
+    stated = _stated_pixel_size(path, tables, particles_of(path, tables, PIXELS, "RELION 4 or Warp"))
+    return facts.voxel_size_angstrom / stated if stated and facts.voxel_size_angstrom else None
+
+
 def _pixels(path: str | Path, picks: Sequence[Pick], facts: Facts, format_name: str) -> pd.DataFrame:
     points = to_xyz_pixels(zyx_vox_for(path, picks, facts), format_name, facts.binning or 1.0)
     table = pd.DataFrame(points, columns=PIXELS)
