@@ -166,6 +166,18 @@ def take_lock(lock: IO[Any], shared: bool = False, wait: bool = False) -> bool:
     return True
 
 
+def open_lock(path: Path) -> IO[str]:
+    """Open a file for `lock_folder`, and create it where it is missing.
+
+    Raises:
+        InputError: it cannot be written to, for example because it is another user's.
+    """
+    try:
+        return open(path, "a")
+    except OSError as error:
+        raise InputError(f"cannot write to {path}: {error.strerror or error}. Choose another folder.") from error
+
+
 def lock_folder(lock: IO[Any], work: str, remedy: str, shared: bool = False) -> None:
     """Lock the folder of an open file for this process, until the file is closed or the process dies.
 

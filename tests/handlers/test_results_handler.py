@@ -1,6 +1,6 @@
 import pytest
 from scripts.errors import InputError
-from scripts.handlers.results import WritePicks
+from scripts.handlers.results import WritePicks, WriteToProject
 from synthetic import make_species
 
 
@@ -21,6 +21,11 @@ def handler(**settings):
 def test_what_no_file_can_be_written_with_is_refused_before_the_first_tomogram(settings, said):
     with pytest.raises(InputError, match=said):
         handler(**settings)
+
+
+def test_ids_that_copick_refuses_are_none_of_a_session():
+    with pytest.raises(InputError, match="user_id may hold letters, digits"):
+        WriteToProject("project", make_species(2), "me+you", 0)
 
 
 def test_ids_are_those_of_copick_only_where_its_files_are_written():

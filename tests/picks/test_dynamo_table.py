@@ -22,6 +22,12 @@ def test_tomograms_of_a_dynamo_table_have_their_names_in_the_doc(tmp_path):
     assert [pick.run for pick in read] == ["TS_1", "TS 0", "TS_1"]
 
 
+@pytest.mark.parametrize("run", ["TS.rec", "TS_1.mrc", "TS.MAP"])
+def test_a_run_whose_name_ends_like_a_files_keeps_it(tmp_path, run):
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", [replace(EXAMPLE, run=run)], replace(FACTS, run=None))
+    assert FORMATS["dynamo"].read(tmp_path / "a.tbl", replace(FACTS, run=None))[0].run == run
+
+
 def test_the_doc_holds_the_path_of_a_known_tomogram(tmp_path):
     FORMATS["dynamo"].write(tmp_path / "a.tbl", [EXAMPLE], replace(FACTS, tomogram="/data/TS_1.mrc"))
     assert (tmp_path / "a.doc").read_text() == "1 /data/TS_1.mrc\n"

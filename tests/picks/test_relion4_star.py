@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import starfile
-from pick_files import FACTS, RELION3, write_text
+from pick_files import FACTS, PICK, RELION3, write_text
 from scripts.errors import InputError, InputWarning
 from scripts.picks import FORMATS, Facts, Pick
 
@@ -71,3 +71,12 @@ def test_shifts_along_turned_axes_are_refused(tmp_path):
     assert len(read_star(tmp_path, f"{header}TS_1 4 8 12 0 0 0 30\n")) == 1
     with pytest.raises(InputError, match="are along turned axes"):
         read_star(tmp_path, f"{header}TS_1 4 8 12 1 0 0 30\n")
+
+
+@pytest.mark.parametrize("run", ["nan", "NaN", "<NA>"])
+@pytest.mark.parametrize("name", ["relion4", "relion5"])
+def test_a_name_that_is_read_as_a_missing_value_is_refused(tmp_path, run, name):
+    with pytest.raises(InputError, match=f"cannot be written to a STAR file: '{run}' would be read as no name"):
+        FORMATS[name].write(tmp_path / "a.star", [replace(PICK, run=run)], FACTS)
+    with pytest.raises(InputError, match=r"a\.star: a run is called nan or NaN or <NA>, which is read as no name"):
+        read_star(tmp_path, f"{RELION3}{run} 1 2 3\n")

@@ -283,6 +283,21 @@ def test_a_second_batch_in_the_same_folder_is_refused(data, reference):
     assert line == f"another batch is at work in {reference}: wait for it, or set another output_dir."
 
 
+def test_a_lock_that_cannot_be_opened_is_refused_in_one_line(data, tmp_path):
+    (tmp_path / ".lock").mkdir()  # another user's file gives "Permission denied", but not to root
+    line = line_of(data, tmp_path, data.parent / "weights.pt")
+    assert line == f"cannot write to {tmp_path / '.lock'}: Is a directory. Choose another folder."
+
+
+def test_a_run_that_a_star_file_cannot_name_is_left_out_at_the_start(data, tmp_path, caplog):
+    tomograms = write_tomograms(tmp_path / "tomograms", 2)
+    (tomograms / "TS_01.mrc").rename(tomograms / "it's.mrc")
+    line = line_of(tomograms, tmp_path / "out", data.parent / "weights.pt")
+    assert line.startswith("1 of 2 tomograms failed: the run's name cannot be written to a STAR file")
+    assert statuses(tmp_path / "out") == {"TS_00": "done", "it's": "failed"}
+    assert "left out: the run's name cannot be written to a STAR file" in caplog.text
+
+
 def test_two_tomograms_of_one_name_are_refused(data, tmp_path):
     own = [{"image": str(data / "TS_00.mrc"), "run": "x"}, {"image": str(data / "TS_01.mrc"), "run": "x"}]
     line = line_of(data, tmp_path, data.parent / "weights.pt", **{"dataset#data": own})

@@ -3,7 +3,7 @@ import os
 
 import pytest
 from scripts.errors import InputError
-from scripts.picks import Pick, read_csv, write_csv
+from scripts.picks import FORMATS, Pick, read_csv, write_csv
 from scripts.records import as_json, record_of
 from scripts.results.run_folder import (
     DONE,
@@ -220,6 +220,13 @@ def test_names_that_differ_only_in_capitals_are_one_folder_on_a_disk_that_ignore
     assert faults_of_runs(["TS_1", "ts_1", "TS_2"], ignores_case=True) == {
         "ts_1": f"the run 'ts_1' {other}: rename its tomogram."
     }
+
+
+def test_a_run_that_a_chosen_format_cannot_name_has_a_fault():
+    assert faults_of_runs(["it's", "TS_1"], ignores_case=False, formats=[FORMATS["csv"], FORMATS["imod"]]) == {}
+    (fault,) = faults_of_runs(["it's", "TS_1"], ignores_case=False, formats=[FORMATS["csv"], FORMATS["warp"]]).values()
+    assert fault.startswith("the run's name cannot be written to a STAR file: \"it's\" holds a quote")
+    assert fault.endswith("Rename its tomogram, or choose other pick_formats.")
 
 
 def test_a_note_that_cannot_be_written_is_an_input_error(tmp_path):

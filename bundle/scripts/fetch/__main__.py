@@ -12,10 +12,10 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 from urllib.parse import unquote
 
-from scripts.atomic_files import lock_folder, require_writable
+from scripts.atomic_files import lock_folder, open_lock, require_writable
 from scripts.errors import InputError, run_tool, without_user
 from scripts.fetch.copick_copy import Choice, fetch_project, in_words, size_of
 from scripts.fetch.ome_zarr_copy import choose_level, fetch_level
@@ -58,7 +58,7 @@ def fetch(source: str, folder: Path, choice: Choice, storage_options: Mapping[st
     if storage_options and not is_address:
         raise InputError(f"{source} states its stores' options itself: leave out --storage_options.")
     require_writable(folder)
-    with _open_lock(folder / FETCH_LOCK) as lock:
+    with open_lock(folder / FETCH_LOCK) as lock:
         lock_folder(lock, "fetch", "choose another folder")
         try:
             if is_address:
@@ -68,13 +68,6 @@ def fetch(source: str, folder: Path, choice: Choice, storage_options: Mapping[st
         except OSError as error:
             fact = f"cannot fetch {without_user(source)} to {folder}: {fact_of(error, secrets_in(storage_options))}"
             raise InputError(f"{fact}. Check the address, its options and the folder.") from error
-
-
-def _open_lock(path: Path) -> IO[str]:
-    try:
-        return open(path, "a")
-    except OSError as error:  # for example of another user
-        raise InputError(f"cannot write to {path}: {error.strerror or error}. Choose another folder.") from error
 
 
 def fetch_address(url: str, folder: Path, choice: Choice, storage_options: Mapping[str, Any]) -> None:

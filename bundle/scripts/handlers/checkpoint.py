@@ -19,7 +19,7 @@ from monai.engines import Trainer
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from scripts.atomic_files import lock_folder, remove_temporaries
+from scripts.atomic_files import lock_folder, open_lock, remove_temporaries
 from scripts.command_line import is_bundle_command
 from scripts.errors import InputError
 from scripts.networks.model_card import BEHIND_KEYS, checked_card, current_card, make_card, sha256_of
@@ -41,9 +41,9 @@ def run_training(trainer: Trainer, output_dir: str) -> None:
         output_dir: an existing folder.
 
     Raises:
-        InputError: another training is running in ``output_dir``.
+        InputError: another training is running in ``output_dir``, or its lock is another user's.
     """
-    with open(Path(output_dir) / TRAINING_LOCK, "a") as lock:
+    with open_lock(Path(output_dir) / TRAINING_LOCK) as lock:
         if idist.get_rank() == 0:
             lock_folder(lock, "training", "set another output_dir")
         trainer.run()

@@ -43,6 +43,9 @@ class WriteToProject:
         species_set: the species.
         user_id: who picked.
         session_id: the session.
+
+    Raises:
+        InputError: copick would refuse an id.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class WriteToProject:
     ) -> None:
         self.dataset_dir, self.species_set = dataset_dir, species_set
         self.user_id, self.session_id = str(user_id), str(session_id)
+        check_ids(self.user_id, self.session_id)
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)

@@ -19,7 +19,7 @@ from scripts.picks.formats import FORMATS, Format, format_named, format_of_star,
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
 from scripts.picks.relion4_star import stated_binning
 
-SHOWN = 3  # files that a warning names
+MOST_NAMED = 3  # files that a warning names
 
 
 def convert(
@@ -77,7 +77,9 @@ def convert(
         writer.write(path, own, own_facts)
     others = writer.others_at(Path(target), [path for path, _, _ in parts], facts) if overwrite else []
     if others:
-        named = ", ".join(map(str, others[:SHOWN])) + (f" and {len(others) - SHOWN} more" if others[SHOWN:] else "")
+        named = ", ".join(map(str, others[:MOST_NAMED])) + (
+            f" and {len(others) - MOST_NAMED} more" if others[MOST_NAMED:] else ""
+        )
         said = f"{target}: {named} stay as they were, because no pick of {source} goes there"
         warnings.warn(f"{said}: remove what is not to be read.", InputWarning, stacklevel=2)
     return {path: len(own) for path, own, _ in parts}

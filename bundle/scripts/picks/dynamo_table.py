@@ -31,6 +31,7 @@ def write_dynamo_table(path: str | Path, picks: Sequence[Pick], facts: Facts) ->
     """Write picks of one species, and the ``.doc`` beside them; runs are numbered in the order of their names.
 
     The ``.doc`` holds the path of the tomogram if it is known, or else the names of the runs, to be replaced by paths.
+    A name that ends like a file's gets another ending, which reading it takes away.
 
     Raises:
         InputError: the voxels are not known.
@@ -47,7 +48,8 @@ def write_dynamo_table(path: str | Path, picks: Sequence[Pick], facts: Facts) ->
             file.write(" ".join(row) + "\n")
     with write_atomically(Path(path).with_suffix(DOC)) as file:
         for run, count in numbers.items():
-            file.write(f"{count} {facts.tomogram if facts.tomogram and len(runs) == 1 else run}\n")
+            name = run if run_of_file(run) == run else f"{run}.mrc"
+            file.write(f"{count} {facts.tomogram if facts.tomogram and len(runs) == 1 else name}\n")
 
 
 def read_dynamo_table(path: str | Path, facts: Facts) -> list[Pick]:

@@ -20,6 +20,7 @@ PIXELS = tuple(f"rlnCoordinate{axis}" for axis in "XYZ")
 SHIFTS_ANGSTROM = tuple(f"rlnOrigin{axis}Angst" for axis in "XYZ")
 SHIFTS_PIXELS = tuple(f"rlnOrigin{axis}" for axis in "XYZ")
 TURNS = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
+NO_NAMES = ("nan", "NaN", "<NA>")  # texts that the library takes for missing values
 StarTables = dict[str, pd.DataFrame]
 
 
@@ -27,14 +28,17 @@ def read_tables(path: str | Path) -> StarTables:
     """Return the tables of a STAR file by name; other blocks are left out.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or a run has one of `NO_NAMES`.
     """
     read_text(path)  # raises if there is no such file
     try:
         blocks = starfile.read(path, always_dict=True, parse_as_string=[RUN_COLUMN, MICROGRAPH])
     except (TypeError, ValueError) as error:  # raised by the library for a block without a table
         raise InputError(f"{path} is not a STAR file: {error}.") from error
-    return {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
+    tables = {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
+    if any(table[name].isna().any() for table in tables.values() for name in (RUN_COLUMN, MICROGRAPH) if name in table):
+        raise InputError(f"{path}: a run is called {' or '.join(NO_NAMES)}, which is read as no name: rename it.")
+    return tables
 
 
 def particles_of(path: str | Path, tables: StarTables, required: Sequence[str], kind: str) -> pd.DataFrame:
@@ -124,8 +128,10 @@ def check_name(run: str) -> None:
     """Refuse a run's name that a STAR file cannot hold.
 
     Raises:
-        InputError: it holds a quote or a control character.
+        InputError: it holds a quote or a control character, or is one of `NO_NAMES`.
     """
+    if run in NO_NAMES:
+        raise InputError(f"the run's name cannot be written to a STAR file: {run!r} would be read as no name.")
     if not run.isprintable() or "'" in run or '"' in run:
         raise InputError(
             f"the run's name cannot be written to a STAR file: {run!r} holds a quote or a control character."

@@ -19,12 +19,13 @@ from torch.utils.data import Subset
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from scripts.atomic_files import ignores_case, lock_folder, remove_temporaries, require_disk_space
+from scripts.atomic_files import ignores_case, lock_folder, open_lock, remove_temporaries, require_disk_space
 from scripts.datasets.runs import mask_of_run, run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
 from scripts.memory import is_out_of_memory
 from scripts.pages.batch_page import write_batch_page
 from scripts.pages.html import PAGE_NAME
+from scripts.picks import check_formats
 from scripts.results.run_folder import (
     DONE,
     FAILED,
@@ -61,12 +62,13 @@ def run_batch(
     overwrite: bool = False,
     page_megabytes: float = 20.0,
     mask_path: str | None = None,
+    pick_formats: Sequence[str] = ("csv",),
 ) -> None:
     """Process every tomogram of a dataset on its own, and keep the tables over all of them up to date.
 
-    A run that is complete under the same settings is skipped; one after whose name no folder can be called has failed.
-    With several processes (an initialised process group) each takes its share of the rest. They exchange only files, so
-    that the others continue if one dies.
+    A run that is complete under the same settings is skipped; one after whose name no folder can be called, or that a
+    format of picks cannot name, has failed. With several processes (an initialised process group) each takes its share
+    of the rest. They exchange only files, so that the others continue if one dies.
 
     Args:
         evaluator: engine that picks; one of its handlers is `handlers.results.WritePicks`, with the same
@@ -79,19 +81,20 @@ def run_batch(
         overwrite: replace existing folders of runs that have to be processed.
         page_megabytes: size limit of a run's page; 0 writes no pages, neither that over all runs.
         mask_path: see `preparation.region.LimitRegiond`.
+        pick_formats: names of the formats that the handler writes.
 
     Raises:
         InputError: before the first tomogram: a folder exists already and ``overwrite`` is off, another batch is
-            running in ``output_dir``, or the disk is too full. After the last one, in the first process: tomograms
-            failed or are missing.
+            running in ``output_dir``, its lock is another user's, or the disk is too full. After the last one, in the
+            first process: tomograms failed or are missing.
     """
     folder = Path(output_dir)
     numbers = number_runs(dataset)
     tomograms = {
         run: state_of(dataset.data[number]["image"], mask_of_run(mask_path, run)) for run, number in numbers.items()
     }
-    with open(folder / BATCH_LOCK, "a") as lock:
-        refused = faults_of_runs(numbers, ignores_case(folder / BATCH_LOCK))
+    with open_lock(folder / BATCH_LOCK) as lock:
+        refused = faults_of_runs(numbers, ignores_case(folder / BATCH_LOCK), check_formats(pick_formats))
         tables = BatchTables(folder, tomograms, settings, species_set, refused)
 
         def prepare() -> list[str]:

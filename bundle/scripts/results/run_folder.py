@@ -22,6 +22,7 @@ from scripts.errors import InputError
 from scripts.file_names import fault_of_name, shown
 from scripts.pages.html import PAGE_NAME
 from scripts.picks import Pick, read_csv, write_csv
+from scripts.picks.formats import Format
 from scripts.records import finite_or_none, first_difference
 from scripts.species import SpeciesSet
 
@@ -144,12 +145,13 @@ def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[st
     return found and f"was picked with other settings: {found}"
 
 
-def faults_of_runs(runs: Iterable[str], ignores_case: bool) -> dict[str, str]:
-    """Return the runs that can have no folder of results, with the reason in one line.
+def faults_of_runs(runs: Iterable[str], ignores_case: bool, formats: Sequence[Format] = ()) -> dict[str, str]:
+    """Return the runs that can have no folder of results, or not all of its files, with the reason in one line.
 
     Args:
         runs: their names.
         ignores_case: the disk takes names for equal that differ only in capitals.
+        formats: of the picks.
     """
     faults: dict[str, str] = {}
     first: dict[str, str] = {}
@@ -162,6 +164,12 @@ def faults_of_runs(runs: Iterable[str], ignores_case: bool) -> dict[str, str]:
             fault = f"differs only in capitals from '{other}', which on this disk is the same folder"
         if fault is not None:
             faults[run] = f"the run '{shown(run)}' {fault}: rename its tomogram."
+            continue
+        try:
+            for one in formats:
+                one.check_run(run)
+        except InputError as error:
+            faults[run] = f"{error} Rename its tomogram, or choose other pick_formats."
     return faults
 
 
