@@ -41,6 +41,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 COPIES = {"one copy": 1, "eight turned copies": 8}  # of the network as shipped
 FOLDERS = (("crowd2", "wbp"), ("crowd4", "wbp"))
+SHORTER: dict[str, Any] = {  # what is scored is known to it from the tomograms of the calibration
+    "calibration#known": None
+}
 
 
 def main() -> int:
@@ -62,6 +65,8 @@ def ablate(options: argparse.Namespace) -> None:
     weights = trained.resolve()
     outside = None if options.outside_dir is None else options.outside_dir.resolve()
     check_conditions(folder, weights, outside, options.epochs)
+    with write_atomically(folder / "overlay.json") as file:
+        file.write(json.dumps(SHORTER, indent=1) + "\n")
     found: dict[str, list[dict[str, Rows]]] = {}
     for seed in options.seeds:
         for number, (name, settings) in enumerate(VARIANTS.items()):
@@ -108,7 +113,8 @@ def train(work: Path, output: Path, weights: Path, seed: int, epochs: int, setti
     """Make a second look, unless it is made; return its file."""
     made = output / "second_look.pt"
     if not made.exists():
-        configs = ["configs/train.json", "configs/second_look.json", str(work / "second_overlay.json")]
+        overlays = [str(work / "second_overlay.json"), str(output.parent / "overlay.json")]
+        configs = ["configs/train.json", "configs/second_look.json", *overlays]
         where = ["--proposals_dir", work / "second_look" / "proposals", "--cache_dir", work / "cache"]
         bundle_run(
             work / "bundle", configs, "--checkpoint_path", weights, "--dataset_dir", work / "second",

@@ -25,7 +25,7 @@ def test_what_no_file_can_be_written_with_is_refused_before_the_first_tomogram(s
 
 def test_ids_that_copick_refuses_are_none_of_a_session():
     with pytest.raises(InputError, match="user_id may hold letters, digits"):
-        WriteToProject("project", make_species(2), "me+you", 0)
+        WriteToProject("project", make_species(2), "me+you", 0, "output")
 
 
 def test_ids_are_those_of_copick_only_where_its_files_are_written():

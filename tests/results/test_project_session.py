@@ -1,6 +1,7 @@
 """A copick project is picked and trained on through its config alone; the picks come back as a session."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from scripts.copick_tree import overlay_folder_of, picks_path, tomogram_path, wr
 from scripts.errors import InputError, find_input_error
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.picks import Pick, read_copick_folder, read_csv, write_copick_json
-from scripts.results.project_session import project_of, require_new_session
+from scripts.results.project_session import project_of, require_new_session, started_file
 from scripts.simulation.dataset import simulate_dataset
 from scripts.volumes.ome_zarr_writer import write_ome_zarr
 from synthetic import write_weights
@@ -47,6 +48,22 @@ def test_a_session_that_is_there_is_refused_before_the_work_starts(project, ship
     ):
         require_new_session(tomograms_of(project), project / "copick.json", shipped_species, "net", 7, project.parent)
     require_new_session(tomograms_of(project), project, shipped_species, "net", 7, project.parent, overwrite=True)
+
+
+def test_a_stopped_batch_goes_on_in_its_own_session_and_in_no_other(project, shipped_species, tmp_path):
+    """Run A was being written; B has files that another batch wrote meanwhile."""
+    tomograms = tomograms_of(project)
+    mark = started_file(tmp_path / "batch", "net", "7", "A")
+    mark.parent.mkdir(parents=True)
+    mark.touch()
+    require_new_session(tomograms, project, shipped_species, "net", 7, tmp_path / "batch")
+    with pytest.raises(InputError, match=r"net_7_ribosome.json is there already"):
+        require_new_session(tomograms, project, shipped_species, "net", 7, tmp_path / "another")
+    write_copick_json(
+        picks_path(project, "B", "ribosome", **NET), [], run="B", species="ribosome", voxel_size_angstrom=None, **NET
+    )
+    with pytest.raises(InputError, match=r"B/Picks/net_7_ribosome.json is there already"):
+        require_new_session(tomograms, project, shipped_species, "net", 7, tmp_path / "batch")
 
 
 def test_names_that_copick_refuses_and_tomograms_without_a_project_are_refused(project, shipped_species, tmp_path):
@@ -112,6 +129,10 @@ def test_a_simulated_project_is_picked_and_trained_on_through_its_config_alone(
     assert "is there already: session '3'" in refusal_of(
         ["inference.json"], "infer", **{**picking, "output_dir": str(tmp_path / "again")}
     )
+    shutil.rmtree(tmp_path / "picks" / "S000")
+    shutil.rmtree(tmp_path / "picks" / "S001")  # as if it was stopped after the files of the project were written
+    run_config(["inference.json"], "infer", **picking)
+    assert read_csv(tmp_path / "picks" / "S001" / "picks.csv") == table
     training = {
         "dataset_dir": config, "tomogram_kind": "wbp", "output_dir": str(tmp_path / "training"),
         "truth_user_id": "simulation", "validation_runs": ["S001"], "window_size": [16, 16, 16],

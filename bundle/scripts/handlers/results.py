@@ -25,7 +25,7 @@ from scripts.picking.pick_transform import picks_of
 from scripts.picks import Facts, Pick, check_formats, from_records, write_copick_json, write_run_folder
 from scripts.picks.copick_json import check_ids
 from scripts.records import as_json, record_of
-from scripts.results.project_session import project_of, run_folder_in_project
+from scripts.results.project_session import project_of, run_folder_in_project, started_file
 from scripts.results.run_folder import make_record, state_of, write_record
 from scripts.species import SpeciesSet
 
@@ -36,22 +36,25 @@ class WriteToProject:
     """Write the picks of every tomogram to its copick project, after its iteration.
 
     Each species becomes a file in the overlay of the project, even without picks. Comes before `WritePicks`, whose
-    folder marks a run as complete.
+    folder marks a run as complete. A mark in ``output_dir`` lets the same batch go on after a stop in between, see
+    `results.project_session`.
 
     Args:
         dataset_dir: where the tomograms were found.
         species_set: the species.
         user_id: who picked.
         session_id: the session.
+        output_dir: folder of the batch.
 
     Raises:
         InputError: copick would refuse an id.
     """
 
     def __init__(
-        self, dataset_dir: Folders, species_set: SpeciesSet, user_id: str | int, session_id: str | int
-    ) -> None:
-        self.dataset_dir, self.species_set = dataset_dir, species_set
+        self, dataset_dir: Folders, species_set: SpeciesSet, user_id: str | int, session_id: str | int,
+        output_dir: str | Path,
+    ) -> None:  # fmt: skip
+        self.dataset_dir, self.species_set, self.output_dir = dataset_dir, species_set, output_dir
         self.user_id, self.session_id = str(user_id), str(session_id)
         check_ids(self.user_id, self.session_id)
 
@@ -68,6 +71,9 @@ class WriteToProject:
         run = run_folder_in_project(facts.source).name
         folder = overlay_folder_of(project_of(facts.source, self.dataset_dir)) / RUNS / run / PICKS_FOLDER
         picks = picks_of(sample)
+        started = started_file(self.output_dir, self.user_id, self.session_id, run)
+        started.parent.mkdir(parents=True, exist_ok=True)
+        started.touch()
         for species in self.species_set.picked:
             write_copick_json(
                 folder / session_file(self.user_id, self.session_id, species.name),

@@ -8,8 +8,9 @@ from pathlib import Path
 from scripts.copick_tree import picks_folders, project_roots, run_folder_of, session_file
 from scripts.datasets.runs import Folders, as_folders
 from scripts.errors import InputError
-from scripts.results.run_folder import read_record
 from scripts.species import SpeciesSet
+
+STARTED = ".sessions"  # in the folder of a batch: the runs whose files of a session are the batch's own
 
 
 def require_new_session(
@@ -23,7 +24,7 @@ def require_new_session(
 ) -> None:
     """Check, before the work starts, that the picks can be written to the copick projects.
 
-    If ``output_dir`` has a complete run, a stopped batch is being resumed, and files of the session may exist.
+    Files of the session may exist in runs for which a stopped batch in ``output_dir`` began to write them.
 
     Args:
         runs: the tomograms, rows of `datasets.runs.list_runs`.
@@ -39,14 +40,19 @@ def require_new_session(
     """
     for species in species_set.picked:
         session_file(str(user_id), str(session_id), species.name)
-    is_resumed = any(read_record(Path(output_dir) / item["run"]) is not None for item in runs)
     for item in runs:
-        project = project_of(item["image"], dataset_dir)
-        places = picks_folders(run_folder_in_project(item["image"]), project)
+        folder, project = run_folder_in_project(item["image"]), project_of(item["image"], dataset_dir)
+        places = picks_folders(folder, project)
         there = [path for place in places for path in place.glob(session_file(str(user_id), str(session_id), "*"))]
-        if there and not overwrite and not is_resumed:
+        is_own = started_file(output_dir, str(user_id), str(session_id), folder.name).exists()
+        if there and not overwrite and not is_own:
             remedy = "Set another session_id, or give --overwrite True"
             raise InputError(f"{there[0]} is there already: session '{session_id}' of user '{user_id}'. {remedy}.")
+
+
+def started_file(output_dir: str | Path, user_id: str, session_id: str, run: str) -> Path:
+    """Return the empty file that says that a batch began to write the files of a session in a run."""
+    return Path(output_dir) / STARTED / f"{user_id}_{session_id}" / run
 
 
 def run_folder_in_project(tomogram: str | Path) -> Path:
