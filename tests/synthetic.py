@@ -98,7 +98,7 @@ def write_second_look(path, weights, species_set, classifier=None, **facts):
     facts = {
         FIRST_SHA256: sha256_of(weights),
         CROP: asdict(CropShape(8, 40.0, species_set.voxel_size_angstrom)),
-        CALIBRATION: Calibration(np.tile([1.0, 1, 0, 0, 0, 0, -1], (len(names), 1)), ("run",)).as_table(names),
+        CALIBRATION: Calibration(np.tile([1.0, 1, 0, 0, 0, 0, 0, -1], (len(names), 1)), ("run",)).as_table(names),
         **facts,
     }
     save_model(path, as_bytes(classifier.state_dict()), make_card(classifier.recipe, species_set, Spheres(), **facts))

@@ -77,7 +77,7 @@ def project(tmp_path_factory):
     weights = write_weights(root / "weights.pt", tiny_network(out_channels=5), species_set)
     write_second_look(root / "second_look.pt", weights, species_set)
     write_weights(root / "more.pt", tiny_network(seed=1, out_channels=5), species_set)
-    calibration = Calibration(np.tile([1.0, 0, 0, 0, 0, 0, 0], (5, 1)))
+    calibration = Calibration(np.tile([1.0, *[0] * 7], (5, 1)))
     write_calibration(root / "calibration.json", calibration, species_set.names, [weights], {})
     return root
 

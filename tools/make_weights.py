@@ -76,9 +76,9 @@ DATASETS = {  # by folder
     "second": Simulated("T", 40, 7999, (*crowded(1, 3), *HARD)),  # trains the second look
     "calibration": Simulated("C", 36, 8999, (*crowded(1, 3), *HARD)),  # fits thresholds and probabilities
     "second_cells": Simulated("U", 60, 16999, HARD, is_cell=True),  # the same two in cells
-    "calibration_cells": Simulated("V", 36, 17999, HARD, is_cell=True),
+    "calibration_cells": Simulated("V", 72, 17999, HARD, is_cell=True),
     "second_faint": Simulated("W", 32, 20999, (*crowded(1, 2), *FAINT)),  # and of faint particles
-    "calibration_faint": Simulated("Y", 16, 21999, (*crowded(1, 2), *FAINT)),
+    "calibration_faint": Simulated("Y", 64, 21999, (*crowded(1, 2), *FAINT)),
     "held_out": Simulated("H", 4, 1000, crowded(1, 1), is_full_size=True),  # this and the rest are only scored
     "noisy": Simulated("N", 4, 10999, (*crowded(1, 1), "--imaging#contrast", "0.35"), is_full_size=True),
     "cells_held_out": Simulated("X", 4, 18999, is_full_size=True, is_cell=True),

@@ -35,8 +35,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no hard negatives": ("--train#dataset#mix#hard", "0.0"),
     "no faded particles": ("--train#dataset#mix#faded", "0.0"),
     "crops of 24 voxels": ("--crop_size", "24", "--mask_radius_angstrom", "110"),
-    "crops of 40 voxels": ("--crop_size", "40", "--mask_radius_angstrom", "190"),
     "half the channels": ("--network_def#widths", "[16,32,64]"),
+    "crops of 40 voxels": ("--crop_size", "40", "--mask_radius_angstrom", "190"),
     "1.5 times the channels": ("--network_def#widths", "[48,96,192]"),
 }
 COPIES = {"one copy": 1, "eight turned copies": 8}  # of the network as shipped

@@ -131,7 +131,7 @@ def test_runs_that_any_member_of_an_ensemble_was_trained_on_are_named(tmp_path):
 
 def test_runs_that_the_probabilities_were_learned_from_are_named(tmp_path):
     weights, species_set = write_weights(tmp_path / "model.pt"), make_species(2)
-    calibration = Calibration(np.tile([1.0, 1, 0, 0, 0, 0, -1], (2, 1)), ("two",))
+    calibration = Calibration(np.tile([1.0, 1, 0, 0, 0, 0, 0, -1], (2, 1)), ("two",))
     table = {"calibration": calibration.as_table(species_set.names), "trained_on": ["one"]}
     path = write_second_look(tmp_path / "second_look.pt", weights, species_set, **table)
     judge = find_second_look(True, path, weights, species_set)

@@ -10,7 +10,7 @@ from scripts.picking.proposals import Proposals
 from scripts.picking.second_look import find_second_look
 from synthetic import make_species, tiny_network, write_weights
 
-CALIBRATION = Calibration(np.array([[0.5, 0, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, 0, 0]]), ("one", "two"))
+CALIBRATION = Calibration(np.array([[0.5, 0, 0, 0, 0, 0, 0, -1], [0, 1, 0, 0, 0, 0, 0, 0]]), ("one", "two"))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from scripts.errors import InputError, InputWarning
 from scripts.file_pages import FilePages, new_volume
 from scripts.networks.model_card import read_card, write_card
 from scripts.picking.calibration import Calibration, confidence_of, log_odds_of
-from scripts.picking.familiarity import STATISTICS, Familiarity
+from scripts.picking.familiarity import STATISTICS, VISIBILITY, Familiarity, visibility_of
 from scripts.picking.proposals import Proposals
 from scripts.picking.second_look import SecondLook, find_second_look, load_second_look
 from scripts.preparation.crops import CropShape
@@ -33,18 +33,18 @@ def test_log_odds_are_against_all_other_classes():
 
 
 def test_the_probability_is_a_logistic_function_of_both_answers():
-    weights = np.array([[0.5, 2, 0, 0, 0, 0, -1], [1, 0, 0, 0, 3, -2, 0]])
+    weights = np.array([[0.5, 2, 0, 0, 0, 0, 0, -1], [1, 0, 0, 0, 3, -2, 4, 0]])
     calibration = Calibration(weights, ("run",), np.array([0.25, 0]))
-    found = calibration.probabilities(np.array([[2.0, -50]]), np.array([[1.0, 7]]))
+    found = calibration.probabilities(np.array([[2.0, -50]]), np.array([[1.0, 7]]), visibility=-0.5)
     sure = np.tanh([1, 3.5])  # of the first network and of the second look, here of one candidate
-    assert np.allclose(found, [[1 / (1 + np.exp(-2)), 1 / (1 + np.exp(12 - 3 * sure[0] + 2 * sure[1]))]])
+    assert np.allclose(found, [[1 / (1 + np.exp(-2)), 1 / (1 + np.exp(12 - 3 * sure[0] + 2 * sure[1] + 2))]])
     again = Calibration.from_table(calibration.as_table(["a", "b"]), ["a", "b"])
     assert np.array_equal(again.weights, calibration.weights)
     assert (again.spread_of(0), again.spread_of(1), Calibration(weights).spread_of(0)) == (0.25, 0, 0)
 
 
 def test_the_probability_depends_on_the_likeliest_other_species():
-    weights = np.array([[0, 0, 1.0, 0, 0, 0, 0], [0, 0, 0, 2, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0]])
+    weights = np.array([[0, 0, 1.0, 0, 0, 0, 0, 0], [0, 0, 0, 2, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0, 0]])
     logits, log_odds = np.array([[3.0, -1, 2]]), np.array([[-4.0, 0.5, -30]])
     found = Calibration(weights).probabilities(logits, log_odds)
     assert np.allclose(found, 1 / (1 + np.exp(-np.array([[2.0, 2 * -4, 3 + 0.5]]))))
@@ -174,10 +174,28 @@ def test_weights_that_are_no_second_look_are_refused(files):
 
 def test_in_an_unfamiliar_tomogram_the_lower_probability_of_both_networks_counts(files):
     calibrated = load_second_look(files[1], files[0], make_species(2))
-    away = Familiarity.learn(np.random.default_rng(0).normal(50, 1, (20, len(STATISTICS))))
+    away = Familiarity.learn(*[np.random.default_rng(0).normal(50, 1, (20, len(STATISTICS)))] * 2)
     look = SecondLook(tiny_classifier(), CropShape(8, 0.0), calibrated.calibration, away)
     volume, logits = noise(1), np.array([[3.0, -3], [0, -9], [-1, 9]])
     found, warning = look.judge(volume, Proposals(PLACES, logits))
     lower = np.minimum(logits, look.log_odds(volume, PLACES))
     assert np.allclose(found, 1 / (1 + np.exp(-lower)))
     assert warning
+
+
+def test_where_particles_are_too_faint_the_calibration_still_counts_and_a_warning_says_so(files):
+    weights = np.array([[1.0, 1, 0, 0, 0, 0, 2, 1], [0, 1, 0, 0, 0, 0, -1, 0]])
+    near = np.random.default_rng(0).normal(0, 100, (20, len(STATISTICS)))  # so different that nothing is unfamiliar
+    near[:, VISIBILITY] = np.tile([0.0, 300.0], 10)
+    look = SecondLook(tiny_classifier(), CropShape(8, 0.0), Calibration(weights), Familiarity.learn(near, near))
+    volume, logits = noise(1), np.array([[3.0, -3], [0, -9], [-1, 9]])
+    found, warning = look.judge(volume, Proposals(PLACES, logits))
+    log_odds, calibration = look.log_odds(volume, PLACES), Calibration(weights)
+    assert np.allclose(found, calibration.probabilities(logits, log_odds, visibility=0.0))  # as the faintest known ones
+    assert warning.startswith("hardly anything stands out of the noise: visibility -")
+    near[:, VISIBILITY] -= 300
+    look = SecondLook(tiny_classifier(), CropShape(8, 0.0), calibration, Familiarity.learn(near, near))
+    found, warning = look.judge(volume, Proposals(PLACES, logits))
+    visibility = visibility_of(volume, look.crop_shape.voxel_size_angstrom)
+    assert np.allclose(found, calibration.probabilities(logits, log_odds, visibility))
+    assert warning is None

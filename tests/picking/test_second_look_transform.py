@@ -20,7 +20,7 @@ class Known(SecondLook):
     """A second look whose probabilities are given."""
 
     def __init__(self, table, familiarity=None, spreads=(0.0, 0.0)):
-        calibration = Calibration(np.ones((2, 7)), spreads=np.array(spreads))
+        calibration = Calibration(np.ones((2, 8)), spreads=np.array(spreads))
         super().__init__(tiny_classifier(), CropShape(8, 0.0), calibration, familiarity)
         self.table = table
 
@@ -94,7 +94,7 @@ def test_a_volume_without_contrast_has_no_candidates():
 
 
 def test_an_unfamiliar_tomogram_is_said_aloud_and_kept_in_the_result():
-    away = Familiarity.learn(np.random.default_rng(0).normal(50, 1, (20, len(STATISTICS))))
+    away = Familiarity.learn(*[np.random.default_rng(0).normal(50, 1, (20, len(STATISTICS)))] * 2)
     with pytest.warns(InputWarning, match="r: scores are not calibrated for this tomogram: "):
         sample = looked_at([[0.9, 0.001], [0.02, 0.75]], familiarity=away)
     assert "where the probabilities were learned" in sample["result"]["unfamiliar"]

@@ -99,7 +99,7 @@ def test_statistics_of_a_padded_tomogram_are_those_of_its_image():
     one, other = scaled_quietly(padded), scaled_quietly(alone)
     assert astuple(Brightness.of(one)) == pytest.approx(astuple(Brightness.of(other)), rel=1e-6)
     none = np.zeros((0, 5))
-    np.testing.assert_allclose(statistics_of(one, none, none), statistics_of(other, none, none), rtol=1e-3)
+    np.testing.assert_allclose(statistics_of(one, 10.0, none, none), statistics_of(other, 10.0, none, none), rtol=1e-3)
 
 
 def test_the_warning_of_dark_particles_ignores_padding():

@@ -224,9 +224,10 @@ def test_a_score_on_the_page_that_was_not_measured_is_refused(bundle):
 
 
 def test_metadata_and_page_must_both_follow_the_results(bundle):
-    page = bundle / "docs" / "README.md"
-    page.write_text(page.read_text().replace("| 0.987 |", "| 0.982 |"))
-    edit(bundle, "metadata.json", lambda metadata: metadata["eval_metrics"].update({"f4_beta-galactosidase": 0.982}))
+    page, key = bundle / "docs" / "README.md", "f4_beta-galactosidase"
+    measured = json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"][key]
+    page.write_text(page.read_text().replace(f"| {measured:.3f} |", "| 0.123 |", 1))
+    edit(bundle, "metadata.json", lambda metadata: metadata["eval_metrics"].update({key: 0.123}))
     assert "configs/metadata.json, eval_metrics: results.md has" in refusal_of(bundle)
 
 

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scripts.errors import InputError
+from scripts.picking.calibration import TERMS
 from scripts.picking.candidates import Candidates
+from scripts.picking.familiarity import STATISTICS, VISIBILITY
 from scripts.picking.operating_point import OperatingPoint, expect
 from scripts.scoring.calibration import JudgedCandidates, fit_calibration, judge_candidates, judge_scores
 from scripts.scoring.reliability import average_precision, reliability_of, sampling_error
@@ -18,16 +22,18 @@ def drawn(count=4000, seed=0):
     return judged_alone(f"run{seed}", logits, log_odds, random.random((count, 2)) < chance)
 
 
-def judged_alone(run, logits, log_odds, is_right):
+def judged_alone(run, logits, log_odds, is_right, visibility=0.0):
     """Return candidates far from each other."""
-    return JudgedCandidates(run, logits, log_odds, np.ones_like(is_right), is_right, np.zeros(7))
+    statistics = np.zeros(len(STATISTICS))
+    statistics[VISIBILITY] = visibility
+    return JudgedCandidates(run, logits, log_odds, np.ones_like(is_right), is_right, statistics)
 
 
 def test_the_fit_finds_the_function_behind_the_candidates():
     found, few = fit_calibration([drawn(), drawn(seed=1)], ["a", "b"])
     assert few == {}
     assert found.fitted_on == ("run0", "run1")
-    assert np.allclose(found.weights, [[0.5, 1.5, 0, 0, 0, 0, -1]] * 2, atol=0.15)
+    assert np.allclose(found.weights, [[0.5, 1.5, 0, 0, 0, 0, 0, -1]] * 2, atol=0.15)
     new = drawn(seed=2)
     probabilities = found.probabilities(new.logits, new.log_odds)
     assert reliability_of(probabilities[:, 0], new.is_right[:, 0]).error < 0.02
@@ -42,7 +48,7 @@ def test_the_same_answer_means_less_in_a_tomogram_with_more_noise():
         judged.append(judged_alone(str(number), logits, log_odds, random.random((2000, 1)) < chance))
     found, _ = fit_calibration(judged[:12], ["a"])
     alone, _ = fit_calibration(judged[:2], ["a"])  # too few to know what the confidence in a tomogram means
-    assert (alone.weights[:, 4:6] == 0).all()
+    assert (alone.weights[:, 4:7] == 0).all()
     errors = {
         name: [
             reliability_of(one.probabilities(run.logits, run.log_odds)[:, 0], run.is_right[:, 0]).error
@@ -52,6 +58,21 @@ def test_the_same_answer_means_less_in_a_tomogram_with_more_noise():
     }
     assert np.mean(errors["with"]) < 0.03
     assert np.mean(errors["with"]) < np.mean(errors["without"]) / 2
+
+
+def test_the_same_answer_means_more_in_a_tomogram_whose_particles_stand_out():
+    random, judged = np.random.default_rng(0), []
+    for number in range(24):
+        visibility = random.uniform(-2, 0)
+        logits, log_odds = random.normal(0, 2, (2000, 1)), random.normal(0, 2, (2000, 1))
+        chance = 1 / (1 + np.exp(-(logits + log_odds + 2 * visibility + 1)))
+        judged.append(judged_alone(str(number), logits, log_odds, random.random((2000, 1)) < chance, visibility))
+    found, _ = fit_calibration(judged[:12], ["a"])
+    assert found.weights[0, TERMS.index("visibility")] == pytest.approx(2, abs=0.2)
+    for one in judged[12:]:
+        assert reliability_of(one.probabilities(found)[:, 0], one.is_right[:, 0]).error < 0.04
+    unknown, _ = fit_calibration([replace(one, statistics=np.zeros(0)) for one in judged], ["a"])
+    assert unknown.weights[0, TERMS.index("visibility")] == 0
 
 
 @pytest.mark.parametrize("spread", [0.0, 1.0])
@@ -90,7 +111,7 @@ def test_a_species_with_two_true_particles_is_not_calibrated_unless_that_is_enou
     one.is_right[:, 1] = False
     one.is_right[:2, 1] = True
     found, left = fit_calibration([one], ["a", "b"])
-    assert found.weights[1].tolist() == [0, 1, 0, 0, 0, 0, 0]
+    assert found.weights[1].tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
     assert left == {"b": "2 true particles among its candidates, at least 10 needed"}
     assert fit_calibration([one], ["a", "b"], least_truths=2)[1] == {}
 
@@ -119,7 +140,7 @@ def test_candidates_that_are_merged_do_not_lower_the_probability():
     doubled = [np.concatenate([values, values]) for values in (twice.logits, twice.log_odds)]
     right = np.concatenate([twice.is_right, np.zeros_like(twice.is_right)])
     kept = np.concatenate([np.ones_like(twice.is_right), np.zeros_like(twice.is_right)])
-    both = JudgedCandidates("run0", *doubled, kept, right, np.zeros(7))
+    both = JudgedCandidates("run0", *doubled, kept, right, np.zeros(0))
     assert np.allclose(fit_calibration([both], ["a", "b"])[0].weights, fit_calibration([once], ["a", "b"])[0].weights)
 
 

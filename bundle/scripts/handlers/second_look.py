@@ -164,7 +164,7 @@ def judge_tomograms(
         )  # fmt: skip
         for column, species in enumerate(species_set.picked):
             kept[:, column] &= is_judged(proposals.centres_zyx_vox, species, sample)
-        statistics = statistics_of(volume, proposals.logits, log_odds)
+        statistics = statistics_of(volume, species_set.voxel_size_angstrom, proposals.logits, log_odds)
         judged.append(JudgedCandidates(item["run"], proposals.logits, log_odds, kept, right, statistics))
     return judged
 
@@ -201,7 +201,9 @@ def calibrate_second_look(
     second_look = SecondLook(network, crop_shape, None, dtype=dtype)
     judged = judge_tomograms(tomograms, second_look, species_set, merge_distance_in_radii)
     trained = [] if known is None else judge_tomograms(known, second_look, species_set, merge_distance_in_radii)
-    familiarity = Familiarity.learn(np.unique([one.statistics for one in [*judged, *trained]], axis=0))
+    familiarity = Familiarity.learn(
+        *(np.unique([one.statistics for one in ones], axis=0) for ones in ([*judged, *trained], judged))
+    )
     names = species_set.names
     calibration, left = fit_calibration(judged, names, least_truths)
     card = {
@@ -220,7 +222,7 @@ def calibrate_second_look(
         kept, right = (
             np.concatenate([getattr(one, key)[:, column] for one in judged]) for key in ("is_kept", "is_right")
         )
-        found = np.concatenate([calibration.probabilities(one.logits, one.log_odds)[:, column] for one in judged])
+        found = np.concatenate([one.probabilities(calibration)[:, column] for one in judged])
         reliabilities[name] = reliability_of(found[kept], right[kept])
         logger.info("%s: calibration error %.3f on the runs it was fitted on", name, reliabilities[name].error)
     save_figure(reliability_figure(reliabilities, species_set), folder / "reliability.png")

@@ -15,21 +15,23 @@ from scipy.special import expit
 from scripts.errors import InputWarning
 
 LARGEST = 12.0  # log-odds beyond which an answer counts for no more
-TERMS = ("first", "second", "first_other", "second_other", "first_confidence", "second_confidence", "offset")
-UNFITTED = (0.0, 1.0, *[0.0] * 5)  # weights of a species that could not be fitted: the second look's own probability
+OF_TOMOGRAM = ("first_confidence", "second_confidence", "visibility")
+TERMS = ("first", "second", "first_other", "second_other", *OF_TOMOGRAM, "offset")
+UNFITTED = (0.0, 1.0, *[0.0] * 6)  # weights of a species that could not be fitted: the second look's own probability
 SPREAD = "spread"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """One logistic function per species, of the log-odds of both networks and of their confidence in the tomogram.
+    """One logistic function per species, of the log-odds of both networks and of what the tomogram is like.
 
-    An answer means less where another species is as likely, and in a tomogram in which both networks are unsure,
-    because its noise is stronger.
+    An answer means less where another species is as likely, and in a tomogram in which both networks are unsure. How
+    far particles stand out tells why they are: because of the noise, or of much that looks like particles.
 
     Attributes:
-        weights: ``(C, 7)``, of the `TERMS`: the first network's logit, the second look's log-odds, both of the most
-            likely other species, the `confidence_of` both in the whole tomogram, and 1.
+        weights: ``(C, 8)``, of the `TERMS`: the first network's logit, the second look's log-odds, both of the most
+            likely other species, the `confidence_of` both in the whole tomogram, its `familiarity.visibility_of`,
+            and 1.
         fitted_on: names of the tomograms that it was fitted on.
         spreads: ``(C,)``, how far tomograms differ: the standard deviation of the log-odds, of all candidates of a
             tomogram together, from what they should be; None for 0, where it is not known.
@@ -40,16 +42,17 @@ class Calibration:
     spreads: NDArray[np.float64] | None = None
 
     def probabilities(
-        self, logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]
+        self, logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]], visibility: float = 0.0
     ) -> NDArray[np.float64]:
         """Return the probability of every species at every candidate of one tomogram: ``(N, C)``.
 
         Args:
             logits: ``(N, C)`` of the first network, see `proposals.Proposals`.
             log_odds: ``(N, C)`` of the second look.
+            visibility: of the tomogram; has no effect where it was not known when the function was fitted.
         """
         own, (*of_tomogram, offset) = self.weights.T[:4], self.weights.T[4:]
-        terms = np.array(confidence_of(logits, log_odds)) @ np.array(of_tomogram) + offset
+        terms = np.array([*confidence_of(logits, log_odds), visibility]) @ np.array(of_tomogram) + offset
         answer: NDArray[np.float64] = expit((own * answers_of(logits, log_odds)).sum(axis=1) + terms)
         return answer
 

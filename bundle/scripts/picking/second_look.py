@@ -34,7 +34,7 @@ from scripts.networks.model_card import (
 from scripts.networks.weights import load_weights
 from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
 from scripts.picking.calibration import Calibration, log_odds_of, lower_probabilities, warn_of_uncalibrated
-from scripts.picking.familiarity import Familiarity, statistics_of
+from scripts.picking.familiarity import VISIBILITY, Familiarity, statistics_of
 from scripts.picking.proposals import Proposals
 from scripts.preparation.crops import COPIES, Brightness, CropShape, as_input, cut_crop, turned_copies
 from scripts.species import SpeciesSet
@@ -104,15 +104,20 @@ class SecondLook:
 
         Returns:
             The probabilities; and, for an unfamiliar tomogram, a description of how it differs from the known ones. The
-            calibration does not hold there, so its probabilities are the lower ones of both networks.
+            calibration does not hold there, so its probabilities are the lower ones of both networks. Where particles
+            are only too faint, it is still the best guess, as for the faintest that it was fitted on.
         """
         assert self.calibration is not None
-        log_odds = self.log_odds(volume, proposals.centres_zyx_vox)
+        logits, log_odds = proposals.logits, self.log_odds(volume, proposals.centres_zyx_vox)
+        statistics = statistics_of(volume, self.crop_shape.voxel_size_angstrom, logits, log_odds)
+        visibility, warning = float(statistics[VISIBILITY]), None
         if self.familiarity is not None and len(proposals):  # without candidates there is no score to be wrong
-            warning = self.familiarity.why_unfamiliar(statistics_of(volume, proposals.logits, log_odds))
+            warning = self.familiarity.why_unfamiliar(statistics)
             if warning:
-                return lower_probabilities(proposals.logits, log_odds), warning
-        return self.calibration.probabilities(proposals.logits, log_odds), None
+                return lower_probabilities(logits, log_odds), warning
+            warning = self.familiarity.why_too_faint(statistics)
+            visibility = max(visibility, self.familiarity.least_visibility)
+        return self.calibration.probabilities(logits, log_odds, visibility), warning
 
     def log_odds(self, volume: Any, centres_zyx_vox: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log-odds of every species at every place, before calibration: ``(N, C)``."""

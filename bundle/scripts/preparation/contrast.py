@@ -53,12 +53,15 @@ def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -
     Returns:
         None where there are too few blocks, or their means are all equal.
     """
-    blocks = block_means(volume, max(1, round(SMOOTHED_ANGSTROM / voxel_size_angstrom)))
-    means = without_padding(blocks).astype(np.float64)
-    spread = means.std()
-    if means.size < MIN_BLOCKS or spread == 0:
-        return None
-    return float((((means - means.mean()) / spread) ** 3).mean())
+    means = without_padding(block_means(volume, max(1, round(SMOOTHED_ANGSTROM / voxel_size_angstrom))))
+    return skewness_of(means) if means.size >= MIN_BLOCKS else None
+
+
+def skewness_of(values: NDArray[np.floating[Any]]) -> float | None:
+    """Return the skewness of numbers; None where all are equal."""
+    away = values.astype(np.float64) - values.mean(dtype=np.float64)
+    spread = away.std()
+    return float(((away / spread) ** 3).mean()) if spread > 0 else None
 
 
 class CheckContrastd(MapTransform):

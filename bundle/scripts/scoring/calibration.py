@@ -12,8 +12,9 @@ from scipy.spatial import KDTree
 from sklearn.linear_model import LogisticRegression
 
 from scripts.errors import InputError
-from scripts.picking.calibration import UNFITTED, Calibration, answers_of, confidence_of
+from scripts.picking.calibration import OF_TOMOGRAM, UNFITTED, Calibration, answers_of, confidence_of
 from scripts.picking.candidates import Candidates, highest_among_neighbours
+from scripts.picking.familiarity import VISIBILITY
 from scripts.picking.operating_point import OperatingPoint
 from scripts.scoring.matching import count_hits
 from scripts.scoring.metrics import Counts
@@ -34,7 +35,7 @@ class JudgedCandidates:
         log_odds: ``(N, C)`` of the second look.
         is_kept: ``(N, C)``, whether no better candidate of the species is so near that picking merges both.
         is_right: ``(N, C)``, whether a kept candidate is the nearest hit of a true particle of the species.
-        statistics: of the tomogram, see `picking.familiarity`.
+        statistics: of the tomogram, see `picking.familiarity`; none where they are not known.
     """
 
     run: str
@@ -43,6 +44,15 @@ class JudgedCandidates:
     is_kept: NDArray[np.bool_]
     is_right: NDArray[np.bool_]
     statistics: NDArray[np.float64]
+
+    @property
+    def visibility(self) -> float:
+        """How far particles stand out; the same for all tomograms where it is not known."""
+        return float(self.statistics[VISIBILITY]) if len(self.statistics) else 0.0
+
+    def probabilities(self, calibration: Calibration) -> NDArray[np.float64]:
+        """Return the probability of every species at every candidate: ``(N, C)``."""
+        return calibration.probabilities(self.logits, self.log_odds, self.visibility)
 
 
 def judge_candidates(
@@ -113,9 +123,9 @@ def fit_calibration(
             f"the first network proposes nothing in {', '.join(one.run for one in judged) or 'no run'}: there is "
             "nothing to fit probabilities on. Name other validation_runs, or train the first network first."
         )
-    tomograms = np.array([confidence_of(one.logits, one.log_odds) for one in judged])
+    tomograms = np.array([(*confidence_of(one.logits, one.log_odds), one.visibility) for one in judged])
     middle, spread = tomograms.mean(axis=0), tomograms.std(axis=0)
-    is_known = spread > 0 if len(judged) >= TOMOGRAMS_FOR_CONFIDENCE else np.zeros(2, dtype=bool)
+    is_known = spread > 0 if len(judged) >= TOMOGRAMS_FOR_CONFIDENCE else np.zeros(len(spread), dtype=bool)
     scaled = np.where(is_known, (tomograms - middle) / np.where(is_known, spread, 1), 0)
     answers = [answers_of(one.logits, one.log_odds) for one in judged]
     columns: list[list[float]] = []
@@ -131,12 +141,12 @@ def fit_calibration(
             columns.append(list(UNFITTED))
             continue
         features = [
-            np.column_stack([own[:, :, number], np.broadcast_to(row, (len(own), 2))])
+            np.column_stack([own[:, :, number], np.broadcast_to(row, (len(own), len(row)))])
             for own, row in zip(answers, scaled, strict=True)
         ]
         model = LogisticRegression(C=INVERSE_PENALTY, max_iter=1000).fit(np.concatenate(features)[kept], right)
-        *own, first, second = model.coef_[0].tolist()
-        shares = np.where(is_known, np.array([first, second]) / np.where(is_known, spread, 1), 0)
+        own, of_tomogram = np.split(model.coef_[0], [-len(OF_TOMOGRAM)])
+        shares = np.where(is_known, of_tomogram / np.where(is_known, spread, 1), 0)
         columns.append([*own, *shares, float(model.intercept_[0]) - float(shares @ middle)])
     fitted = Calibration(np.array(columns), tuple(sorted({one.run for one in judged})))
     return replace(fitted, spreads=spreads_between(judged, fitted)), left
@@ -158,7 +168,7 @@ def spreads_between(judged: Sequence[JudgedCandidates], calibration: Calibration
     """
     excess, squares = np.zeros((2, len(calibration.weights)))
     for one in judged:
-        chances = np.where(one.is_kept, calibration.probabilities(one.logits, one.log_odds), 0)
+        chances = np.where(one.is_kept, one.probabilities(calibration), 0)
         variance = (chances * (1 - chances)).sum(axis=0)
         excess += ((one.is_kept & one.is_right).sum(axis=0) - chances.sum(axis=0)) ** 2 - variance
         squares += variance**2

@@ -128,7 +128,7 @@ def held_out_calibration_error(
             continue
         calibration: Calibration = fit_calibration(others, names, least_truths)[0]
         for one in fold:
-            probabilities = calibration.probabilities(one.logits, one.log_odds)
+            probabilities = one.probabilities(calibration)
             for column, name in enumerate(names):
                 kept = one.is_kept[:, column]
                 found[name].append(probabilities[kept, column])
