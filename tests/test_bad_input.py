@@ -73,7 +73,7 @@ def of_other_voxel_size(folder):
 
 
 def all_nan(folder):
-    return write_mrc(folder / "nan.mrc", np.full(SHAPE, np.nan), VOXEL_SIZE)
+    return write_mrc(folder / "nothing.mrc", np.full(SHAPE, np.nan), VOXEL_SIZE)
 
 
 @pytest.mark.filterwarnings("ignore:Data array contains NaN")  # says mrcfile when it writes them
@@ -85,7 +85,7 @@ def all_nan(folder):
         (not_an_mrc, r"page.mrc.*HTML"),
         (without_voxel_size, r"bare.mrc states no voxel size: set voxel_size_angstrom"),
         (of_other_voxel_size, r"fine.mrc has voxels of 5 Å, the model was trained at 10.01 Å: give --resample True"),
-        (all_nan, r"nan.mrc: 20160 of 20160 voxels are NaN or infinite"),
+        (all_nan, r"nothing.mrc: 20160 of 20160 voxels are NaN or infinite"),
     ],
 )
 def test_a_bad_tomogram_gives_one_line(make, line, weights, bundle_dir, tmp_path):
