@@ -3,19 +3,23 @@
     python benchmarks/second_look/ablate.py --work_dir WORK [--outside_dir DATA] [--seeds 0,1] [--epochs 6]
 
 WORK is the folder of ``tools/make_weights.py`` after it has simulated and trained: its network proposes, its datasets
-train, calibrate and score. Every step is a documented command that is not repeated once it is done. The table goes to
-``WORK/ablation/table.md``; results of other weights, data or epochs are refused there.
+train, calibrate and score. After few epochs the probabilities rest on the first network, whatever the second look is
+like, so its own answers are ranked, too: their average precision is the mean over the species. Every step is a
+documented command that is not repeated once it is done. The table goes to ``WORK/ablation/table.md``; results of other
+weights, data or epochs are refused there.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.bundle import ConfigParser
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("bundle", "tools", "benchmarks")]
@@ -26,8 +30,11 @@ from make_weights import SCORED  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
+from scripts.handlers.second_look import judge_tomograms  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.model_card import sha256_of  # noqa: E402
+from scripts.picking.second_look import COPIES_USED, load_second_look  # noqa: E402
+from scripts.scoring.reliability import average_precision  # noqa: E402
 
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as shipped, trained shorter": (),
@@ -36,8 +43,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "no faded particles": ("--train#dataset#mix#faded", "0.0"),
     "crops of 24 voxels": ("--crop_size", "24", "--mask_radius_angstrom", "110"),
     "half the channels": ("--network_def#widths", "[16,32,64]"),
-    "crops of 40 voxels": ("--crop_size", "40", "--mask_radius_angstrom", "190"),
-    "1.5 times the channels": ("--network_def#widths", "[48,96,192]"),
 }
 COPIES = {"one copy": 1, "eight turned copies": 8}  # of the network as shipped
 FOLDERS = (("crowd2", "wbp"), ("crowd4", "wbp"))
@@ -68,17 +73,20 @@ def ablate(options: argparse.Namespace) -> None:
     with write_atomically(folder / "overlay.json") as file:
         file.write(json.dumps(SHORTER, indent=1) + "\n")
     found: dict[str, list[dict[str, Rows]]] = {}
+    own: dict[str, list[float]] = {}
     for seed in options.seeds:
         for number, (name, settings) in enumerate(VARIANTS.items()):
             output = folder / f"{number}_{seed}"
             made = train(work, output, weights, seed, options.epochs, settings)
             found.setdefault(name, []).append(score(work, output, weights, made, outside))
+            own.setdefault(name, []).append(own_average_precision(work, output, weights, made))
             if number == 0:
                 for words, copies in COPIES.items():
                     output, more = folder / f"copies{copies}_{seed}", ("--second_look_copies", copies)
                     found.setdefault(words, []).append(score(work, output, weights, made, outside, *more))
-    (folder / "table.md").write_text(table(found) + "\n")
-    print(table(found))
+                    own.setdefault(words, []).append(own_average_precision(work, output, weights, made, copies))
+    (folder / "table.md").write_text(table(found, own) + "\n")
+    print(table(found, own))
 
 
 def read_arguments() -> argparse.Namespace:
@@ -141,19 +149,63 @@ def score(work: Path, output: Path, weights: Path, made: Path, outside: Path | N
     return scores
 
 
-def table(found: dict[str, list[dict[str, Rows]]]) -> str:
-    """Return mean F1 and wrong picks at the F1 point, one column per dataset: the mean over seeds, and each seed."""
-    heads = ["second look", *next(iter(found.values()))[0]]
+def own_average_precision(work: Path, output: Path, weights: Path, made: Path, copies: int = COPIES_USED) -> float:
+    """Return the mean average precision of a second look's own answers to the proposals in `FOLDERS`, and keep it."""
+    path = output / "own.csv"
+    if not path.exists():
+        judged, labels = [], []
+        for folder, kind in FOLDERS:
+            parser = ConfigParser()
+            parser.read_config([str(work / "bundle" / "configs" / name) for name in ("train.json", "second_look.json")])
+            parser.update(
+                {
+                    "bundle_root": str(work / "bundle"), "dataset_dir": str(work / folder), "tomogram_kind": kind,
+                    "checkpoint_path": str(weights), "proposals_dir": str(work / "second_look" / "proposals"),
+                    "cache_dir": None, "output_dir": str(output), "training_runs": [], "validation_runs": ["none"],
+                    "validation_names": [], "calibration_runs#only": None,
+                }
+            )  # fmt: skip
+            parser.parse()
+            parser.get_parsed_content("initialize")
+            parser.get_parsed_content("pretrained")
+            if len(parser.get_parsed_content("validate#dataset")):
+                parser.get_parsed_content("validate#evaluator").run()
+            species_set = parser.get_parsed_content("species")
+            look = load_second_look(made, weights, species_set, copies, parser.get_parsed_content("number_format"))
+            data = parser.get_parsed_content("prepared_calibration")
+            judged += judge_tomograms(data, look, species_set, parser.get_parsed_content("merge_distance_in_radii"))
+            labels += [np.asarray(sample["label"]).reshape(-1, 4)[:, 0] for sample in data]
+        rows = []
+        for column, species in enumerate(species_set.picked):
+            scores, right = (
+                np.concatenate([values[one.is_kept[:, column], column] for one, values in pairs])
+                for pairs in ([(one, one.log_odds) for one in judged], [(one, one.is_right) for one in judged])
+            )
+            truths = int(np.count_nonzero(np.concatenate(labels) == species.label))
+            rows.append([species.name, average_precision(scores, right, truths)])
+        with write_atomically(path) as file:
+            csv.writer(file).writerows(rows)
+    with open(path, newline="") as file:
+        return float(np.mean([float(value) for _, value in csv.reader(file)]))
+
+
+def table(found: dict[str, list[dict[str, Rows]]], own: dict[str, list[float]]) -> str:
+    """Return mean F1 and wrong picks at the F1 point, one column per dataset: the mean over seeds, and each seed.
+
+    The last column has the `own_average_precision`.
+    """
+    datasets = list(next(iter(found.values()))[0])
     lines = []
     for name, seeds in found.items():
         cells = []
-        for dataset in heads[1:]:
+        for dataset in datasets:
             totals = [next(row for row in one[dataset] if row["species"] == "total") for one in seeds]
             f1 = [float(row["f1"]) for row in totals]
             wrong = ", ".join(f"{row['wrong']} of {row['picks']}" for row in totals)
             cells.append(f"{np.mean(f1):.3f} ({', '.join(f'{value:.3f}' for value in f1)}; wrong {wrong})")
-        lines.append([name, *cells])
-    return markdown_table(heads, lines)
+        alone = f"{np.mean(own[name]):.3f} ({', '.join(f'{value:.3f}' for value in own[name])})"
+        lines.append([name, *cells, alone])
+    return markdown_table(["second look", *datasets, "its own average precision"], lines)
 
 
 if __name__ == "__main__":
