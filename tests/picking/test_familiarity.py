@@ -34,7 +34,7 @@ def test_a_tomogram_fainter_than_nearly_all_that_were_fitted_on_is_too_faint():
 
 
 @pytest.mark.parametrize("voxel_size", [10.0, 5.0])
-def test_visibility_tells_bright_particles_from_noise_and_ignores_padding(voxel_size):
+def test_visibility_tells_bright_particles_from_noise(voxel_size):
     side = round(120 / voxel_size)
     white = noise(shape=(5 * side, 6 * side, 8 * side))
     found = []
@@ -47,9 +47,19 @@ def test_visibility_tells_bright_particles_from_noise_and_ignores_padding(voxel_
     assert faint > nothing + 0.3
     assert clear > faint + 0.3
     assert dark == -2.0
-    padded = np.pad(volume, [(0, 0), (0, 0), (side, 4 * side)], constant_values=volume.mean() - 5)
-    assert visibility_of(padded, voxel_size) == pytest.approx(dark, abs=0.1)
     assert visibility_of(np.ones((8, 8, 8), dtype=np.float32), voxel_size) == -2.0
+
+
+@pytest.mark.parametrize("value", [-1.0, -0.3, 0.0, 0.3, 1.0])
+def test_visibility_ignores_padding_around_the_image_and_in_the_corners_of_a_rotated_one(value):
+    clear = noise(shape=(60, 72, 96))
+    clear[:12, :12, :12] += 3
+    found = visibility_of(clear, 10.0)
+    padded = np.pad(clear, [(0, 0), (9, 2), (3, 41)], constant_values=value)
+    assert visibility_of(padded, 10.0) == pytest.approx(found, abs=0.05)
+    rows, columns = np.mgrid[:72, :96]
+    turned = np.where(rows + 0.1 * columns < 76, clear, np.float32(value))  # a wedge of few voxels
+    assert visibility_of(turned, 10.0) == pytest.approx(found, abs=0.05)
 
 
 def test_it_comes_back_from_a_card():

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from scripts.coordinates import voxel_size_of
 from scripts.errors import InputWarning
-from scripts.file_pages import slabs_of
+from scripts.file_pages import FilePages, slabs_of
 from scripts.preparation.image_facts import source_of
-from scripts.preparation.padding import without_padding
+from scripts.preparation.padding import padded_in_plane, scaled_padding
 
 SMOOTHED_ANGSTROM = 60.0  # side of the blocks whose means distinguish bright from dark particles
 INVERTED_SKEWNESS = -0.3
+SAMPLED_STEP = 4  # every fourth plane and row tells the padding
 MIN_BLOCKS = 1000  # with this many blocks, the skewness of pure noise is 0 ± 0.08
 
 
@@ -40,6 +41,26 @@ def block_means(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
     return sums
 
 
+def block_means_of_image(volume: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return the `block_means` ``(N,)`` of a scaled volume without the blocks that hold padding.
+
+    A block of which padding is a part has a mean of its own, so that it has to be known by its voxels.
+    """
+    means = block_means(volume, side)
+    planes = FilePages(volume).after_each(range(0, len(volume), SAMPLED_STEP))
+    value = scaled_padding(np.stack([volume[z, ::SAMPLED_STEP].copy() for z in planes]))
+    if value is None:
+        return means.ravel()
+    holds_padding = np.zeros(means.shape, dtype=bool)
+    rows, columns = means.shape[1:]
+    depth, height, width = (min(side, size) for size in volume.shape)
+    for slab in slabs_of(volume[: len(means) * depth]):
+        for z in range(slab.start, slab.stop):
+            padded = padded_in_plane(volume[z], value)[: rows * height, : columns * width]
+            holds_padding[z // depth] |= padded.reshape(rows, height, columns, width).any(axis=(1, 3))
+    return means[~holds_padding]
+
+
 def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -> float | None:
     """Return the skewness of the means of 60 Å blocks: positive for bright particles, negative for dark ones.
 
@@ -53,12 +74,14 @@ def smoothed_skewness(volume: NDArray[np.float32], voxel_size_angstrom: float) -
     Returns:
         None where there are too few blocks, or their means are all equal.
     """
-    means = without_padding(block_means(volume, max(1, round(SMOOTHED_ANGSTROM / voxel_size_angstrom))))
+    means = block_means_of_image(volume, max(1, round(SMOOTHED_ANGSTROM / voxel_size_angstrom)))
     return skewness_of(means) if means.size >= MIN_BLOCKS else None
 
 
 def skewness_of(values: NDArray[np.floating[Any]]) -> float | None:
-    """Return the skewness of numbers; None where all are equal."""
+    """Return the skewness of numbers; None where all are equal or there are none."""
+    if not values.size:
+        return None
     away = values.astype(np.float64) - values.mean(dtype=np.float64)
     spread = away.std()
     return float(((away / spread) ** 3).mean()) if spread > 0 else None

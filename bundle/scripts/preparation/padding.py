@@ -154,14 +154,19 @@ def too_common_value(values: NDArray[np.floating[Any]]) -> float | None:
     return float(distinct[(counts * is_padding).argmax()]) if is_padding.any() else None
 
 
-def without_padding(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
-    """Return some voxels of a scaled volume, or block means, as ``(N,)`` without those that have the padding's value.
+def scaled_padding(values: NDArray[np.floating[Any]]) -> float | None:
+    """Return the value of the padding among voxels of a scaled volume, or None.
 
-    In a scaled volume padding lies inside the range of the image; many voxels have its ends, because they were clipped.
+    There padding lies inside the range of the image; many voxels have its ends, because they were clipped.
     """
     flat = values.ravel()
     some = flat[:: flat.size // ENOUGH_VALUES | 1]  # an odd step meets every column of an even width
-    value = too_common_value(some[(some > some.min()) & (some < some.max())]) if some.size else None
+    return too_common_value(some[(some > some.min()) & (some < some.max())]) if some.size else None
+
+
+def without_padding(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """Return some voxels of a scaled volume as ``(N,)``, without those that have the padding's value."""
+    value, flat = scaled_padding(values), values.ravel()
     return flat if value is None else flat[flat != value]
 
 
