@@ -12,7 +12,7 @@ from scripts.copick_tree import overlay_folder_of, picks_path, tomogram_path, wr
 from scripts.errors import InputError, find_input_error
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.picks import Pick, read_copick_folder, read_csv, write_copick_json
-from scripts.results.project_session import project_of, require_new_session, started_file
+from scripts.results.project_session import SessionRecord, project_of, require_new_session
 from scripts.simulation.dataset import simulate_dataset
 from scripts.volumes.ome_zarr_writer import write_ome_zarr
 from synthetic import write_weights
@@ -51,19 +51,36 @@ def test_a_session_that_is_there_is_refused_before_the_work_starts(project, ship
 
 
 def test_a_stopped_batch_goes_on_in_its_own_session_and_in_no_other(project, shipped_species, tmp_path):
-    """Run A was being written; B has files that another batch wrote meanwhile."""
-    tomograms = tomograms_of(project)
-    mark = started_file(tmp_path / "batch", "net", "7", "A")
-    mark.parent.mkdir(parents=True)
-    mark.touch()
-    require_new_session(tomograms, project, shipped_species, "net", 7, tmp_path / "batch")
-    with pytest.raises(InputError, match=r"net_7_ribosome.json is there already"):
-        require_new_session(tomograms, project, shipped_species, "net", 7, tmp_path / "another")
+    """It was stopped while it wrote run A, then later, when A was written."""
+    written = picks_path(project, "A", "ribosome", **NET)
+    record = SessionRecord(tmp_path / "batch", "net", "7", "A")
+
+    def check(folder="batch", root=project):
+        require_new_session(tomograms_of(root), root, shipped_species, "net", 7, tmp_path / folder)
+
+    def is_refused(folder="batch", root=project, run="A"):
+        with pytest.raises(InputError, match=rf"{run}/Picks/net_7_ribosome.json is there already"):
+            check(folder, root)
+
+    is_refused()
+    for files in (None, [written]):
+        record.write(written.parent, files)
+        check()
+        is_refused("another")
+        elsewhere = tmp_path / ("begun" if files is None else "written")
+        shutil.copytree(project, elsewhere)
+        is_refused(root=elsewhere)
+    content = written.read_text()
+    written.write_text(content.replace("ribosome", "ribosomes"))  # another batch, or a person
+    is_refused()
+    written.write_text(content)
+    check()
     write_copick_json(
         picks_path(project, "B", "ribosome", **NET), [], run="B", species="ribosome", voxel_size_angstrom=None, **NET
     )
-    with pytest.raises(InputError, match=r"B/Picks/net_7_ribosome.json is there already"):
-        require_new_session(tomograms, project, shipped_species, "net", 7, tmp_path / "batch")
+    is_refused(run="B")
+    record.path.write_text("{")
+    is_refused()
 
 
 def test_names_that_copick_refuses_and_tomograms_without_a_project_are_refused(project, shipped_species, tmp_path):

@@ -25,7 +25,7 @@ from scripts.picking.pick_transform import picks_of
 from scripts.picks import Facts, Pick, check_formats, from_records, write_copick_json, write_run_folder
 from scripts.picks.copick_json import check_ids
 from scripts.records import as_json, record_of
-from scripts.results.project_session import project_of, run_folder_in_project, started_file
+from scripts.results.project_session import SessionRecord, project_of, run_folder_in_project
 from scripts.results.run_folder import make_record, state_of, write_record
 from scripts.species import SpeciesSet
 
@@ -36,7 +36,7 @@ class WriteToProject:
     """Write the picks of every tomogram to its copick project, after its iteration.
 
     Each species becomes a file in the overlay of the project, even without picks. Comes before `WritePicks`, whose
-    folder marks a run as complete. A mark in ``output_dir`` lets the same batch go on after a stop in between, see
+    folder marks a run as complete. A record in ``output_dir`` lets the same batch go on after a stop in between, see
     `results.project_session`.
 
     Args:
@@ -71,19 +71,20 @@ class WriteToProject:
         run = run_folder_in_project(facts.source).name
         folder = overlay_folder_of(project_of(facts.source, self.dataset_dir)) / RUNS / run / PICKS_FOLDER
         picks = picks_of(sample)
-        started = started_file(self.output_dir, self.user_id, self.session_id, run)
-        started.parent.mkdir(parents=True, exist_ok=True)
-        started.touch()
-        for species in self.species_set.picked:
+        record = SessionRecord(self.output_dir, self.user_id, self.session_id, run)
+        record.write(folder, files=None)
+        files = [folder / session_file(self.user_id, self.session_id, name) for name in self.species_set.names]
+        for file, species in zip(files, self.species_set.names, strict=True):
             write_copick_json(
-                folder / session_file(self.user_id, self.session_id, species.name),
+                file,
                 picks,
                 run=run,
-                species=species.name,
+                species=species,
                 voxel_size_angstrom=facts.own_voxel_size_angstrom,
                 user_id=self.user_id,
                 session_id=self.session_id,
             )
+        record.write(folder, files)
         logger.info("%s: session '%s' of user '%s' in %s", run, self.session_id, self.user_id, folder)
 
 

@@ -20,7 +20,7 @@ from scripts.preparation.padding import padded_in_plane, scaled_padding
 
 SMOOTHED_ANGSTROM = 60.0  # side of the blocks whose means distinguish bright from dark particles
 INVERTED_SKEWNESS = -0.3
-SAMPLED_STEP = 4  # every fourth plane and row tells the padding
+PADDING_STEP = 4  # every fourth plane and row tells the padding
 MIN_BLOCKS = 1000  # with this many blocks, the skewness of pure noise is 0 ± 0.08
 
 
@@ -47,8 +47,8 @@ def block_means_of_image(volume: NDArray[np.float32], side: int) -> NDArray[np.f
     A block of which padding is a part has a mean of its own, so that it has to be known by its voxels.
     """
     means = block_means(volume, side)
-    planes = FilePages(volume).after_each(range(0, len(volume), SAMPLED_STEP))
-    value = scaled_padding(np.stack([volume[z, ::SAMPLED_STEP].copy() for z in planes]))
+    planes = FilePages(volume).after_each(range(0, len(volume), PADDING_STEP))
+    value = scaled_padding(np.stack([volume[z, ::PADDING_STEP].copy() for z in planes]))
     if value is None:
         return means.ravel()
     holds_padding = np.zeros(means.shape, dtype=bool)
