@@ -324,7 +324,21 @@ def test_pixels_of_a_stated_size_stay_pixels_of_that_size(tmp_path):
     (tmp_path / "in.star").write_text(f"{optics}{columns}40 60 72 A\n")
     facts = replace(FACTS, species="ribosome")
     for name in ("relion4", "warp"):
-        convert(tmp_path / "in.star", tmp_path / "out.star", facts=facts, to_format=name, overwrite=True)
+        with pytest.warns(
+            InputWarning, match=r"out.star: it counts the pixels that .*in.star states, 4 per voxel: read"
+        ):
+            convert(tmp_path / "in.star", tmp_path / "out.star", facts=facts, to_format=name, overwrite=True)
         assert "40.000000 60.000000 72.000000" in " ".join((tmp_path / "out.star").read_text().split())
     convert(tmp_path / "out.star", tmp_path / "out.csv", facts=replace(facts, binning=4.0))
     assert [pick.xyz_angstrom for pick in read_csv(tmp_path / "out.csv")] == [(100.0, 150.0, 180.0)]
+
+
+def test_a_run_called_nan_is_refused_where_a_star_file_would_lose_it(tmp_path):
+    picks = [replace(TABLE[0], run="nan")]
+    write_csv(tmp_path / "in.csv", picks)
+    for name in ("relion4", "relion5"):
+        with pytest.raises(InputError, match="nan"):
+            convert(tmp_path / "in.csv", tmp_path / name, facts=FACTS, to_format=name)
+    convert(tmp_path / "in.csv", tmp_path / "warp", facts=FACTS, to_format="warp")
+    (file,) = (tmp_path / "warp").iterdir()
+    assert [pick.run for pick in FORMATS["warp"].read(file, replace(FACTS, species=TABLE[0].species))] == ["nan"]

@@ -168,7 +168,10 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--volume_shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels of the tomogram")
     command.add_argument("--voxel_offset", type=float, default=0.0, metavar="VOXELS", help="0 (default) or 0.5")
     command.add_argument(
-        "--binning", type=_positive, metavar="PIXELS", help="pixels in STAR files per voxel (default: 1)"
+        "--binning",
+        type=_positive,
+        metavar="PIXELS",
+        help="pixels in STAR files per voxel (default: as the file says, else 1)",
     )
     command.add_argument("--user_id", metavar="ID", help="who picked, in copick")
     command.add_argument("--session_id", metavar="ID", help="which session, in copick")

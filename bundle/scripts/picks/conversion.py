@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from scripts.picks.copick_json import copick_files
 from scripts.picks.copick_project import read_copick_project
 from scripts.picks.formats import FORMATS, Format, format_named, format_of_star, guess_format
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
-from scripts.picks.relion4_star import stated_binning
+from scripts.picks.relion4_star import PIXEL_TOLERANCE, stated_binning
 
 MOST_NAMED = 3  # files that a warning names
 
@@ -60,7 +61,11 @@ def convert(
     picks = _chosen(picks, source, facts, min_score)
     _check_places(picks, reader, source, facts, allow_outside)
     if facts.binning is None and reader.has_binning and writer.has_binning:
-        facts = replace(facts, binning=stated_binning(source, facts))
+        binning = stated_binning(source, facts)
+        if binning is not None and not math.isclose(binning, 1, rel_tol=PIXEL_TOLERANCE):
+            said = f"it counts the pixels that {source} states, {binning:g} per voxel"
+            warnings.warn(f"{target}: {said}: read it with --binning {binning:g}.", InputWarning, stacklevel=2)
+        facts = replace(facts, binning=binning)
     if not writer.has_scores and any(pick.score != 1 for pick in picks):
         warnings.warn(f"{target}: {writer.name} has no room for scores; they are left out.", InputWarning, stacklevel=2)
     if writer.name != "csv" and any(pick.weight != 1 for pick in picks):

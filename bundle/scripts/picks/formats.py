@@ -6,6 +6,7 @@ import glob
 import warnings
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ from scripts.picks.imod_text import read_imod_text, write_imod_text
 from scripts.picks.kaggle_csv import read_csv, write_csv
 from scripts.picks.pick import Pick, by_species
 from scripts.picks.portal_ndjson import read_ndjson, write_ndjson
-from scripts.picks.relion4_star import read_pixel_star, write_relion4_star, write_warp_star
+from scripts.picks.relion4_star import TOMOSTAR, read_pixel_star, write_relion4_star, write_warp_star
 from scripts.picks.relion5_star import read_relion5_star, write_relion5_star
 from scripts.picks.star import CENTERED, RUN_COLUMN, check_name, read_tables
 
@@ -261,7 +262,7 @@ FORMATS = {
             read_pixel_star,
             write_warp_star,
             has_binning=True,
-            check_run=check_name,
+            check_run=partial(check_name, ending=TOMOSTAR),
         ),
         Format("imod", "{species}.imod.txt", "run", "voxel", read_imod_text, write_imod_text),
         Format("dynamo", "{species}.tbl", "species", "voxel", read_dynamo_table, write_dynamo_table, side_suffix=DOC),

@@ -124,13 +124,17 @@ def write_table(path: str | Path, name: str, table: pd.DataFrame) -> None:
         file.write(printed.split("\n", 1)[1])  # without the first line, which states the time
 
 
-def check_name(run: str) -> None:
+def check_name(run: str, ending: str = "") -> None:
     """Refuse a run's name that a STAR file cannot hold.
+
+    Args:
+        run: the name.
+        ending: that the file adds to it.
 
     Raises:
         InputError: it holds a quote or a control character, or is one of `NO_NAMES`.
     """
-    if run in NO_NAMES:
+    if run + ending in NO_NAMES:
         raise InputError(f"the run's name cannot be written to a STAR file: {run!r} would be read as no name.")
     if not run.isprintable() or "'" in run or '"' in run:
         raise InputError(
