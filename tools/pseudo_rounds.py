@@ -142,7 +142,7 @@ class Rounds:
             runs = judged_runs([picks], uncertain, [*flagged, *self.options.excluded_runs])
             if not runs:
                 raise InputError(
-                    f"the scores of all tomograms in {picks} are flagged as not calibrated, see its summary.csv: there "
+                    f"all tomograms in {picks} are flagged: their scores may be wrong, see its summary.csv: there "
                     "is nothing to learn from."
                 )
             labels = [label for run in runs for label in labels_of(*run, accept, uncertain)]

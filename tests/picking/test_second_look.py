@@ -168,7 +168,7 @@ def test_weights_that_are_no_second_look_are_refused(files):
         find(files, True, path=files[0])
     card = read_card(files[1])
     write_card(files[1], {**card, "calibration": {"fitted_on": ["run"]}})
-    with pytest.raises(InputError, match=r"second_look\.pt: its card is damaged: 'a'\. Copy both again"):
+    with pytest.raises(InputError, match=r"second_look\.pt: its card is damaged, or of an earlier version: 'a'\. Copy"):
         find(files, True)
 
 

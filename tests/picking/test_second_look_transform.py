@@ -95,7 +95,7 @@ def test_a_volume_without_contrast_has_no_candidates():
 
 def test_an_unfamiliar_tomogram_is_said_aloud_and_kept_in_the_result():
     away = Familiarity.learn(*[np.random.default_rng(0).normal(50, 1, (20, len(STATISTICS)))] * 2)
-    with pytest.warns(InputWarning, match="r: scores are not calibrated for this tomogram: "):
+    with pytest.warns(InputWarning, match="r: scores may be wrong for this tomogram: "):
         sample = looked_at([[0.9, 0.001], [0.02, 0.75]], familiarity=away)
     assert "where the probabilities were learned" in sample["result"]["unfamiliar"]
     assert looked_at([[0.9, 0.001], [0.02, 0.75]])["result"]["unfamiliar"] == ""

@@ -206,7 +206,7 @@ def test_what_is_expected_of_the_picks_and_a_warning_are_in_the_record_and_the_s
     lines = format_summary([SummaryRow("one", DONE, found)], make_species(2)).splitlines()
     assert lines[0].split() == ["run", "status", "picks", "a", "b", "right", "seconds", "GiB"]
     assert lines[1].split() == ["one", "done", "9", "9", "0", "7", "2.0", "1.50"]
-    assert lines[2] == "one: scores are not calibrated for this tomogram: skewness"
+    assert lines[2] == "one: scores may be wrong for this tomogram: skewness"
 
 
 @pytest.mark.parametrize("run", ["picks.csv", "summary.csv", "SUMMARY.CSV", "failures", "report.html", ".lock", ".."])

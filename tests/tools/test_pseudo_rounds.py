@@ -226,7 +226,7 @@ def test_without_a_calibrated_tomogram_there_is_nothing_to_learn_from(start, tmp
         record.write_text(json.dumps({**json.loads(record.read_text()), "unfamiliar": "skewness: 9"}))
     start.made_up = {"run", "evaluating"}
     assert start(tmp_path / "work") == 1
-    assert "picks are flagged as not calibrated, see its summary.csv" in capsys.readouterr().err
+    assert "picks are flagged: their scores may be wrong, see its summary.csv" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", [None, "{"])

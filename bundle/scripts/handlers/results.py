@@ -179,7 +179,7 @@ class WritePicks:
         write_run_page(
             folder / PAGE_NAME, tomogram_of(sample), picks, self.species_set, self.page_megabytes,
             others=from_records(sample["result"].get("others", ())), expected=expected_of(sample),
-            warning=f"Scores are not calibrated for this tomogram: {warning}." if warning else "",
+            warning=f"Scores may be wrong for this tomogram: {warning}." if warning else "",
             model=short_hash(self.settings.get("weights_sha256")), voxel_offset=self.voxel_offset,
         )  # fmt: skip
 

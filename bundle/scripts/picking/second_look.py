@@ -258,7 +258,10 @@ def load_second_look(
         familiarity = None if table is None else Familiarity.from_table(table)
         calibration = Calibration.from_table(card[CALIBRATION], species_set.names)
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: its card is damaged: {error}. Copy both again.") from error
+        raise InputError(
+            f"{path}: its card is damaged, or of an earlier version: {error}. Copy both again, or train one: "
+            f"{TRAIN_COMMAND} ..."
+        ) from error
     warn_of_uncalibrated(path, card.get(NOT_CALIBRATED) or {})
     return SecondLook(
         network, crop_shape, calibration, familiarity, copies, dtype, sha256_of(path), card[FIRST_SHA256],

@@ -78,7 +78,7 @@ class SecondLookd(MapTransform):
         image_key: the tomogram.
         candidates_key: key for the candidates: a table of `candidates.Candidates` by the species' names, whose scores
             are probabilities.
-        warning_key: key for why the scores of this tomogram are not calibrated, see `familiarity`; else "".
+        warning_key: key for why the scores of this tomogram may be wrong, see `familiarity`; else "".
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class SecondLookd(MapTransform):
             probabilities, warning = self.second_look.judge(image.as_tensor()[0].cpu(), proposals)
             sample[self.warning_key] = warning or ""
             if warning:
-                message = f"{facts.run}: scores are not calibrated for this tomogram: {warning}."
+                message = f"{facts.run}: scores may be wrong for this tomogram: {warning}."
                 warnings.warn(message, InputWarning, stacklevel=2)
             candidates = candidates_of(
                 proposals, probabilities, self.species_set, facts.voxel_size_angstrom, self.merge_distance_in_radii

@@ -102,7 +102,7 @@ def judged_runs(
         output_dirs: of the inferences.
         uncertain: lowest score of interest.
         excluded_runs: runs to leave out.
-        allow_uncalibrated: take runs and species whose scores are flagged as not calibrated.
+        allow_uncalibrated: take runs that are flagged, and species whose scores are not calibrated.
 
     Raises:
         InputError: there are none, one is there twice, failed, is missing, or cannot be labelled, see `fault_of_run`.
@@ -147,7 +147,7 @@ def fault_of_run(record: Record, uncertain: float, allow_uncalibrated: bool = Fa
     remedy = "give --allow_uncalibrated to take them nevertheless"
     if record.unfamiliar and not allow_uncalibrated:
         left_out = "leave them out by --excluded_runs"
-        return f"scores are not calibrated for these tomograms, see summary.csv: {left_out}, or {remedy}"
+        return f"scores may be wrong for these tomograms, see summary.csv: {left_out}, or {remedy}"
     weights = _calibration(record)["weights"]
     unfitted = [name for name, row in zip(record.expected, weights, strict=True) if row == list(UNFITTED)]
     if unfitted and not allow_uncalibrated:

@@ -46,7 +46,7 @@ class Record:
         seconds: how long every stage took.
         peak_memory_gib: largest memory of the process so far.
         expected: after a second look what to expect of the picks of every species, see `picking.operating_point`.
-        unfamiliar: why the scores are not calibrated for this tomogram; "" if they are.
+        unfamiliar: why the scores may be wrong for this tomogram; "" if they are.
         fallback: what ran the network in place of the settings' backend, and why; "" if that did.
     """
 
@@ -298,7 +298,7 @@ def format_summary(rows: Sequence[SummaryRow], species_set: SpeciesSet) -> str:
         if row.status != DONE:
             lines[row.run] = f"{row.run.ljust(width)}  {row.status}  {row.failure}".rstrip()
     warnings = [
-        f"{row.run}: scores are not calibrated for this tomogram: {row.record.unfamiliar}"
+        f"{row.run}: scores may be wrong for this tomogram: {row.record.unfamiliar}"
         for row in rows
         if row.record is not None and row.record.unfamiliar
     ]
