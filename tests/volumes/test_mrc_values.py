@@ -107,12 +107,14 @@ def test_without_statistics_signed_numbers_keep_their_sign(mean, deviation, sigm
     assert_read_as_stated(tmp_path, values, mode)
 
 
-def test_without_statistics_signed_hot_voxels_labels_and_masks_keep_their_sign(tmp_path):
+def test_without_statistics_signed_hot_voxels_labels_padding_and_masks_keep_their_sign(tmp_path):
     hot = np.rint(-100 + 5 * WAVES)
     hot.reshape(-1)[::499] = 127
     labels = np.where(WAVES > 0.3, 100, 0) - (WAVES < -0.3)
-    for values in (hot, labels, np.where(WAVES > 0, 127, 0), np.where(WAVES > 0, -1, 0)):
-        assert_read_as_stated(tmp_path, values, 0)
+    padded = 85 + 10 * WAVES
+    padded[..., :9], padded[..., -9:] = -128, -128
+    for values in (hot, labels, padded, np.where(WAVES > 0, 127, 0), np.where(WAVES > 0, -1, 0)):
+        assert_read_as_stated(tmp_path, np.rint(values), 0)
 
 
 def assert_read_as_stated(folder, values, mode):

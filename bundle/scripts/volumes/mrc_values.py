@@ -162,12 +162,12 @@ def _is_wrapped(sample: NDArray[Any]) -> bool:
 
     Their upper half then lies below 0, so that neighbours on both sides of its border are far apart. Neighbours on both
     sides of 0 are close in a signed image. Correlations cannot tell this of smooth images, where few voxels lie at the
-    border.
+    border. Voxels of the commonest value are left out: padding lies far from the image in any type.
     """
     if sample.dtype.kind != "i":
         return False
     is_negative = sample < 0
-    changes = is_negative[:, 1:] != is_negative[:, :-1]
+    changes = (is_negative[:, 1:] != is_negative[:, :-1]) & _pairs_of_image(sample)
     if np.count_nonzero(changes) <= LEAST_CHANGES * changes.size:
         return False
     signed, unsigned = (
@@ -206,11 +206,17 @@ def _alikeness(sample: NDArray[Any]) -> float:
     with np.errstate(invalid="ignore"):  # NaN of any kind
         values = np.nan_to_num(sample.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
     values = np.clip(values, *np.percentile(values, (1, 99)))
-    bits = sample.view(f"u{sample.itemsize}")
-    distinct, counts = np.unique(bits, return_counts=True)
-    is_image = bits != distinct[counts.argmax()]
-    is_pair = is_image[:, :-1] & is_image[:, 1:]
+    is_pair = _pairs_of_image(sample)
     here, beside = values[:, :-1][is_pair], values[:, 1:][is_pair]
     if here.size == 0 or np.ptp(here) == 0 or np.ptp(beside) == 0:
         return 0.0
     return abs(float(np.corrcoef(here, beside)[0, 1]))
+
+
+def _pairs_of_image(sample: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return ``(rows, columns - 1)``: whether neither a voxel nor the next one has the sample's commonest value."""
+    bits = sample.view(f"u{sample.itemsize}")
+    distinct, counts = np.unique(bits, return_counts=True)
+    is_image = bits != distinct[counts.argmax()]
+    pairs: NDArray[np.bool_] = is_image[:, :-1] & is_image[:, 1:]
+    return pairs
