@@ -79,14 +79,16 @@ class Calibration:
         return Calibration(weights, table["fitted_on"], np.array([row[SPREAD] for row in rows]))
 
 
-def lower_probabilities(logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the lower one of both networks' probabilities, ``(N, C)``: what is left where no calibration holds.
+def joint_probabilities(logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the product of both networks' probabilities, ``(N, C)``: what is left where no calibration holds.
+
+    In a tomogram that they do not know, each has false picks of its own, which the lower one of the two would keep.
 
     Args:
         logits: ``(N, C)`` of the first network.
         log_odds: ``(N, C)`` of the second look.
     """
-    answer: NDArray[np.float64] = expit(np.minimum(logits, log_odds).astype(np.float64))
+    answer: NDArray[np.float64] = expit(logits.astype(np.float64)) * expit(log_odds.astype(np.float64))
     return answer
 
 

@@ -33,7 +33,7 @@ from scripts.networks.model_card import (
 )
 from scripts.networks.weights import load_weights
 from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
-from scripts.picking.calibration import Calibration, log_odds_of, lower_probabilities, warn_of_uncalibrated
+from scripts.picking.calibration import Calibration, joint_probabilities, log_odds_of, warn_of_uncalibrated
 from scripts.picking.familiarity import VISIBILITY, Familiarity, statistics_of
 from scripts.picking.proposals import Proposals
 from scripts.preparation.crops import COPIES, Brightness, CropShape, as_input, cut_crop, turned_copies
@@ -104,7 +104,7 @@ class SecondLook:
 
         Returns:
             The probabilities; and, for an unfamiliar tomogram, a description of how it differs from the known ones. The
-            calibration does not hold there, so its probabilities are the lower ones of both networks. Where particles
+            calibration does not hold there, so its probabilities are the products of both networks'. Where particles
             are only too faint, it is still the best guess, as for the faintest that it was fitted on.
         """
         assert self.calibration is not None
@@ -114,7 +114,7 @@ class SecondLook:
         if self.familiarity is not None and len(proposals):  # without candidates there is no score to be wrong
             warning = self.familiarity.why_unfamiliar(statistics)
             if warning:
-                return lower_probabilities(logits, log_odds), warning
+                return joint_probabilities(logits, log_odds), warning
             warning = self.familiarity.why_too_faint(statistics)
             visibility = max(visibility, self.familiarity.least_visibility)
         return self.calibration.probabilities(logits, log_odds, visibility), warning
