@@ -3,8 +3,8 @@
     python benchmarks/altered.py SIMULATED [--kind wbp]
 
 Picks annotated tomograms as they are, blurred, band-passed, binned to 15.7 Å, and with blotches that were not in the
-training, at the F1 point of three scores: the lower one of both networks' probabilities, their product, and the
-calibrated one. The last column says how many of the tomograms are flagged as unlike.
+training, at the F1 point of three scores: the product of both networks' probabilities, the calibrated one, and half-way
+between them, see `picking.calibration.half_trusted`. The last column has the tomograms that are flagged as unlike.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from scripts.datasets.truth import list_labelled_runs  # noqa: E402
 from scripts.errors import run_tool  # noqa: E402
 from scripts.inference.precision import number_format  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
+from scripts.picking.calibration import half_trusted  # noqa: E402
 from scripts.picking.familiarity import VISIBILITY, statistics_of  # noqa: E402
 from scripts.picking.image_picks import logits_stride_of  # noqa: E402
 from scripts.picking.operating_point import OperatingPoint  # noqa: E402
@@ -41,7 +42,7 @@ from scripts.scoring.metrics import Counts, mean_f1, score_species  # noqa: E402
 
 MODELS = ROOT / "bundle" / "models"
 BINNED = 1.57  # voxels along the side of one: 15.7 Å
-SCORES = ("lower one", "product", "calibrated")
+SCORES = ("product", "calibrated", "half-way")
 Volume = NDArray[np.float32]
 
 
@@ -89,10 +90,11 @@ class Picker:
         assert second.calibration is not None
         assert second.familiarity is not None
         visibility = max(float(statistics[VISIBILITY]), second.familiarity.least_visibility)
-        first, last = (expit(values.astype(np.float64)) for values in (found.logits, log_odds))
+        product = expit(found.logits.astype(np.float64)) * expit(log_odds.astype(np.float64))
         calibrated = second.calibration.probabilities(found.logits, log_odds, visibility)
+        half_way = half_trusted(calibrated, found.logits, log_odds)
         counts = {}
-        for name, scores in zip(SCORES, (np.minimum(first, last), first * last, calibrated), strict=True):
+        for name, scores in zip(SCORES, (product, calibrated, half_way), strict=True):
             kept, right = judge_candidates(found.centres_zyx_vox, scores, particles, self.species_set, size)
             counts[name] = [
                 counts_of(scores[kept[:, column], column], right[kept[:, column], column], particles, one.label)

@@ -46,7 +46,7 @@ def sample_at(volume: NDArray[Any], step_vox: float) -> NDArray[Any]:
 def pick(dataset: Path, output: Path) -> list[Pick]:
     """Run the shipped inference config and return the picks."""
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", "configs/inference.json"]
-    settings = ["--dataset_dir", str(dataset), "--output_dir", str(output), "--resample", "true"]
+    settings = ["--dataset_dir", str(dataset), "--output_dir", str(output), "--resample", "True"]
     subprocess.run([*command, *settings], cwd=ROOT / "bundle", check=True, stdout=subprocess.DEVNULL)
     return [Pick(**{**vars(found), "run": "sample"}) for found in read_csv(output / "picks.csv")]
 

@@ -95,6 +95,20 @@ def test_a_word_that_would_count_as_its_opposite_is_refused(word, remedy, betwee
         refuse_unknown_settings(f"run --config_file x.json --resume{between}{word}".split())
 
 
+@pytest.mark.parametrize("word", ["no", "yes", "true", "off", "TRUE"])
+def test_a_setting_that_is_true_or_false_takes_no_other_word(word, configs):
+    (configs / "more.json").write_text(json.dumps({"resume": True, "train": {"shuffle": [False]}, "name": "x"}))
+    run = ["run", "--config_file", "['base.json','more.json']"]
+    for key in ("resume", "train#shuffle#0", "train::shuffle::0"):
+        with pytest.raises(InputError, match=rf"--{key} {word} is neither True nor False, and would count as True"):
+            refuse_unknown_settings([*run, f"--{key}", word])
+    (configs / "args.json").write_text(json.dumps({"resume": word}))
+    with pytest.raises(InputError, match=f"--resume {word} is neither"):
+        refuse_unknown_settings([*run, "--args_file", "args.json"])
+    for given in (["--resume"], ["--resume", "--name", word], ["--resume=False"], ["--resume", "$not @name"]):
+        refuse_unknown_settings([*run, *given])
+
+
 def test_a_list_of_configs_may_hold_blanks(configs):
     refuse_unknown_settings(["run", "--config_file", "['base.json', \"more.json\"]", "--rotations", "2"])
     (configs / "more.json").unlink()

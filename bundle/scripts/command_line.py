@@ -24,6 +24,8 @@ OWN = "scripts."
 SCRIPTS = Path(__file__).resolve().parent
 RENAMED = {"read_particles": "read_species", "paint_targets": "Spheres", "pick_species": "Blobs"}  # old name: new name
 MISREAD = {"false": "False", "null": "None"}  # JSON words that are read as strings, which are true
+YES_NO = ("True", "False", "1", "0")  # which are not read as strings
+COMPUTED = ("$", "@", "%")  # begin values that MONAI computes
 DEAD_WORKER = "DataLoader worker (pid"  # torch's message begins with it
 STOPPED = "stopped: the same command resumes a training or a batch"
 MONAI_LABEL_TASK = ("monailabel", "interfaces", "utils", "app.py")  # the script that the server starts for training
@@ -114,7 +116,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: a key is neither one of MONAI's nor in a named config, and no class there accepts it; the message
-            suggests the nearest one. Or a value is a word of JSON that would be read as its opposite.
+            suggests the nearest one. Or a value is a word that would be read as its opposite.
     """
     given = _settings(arguments)
     for key, value in given.items():
@@ -135,8 +137,9 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MONAI's, about overlays; it repeats them when it reads the configs itself
         config = ConfigParser.load_config_files(files)
-    for key in settings:
+    for key, value in settings.items():
         refuse_unknown_part(key, config)
+        refuse_other_words_than_yes_and_no(key, value, config)
     refuse_moved_targets(config)
 
 
@@ -205,6 +208,33 @@ def refuse_unknown_part(key: str, config: Any) -> None:
         taken = _arguments_of(config)
         if taken is not None and last not in taken:
             raise InputError(f"--{key}: {config['_target_']} takes no '{last}'{_nearest(last, taken)}.")
+
+
+def refuse_other_words_than_yes_and_no(key: str, value: Any, config: Any) -> None:
+    """Check the value of a setting that is True or False: any other word, such as ``no``, would count as True.
+
+    Args:
+        key: the key without its dashes.
+        value: as it was given; nothing, or the next key, where the key stands alone, which means True.
+        config: content of the configs, overlays applied.
+
+    Raises:
+        InputError: it is another word.
+    """
+    if not isinstance(_value_at(key, config), bool) or not isinstance(value, str):
+        return
+    if value and value not in YES_NO and not value.startswith(("--", *COMPUTED)):
+        raise InputError(f"--{key} {value} is neither True nor False, and would count as True: write one of them.")
+
+
+def _value_at(key: str, config: Any) -> Any:
+    """Return the value of a nested key in the config; None where there is none."""
+    for part in key.lstrip("+~").replace("::", "#").split("#"):
+        if isinstance(config, list) and part.isdecimal() and int(part) < len(config):
+            config = config[int(part)]
+        else:
+            config = config.get(part) if isinstance(config, dict) else None
+    return config
 
 
 def _arguments_of(component: dict[str, Any]) -> set[str] | None:

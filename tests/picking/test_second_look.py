@@ -172,13 +172,17 @@ def test_weights_that_are_no_second_look_are_refused(files):
         find(files, True)
 
 
-def test_in_an_unfamiliar_tomogram_the_product_of_both_networks_probabilities_counts(files):
+def test_in_an_unfamiliar_tomogram_the_calibration_is_half_trusted(files):
     calibrated = load_second_look(files[1], files[0], make_species(2))
     away = Familiarity.learn(*[np.random.default_rng(0).normal(50, 1, (20, len(STATISTICS)))] * 2)
     look = SecondLook(tiny_classifier(), CropShape(8, 0.0), calibrated.calibration, away)
     volume, logits = noise(1), np.array([[3.0, -3], [0, -9], [-1, 9]])
     found, warning = look.judge(volume, Proposals(PLACES, logits))
-    assert np.allclose(found, 1 / (1 + np.exp(-logits)) / (1 + np.exp(-look.log_odds(volume, PLACES))))
+    log_odds = look.log_odds(volume, PLACES)
+    trusted = look.calibration.probabilities(logits, log_odds, max(visibility_of(volume, 10.0), 49))
+    joint = 1 / (1 + np.exp(-logits)) / (1 + np.exp(-log_odds))
+    odds = np.sqrt(trusted / (1 - trusted) * joint / (1 - joint))
+    assert np.allclose(found, odds / (1 + odds), atol=1e-4)
     assert warning
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from scripts.errors import InputWarning
 
@@ -79,16 +79,21 @@ class Calibration:
         return Calibration(weights, table["fitted_on"], np.array([row[SPREAD] for row in rows]))
 
 
-def joint_probabilities(logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the product of both networks' probabilities, ``(N, C)``: what is left where no calibration holds.
+def half_trusted(
+    calibrated: NDArray[np.float64], logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]
+) -> NDArray[np.float64]:
+    """Return the probabilities where a calibration may not hold, ``(N, C)``.
 
-    In a tomogram that they do not know, each has false picks of its own, which the lower one of the two would keep.
+    In log-odds they are the mean of the calibrated ones and of the product of both networks' own. In a tomogram that
+    they do not know each network has false picks of its own, and what both are sure of may be little to a calibration.
 
     Args:
+        calibrated: ``(N, C)``.
         logits: ``(N, C)`` of the first network.
         log_odds: ``(N, C)`` of the second look.
     """
-    answer: NDArray[np.float64] = expit(logits.astype(np.float64)) * expit(log_odds.astype(np.float64))
+    joint = expit(logits.astype(np.float64)) * expit(log_odds.astype(np.float64))
+    answer: NDArray[np.float64] = expit((within(logit(calibrated)) + within(logit(joint))) / 2)
     return answer
 
 

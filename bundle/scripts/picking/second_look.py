@@ -33,7 +33,7 @@ from scripts.networks.model_card import (
 )
 from scripts.networks.weights import load_weights
 from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
-from scripts.picking.calibration import Calibration, joint_probabilities, log_odds_of, warn_of_uncalibrated
+from scripts.picking.calibration import Calibration, half_trusted, log_odds_of, warn_of_uncalibrated
 from scripts.picking.familiarity import VISIBILITY, Familiarity, statistics_of
 from scripts.picking.proposals import Proposals
 from scripts.preparation.crops import COPIES, Brightness, CropShape, as_input, cut_crop, turned_copies
@@ -104,20 +104,21 @@ class SecondLook:
 
         Returns:
             The probabilities; and, for an unfamiliar tomogram, a description of how it differs from the known ones. The
-            calibration does not hold there, so its probabilities are the products of both networks'. Where particles
-            are only too faint, it is still the best guess, as for the faintest that it was fitted on.
+            calibration may not hold there and is half trusted, see `calibration.half_trusted`. Where particles are only
+            too faint, it is still the best guess, as for the faintest that it was fitted on.
         """
         assert self.calibration is not None
         logits, log_odds = proposals.logits, self.log_odds(volume, proposals.centres_zyx_vox)
         statistics = statistics_of(volume, self.crop_shape.voxel_size_angstrom, logits, log_odds)
-        visibility, warning = float(statistics[VISIBILITY]), None
-        if self.familiarity is not None and len(proposals):  # without candidates there is no score to be wrong
-            warning = self.familiarity.why_unfamiliar(statistics)
-            if warning:
-                return joint_probabilities(logits, log_odds), warning
-            warning = self.familiarity.why_too_faint(statistics)
-            visibility = max(visibility, self.familiarity.least_visibility)
-        return self.calibration.probabilities(logits, log_odds, visibility), warning
+        visibility = float(statistics[VISIBILITY])
+        if self.familiarity is None or not len(proposals):  # without candidates there is no score to be wrong
+            return self.calibration.probabilities(logits, log_odds, visibility), None
+        visibility = max(visibility, self.familiarity.least_visibility)
+        calibrated = self.calibration.probabilities(logits, log_odds, visibility)
+        warning = self.familiarity.why_unfamiliar(statistics)
+        if warning:
+            return half_trusted(calibrated, logits, log_odds), warning
+        return calibrated, self.familiarity.why_too_faint(statistics)
 
     def log_odds(self, volume: Any, centres_zyx_vox: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the log-odds of every species at every place, before calibration: ``(N, C)``."""
