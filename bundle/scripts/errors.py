@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FEW = 3  # names that a message lists
 USER_INFO = re.compile(r"(?<=://)[^/\s]*@")
 
 
@@ -24,6 +25,12 @@ class InputWarning(UserWarning):
 
 class NoContrastWarning(InputWarning):
     """A volume is constant: it holds nothing to pick or to learn from."""
+
+
+def first_few(names: Iterable[object]) -> str:
+    """Return names as a message lists them: the first `FEW`, and how many more there are."""
+    words = [str(name) for name in names]
+    return ", ".join(words[:FEW]) + (f" and {len(words) - FEW} more" if words[FEW:] else "")
 
 
 def without_user(text: str) -> str:

@@ -1,6 +1,7 @@
 import pytest
 from scripts.errors import InputError
 from scripts.handlers.results import WritePicks, WriteToProject
+from scripts.records import first_difference
 from synthetic import make_species
 
 
@@ -21,6 +22,13 @@ def handler(**settings):
 def test_what_no_file_can_be_written_with_is_refused_before_the_first_tomogram(settings, said):
     with pytest.raises(InputError, match=said):
         handler(**settings)
+
+
+def test_a_change_of_formats_is_named():
+    before, now = handler(formats=["csv", "imod"]), handler(formats=["csv"])
+    said = first_difference(before.settings, now.settings)
+    assert said is not None
+    assert 'formats was ["csv", "imod"], now it is ["csv"]' in said
 
 
 def test_ids_that_copick_refuses_are_none_of_a_session():

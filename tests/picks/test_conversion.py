@@ -342,3 +342,33 @@ def test_a_run_called_nan_is_refused_where_a_star_file_would_lose_it(tmp_path):
     convert(tmp_path / "in.csv", tmp_path / "warp", facts=FACTS, to_format="warp")
     (file,) = (tmp_path / "warp").iterdir()
     assert [pick.run for pick in FORMATS["warp"].read(file, replace(FACTS, species=TABLE[0].species))] == ["nan"]
+
+
+def test_nothing_left_to_write_is_said_as_that(tmp_path, table):
+    for name in ("relion5", "imod", "copick"):
+        with pytest.raises(
+            InputError, match=r"holds no picks with a score of 2 or more; to write an empty file, give --s"
+        ):
+            convert(table, tmp_path / name, facts=FACTS, to_format=name, min_score=2.0)
+        assert not (tmp_path / name).exists()
+    (tmp_path / "empty.csv").write_text(table.read_text().split("\n")[0] + "\n")
+    with pytest.raises(InputError, match=r"empty.csv holds no picks; to write"):
+        convert(tmp_path / "empty.csv", tmp_path / "out", facts=FACTS, to_format="warp")
+    convert(table, tmp_path / "none.csv", facts=FACTS, min_score=2.0)
+    assert read_csv(tmp_path / "none.csv") == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        ({"user_id": "me"}, "user_id 'me'"),
+        ({"run": "A", "session_id": "7"}, "run 'A', session_id '7'"),
+        ({"species": "p97"}, "species 'p97'"),
+    ],
+)
+def test_picks_that_a_project_does_not_hold_are_refused(tmp_path, project, table, wanted, said):
+    convert(table, project, facts=replace(FACTS, user_id="net", session_id="1"), to_format="copick")
+    there = r"A/net_1_ribosome\.json, B/net_1_thyroglobulin\.json"
+    with pytest.raises(InputError, match=rf"project has no picks of {said}; it has {there}\."):
+        convert(project, tmp_path / "out.csv", facts=Facts(**wanted))
+    assert not (tmp_path / "out.csv").exists()

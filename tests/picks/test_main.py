@@ -57,3 +57,10 @@ def test_a_warning_of_the_command_is_one_line(tmp_path, table, capsys):
     assert (
         capsys.readouterr().err == f"warning: {tmp_path / 'out'}: coords has no room for scores; they are left out.\n"
     )
+
+
+@pytest.mark.parametrize("given", ["0", "-4", "2.5A", "nan", "inf"])
+def test_a_size_that_is_no_positive_number_is_refused_as_that(given, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", "in.csv", "out.csv", f"--binning={given}"])
+    assert f"argument --binning: {given} is no positive number" in capsys.readouterr().err

@@ -58,6 +58,14 @@ def test_the_command_says_which_picks_it_left_out(capsys):
 
 
 @pytest.mark.usefixtures("files")
+def test_picks_of_other_runs_alone_get_no_score(capsys):
+    write_csv("picks.csv", table([f"A 0 E{run}" for run in (5, 6, 7, 8)]))
+    assert main(["truth.csv", "picks.csv"]) == 1
+    said = r"error: picks.csv has none of the runs of truth.csv: it has E5, E6, E7 and 1 more, not "
+    assert capsys.readouterr().err.startswith(said)
+
+
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -134,7 +134,7 @@ class WritePicks:
     def record(self) -> dict[str, Any]:
         """Return the settings that the files depend on, besides the picks."""
         return {
-            "formats": self.formats,
+            "formats": [one.name for one in self.formats],
             "binning": self.binning,
             "voxel_offset": self.voxel_offset,
             "user_id": self.user_id,

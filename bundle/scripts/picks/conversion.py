@@ -10,7 +10,7 @@ from pathlib import Path
 
 from scripts.coordinates import to_zyx_vox
 from scripts.copick_tree import is_project
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputError, InputWarning, first_few
 from scripts.file_names import require_file_name
 from scripts.picks.bounds import check_inside, check_unit, check_voxels
 from scripts.picks.context import Facts
@@ -19,8 +19,6 @@ from scripts.picks.copick_project import read_copick_project
 from scripts.picks.formats import FORMATS, Format, format_named, format_of_star, guess_format
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
 from scripts.picks.relion4_star import PIXEL_TOLERANCE, stated_binning
-
-MOST_NAMED = 3  # files that a warning names
 
 
 def convert(
@@ -72,6 +70,9 @@ def convert(
         found = f"{target}: {writer.name} has no room for weights: what was rejected (weight 0) is left out"
         warnings.warn(f"{found}, and what is doubtful is written as a particle.", InputWarning, stacklevel=2)
         picks = [pick for pick in picks if pick.weight != 0]
+    if not picks and writer.one_file_per != "table" and facts.species is None:
+        enough = "" if min_score is None else f" with a score of {min_score:g} or more"
+        raise InputError(f"{source} holds no picks{enough}; to write an empty file, give --species NAME.")
     parts = writer.paths_for(Path(target), picks, facts)
     there = [file for path, _, _ in parts for file in writer.files_at(path) if file.exists()]
     if there and not overwrite:
@@ -82,10 +83,7 @@ def convert(
         writer.write(path, own, own_facts)
     others = writer.others_at(Path(target), [path for path, _, _ in parts], facts) if overwrite else []
     if others:
-        named = ", ".join(map(str, others[:MOST_NAMED])) + (
-            f" and {len(others) - MOST_NAMED} more" if others[MOST_NAMED:] else ""
-        )
-        said = f"{target}: {named} stay as they were, because no pick of {source} goes there"
+        said = f"{target}: {first_few(others)} stay as they were, because no pick of {source} goes there"
         warnings.warn(f"{said}: remove what is not to be read.", InputWarning, stacklevel=2)
     return {path: len(own) for path, own, _ in parts}
 

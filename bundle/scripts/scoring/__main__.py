@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.errors import InputError, run_tool
+from scripts.errors import InputError, first_few, run_tool
 from scripts.picks import read_csv
 from scripts.picks.kaggle_csv import ANNOTATED_FILE
 from scripts.scoring.frames import common_shift_of, other_frame_of, pairs_of
@@ -33,11 +33,15 @@ def print_score(options: argparse.Namespace) -> None:
     """Print the table of the score and, with all its digits, the total.
 
     Raises:
-        InputError: a file cannot be read or does not fit the species, or the picks match the truth in another frame.
+        InputError: a file cannot be read or does not fit the species, or the picks are of other runs or match the truth
+            in another frame.
     """
     species_set = read_species(options.species)
     truth, picks = read_csv(options.truth), read_csv(options.picks)
     score = score_picks(truth, picks, species_set, options.mode, truth_source=options.truth, picks_source=options.picks)
+    if picks and score.dropped == len(picks):
+        here, there = (first_few(sorted({pick.run for pick in one})) for one in (picks, truth))
+        raise InputError(f"{options.picks} has none of the runs of {options.truth}: it has {here}, not {there}.")
     annotated = Path(options.truth).with_name(ANNOTATED_FILE)
     if annotated.exists():
         found = f"{annotated} is not applied here: what was not annotated counts as empty; run evaluating applies it"
