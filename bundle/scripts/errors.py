@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +33,21 @@ def first_few(names: Iterable[object]) -> str:
     """Return names as a message lists them: the first `FEW`, and how many more there are."""
     words = [str(name) for name in names]
     return ", ".join(words[:FEW]) + (f" and {len(words) - FEW} more" if words[FEW:] else "")
+
+
+def positive_number(text: str) -> float:
+    """Return the number that an option of a command-line tool was given.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or not positive.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a positive number; got {text}")
+    return value
 
 
 def without_user(text: str) -> str:

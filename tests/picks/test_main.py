@@ -63,4 +63,4 @@ def test_a_warning_of_the_command_is_one_line(tmp_path, table, capsys):
 def test_a_size_that_is_no_positive_number_is_refused_as_that(given, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["convert", "in.csv", "out.csv", f"--binning={given}"])
-    assert f"argument --binning: {given} is no positive number" in capsys.readouterr().err
+    assert f"argument --binning: must be a positive number; got {given}" in capsys.readouterr().err

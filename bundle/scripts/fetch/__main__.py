@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from scripts.atomic_files import lock_folder, open_lock, require_writable
-from scripts.errors import InputError, run_tool, without_user
+from scripts.errors import InputError, positive_number, run_tool, without_user
 from scripts.fetch.copick_copy import Choice, fetch_project, in_words, size_of
 from scripts.fetch.ome_zarr_copy import choose_level, fetch_level
 from scripts.fetch.stores import fact_of, open_source, secrets_in
@@ -97,7 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=_names, metavar="A,B", help="of a project (default: all)")
     parser.add_argument(
         "--wanted_voxel_size_angstrom",
-        type=_positive,
+        type=positive_number,
         metavar="SIZE",
         help="the nearest is fetched (default: the model's)",
     )
@@ -113,16 +112,6 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _names(text: str) -> list[str]:
     return [] if text == "none" else [name.strip() for name in text.split(",")]
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a positive number of ångströms; got {text}")
-    return value
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from scripts.coordinates import to_zyx_vox, voxel_size_of
-from scripts.errors import InputError, InputWarning, run_tool
+from scripts.errors import InputError, InputWarning, positive_number, run_tool
 from scripts.picks.bounds import check_voxels
 from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
@@ -165,12 +164,12 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--run", metavar="NAME", help="the run, where IN does not say; else only this one")
     command.add_argument("--species", metavar="NAME", help="the species, where IN does not say; else only this one")
     command.add_argument("--tomogram", metavar="FILE", help="takes shape and voxel size from its header")
-    command.add_argument("--voxel_size_angstrom", type=_positive, metavar="SIZE", help="of the tomogram")
+    command.add_argument("--voxel_size_angstrom", type=positive_number, metavar="SIZE", help="of the tomogram")
     command.add_argument("--volume_shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels of the tomogram")
     command.add_argument("--voxel_offset", type=float, default=0.0, metavar="VOXELS", help="0 (default) or 0.5")
     command.add_argument(
         "--binning",
-        type=_positive,
+        type=positive_number,
         metavar="PIXELS",
         help="pixels in STAR files per voxel (default: as the file says, else 1)",
     )
@@ -224,20 +223,12 @@ def _add_labels(commands: Any) -> None:
     command.add_argument("--picks", metavar="PICKS.csv", help="that the labels were painted from")
     command.add_argument("--run", metavar="NAME", help="the run (default: the name of the label volume)")
     command.add_argument("--species", default=SPECIES_FILE, metavar="FILE", help="of the labels (default: ours)")
-    command.add_argument("--voxel_size_angstrom", type=_positive, metavar="SIZE", help="where the header has none")
+    command.add_argument(
+        "--voxel_size_angstrom", type=positive_number, metavar="SIZE", help="where the header has none"
+    )
     command.add_argument("--voxel_offset", type=float, default=0.0, metavar="VOXELS", help="0 (default) or 0.5")
     command.add_argument("--overwrite", action="store_true", help="replace the table")
     command.set_defaults(work=print_labels)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no positive number")
-    return value
 
 
 if __name__ == "__main__":
