@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -43,11 +44,12 @@ class Change:
 
     def apply(self, parser: ConfigParser) -> None:
         """Make the change in the config of a training."""
+        own = copy.deepcopy(self)  # the parser writes references in it anew
         parser[BASE] = {key: parser[key] for key in BASE_VALUES}
-        for key, value in self.settings.items():
+        for key, value in own.settings.items():
             parser[key] = value
         cut, *others, as_tensors = parser["train#window"]
-        parser["train#window"] = [cut, *self.before_painting, *others, *self.after_painting, as_tensors]
+        parser["train#window"] = [cut, *own.before_painting, *others, *own.after_painting, as_tensors]
 
 
 def with_target_radii(species_set: SpeciesSet, factor: float) -> SpeciesSet:

@@ -57,6 +57,14 @@ def arguments(dataset_dir, output_dir, **replaced):
     return [part for key, value in options.items() for part in (f"--{key}", str(value))]
 
 
+def test_a_change_stays_what_it_was_after_it_was_made(plan):
+    """Results are compared with the definitions of their changes when a screening goes on."""
+    for name, change in changes.CHANGES.items():
+        before = json.dumps(change.definition())
+        plan.parser(name, 0).parse()
+        assert json.dumps(change.definition()) == before, name
+
+
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_a_screening_writes_results_and_tables_and_goes_on_where_it_stopped(dataset_dir, tmp_path, capsys):
     output = tmp_path / "out"
