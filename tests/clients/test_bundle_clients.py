@@ -72,7 +72,7 @@ def settings_of(published, dataset_dir, output_dir):
     }  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:.*scores are not calibrated")  # of noise
+@pytest.mark.filterwarnings("ignore:.*scores may be wrong")  # of noise
 def test_run_workflow_picks_from_another_folder(published, dataset_dir, tmp_path):
     config = str(published / "configs" / "inference.json")
     run_workflow(
@@ -139,7 +139,7 @@ def test_mlflow_tracks_a_training(published, dataset_dir, tmp_path, monkeypatch)
     assert {"train_loss", "score", "f4_ribosome"} <= keys
 
 
-@pytest.mark.filterwarnings("ignore:.*scores are not calibrated")  # of noise
+@pytest.mark.filterwarnings("ignore:.*scores may be wrong")  # of noise
 def test_the_items_that_monai_deploy_reads_turn_a_volume_into_picks(published, torchscript, dataset_dir):
     """MONAI Deploy's bundle operator goes by names; its package needs a CUDA runtime, so its steps are done here."""
     names = ("inference.json",)
