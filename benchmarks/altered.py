@@ -19,18 +19,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "bundle"))
+sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
+from recipe.training import Judged  # noqa: E402
 from scipy import ndimage  # noqa: E402
-from scipy.special import expit  # noqa: E402
 from scripts.datasets.runs import require_runs  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
 from scripts.errors import run_tool  # noqa: E402
 from scripts.inference.precision import number_format  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
-from scripts.picking.calibration import half_trusted  # noqa: E402
+from scripts.picking.calibration import half_trusted, joint_probabilities  # noqa: E402
 from scripts.picking.familiarity import VISIBILITY, statistics_of  # noqa: E402
 from scripts.picking.image_picks import logits_stride_of  # noqa: E402
 from scripts.picking.operating_point import OperatingPoint  # noqa: E402
@@ -90,25 +90,23 @@ class Picker:
         assert second.calibration is not None
         assert second.familiarity is not None
         visibility = max(float(statistics[VISIBILITY]), second.familiarity.least_visibility)
-        product = expit(found.logits.astype(np.float64)) * expit(log_odds.astype(np.float64))
+        product = joint_probabilities(found.logits, log_odds)
         calibrated = second.calibration.probabilities(found.logits, log_odds, visibility)
         half_way = half_trusted(calibrated, found.logits, log_odds)
         counts = {}
         for name, scores in zip(SCORES, (product, calibrated, half_way), strict=True):
             kept, right = judge_candidates(found.centres_zyx_vox, scores, particles, self.species_set, size)
             counts[name] = [
-                counts_of(scores[kept[:, column], column], right[kept[:, column], column], particles, one.label)
+                counts_of(Judged(scores[mine, column], right[mine, column], int((particles[:, 0] == one.label).sum())))
                 for column, one in enumerate(self.species_set.picked)
+                for mine in [kept[:, column]]
             ]
         return counts, second.familiarity.why_unfamiliar(statistics) is not None
 
 
-def counts_of(
-    scores: NDArray[np.float64], is_right: NDArray[np.bool_], particles: NDArray[np.float64], label: int | None
-) -> Counts:
-    """Return hits, picks and truths of a species at the F1 point."""
-    is_picked = scores >= OperatingPoint("f", 1.0).lowest_probability(scores)
-    return Counts(int(is_right[is_picked].sum()), int(is_picked.sum()), int((particles[:, 0] == label).sum()))
+def counts_of(candidates: Judged) -> Counts:
+    """Return hits, picks and truths of a species in one tomogram at the F1 point; the scores are probabilities."""
+    return candidates.counts_above(OperatingPoint("f", 1.0).lowest_probability(candidates.scores))
 
 
 def row_of(names: Sequence[str], by_tomogram: Sequence[Sequence[Counts]]) -> list[str]:

@@ -221,20 +221,10 @@ def refuse_other_words_than_yes_and_no(key: str, value: Any, config: Any) -> Non
     Raises:
         InputError: it is another word.
     """
-    if not isinstance(_value_at(key, config), bool) or not isinstance(value, str):
+    if not isinstance(ConfigParser(config).get(key.lstrip("+~")), bool) or not isinstance(value, str):
         return
     if value and value not in YES_NO and not value.startswith(("--", *COMPUTED)):
         raise InputError(f"--{key} {value} is neither True nor False, and would count as True: write one of them.")
-
-
-def _value_at(key: str, config: Any) -> Any:
-    """Return the value of a nested key in the config; None where there is none."""
-    for part in key.lstrip("+~").replace("::", "#").split("#"):
-        if isinstance(config, list) and part.isdecimal() and int(part) < len(config):
-            config = config[int(part)]
-        else:
-            config = config.get(part) if isinstance(config, dict) else None
-    return config
 
 
 def _arguments_of(component: dict[str, Any]) -> set[str] | None:

@@ -3,6 +3,7 @@
 import altered
 import numpy as np
 import pytest
+from recipe.training import Judged
 from scripts.scoring.metrics import Counts
 from synthetic import noise
 
@@ -19,8 +20,7 @@ def test_alterations_keep_the_shape_and_change_the_noise():
 
 
 def test_counts_are_those_of_the_f1_point_and_rows_add_tomograms_up():
-    particles = np.array([[1.0, 4, 4, 4], [1, 9, 9, 9], [2, 7, 7, 7]])
-    scores, is_right = np.array([0.95, 0.9, 0.1]), np.array([True, False, True])
-    counts = altered.counts_of(scores, is_right, particles, 1)
+    candidates = Judged(np.array([0.95, 0.9, 0.1]), np.array([True, False, True]), truths=2)
+    counts = altered.counts_of(candidates)
     assert counts == Counts(1, 2, 2)
     assert altered.row_of(["a"], [[counts], [Counts(2, 2, 2)]]) == ["0.750", "1 of 4"]

@@ -58,7 +58,7 @@ def arguments(dataset_dir, output_dir, **replaced):
 
 
 def test_a_change_stays_what_it_was_after_it_was_made(plan):
-    """Results are compared with the definitions of their changes when a screening goes on."""
+    """A resumed screening compares stored results with the definitions of their changes."""
     for name, change in changes.CHANGES.items():
         before = json.dumps(change.definition())
         plan.parser(name, 0).parse()

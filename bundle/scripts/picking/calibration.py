@@ -84,16 +84,27 @@ def half_trusted(
 ) -> NDArray[np.float64]:
     """Return the probabilities where a calibration may not hold, ``(N, C)``.
 
-    In log-odds they are the mean of the calibrated ones and of the product of both networks' own. In a tomogram that
-    they do not know each network has false picks of its own, and what both are sure of may be little to a calibration.
+    In log-odds they are the mean of the calibrated ones and of the `joint_probabilities`. Unlike the training, the
+    networks alone have more false positives, and the calibration may rate true particles too low.
 
     Args:
         calibrated: ``(N, C)``.
         logits: ``(N, C)`` of the first network.
         log_odds: ``(N, C)`` of the second look.
     """
-    joint = expit(logits.astype(np.float64)) * expit(log_odds.astype(np.float64))
+    joint = joint_probabilities(logits, log_odds)
     answer: NDArray[np.float64] = expit((within(logit(calibrated)) + within(logit(joint))) / 2)
+    return answer
+
+
+def joint_probabilities(logits: NDArray[np.floating[Any]], log_odds: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Return the product of both networks' probabilities, ``(N, C)``, without any calibration.
+
+    Args:
+        logits: ``(N, C)`` of the first network.
+        log_odds: ``(N, C)`` of the second look.
+    """
+    answer: NDArray[np.float64] = expit(logits.astype(np.float64)) * expit(log_odds.astype(np.float64))
     return answer
 
 

@@ -47,7 +47,7 @@ def require_new_session(
         folder, project = run_folder_in_project(item["image"]), project_of(item["image"], dataset_dir)
         places = picks_folders(folder, project)
         there = [path for place in places for path in place.glob(session_file(str(user_id), str(session_id), "*"))]
-        if there and not overwrite and not SessionRecord(output_dir, user_id, session_id, folder.name).tells_of(there):
+        if there and not overwrite and not SessionRecord(output_dir, user_id, session_id, folder.name).covers(there):
             remedy = "Set another session_id, or give --overwrite True"
             raise InputError(f"{there[0]} is there already: session '{session_id}' of user '{user_id}'. {remedy}.")
 
@@ -77,7 +77,7 @@ class SessionRecord:
         with write_atomically(self.path) as file:
             file.write(json.dumps({"folder": str(folder.resolve()), "sha256": digests}, indent=1) + "\n")
 
-    def tells_of(self, files: Sequence[Path]) -> bool:
+    def covers(self, files: Sequence[Path]) -> bool:
         """Return whether the batch wrote all of these files, and nobody changed them since."""
         try:
             content = json.loads(self.path.read_text())
