@@ -116,6 +116,13 @@ def test_a_nifti_mask_lies_where_its_affine_puts_it(tmp_path):
     assert np.array_equal(region_of(image_of(cube), mask_path=swapped), half)
 
 
+def test_a_folder_of_masks_is_refused_with_what_to_name(tmp_path):
+    with pytest.raises(
+        InputError, match=r"the mask is a folder\. Name its file, with \{run\} where the run's name stands"
+    ):
+        region_of(image_of(noise()), mask_path=str(tmp_path))
+
+
 def test_a_nifti_mask_that_runs_backwards_is_refused(tmp_path):
     mirrored = nifti_mask(tmp_path / "left.nii", box_mask().T[::-1], [(-1, 0, 0), (0, 1, 0), (0, 0, 1)])
     with pytest.raises(InputError, match=r"left\.nii: its affine runs x backwards"):

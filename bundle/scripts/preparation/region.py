@@ -25,6 +25,7 @@ from scripts.datasets.runs import mask_of_run
 from scripts.errors import InputError, InputWarning
 from scripts.preparation.contrast import block_means
 from scripts.preparation.image_facts import ImageFacts, facts_of_image, refuse_other_directions
+from scripts.volumes.ome_zarr import is_zarr
 from scripts.volumes.reading import read_tomogram
 
 logger = logging.getLogger(__name__)
@@ -204,8 +205,13 @@ def read_mask(
         allow_missing_chunks: treat chunks that are missing in a Zarr mask as full of the fill value.
 
     Raises:
-        InputError: it cannot be read, covers another box than the tomogram, or its axes run the other way.
+        InputError: it cannot be read, is a folder of masks, covers another box than the tomogram, or its axes run the
+            other way.
     """
+    if Path(path).is_dir() and not is_zarr(Path(path)):
+        raise InputError(
+            f"{path}: the mask is a folder. Name its file, with {{run}} where the run's name stands in it."
+        )
     own, shape = facts.own_voxel_size_angstrom, facts.own_shape_zyx
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # about the voxel size set here, for masks that state none
