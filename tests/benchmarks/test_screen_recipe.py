@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from networks.definitions import BUNDLE
-from recipe import changes, screen, training
+from recipe import changes, learning_curve, screen, training
 from scripts.errors import InputError
 from scripts.scoring.metrics import Counts
 from scripts.volumes.labels import draw_spheres
@@ -196,3 +196,29 @@ def test_the_base_is_the_shipped_recipe(plan):
     parser = plan.parser("base", 0)
     for key in ("optimizer", "loss", "painter", "averaging_momentum", "weight_decay", "gradient_norm"):
         assert parser[key] == shipped[key]
+
+
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
+def test_a_learning_curve_has_a_row_per_change_and_number_of_windows(dataset_dir, tmp_path, capsys):
+    folders = [tmp_path / "few", tmp_path / "many"]
+    for folder, windows, seeds in zip(folders, (4, 8), ("0,1", "0"), strict=True):
+        given = arguments(dataset_dir, folder, windows=windows, seeds=seeds, changes="base")
+        assert screen.main(given) == 0
+    curve = ["--screenings", f"{folders[1]},{folders[0]}", "--output_dir", str(tmp_path / "curve")]
+    assert learning_curve.main(curve) == 0
+    with open(tmp_path / "curve" / "learning_curve.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["change"], row["windows"], row["seeds"]) for row in rows] == [("base", "4", "2"), ("base", "8", "1")]
+    scores = [json.loads((folders[0] / f"base_seed{seed}.json").read_text())["sets"]["own"] for seed in (0, 1)]
+    assert float(rows[0]["own_average_precision"]) == pytest.approx(sum(one["average_precision"] for one in scores) / 2)
+    assert float(rows[0]["own_wrong"]) == sum(one["wrong"] for one in scores) / 2
+    assert "the shipped recipe" in (tmp_path / "curve" / "learning_curve.md").read_text()
+    assert (tmp_path / "curve" / "learning_curve.png").exists()
+
+    capsys.readouterr()
+    result = folders[1] / "base_seed0.json"
+    result.write_text(result.read_text().replace('"kinds": []', '"kinds": ["wbp"]'))
+    assert learning_curve.main(curve) == 1
+    assert "was made with kinds" in capsys.readouterr().err
+    assert learning_curve.main(["--screenings", str(tmp_path), "--output_dir", str(tmp_path / "none")]) == 1
+    assert "holds no result of base, " in capsys.readouterr().err
