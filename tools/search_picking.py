@@ -162,10 +162,13 @@ def count(
     counts = {name: Counts() for name in species_set.names}
     for one in tomograms:
         probabilities = calibration.probabilities(one.proposals.logits, one.proposals.logits)
-        found = candidates_of(
-            one.proposals, probabilities, species_set, one.voxel_size_angstrom, merge_distance_in_radii, one.is_judged
+        every, told = (
+            candidates_of(
+                one.proposals, probabilities, species_set, one.voxel_size_angstrom, merge_distance_in_radii, is_judged
+            )
+            for is_judged in (None, one.is_judged)
         )
-        judged = judge_scores(found, one.particles, species_set, one.voxel_size_angstrom)
+        judged = judge_scores(told, one.particles, species_set, one.voxel_size_angstrom, every)
         counts = add(counts, {name: row.counts_at(points[name])[0] for name, row in judged.items()})
     return counts
 

@@ -14,6 +14,7 @@ from scripts.handlers.second_look import WriteReliability, judge_tomograms, warn
 from scripts.networks.model_card import read_card, sha256_of
 from scripts.networks.weights import read_tensors
 from scripts.picking.candidates import Candidates
+from scripts.picking.operating_point import OperatingPoint
 from scripts.picking.proposals import Proposals
 from scripts.picking.second_look import find_second_look
 from scripts.picking.stored_proposals import write_proposals
@@ -239,6 +240,20 @@ def test_candidates_of_which_the_truth_does_not_tell_are_not_compared_with_it(tm
     run_engine([sample], WriteReliability(str(tmp_path), make_species(2)))
     rows = rows_of(tmp_path / "operating_points.csv")
     assert [(row["picks"], row["wrong"]) for row in rows[:2]] == [("1", "0"), ("0", "0")]
+
+
+def test_an_operating_point_is_chosen_by_all_candidates_as_picking_does(tmp_path):
+    """The F1 point of nine likely ones, of which the truth does not tell, leaves the unlikely one out."""
+    centres = np.array([[6.0, 9, 11], [6, 20, 11], *[[13.0, 20, 3 * x] for x in range(9)]])
+    found = Candidates(centres, np.array([0.9, 0.4, *[0.99] * 9]), np.ones(11, dtype=np.int64))
+    doubtful = torch.tensor([[1, *centre, float("nan")] for centre in centres[2:]])
+    sample = sample_of([(1, 6, 9, 11)], [])
+    sample |= {"candidates": {"a": found, "b": found.only(np.zeros(11, dtype=bool))}, "doubtful": doubtful}
+    run_engine([sample], WriteReliability(str(tmp_path), make_species(2)))
+    row = rows_of(tmp_path / "operating_points.csv")[0]
+    assert (row["operating_point"], row["picks"], row["wrong"]) == ("F1", "1", "0")
+    lowest = [OperatingPoint("f", 1.0).lowest_probability(scores) for scores in (found.scores, found.scores[:2])]
+    assert lowest == [0.9, 0.4]
 
 
 def test_probabilities_are_not_fitted_on_candidates_of_which_the_truth_does_not_tell(tmp_path):

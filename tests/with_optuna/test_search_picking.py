@@ -99,6 +99,19 @@ def test_places_that_the_truth_does_not_tell_of_count_neither_as_right_nor_as_wr
     assert found == {"a": everything["a"], "b": Counts()}
 
 
+def test_an_operating_point_is_chosen_by_all_places_as_picking_does():
+    known = tomogram("a1", 0)
+    calibration = search_picking.calibration_on([known], SPECIES, 1.0, 10)
+    points = parse_operating_points("f1", SPECIES)
+    everything = search_picking.count([known], calibration, SPECIES, points, 1.0)
+    probabilities = calibration.probabilities(known.proposals.logits, known.proposals.logits)
+    likeliest = np.argsort(-probabilities[:, 0])[: everything["a"].predicted]
+    is_judged = known.is_judged.copy()
+    is_judged[likeliest, 0] = False  # the others are too unlikely to be picked
+    found = search_picking.count([replace(known, is_judged=is_judged)], calibration, SPECIES, points, 1.0)
+    assert everything["a"].predicted > found["a"].predicted == 0
+
+
 def test_calibration_and_comparison_merge_as_the_folds_did(folder, tmp_path, monkeypatch, capsys):
     shutil.copytree(folder, tmp_path / "folds")
     path, used = tmp_path / "folds" / "calibration.json", set()

@@ -257,11 +257,12 @@ class WriteReliability:
             size = image_facts_of(sample).voxel_size_angstrom
             particles = np.asarray(sample["label"].cpu(), dtype=np.float64).reshape(-1, 4)
             region = sample.get("region")
-            inside = {name: keep_inside(found, region) for name, found in sample["candidates"].items()}
-            for species in self.species_set.picked:
-                found = inside[species.name]
-                inside[species.name] = found.only(is_judged(found.centres_zyx_vox, species, sample))
-            self.judged.append(judge_scores(inside, particles, self.species_set, size))
+            every = {name: keep_inside(found, region) for name, found in sample["candidates"].items()}
+            told = {
+                species.name: every[species.name].only(is_judged(every[species.name].centres_zyx_vox, species, sample))
+                for species in self.species_set.picked
+            }
+            self.judged.append(judge_scores(told, particles, self.species_set, size, every))
 
     def write(self, engine: Engine) -> None:
         reliabilities, rows = {}, []

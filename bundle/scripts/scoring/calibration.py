@@ -179,7 +179,7 @@ def spreads_between(judged: Sequence[JudgedCandidates], calibration: Calibration
 
 @dataclass(frozen=True)
 class JudgedScores:
-    """The candidates of one species in one tomogram, beside its true particles.
+    """The candidates of one species in one tomogram that the truth tells of, beside its true particles.
 
     Attributes:
         scores: ``(N,)`` probabilities.
@@ -187,6 +187,7 @@ class JudgedScores:
         centres_angstrom: ``(N, 3)``.
         truths_angstrom: ``(M, 3)``, the true particles.
         hit_angstrom: largest distance of a hit.
+        every_score: ``(K,)`` probabilities of all candidates, by which picking chooses at an operating point.
     """
 
     scores: NDArray[np.float64]
@@ -194,24 +195,30 @@ class JudgedScores:
     centres_angstrom: NDArray[np.float64]
     truths_angstrom: NDArray[np.float64]
     hit_angstrom: float
+    every_score: NDArray[np.float64]
 
     def counts_at(self, point: OperatingPoint) -> tuple[Counts, float]:
         """Return hits, picks and truths at an operating point, one to one, and the expected number of right picks."""
-        is_picked = self.scores >= point.lowest_probability(self.scores)
+        is_picked = self.scores >= point.lowest_probability(self.every_score)
         hits = count_hits(self.truths_angstrom, self.centres_angstrom[is_picked], self.hit_angstrom, "one_to_one")
         return Counts(hits, int(is_picked.sum()), len(self.truths_angstrom)), float(self.scores[is_picked].sum())
 
 
 def judge_scores(
-    candidates: Mapping[str, Candidates], particles: NDArray[np.float64], species_set: SpeciesSet, voxel_size: float
+    candidates: Mapping[str, Candidates],
+    particles: NDArray[np.float64],
+    species_set: SpeciesSet,
+    voxel_size: float,
+    every: Mapping[str, Candidates] | None = None,
 ) -> dict[str, JudgedScores]:
     """Return the candidates of every species beside its true particles.
 
     Args:
-        candidates: by the species' names.
+        candidates: that the truth tells of, by the species' names.
         particles: ``(M, 4)`` rows of label and voxel index.
         species_set: the species.
         voxel_size: in ångströms.
+        every: all candidates, if the truth does not tell of some.
     """
     judged = {}
     for species in species_set.picked:
@@ -219,5 +226,6 @@ def judge_scores(
         centres = found.centres_zyx_vox * voxel_size
         truths = particles[particles[:, 0] == species.label, 1:] * voxel_size
         is_right = nearest_hits(centres, truths, distance)
-        judged[species.name] = JudgedScores(found.scores, is_right, centres, truths, distance)
+        every_score = (every or candidates)[species.name].scores
+        judged[species.name] = JudgedScores(found.scores, is_right, centres, truths, distance, every_score)
     return judged
