@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -29,6 +30,7 @@ sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
 from bundle_steps import bundle_run, read_rows, three  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
+from scripts.copick_tree import run_folder_of  # noqa: E402
 from scripts.datasets.runs import list_runs  # noqa: E402
 from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
@@ -124,13 +126,13 @@ class Rounds:
         )  # fmt: skip
 
     def label(self, number: int) -> list[str]:
-        """Make labels out of the picks of a round, beside a link to the tomograms, unless that is done.
+        """Make labels out of the picks of a round, beside links to the tomograms picked, unless that is done.
 
         Returns:
             The runs that are left out, because their scores are not calibrated.
 
         Raises:
-            InputError: nothing is accepted.
+            InputError: nothing is accepted, or a tomogram that was picked is gone.
         """
         picks, table = self.folder(number) / "picks", self.folder(number) / LABELS / TRUTH_TABLE
         if not table.exists():
@@ -150,12 +152,27 @@ class Rounds:
                 raise InputError(
                     f"{picks} has no pick with a score of {accept:g} or more: there is nothing to learn from."
                 )
-            table.parent.mkdir(parents=True, exist_ok=True)
-            link = table.parent / self.options.unlabelled_dir.name
-            link.unlink(missing_ok=True)
-            link.symlink_to(self.options.unlabelled_dir)
+            self.link_tomograms([record.run for record in records if record is not None], table.parent)
             write_csv(table, labels)
         return flagged
+
+    def link_tomograms(self, runs: Sequence[str], folder: Path) -> None:
+        """Link some of the unlabelled tomograms in a folder, under paths that give the same runs and kinds.
+
+        Raises:
+            InputError: one is no longer there.
+        """
+        rows = {row["run"]: row for row in list_runs(self.options.unlabelled_dir, self.options.tomogram_kind)}
+        gone = [run for run in runs if run not in rows]
+        if gone:
+            raise InputError(f"{self.options.unlabelled_dir} no longer holds {', '.join(gone)}, picked before.")
+        for run in runs:
+            image = Path(os.path.abspath(rows[run]["image"]))
+            spacing = [image.parent.name] if run_folder_of(image) else []
+            link = folder.joinpath(run, *spacing, image.name)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)
+            link.symlink_to(image)
 
     def train(self, number: int, without: Sequence[str]) -> None:
         """Train the weights of a round on annotations and labels, unless that is done."""

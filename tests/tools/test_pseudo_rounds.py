@@ -14,10 +14,15 @@ import numpy as np
 import pytest
 import torch
 from documented import commands_of, run_line
+from scripts.copick_tree import tomogram_path
+from scripts.datasets.runs import list_runs
+from scripts.datasets.truth import list_labelled_runs
+from scripts.errors import InputError
 from scripts.networks.model_card import read_card, sha256_of
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.results import pseudo_labels
 from scripts.volumes.labels import draw_spheres
+from scripts.volumes.ome_zarr_writer import write_ome_zarr
 from synthetic import make_species, noise, tiny_network, write_mrc, write_second_look, write_weights
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +149,34 @@ def test_each_annotated_run_has_one_use(made):
     assert given["training"]["--excluded_runs"] == ["fit", "second"]
     assert given["second_look"]["--validation_runs"] == ["fit"]
     assert given["second_look"]["--excluded_runs"] == ["held", "train"]
+
+
+def test_only_tomograms_that_were_picked_are_trained_on(start, tmp_path, made, data):
+    """One that came after the picking has no rows, and would be taken as empty of particles."""
+    shutil.copytree(made[0], tmp_path / "work", symlinks=True)
+    more = tmp_path / "unlabelled"
+    shutil.copytree(data / "unlabelled", more)
+    shutil.rmtree(tmp_path / "work" / "round_0" / "labels")
+    (tmp_path / "work" / "settings.json").unlink()
+    write_mrc(more / "late.mrc", noise(9, SHAPE))
+    start.made_up.add("run")  # the picks are those of before
+    assert start(tmp_path / "work", unlabelled_dir=more) == 0
+    labels = tmp_path / "work" / "round_0" / "labels"
+    assert [row["run"] for row in list_labelled_runs(labels)] == list(UNLABELLED)
+    assert {path.resolve().parent for path in labels.glob("*/*.mrc")} == {more.resolve()}
+
+
+def test_tomograms_of_a_project_are_labelled_wherever_its_roots_are(tool, tmp_path):
+    for run in UNLABELLED:
+        write_ome_zarr(tomogram_path(tmp_path / "elsewhere", run, 10.0, "wbp"), noise(0, SHAPE), 10.0)
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "copick.json").write_text(json.dumps({"static_root": f"local://{tmp_path}/elsewhere/static"}))
+    rounds = mock.Mock(options=mock.Mock(unlabelled_dir=project, tomogram_kind="wbp"))
+    tool.Rounds.link_tomograms(rounds, UNLABELLED, tmp_path / "labels")
+    assert [row["run"] for row in list_runs(tmp_path / "labels", "wbp")] == list(UNLABELLED)
+    with pytest.raises(InputError, match="no longer holds new3, picked before"):
+        tool.Rounds.link_tomograms(rounds, ["new3"], tmp_path / "labels")
 
 
 def test_a_finished_round_is_not_repeated(made, start, capsys):
