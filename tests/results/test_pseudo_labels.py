@@ -65,6 +65,12 @@ def label(tmp_path):
     return run
 
 
+def test_a_limit_of_many_digits_is_that_of_the_picks(label, tmp_path):
+    write_run(tmp_path / "picks", "one", [at(0, 0.95)], lowest=0.12345)
+    assert label("--uncertain", 0.12345) == 0
+    assert label("--uncertain", 0.12344) == 1
+
+
 def test_sure_picks_are_particles_and_doubtful_ones_are_uncertain():
     candidates = [at(0, 0.5), at(100, 0.95), at(200, 0.1), at(300, 0.9), at(400, 0.2), at(500, 0.1999)]
     labels = labels_of(record_of_picks("one"), candidates, 0.9, 0.2)

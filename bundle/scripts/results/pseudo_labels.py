@@ -18,7 +18,14 @@ from scripts.errors import InputError, run_tool
 from scripts.networks.model_card import used_runs_in_words, uses_of_weights
 from scripts.picking.calibration import UNFITTED
 from scripts.picks import Pick, read_csv, write_csv
-from scripts.results.run_folder import PICKS_TABLE, Record, read_failure, read_record, runs_of_output
+from scripts.results.run_folder import (
+    LOWEST_PROBABILITY,
+    PICKS_TABLE,
+    Record,
+    read_failure,
+    read_record,
+    runs_of_output,
+)
 
 ACCEPT, UNCERTAIN = 0.9, 0.2  # lowest scores of a label and of a place that training ignores
 HIGHEST_WEIGHT = 0.999999  # of a label: a table has six decimals, and 1 is a certain particle
@@ -138,7 +145,7 @@ def fault_of_run(record: Record, uncertain: float, allow_uncalibrated: bool = Fa
     """Return why the scores of a run's picks cannot become labels, and what to do; None if they can."""
     if record.expected is None:
         return "scores are not calibrated: pick with --second_look True, or with --calibration_path FILE"
-    lowest = [row["lowest_probability"] for row in record.expected.values()]
+    lowest = [row[LOWEST_PROBABILITY] for row in record.expected.values()]
     if any(value is None or value > uncertain for value in lowest):
         point = f"--operating_point \"{{'probability': {uncertain:g}}}\""
         return f"candidates with a score between {uncertain:g} and that of the picks are needed: pick with {point}"

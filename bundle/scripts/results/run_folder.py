@@ -31,6 +31,7 @@ RECORD_FILE, PICKS_TABLE, SUMMARY, FAILURES = "run.json", "picks.csv", "summary.
 RESERVED = {PICKS_TABLE, SUMMARY, FAILURES, PAGE_NAME}  # beside the folders of the runs
 DONE, FAILED, MISSING = "done", "failed", "missing"
 # columns after those of the species
+LOWEST_PROBABILITY = "lowest_probability"  # of the picks of a species, which others compare with exactly
 SUMMARY_ENDS = "expected_right", "seconds", "peak_memory_gib", "not_calibrated", "failure"
 
 
@@ -93,8 +94,13 @@ def make_record(
 
 
 def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with rounded numbers, and None for those that JSON does not have."""
-    return {key: finite_or_none(round(value, 4)) if isinstance(value, float) else value for key, value in row.items()}
+    """Return a row with rounded numbers but for the limit of the picks, and None for those that JSON does not have."""
+    return {
+        key: finite_or_none(value if key == LOWEST_PROBABILITY else round(value, 4))
+        if isinstance(value, float)
+        else value
+        for key, value in row.items()
+    }
 
 
 def state_of(tomogram: str | Path, mask: str | Path | None = None) -> dict[str, Any]:
