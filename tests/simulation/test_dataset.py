@@ -96,6 +96,15 @@ def test_mrc_files_hold_the_same_volume(simulation_settings, shipped_species, tm
     assert [path.name for path in mrc.parent.glob("*wbp*")] == ["wbp.mrc"]
 
 
+def test_mrc_files_lie_beside_the_folder_that_one_stands_in(
+    simulation_settings, shipped_species, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    simulate_dataset(".", shipped_species, {**simulation_settings, "write_mrc": True}, runs=1, workers=1)
+    assert [path.parent.parent for path in tmp_path.rglob("wbp.mrc")] == [tmp_path / "here_mrc"]
+
+
 def test_an_mrc_file_is_whole_or_not_there(tmp_path):
     write_mrc(tmp_path / "one.mrc", np.zeros((2, 3, 4), np.float32), 10.0)
     before = (tmp_path / "one.mrc").read_bytes()

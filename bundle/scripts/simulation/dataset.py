@@ -80,7 +80,7 @@ def simulate_dataset(
     Raises:
         InputError: a setting is not valid, a map cannot be read, or the folder holds a dataset with other settings.
     """
-    root = Path(dataset_dir)
+    root = Path(os.path.abspath(dataset_dir))  # "." has no name
     settings = json.loads(json.dumps({**settings, "seed": seed}))
     check_settings(settings, species_set)
     try:
