@@ -176,7 +176,7 @@ def compare_in(
         outcome, species_set = pick_all(folder, name, files[name], quantise_with)
         outcome.making += exporting[name]
         reference = reference or outcome
-        print("| " + " | ".join(row_of(name, outcome, reference, species_set, truth_in(folder, species_set))) + " |")
+        print("| " + " | ".join(row_of(name, outcome, reference, species_set, *truth_in(folder, species_set))) + " |")
         sys.stdout.flush()
         if outcome is not reference:
             outcome.probabilities.clear()
@@ -244,19 +244,24 @@ def pick_all(folder: Path, name: str, path: Path, quantise_with: Path) -> tuple[
     return outcome, parser.get_parsed_content("species")
 
 
-def truth_in(folder: Path, species_set: SpeciesSet) -> list[Pick]:
-    """Return the true particles of the runs in a folder; none if it has no truth."""
+def truth_in(folder: Path, species_set: SpeciesSet) -> tuple[list[Pick], list[str]]:
+    """Return the true particles of the runs in a folder, and these runs; none if it has no truth."""
     try:
         rows = list_labelled_runs(folder)
     except InputError:
-        return []
+        return [], []
     picked = set(species_set.names)
     truth = [pick for row in rows for pick in read_truth(row["label"], row["run"], species_set)]
-    return [pick for pick in truth if pick.species in picked]
+    return [pick for pick in truth if pick.species in picked], [row["run"] for row in rows]
 
 
 def row_of(
-    name: str, outcome: Outcome, reference: Outcome, species_set: SpeciesSet, truth: Sequence[Pick]
+    name: str,
+    outcome: Outcome,
+    reference: Outcome,
+    species_set: SpeciesSet,
+    truth: Sequence[Pick],
+    runs: Sequence[str],
 ) -> Iterator[str]:
     """Yield the cells of a program's row, see the module's docstring."""
     pairs = zip(outcome.probabilities, reference.probabilities, strict=True)
@@ -273,10 +278,10 @@ def row_of(
     lonely = [*alone(outcome.picks, reference.picks), *alone(reference.picks, outcome.picks)]
     thresholds = {species.name: species.probability_threshold for species in species_set.known}
     yield f"{sum(abs(pick.score - thresholds[pick.species]) > MARGIN for pick in lonely)}"
-    if not truth:
+    if not runs:
         yield from "----"
         return
-    score = score_picks(truth, outcome.picks, species_set, "one_to_one")
+    score = score_picks(truth, outcome.picks, species_set, "one_to_one", runs=runs)
     wrong = sum(row.counts.fp for row in score.rows)
     yield f"{1 - wrong / max(len(gaps), 1):.3f}"
     yield f"{score.mean_f1:.3f}"

@@ -145,7 +145,8 @@ def specimen_of(name: str, maps_dir: Path, voxel_size_angstrom: float) -> Specim
 def particles_of(row: Mapping[str, str], species_set: SpeciesSet, voxel_size_angstrom: float) -> NDArray[np.float64]:
     """Return the true particles of a run, ``(N, 4)`` rows of label, z, y, x in voxels."""
     labels = {one.name: one.label for one in species_set.picked}
-    truth = [pick for pick in read_truth(row["label"], row["run"], species_set) if pick.species in labels]
+    known = read_truth(row["label"], row["run"], species_set)
+    truth = [pick for pick in known if pick.species in labels and pick.weight == 1]
     places = to_zyx_vox(np.array([pick.xyz_angstrom for pick in truth]).reshape(-1, 3), voxel_size_angstrom)
     return np.column_stack([[labels[pick.species] for pick in truth], places])
 

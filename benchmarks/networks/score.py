@@ -155,7 +155,7 @@ def score_chosen(options: argparse.Namespace) -> None:
             raise InputError(f"unknown {', '.join(unknown)}; known are {', '.join(known)}.")
     fitted, tested = (tuple(value.split(",")) for value in (options.validation_runs, options.test_runs))
     folder = Path(options.output_dir)
-    plan = Plan(options.dataset_dir, fitted, tested, 1.0, folder, settings_of(options.settings), options.clock)
+    plan = Plan(options.dataset_dir, fitted, tested, 1.0, folder, settings_of(options.settings), clock=options.clock)
     score_all(plan, options.models, ensembles, finders)
     print((folder / "scores.md").read_text(), flush=True)
 

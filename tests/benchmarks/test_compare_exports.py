@@ -5,7 +5,10 @@ from types import ModuleType, SimpleNamespace
 
 import compare_exports
 import pytest
-from scripts.errors import InputError
+import torch
+from scripts.errors import InputError, InputWarning
+from scripts.picks import Pick
+from synthetic import make_species, noise, write_mrc
 
 CENTRES = {"ribosome": [(6, 9, 11), (13, 20, 30)]}
 
@@ -48,6 +51,19 @@ def test_every_program_gets_a_row(write_spheres, nncf, capsys):
     ]
     assert nncf.count == len(nncf.windows) == compare_exports.QUANTISED_WINDOWS
     assert all(window.shape[:2] == (1, 1) and 0 <= window.mean() <= 1 for window in nncf.windows)
+
+
+def test_picks_in_a_tomogram_without_particles_are_wrong(tmp_path):
+    for run in ("full", "empty"):
+        write_mrc(tmp_path / f"{run}.mrc", noise(0))
+    (tmp_path / "truth.csv").write_text("experiment,particle_type,x,y,z\nfull,a,100,100,100\n")
+    species = make_species(2)
+    picks = [Pick("full", "a", 100, 100, 100), *(Pick("empty", "a", 10 * x, 50, 50) for x in range(1, 10))]
+    outcome = compare_exports.Outcome(picks=picks, probabilities=[torch.zeros(1)])
+    with pytest.warns(InputWarning, match="no particle of empty"):
+        truth, runs = compare_exports.truth_in(tmp_path, species)
+    row = list(compare_exports.row_of("one", outcome, outcome, species, truth, runs))
+    assert (row[-4], row[-1]) == ("0.100", "9")
 
 
 def test_what_is_not_installed_is_said(write_spheres, monkeypatch, capsys):

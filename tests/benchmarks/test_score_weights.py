@@ -64,6 +64,14 @@ def test_each_row_has_its_own_finder_and_ensemble(words, monkeypatch):
     assert asked == [(finder, combination) for combination in (None, "mean", "rank") for finder in (Blobs, Peaks)]
 
 
+def test_seconds_are_those_of_the_clock_that_is_asked_for(words, monkeypatch):
+    plans = []
+    monkeypatch.setattr(score, "score_all", lambda plan, *rest: plans.append(plan))
+    monkeypatch.setattr(score.Path, "read_text", lambda path: "")
+    assert score.main([*words, "--clock", "processor"]) == 0
+    assert (plans[0].clock, plans[0].unit) == ("processor", "seconds")
+
+
 def test_results_of_other_weights_or_runs_are_refused(words, tmp_path, monkeypatch, capsys):
     result = tmp_path / "out" / "a_one_Blobs" / "result.json"
     result.parent.mkdir(parents=True)

@@ -77,6 +77,14 @@ def test_peaks_are_scored_against_the_truth_with_thresholds_of_other_runs(option
     assert [task for task, _ in calls] == ["match", "postprocess"]
 
 
+def test_annotations_that_are_not_certain_are_no_particles(tmp_path):
+    rows = ["experiment,particle_type,x,y,z,weight", *(f"one,ribosome,{100 * n},50,60,{w}" for n, w in enumerate("10"))]
+    (tmp_path / "truth.csv").write_text("\n".join([*rows, "one,ribosome,300,50,60,", ""]))
+    row, species_set = {"label": str(tmp_path / "truth.csv"), "run": "one"}, read_species(SPECIES_FILE)
+    found = tool.particles_of(row, species_set, 10.0)
+    assert found.tolist() == [[species_set.named("ribosome", "").label, 6.0, 5.0, 0.0]]
+
+
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_template_and_mask_are_centred_cubes_at_the_tomograms_voxel_size(options, calls):
     assert tool.main([*options, "--round_step_degrees", "50"]) == 0
