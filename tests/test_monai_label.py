@@ -12,6 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
 from scripts.coordinates import affine_of
+from scripts.datasets.truth import list_labelled_runs, read_annotations
 from scripts.errors import InputError, InputWarning, find_input_error
 from scripts.monai_label import (
     SHARED_OPTIONS,
@@ -250,6 +251,8 @@ def test_an_option_of_a_species_that_is_not_offered_is_named_with_those_that_are
     assert fault_of({"image": "one", "threshold_ribosom": 0.5}, offered) == said
     said = "the request: there is no option 'operating_point_a'; there are none with operating_point_."
     assert fault_of({"operating_point_a": "F4"}, offered) == said
+    said = "the request: there is no option 'rotation'; there is rotations."
+    assert fault_of({"rotation": 4}, offered) == said
 
 
 def test_a_folder_of_studies_that_is_not_there_is_refused_and_not_made(serve, tmp_path, capsys):
@@ -494,6 +497,38 @@ def test_a_folder_of_picks_counts_where_all_are_of_the_study(run, count, app, tm
     write_copick_json(tmp_path / "studies" / "Picks" / "me_0_ribosome.json", picks, run=run, **user)
     labelled = [{"image": "elsewhere.mrc", "label": "labels.mrc"}]
     assert len(studies_with_points(labelled, served=True)) == count
+
+
+def test_two_studies_share_a_folder_of_picks(app, tmp_path):
+    shutil.copy(tmp_path / "studies" / "one.mrc", tmp_path / "studies" / "two.mrc")
+    for run in ("one", "two"):
+        user = {"species": "ribosome", "voxel_size_angstrom": VOXEL_SIZE, "user_id": run, "session_id": "0"}
+        picks = [Pick(run, "ribosome", 50.0, 60.0, 70.0)]
+        write_copick_json(tmp_path / "studies" / "Picks" / f"{run}_0_ribosome.json", picks, run=run, **user)
+    rows = studies_with_points([], served=True)
+    assert [row["run"] for row in rows] == ["one", "two"]
+    assert [[pick.run for pick in read_annotations(row["label"], row["run"])] for row in rows] == [["one"], ["two"]]
+
+
+def test_what_was_annotated_in_studies_counts_as_on_the_command_line(app, tmp_path):
+    folder = tmp_path / "studies"
+    shutil.copy(folder / "one.mrc", folder / "two.mrc")
+    rows = [
+        f"{run},{species},50,60,{z}"
+        for run in ("one", "two")
+        for z, species in ((70, "ribosome"), (20, "thyroglobulin"))
+    ]
+    (folder / "truth.csv").write_text("\n".join(["experiment,particle_type,x,y,z", *rows, ""]))
+    (folder / "annotated.json").write_text('{"one": ["ribosome"]}')
+    found = studies_with_points([], served=True)
+    assert found == list_labelled_runs(folder)
+    assert ["annotated" in row for row in found] == [True, False]
+    with pytest.warns(InputWarning, match="one: what was annotated is not applied to a saved label"):
+        (other,) = studies_with_points(save_label(tmp_path), served=True)
+    assert other["run"] == "two"
+    (folder / "annotated.json").write_text('{"three": ["ribosome"]}')
+    with pytest.raises(InputError, match=r"annotated\.json: there is no run three; the runs are one, two\."):
+        studies_with_points([], served=True)
 
 
 def test_a_study_whose_accents_the_table_writes_in_another_way_is_refused(app, tmp_path):

@@ -25,6 +25,7 @@ from study_folder import StudyFolder
 
 logger = logging.getLogger(__name__)
 
+SECOND_LOOK = "second_look.pt"  # beside the model
 NAME = "most_uncertain_picks"
 SCORE, SCORED_WITH = "uncertain_picks", "uncertain_picks_weights"  # keys of a study's stored information
 
@@ -42,6 +43,14 @@ class MyApp(monaibundle.MyApp, MONAILabelApp):  # MONAI Label looks for a class 
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+
+    def init_infers(self) -> dict[str, InferTask]:
+        """Return the bundle's inference; a second look is no model that a client could choose."""
+        infers: dict[str, InferTask] = super().init_infers()
+        for task in infers.values():
+            models = task.config().get("model_filename", [])
+            models[:] = [name for name in models if name != SECOND_LOOK]
+        return infers
 
     def infer(self, request: Mapping[str, Any], datastore: Datastore | None = None) -> Any:
         """Pick in a study.

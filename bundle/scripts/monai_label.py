@@ -20,6 +20,7 @@ from monai.transforms import MapTransform, Transform
 from torch import nn
 
 from scripts.copick_tree import PICKS_FOLDER
+from scripts.datasets.annotated import rows_with_annotated
 from scripts.datasets.runs import run_name
 from scripts.datasets.truth import TRUTH_TABLE
 from scripts.errors import InputError, InputWarning
@@ -228,16 +229,21 @@ class ToStudyGridd(MapTransform):
         return sample
 
 
-def studies_with_points(labelled: Sequence[Mapping[str, str]], served: bool) -> list[dict[str, str]]:
+def studies_with_points(
+    labelled: Sequence[Mapping[str, str]], served: bool, annotated: str | Mapping[str, Any] | None = None
+) -> list[dict[str, str]]:
     """List the server's studies without a saved label but with points: rows in ``truth.csv``, or ``Picks/*.json``.
+
+    A saved label counts as complete, whatever is said of its study; a warning names such studies.
 
     Args:
         labelled: the studies whose label was saved, one ``{"image": path, "label": path}`` each.
         served: False gives an empty list.
+        annotated: what was annotated in the studies, see `datasets.annotated`.
 
     Raises:
-        InputError: there is nothing to train on, neither labels nor points, or the table writes the accents of a
-            study's name in another way than its file.
+        InputError: there is nothing to train on, neither labels nor points, the table writes the accents of a study's
+            name in another way than its file, or a case of `datasets.annotated.rows_with_annotated`.
     """
     if not served:
         return []
@@ -246,12 +252,18 @@ def studies_with_points(labelled: Sequence[Mapping[str, str]], served: bool) -> 
     table, picks = folder / TRUTH_TABLE, folder / PICKS_FOLDER
     in_table = {pick.run for pick in read_csv(table)} if table.exists() else set()
     in_picks = {pick.run for path in sorted(picks.glob("[!.]*.json")) for pick in read_copick_json(path)}
-    refuse_look_alikes(map(run_name, studies), in_table, table)
+    names = [run_name(path) for path in studies]
+    refuse_look_alikes(names, in_table, table)
     found = []
-    for path in studies:
-        run = run_name(path)
-        if run in in_table or in_picks == {run}:
+    for path, run in zip(studies, names, strict=True):
+        if run in in_table or run in in_picks:
             found.append({"image": str(path), "run": run, "label": str(table if run in in_table else picks)})
     if not labelled and not found:
         raise InputError(f"{folder} holds no study with a saved label or with points: save a label first.")
-    return found
+    saved = [{"image": str(item["image"]), "run": run_name(item["image"])} for item in labelled]
+    rows = rows_with_annotated([*saved, *found], annotated, folder, [row["run"] for row in saved] + names)
+    limited = [row["run"] for row, before in zip(rows, saved, strict=False) if row != before]
+    if limited:
+        message = f"{', '.join(limited)}: what was annotated is not applied to a saved label, which counts as complete."
+        warnings.warn(message, InputWarning, stacklevel=2)
+    return rows[len(saved) :]
