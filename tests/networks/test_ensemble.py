@@ -327,6 +327,11 @@ def test_an_unknown_combination_is_refused(files):
         network_of_files(files[0], "median")
 
 
+def test_ranks_of_one_network_are_refused(files):
+    with pytest.raises(InputError, match="ensemble rank needs several weights: give checkpoint_path a list"):
+        network_of_files(files[0], RANK)
+
+
 def test_several_files_do_not_fit_a_network_that_was_named(files):
     with pytest.raises(InputError, match="leave network_def out"):
         load_files(coarse(), files)

@@ -147,6 +147,10 @@ def network_of_files(checkpoint_path: WeightsFiles, ensemble: str = "mean") -> n
     """
     check_combination(ensemble)
     if isinstance(checkpoint_path, str | Path):
+        if ensemble != COMBINATIONS[0]:
+            raise InputError(
+                f"ensemble {ensemble} needs several weights: give checkpoint_path a list, or leave it out."
+            )
         return network_of(checkpoint_path)
     paths = files_of(checkpoint_path)
     check_members(paths, ensemble)

@@ -7,6 +7,7 @@ expected precision, recall and F-beta of every threshold are known without truth
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.species import SpeciesSet
 
 NAMED = {"f1": 1.0, "f4": 4.0}
+USUAL_POINT = "f1"
 SHARES = ("precision", "recall", "probability")
 HELP = "give f1, f4, {'precision': 0.9}, {'recall': 0.95} or {'probability': 0.5}, or one of these per species, by name"
 LEAST_PROBABILITY = 0.01  # of a candidate of a second look; those below are left out
@@ -174,3 +176,13 @@ def _sum_of(probabilities: NDArray[np.float64], spread: float) -> tuple[float, f
     """Return the expected number of right ones, and half of its 90 % interval."""
     variance = float((probabilities * (1 - probabilities)).sum())
     return float(probabilities.sum()), Z_90 * math.sqrt(variance + (spread * variance) ** 2)
+
+
+def warn_of_unused_point(operating_point: Any) -> None:
+    """Warn where another operating point than the usual one is asked for, and no probability is there to choose by."""
+    if str(operating_point).lower() != USUAL_POINT:
+        message = (
+            f"operating_point {operating_point} changes nothing: it needs a second look or calibration_path; without, "
+            "probability_thresholds choose the picks."
+        )
+        warnings.warn(message, InputWarning, stacklevel=2)
