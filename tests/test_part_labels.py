@@ -1,7 +1,6 @@
 """Trainings on part labels: the page's commands with small settings, and what a network learns from them."""
 
 import csv
-import json
 import re
 
 import numpy as np
@@ -37,11 +36,8 @@ def my_data(tmp_path):
             picks += [Pick(name, species, *(index * VOXEL_SIZE for index in (x, y, z))) for z, y, x in centres]
         write_mrc(mine / f"{name}.mrc", volume, VOXEL_SIZE)
     write_csv(mine / "truth.csv", picks)
-    (described,) = blocks_of("json")
-    (mine / "annotated.json").write_text(described)
-    shipped = json.loads((ROOT / "bundle" / "configs" / "species.json").read_text())
-    species = {name: {**shipped["species"][name], "label": label} for label, name in enumerate(PLACES, start=1)}
-    (mine / "species.json").write_text(json.dumps({"voxel_size_angstrom": VOXEL_SIZE, "species": species}))
+    for name, content in zip(("species.json", "annotated.json"), blocks_of("json"), strict=True):
+        (mine / name).write_text(content)
     return tmp_path
 
 

@@ -149,12 +149,13 @@ def test_a_setting_is_in_the_record_or_may_change(name, key, project):
         "ensemble": {"checkpoint_path": files},  # one network is no ensemble
         "validation_share": {"validation_runs": [], "seed": 1},  # which are not chosen otherwise
         "interest_table": {"interest_share": 0.5},
+        "pick_binning": {"pick_formats": ["csv", "warp"], "pick_binning": 1.0},
         "start_from_other_species": others,
         "rate_of_old_layers": others,
     }
     both = needed.get(key, {})
     other = str(project / "calibration.json") if key == "calibration_path" else OTHER[key]
-    before, now = record(project, name, **both), record(project, name, **both, **{key: other})
+    before, now = record(project, name, **both), record(project, name, **{**both, key: other})
     listed = may_change("training" if name == "train.json" else "batch")
     assert (canonical(before) == canonical(now)) == (key in listed), first_difference(before, now)
 

@@ -1,5 +1,5 @@
 import pytest
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.handlers.results import WritePicks, WriteToProject
 from scripts.records import first_difference
 from synthetic import make_species
@@ -22,6 +22,14 @@ def handler(**settings):
 def test_what_no_file_can_be_written_with_is_refused_before_the_first_tomogram(settings, said):
     with pytest.raises(InputError, match=said):
         handler(**settings)
+
+
+def test_binning_is_for_formats_that_count_pixels():
+    assert handler(formats=["csv", "warp"], binning=4.0).binning == 4.0
+    with pytest.raises(InputError, match="pick_binning has no meaning for csv, imod; leave it out"):
+        handler(formats=["csv", "imod"], binning=4.0)
+    with pytest.warns(InputWarning, match="without pick_binning, relion4 and warp counts the tomogram's voxels"):
+        assert handler(formats=["csv", "relion4", "warp"]).binning == 1.0
 
 
 def test_a_change_of_formats_is_named():

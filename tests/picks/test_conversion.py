@@ -20,7 +20,7 @@ def project(tmp_path, shipped_species):
 
 @pytest.mark.parametrize("first", FORMATS)
 @pytest.mark.parametrize("second", FORMATS)
-@pytest.mark.filterwarnings("ignore:.*no room for scores")
+@pytest.mark.filterwarnings("ignore:.*no room for scores", "ignore:.*counts the tomogram's voxels")
 def test_any_format_becomes_any_other(tmp_path, first, second):
     facts = replace(FACTS, run="A", species="ribosome")
     kept = FORMATS[first].has_scores and FORMATS[second].has_scores
@@ -58,7 +58,8 @@ def test_a_folder_gets_a_file_per_run_and_species(tmp_path, table):
 @pytest.mark.filterwarnings("ignore:.*no room for scores", "ignore:.*all 2 runs are taken to have")
 def test_a_folder_gets_a_file_of_all_runs_where_the_format_has_runs(tmp_path, name, files):
     write_csv(tmp_path / "in.csv", [*TABLE, replace(TABLE[0], run="B")])
-    written = convert(tmp_path / "in.csv", tmp_path / "out", facts=FACTS, to_format=name)
+    binning = 4.0 if FORMATS[name].has_binning else None
+    written = convert(tmp_path / "in.csv", tmp_path / "out", facts=replace(FACTS, binning=binning), to_format=name)
     assert {str(path.relative_to(tmp_path / "out")): count for path, count in written.items()} == files
 
 
@@ -157,7 +158,7 @@ def test_a_file_that_is_there_stays_unless_it_may_be_replaced(tmp_path, table):
         ("imod", "B/thyroglobulin.imod.txt"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*all 2 runs are taken to have")
+@pytest.mark.filterwarnings("ignore:.*all 2 runs are taken to have", "ignore:.*counts the tomogram's voxels")
 def test_files_in_a_folder_that_get_no_picks_any_more_are_named(tmp_path, table, name, stays):
     target = tmp_path / "out"
     (target / "A").mkdir(parents=True)
@@ -339,7 +340,10 @@ def test_a_run_called_nan_is_refused_where_a_star_file_would_lose_it(tmp_path):
     for name in ("relion4", "relion5"):
         with pytest.raises(InputError, match="nan"):
             convert(tmp_path / "in.csv", tmp_path / name, facts=FACTS, to_format=name)
-    convert(tmp_path / "in.csv", tmp_path / "warp", facts=FACTS, to_format="warp")
+    with pytest.warns(
+        InputWarning, match=r"warp: without --binning, warp counts the tomogram's voxels, as if the tilt"
+    ):
+        convert(tmp_path / "in.csv", tmp_path / "warp", facts=FACTS, to_format="warp")
     (file,) = (tmp_path / "warp").iterdir()
     assert [pick.run for pick in FORMATS["warp"].read(file, replace(FACTS, species=TABLE[0].species))] == ["nan"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -14,7 +15,7 @@ from ignite.engine import Engine, Events
 from scripts.atomic_files import write_folder_atomically
 from scripts.copick_tree import PICKS_FOLDER, RUNS, overlay_folder_of, session_file
 from scripts.datasets.runs import Folders, mask_of_run
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.file_names import require_file_name
 from scripts.handlers.finished_sample import expected_of, image_facts_of, picture_of, samples_of, tomogram_of
 from scripts.handlers.times import peak_memory_gib
@@ -24,6 +25,8 @@ from scripts.pages.run_page import write_run_page
 from scripts.picking.pick_transform import picks_of
 from scripts.picks import Facts, Pick, check_formats, from_records, write_copick_json, write_run_folder
 from scripts.picks.copick_json import check_ids
+from scripts.picks.formats import Format
+from scripts.picks.relion4_star import counts_voxels
 from scripts.records import as_json, record_of
 from scripts.results.project_session import SessionRecord, project_of, run_folder_in_project
 from scripts.results.run_folder import make_record, state_of, write_record
@@ -101,13 +104,14 @@ class WritePicks:
         session_id: which session, for copick.
         voxel_offset: see `coordinates`.
         formats: names of the formats to write, see `picks.formats`.
-        binning: pixels of the tilt series along the side of a voxel, for formats that count in these pixels.
+        binning: pixels of the tilt series along the side of a voxel, for formats that count in these pixels; None
+            counts voxels, which a warning says.
         built: the objects that the picks depend on, by name; their records are stored in ``run.json``.
         page_megabytes: size limit of a run's page; 0 writes no pages.
         mask_path: see `preparation.region.LimitRegiond`.
 
     Raises:
-        InputError: there is no such format.
+        InputError: there is no such format, or ``binning`` has no meaning for these formats, or is not positive.
     """
 
     def __init__(
@@ -118,7 +122,7 @@ class WritePicks:
         session_id: str | int,
         voxel_offset: float = 0.0,
         formats: Sequence[str] = ("csv", "copick", "relion5"),
-        binning: float = 1.0,
+        binning: float | None = None,
         built: Mapping[str, Any] | None = None,
         page_megabytes: float = 20.0,
         mask_path: str | None = None,
@@ -126,7 +130,8 @@ class WritePicks:
         self.folder, self.species_set = Path(output_dir), species_set
         self.page_megabytes, self.mask_path = check_megabytes(page_megabytes), mask_path
         self.user_id, self.session_id, self.voxel_offset = str(user_id), str(session_id), voxel_offset
-        self.formats, self.binning = check_formats(formats), check_binning(binning)
+        self.formats = check_formats(formats)
+        self.binning = check_binning(binning, self.formats)
         if any(one.name == "copick" for one in self.formats):
             check_ids(self.user_id, self.session_id)
         self.settings = as_json(record_of({**(built or {}), "files": self}))
@@ -184,14 +189,21 @@ class WritePicks:
         )  # fmt: skip
 
 
-def check_binning(binning: float) -> float:
-    """Return a number of pixels per voxel.
+def check_binning(binning: float | None, formats: Sequence[Format]) -> float:
+    """Return a number of pixels per voxel; 1 of None, with a warning where a format counts such pixels.
 
     Raises:
-        InputError: it is not positive.
+        InputError: it is not positive, or no format counts pixels.
     """
+    names = [one.name for one in formats if one.has_binning]
+    if binning is None:
+        if names:
+            warnings.warn(counts_voxels(" and ".join(names), "pick_binning"), InputWarning, stacklevel=3)
+        return 1.0
     if not 0 < binning < math.inf:
         raise InputError(f"pick_binning must be above 0; got {binning}.")
+    if not names:
+        raise InputError(f"pick_binning has no meaning for {', '.join(one.name for one in formats)}; leave it out.")
     return binning
 
 

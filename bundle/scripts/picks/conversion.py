@@ -18,7 +18,7 @@ from scripts.picks.copick_json import copick_files
 from scripts.picks.copick_project import read_copick_project
 from scripts.picks.formats import FORMATS, Format, format_named, format_of_star, guess_format
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
-from scripts.picks.relion4_star import PIXEL_TOLERANCE, stated_binning
+from scripts.picks.relion4_star import PIXEL_TOLERANCE, counts_voxels, stated_binning
 
 
 def convert(
@@ -79,6 +79,8 @@ def convert(
         raise InputError(f"{there[0]} is there already; choose another name, or give --overwrite.")
     for run in sorted({pick.run for _, own, _ in parts for pick in own}):
         writer.check_run(run)  # before the first file is written
+    if facts.binning is None and writer.has_binning and not reader.has_binning:
+        warnings.warn(f"{target}: {counts_voxels(writer.name, '--binning')}", InputWarning, stacklevel=2)
     for path, own, own_facts in parts:
         writer.write(path, own, own_facts)
     others = writer.others_at(Path(target), [path for path, _, _ in parts], facts) if overwrite else []

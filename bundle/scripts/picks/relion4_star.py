@@ -89,6 +89,14 @@ def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
     return [replace(pick, x_voxel=UNKNOWN, y_voxel=UNKNOWN, z_voxel=UNKNOWN) for pick in picks]
 
 
+def counts_voxels(formats: str, setting: str) -> str:
+    """Return the warning that files count the tomogram's voxels, because nothing says how many pixels these are."""
+    return (
+        f"without {setting}, {formats} counts the tomogram's voxels, as if the tilt series had not been binned: set it "
+        "to the tomogram's voxel size divided by the pixel size of the unbinned tilt series."
+    )
+
+
 def stated_binning(path: str | Path, facts: Facts) -> float | None:
     """Return the pixels per voxel that a file counts in; None if the file or the facts state no size.
 
