@@ -77,6 +77,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "networks.transfer": "parameter_groups species_taken_over start_from",
     "networks.weights": "load_weights",
     "picking.blobs": "Blobs",
+    "picking.operating_point": "warn_of_unused_point",
     "picking.peaks": "Peaks",
     "picking.pick_transform": "PickParticlesd",
     "picking.second_look": "find_second_look",
