@@ -93,6 +93,7 @@ def test_the_server_shows_species_and_options(server, shipped_species):
         assert options[f"min_voxels_{species.name}"] == species.min_voxels
         assert options[f"operating_point_{species.name}"] == "F1"
     assert (options["merge_distance_in_radii"], options["rotations"], options["flips"]) == (1.0, 1, "")
+    assert options["model_filename"] == ["model.pt"]  # a second look is none
     assert MODEL in info["trainers"]
 
 
