@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import signal
 from types import SimpleNamespace
 
@@ -213,6 +214,25 @@ def test_a_mask_of_a_run_that_changed_is_noticed_whatever_its_time(data, tmp_pat
     pick(*where, **settings)
     replace_silently(mask, other)
     assert line_of(*where, **settings).startswith(f"{tmp_path / 'out' / 'TS_01'} was picked before {mask} changed. Set")
+
+
+def test_a_tomogram_that_is_replaced_while_it_is_picked_is_not_done(data, tmp_path, monkeypatch):
+    one, other = tmp_path / "TS_01.mrc", tmp_path / "other.mrc"
+    shutil.copy(data / "TS_01.mrc", one)
+    write_mrc(other, noise(9), VOXEL_SIZE)
+    call = TomogramInferer.__call__
+
+    def replacing(self, inputs, network):
+        if other.exists():
+            os.replace(other, one)
+        return call(self, inputs, network)
+
+    monkeypatch.setattr(TomogramInferer, "__call__", replacing)
+    where = one, tmp_path / "out", data.parent / "weights.pt"
+    assert f"{one} changed while the tomogram was picked: start again to pick it anew." in line_of(*where)
+    assert not (tmp_path / "out" / "TS_01").exists()
+    pick(*where)
+    assert statuses(tmp_path / "out") == {"TS_01": "done"}
 
 
 def test_overwrite_replaces_results_of_other_settings(data, tmp_path):

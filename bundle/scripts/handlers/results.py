@@ -29,7 +29,7 @@ from scripts.picks.formats import Format
 from scripts.picks.relion4_star import counts_voxels
 from scripts.records import as_json, record_of
 from scripts.results.project_session import SessionRecord, project_of, run_folder_in_project
-from scripts.results.run_folder import make_record, state_of, write_record
+from scripts.results.run_folder import changed_file, make_record, state_of, write_record
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
@@ -154,6 +154,9 @@ class WritePicks:
         for sample in samples_of(engine):
             image, picks = image_facts_of(sample), picks_of(sample)
             run, state = image.run, state_of(image.source, mask_of_run(self.mask_path, image.run))
+            changed = changed_file(getattr(engine.state, "tomogram", state), state)
+            if changed:
+                raise InputError(f"{changed} changed while the tomogram was picked: start again to pick it anew.")
             with write_folder_atomically(self.folder / require_file_name(run, "run")) as folder:
                 self.write_files(folder, picks, sample)
                 seconds = {**getattr(engine.state, "seconds", {}), "write": perf_counter() - started}

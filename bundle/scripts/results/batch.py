@@ -177,14 +177,16 @@ def work_through(evaluator: SupervisedEvaluator, datasets: Mapping[str, Subset[A
     ):
         warnings.simplefilter("error", NoContrastWarning)  # in a batch, a volume without contrast has failed
         for run, dataset in datasets.items():
-            evaluate_one(evaluator, run, dataset, tables.output_dir)
+            evaluate_one(evaluator, run, dataset, tables)
             tables.write()
             progress.update()
 
 
-def evaluate_one(evaluator: SupervisedEvaluator, run: str, dataset: Subset[Any], output_dir: Path) -> None:
+def evaluate_one(evaluator: SupervisedEvaluator, run: str, dataset: Subset[Any], tables: BatchTables) -> None:
     """Process one run; if it fails, log an error and write a note in the folder ``failures``."""
+    output_dir, known = tables.output_dir, tables.tomograms[run]
     try:
+        evaluator.state.tomogram = state_of(known["path"], known.get("mask", {}).get("path"))  # before it is read
         evaluator.state.max_epochs = None  # makes Ignite start again, even after a failed run
         loader: Any = evaluator.data_loader
         loader = DataLoader(dataset, batch_size=1, collate_fn=loader.collate_fn)
