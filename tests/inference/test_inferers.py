@@ -68,6 +68,16 @@ def test_windows_of_odd_sides_leave_no_logit_out(size, flips):
     assert found.min() > 0
 
 
+@pytest.mark.parametrize("side", [4, 12])
+def test_windows_smaller_than_the_networks_stride_leave_no_gap(side):
+    def strided(windows):
+        return F.avg_pool3d(windows, 2)
+
+    strided.output_stride, strided.stride, strided.depends_on_window = 2, 16, False
+    volume = 1 + noise(1, 1, 48, 48, 48)
+    torch.testing.assert_close(slide(volume, strided, (side, 48, 48)), strided(volume), atol=1e-5, rtol=0)
+
+
 def test_every_tomogram_of_a_batch_comes_back():
     volumes = noise(2, 1, *SHAPE)
     torch.testing.assert_close(slide(volumes, identity), volumes, atol=1e-5, rtol=0)

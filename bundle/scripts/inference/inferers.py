@@ -276,14 +276,17 @@ class TomogramInferer(Inferer):
 
         If a window has no size yet, it is `DEFAULT_WINDOW` for a network whose answer depends on the window (its
         attribute ``depends_on_window``), and else as large as the memory allows, or ``most_voxels``. Windows start at
-        multiples of the network's stride, where it states one, and their sides are multiples of its output's. Those of
-        a network that takes no other shape (``has_fixed_windows``) are filled where the volume is smaller.
+        multiples of the network's stride, where it states one, and are not smaller; their sides are multiples of its
+        output's. Those of a network that takes no other shape (``has_fixed_windows``) are filled where the volume is
+        smaller.
         """
         stride = int(getattr(network, "output_stride", 1))
         free = not getattr(network, "depends_on_window", True)
         align = int(getattr(network, "stride", stride)) if free else stride
         window = [-(-side // stride) * stride for side in self.window_size or DEFAULT_WINDOW]
         at_once = AT_ONCE if device.type == "cpu" and not getattr(network, "has_own_threads", False) else 1
+        if free:
+            window = [max(side, align) for side in window]  # smaller ones would leave gaps between their starts
         if free and self.window_size is None:
             per_voxel = at_once * self.bytes_per_voxel(network, device)
             most = most_voxels or voxels_in_memory(self.memory_gib, shape, logits_bytes(shape, stride), per_voxel)
