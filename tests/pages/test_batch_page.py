@@ -28,6 +28,14 @@ def test_only_the_runs_that_are_named_are_shown_and_never_unfinished_ones(output
     assert [run["name"] for run in named["runs"]] == ["TS_2"]
 
 
+def test_a_page_that_is_written_again_leaves_out_what_failed_since(output_dir):
+    (output_dir / "failures").mkdir()
+    (output_dir / "failures" / "TS_2.txt").write_text("it is cut short\nTraceback")
+    data = data_of(write_batch_page(output_dir, make_species(2)))
+    assert [run["name"] for run in data["runs"]] == ["TS 1", "empty"]
+    assert data["failures"] == [{"name": "TS_2", "reason": "it is cut short"}]
+
+
 def test_picks_of_lower_thresholds_than_the_species_files_are_shown_and_counted(output_dir):
     write_csv(
         output_dir / "TS_2" / "picks.csv", [Pick("TS_2", "b", 1.0, 2.0, 3.0, score) for score in (0.3000009, 0.9)]

@@ -8,7 +8,14 @@ from scripts.atomic_files import write_table_of_rows
 from scripts.errors import InputError
 from scripts.picking.calibration import UNFITTED
 from scripts.picks import Pick, read_csv, write_csv
-from scripts.results.pseudo_labels import counts_of_labels, labels_of, main, refuse_used_runs, without_known
+from scripts.results.pseudo_labels import (
+    counts_of_labels,
+    judged_runs,
+    labels_of,
+    main,
+    refuse_used_runs,
+    without_known,
+)
 from scripts.results.run_folder import make_record, read_record, write_failure, write_record
 from synthetic import make_species, write_weights
 
@@ -202,6 +209,16 @@ def test_a_run_in_two_folders_is_refused(label, tmp_path, capsys):
         write_run(tmp_path / folder, "one", [at(0, 0.95)])
     assert label(tmp_path / "more") == 1
     assert f"run 'one' is in {tmp_path / 'more'} and in another folder" in capsys.readouterr().err
+
+
+def test_a_run_that_failed_in_one_folder_and_was_picked_in_another_counts_in_any_order(tmp_path):
+    for folder, runs in (("a", ["one"]), ("b", ["one", "two"])):
+        for run in runs:
+            write_run(tmp_path / folder, run, [at(0, 0.95, run=run)])
+    write_failure(tmp_path / "b", "one", "no memory")
+    for order in ("ab", "ba"):
+        found = judged_runs([tmp_path / name for name in order], 0.2)
+        assert sorted(record.run for record, _ in found) == ["one", "two"]
 
 
 def test_a_run_that_failed_since_is_refused(label, tmp_path, capsys):

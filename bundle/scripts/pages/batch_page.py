@@ -23,6 +23,8 @@ from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
 
+FAILURES = "failures"  # folder of a batch with a note for every run that failed
+
 
 def write_batch_page(
     output_dir: str | Path,
@@ -36,7 +38,8 @@ def write_batch_page(
         output_dir: holds one folder per run.
         species_set: the species, with the thresholds that were in use.
         failures: why runs failed, by run.
-        runs: only these; None for all, except hidden folders, which are unfinished.
+        runs: only these; None for all that have not failed, by the notes of the batch, except hidden folders, which are
+            unfinished.
 
     Returns:
         The page.
@@ -45,7 +48,11 @@ def write_batch_page(
         InputError: there is no table and no run is named, or a table cannot be read or names an unknown species.
     """
     folder = Path(output_dir)
-    tables = sorted(folder.glob("[!.]*/picks.csv") if runs is None else (folder / run / "picks.csv" for run in runs))
+    if runs is None:
+        failures = {**_failures_in(folder), **(failures or {})}
+        tables = sorted(path for path in folder.glob("[!.]*/picks.csv") if path.parent.name not in failures)
+    else:
+        tables = sorted(folder / run / "picks.csv" for run in runs)
     if runs is None and not tables:
         raise InputError(f"{folder} holds no folder of a run with a picks.csv.")
     picks = {table.parent.name: read_csv(table) for table in tables}
@@ -56,6 +63,12 @@ def write_batch_page(
     expected = _expected_in([table.parent for table in tables])
     write_summary_page(path, picks, species_set, failures=failures, expected=expected)
     return path
+
+
+def _failures_in(folder: Path) -> dict[str, str]:
+    """Return the first line of every note about a run that failed."""
+    notes = (folder / FAILURES).glob("[!.]*.txt")
+    return {path.name.removesuffix(".txt"): path.read_text(encoding="utf-8").split("\n")[0] for path in sorted(notes)}
 
 
 def _expected_in(folders: Sequence[Path]) -> dict[str, dict[str, Any]] | None:

@@ -124,12 +124,12 @@ def judged_runs(
         for name in names:
             if name in excluded_runs:
                 continue
-            if name in found:
-                raise InputError(f"run '{name}' is in {output_dir} and in another folder: name one of them.")
             record = read_record(output_dir / name)
             if record is None or read_failure(output_dir, name) is not None:
                 lost.add(name)
                 continue
+            if name in found:
+                raise InputError(f"run '{name}' is in {output_dir} and in another folder: name one of them.")
             fault = fault_of_run(record, uncertain, allow_uncalibrated)
             if fault:
                 faults[fault].append(name)

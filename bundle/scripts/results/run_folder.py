@@ -20,6 +20,7 @@ from typing import Any
 from scripts.atomic_files import digest_of_parts, stamps_of, write_atomically, write_table_of_rows
 from scripts.errors import InputError
 from scripts.file_names import fault_of_name, shown
+from scripts.pages.batch_page import FAILURES
 from scripts.pages.html import PAGE_NAME
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.picks.formats import Format
@@ -27,7 +28,7 @@ from scripts.records import finite_or_none, first_difference
 from scripts.species import SpeciesSet
 
 COMPARED = "bytes", "modified_ns", "parts_sha256"  # of a tomogram
-RECORD_FILE, PICKS_TABLE, SUMMARY, FAILURES = "run.json", "picks.csv", "summary.csv", "failures"
+RECORD_FILE, PICKS_TABLE, SUMMARY = "run.json", "picks.csv", "summary.csv"
 RESERVED = {PICKS_TABLE, SUMMARY, FAILURES, PAGE_NAME}  # beside the folders of the runs
 DONE, FAILED, MISSING = "done", "failed", "missing"
 # columns after those of the species
@@ -135,6 +136,14 @@ def read_record(folder: Path) -> Record | None:
         return None
 
 
+def changed_file(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """Return the path of the file that changed between two states of a tomogram, see `state_of`; None if none did."""
+    for one, other in [(before, now), (before.get("mask") or {}, now.get("mask") or {})]:
+        if any(other[key] != one[key] for key in COMPARED if key in other and key in one):
+            return str(other["path"])
+    return None
+
+
 def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
     """Return a description of how a record differs from a tomogram and settings; None if it does not.
 
@@ -143,10 +152,9 @@ def difference(record: Record, tomogram: Mapping[str, Any], settings: Mapping[st
         tomogram: what `state_of` returns now; its path may differ, because data may be moved.
         settings: the ``settings`` of `handlers.results.WritePicks` now.
     """
-    files = [(record.tomogram, tomogram), (record.tomogram.get("mask") or {}, tomogram.get("mask") or {})]
-    for before, now in files:
-        if any(now[key] != before[key] for key in COMPARED if key in now and key in before):
-            return f"was picked before {now['path']} changed"
+    changed = changed_file(record.tomogram, tomogram)
+    if changed:
+        return f"was picked before {changed} changed"
     found = first_difference(record.settings, settings)
     return found and f"was picked with other settings: {found}"
 
