@@ -47,6 +47,17 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert os.listdir(tmp_path) == ["one"]
 
 
+def test_a_folder_behind_a_link_is_replaced_and_the_link_stays(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "one").symlink_to(tmp_path / "disk" / "one")
+    for name in "xy":
+        with write_folder_atomically(tmp_path / "one") as folder:
+            (folder / name).write_text(name)
+    assert (tmp_path / "one").is_symlink()
+    assert os.listdir(tmp_path / "disk" / "one") == ["y"]
+    assert sorted(os.listdir(tmp_path)) == ["disk", "one"]
+
+
 def write_half(target, error):
     with write_folder_atomically(target) as folder:
         (folder / "x").write_text("new")

@@ -108,7 +108,7 @@ def write_folder_atomically(folder: str | Path, remedy: str = "") -> Iterator[Pa
     Raises:
         InputError: the folder cannot be written, for example because the disk is full.
     """
-    target = Path(folder)
+    target = Path(os.path.realpath(folder))  # a link stays, and what it leads to is replaced
     temporary, old = _temporary_name(target), _temporary_name(target)
     try:
         temporary.mkdir(parents=True)
