@@ -1,6 +1,8 @@
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,16 @@ def test_the_command_says_which_picks_it_left_out(capsys):
         "left out: 2 picks of runs without truth (E9)",
         "score 1.0",
     ]
+
+
+@pytest.mark.usefixtures("files")
+def test_rejected_and_uncertain_rows_are_no_picks(capsys):
+    picks = table([*BASE, "A 500", "A 700"])
+    write_csv("picks.csv", [*picks[:-2], replace(picks[-2], weight=0.0), replace(picks[-1], weight=math.nan)])
+    assert main(["truth.csv", "picks.csv"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == "score 1.0"
+    assert printed.err == "left out: 2 picks that are rejected or uncertain (weight 0 or none)\n"
 
 
 @pytest.mark.usefixtures("files")

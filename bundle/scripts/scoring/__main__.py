@@ -38,6 +38,11 @@ def print_score(options: argparse.Namespace) -> None:
     """
     species_set = read_species(options.species)
     truth, picks = read_csv(options.truth), read_csv(options.picks)
+    looked_at = [pick for pick in picks if pick.weight > 0]  # rejected ones have 0, uncertain ones nan
+    if len(looked_at) < len(picks):
+        left_out = len(picks) - len(looked_at)
+        print(f"left out: {left_out} picks that are rejected or uncertain (weight 0 or none)", file=sys.stderr)
+    picks = looked_at
     score = score_picks(truth, picks, species_set, options.mode, truth_source=options.truth, picks_source=options.picks)
     if picks and score.dropped == len(picks):
         here, there = (first_few(sorted({pick.run for pick in one})) for one in (picks, truth))
