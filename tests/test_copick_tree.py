@@ -88,6 +88,14 @@ def test_a_project_is_known_by_its_folder_its_config_or_the_runs_in_it(tmp_path)
     assert not is_project(write_config(tmp_path / "far" / "copick.json", static_root="s3://bucket/static"))
 
 
+def test_a_file_of_picks_in_a_projects_folder_is_not_the_project(tmp_path):
+    write_tiny(tmp_path)
+    picks = tmp_path / "mine.json"
+    picks.write_text(json.dumps({"pickable_object_name": "a", "points": []}))
+    assert is_project(tmp_path)
+    assert not is_project(picks)
+
+
 def test_writing_a_project_again_keeps_what_is_in_it(tmp_path):
     write_tiny(tmp_path)
     tomogram = tomogram_path(tmp_path, "TS_1", 10.0, "wbp")

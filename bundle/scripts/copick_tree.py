@@ -28,6 +28,7 @@ from scripts.species import SpeciesSet
 CONFIG, STATIC, OVERLAY = "copick.json", "static", "overlay"
 RUNS, PICKS_FOLDER = "ExperimentRuns", "Picks"
 FEATURES, SEGMENTATIONS, OBJECTS = "features", "Segmentations", "Objects"  # Zarr folders that are no tomograms
+PICKS_KEY = "points"  # of a file of picks, which no config has
 COPICK_VERSION = "1.31.0"  # the version whose rules for these folders are followed here
 SPACING_FOLDER = re.compile(r"VoxelSpacing\d+(\.\d+)?")
 LOCAL_SCHEMES = ("", "local", "file")
@@ -261,21 +262,27 @@ def _pickable_objects(species_set: SpeciesSet) -> list[dict[str, Any]]:
 
 def _folder_and_stated_roots(path: Path) -> tuple[Path, dict[str, Path]]:
     is_config = path.suffix == ".json" and path.is_file()
+    if is_config and PICKS_KEY in _content_of(path):
+        return path, {}  # a file of picks
     folder, config = (path.parent, path) if is_config else (path, path / CONFIG)
     return folder, _stated_roots(config) if config.is_file() else {}
 
 
 def _stated_roots(config: Path) -> dict[str, Path]:
     """Return the static and the overlay root that a config file names, if they are on this machine."""
+    content, roots = _content_of(config), {}
+    for part in (STATIC, OVERLAY):
+        scheme, _, root = str(content.get(f"{part}_root") or "").rpartition("://")
+        if root and scheme in LOCAL_SCHEMES:
+            roots[part] = config.parent / Path(root).expanduser()
+    return roots
+
+
+def _content_of(config: Path) -> dict[str, Any]:
     try:
         content = json.loads(config.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {config}: {' '.join(str(error).split())}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{config} must hold a JSON object; got a {type(content).__name__}.")
-    roots = {}
-    for part in (STATIC, OVERLAY):
-        scheme, _, root = str(content.get(f"{part}_root") or "").rpartition("://")
-        if root and scheme in LOCAL_SCHEMES:
-            roots[part] = config.parent / Path(root).expanduser()
-    return roots
+    return content

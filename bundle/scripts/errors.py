@@ -50,6 +50,32 @@ def positive_number(text: str) -> float:
     return value
 
 
+def finite_number(text: str) -> float:
+    """Return the number that an option of a command-line tool was given.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or not finite.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"must be a number; got {text}")
+    return value
+
+
+def positive_whole_number(text: str) -> int:
+    """Return the whole number that an option of a command-line tool was given.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or not positive.
+    """
+    if not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a positive whole number; got {text}")
+    return int(text)
+
+
 def without_user(text: str) -> str:
     """Return a text without the user names and passwords in its URLs."""
     return USER_INFO.sub("", text)

@@ -28,6 +28,26 @@ def test_a_run_whose_name_ends_like_a_files_keeps_it(tmp_path, run):
     assert FORMATS["dynamo"].read(tmp_path / "a.tbl", replace(FACTS, run=None))[0].run == run
 
 
+@pytest.mark.parametrize("ending", [".zarr", ".ome.zarr", ".nii.gz", ".mrc.gz", ".rec"])
+def test_a_run_comes_back_from_the_path_of_its_tomogram(tmp_path, ending):
+    facts = replace(FACTS, tomogram=f"/data/TS_1{ending}")
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", [EXAMPLE], facts)
+    assert FORMATS["dynamo"].read(tmp_path / "a.tbl", replace(FACTS, run=None))[0].run == "TS_1"
+
+
+def test_two_tomograms_that_would_be_one_run_are_refused(tmp_path):
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", [EXAMPLE, replace(EXAMPLE, run="TS_2")], replace(FACTS, run=None))
+    for name, runs in (("tomogram.mrc", ["TS_1", "TS_2"]), ("VoxelSpacing10.000/wbp.zarr", ["TS_1", "TS_2"])):
+        write_text(tmp_path, f"1 /data/TS_1/{name}\n2 /data/TS_2/{name}\n", "a.doc")
+        assert [pick.run for pick in FORMATS["dynamo"].read(tmp_path / "a.tbl", replace(FACTS, run=None))] == runs
+    write_text(tmp_path, "1 /data/TS_1/rec.mrc\n2 /data/TS_2/rec.mrc\n", "a.doc")
+    for facts in (replace(FACTS, run=None), replace(FACTS, run="TS_1", tomogram="/data/TS_1/rec.mrc")):
+        with pytest.raises(
+            InputError, match=r"a\.doc: /data/TS_1/rec\.mrc and /data/TS_2/rec\.mrc would both be run 'rec'"
+        ):
+            FORMATS["dynamo"].read(tmp_path / "a.tbl", facts)
+
+
 def test_the_doc_holds_the_path_of_a_known_tomogram(tmp_path):
     FORMATS["dynamo"].write(tmp_path / "a.tbl", [EXAMPLE], replace(FACTS, tomogram="/data/TS_1.mrc"))
     assert (tmp_path / "a.doc").read_text() == "1 /data/TS_1.mrc\n"

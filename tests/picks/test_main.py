@@ -64,3 +64,23 @@ def test_a_size_that_is_no_positive_number_is_refused_as_that(given, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["convert", "in.csv", "out.csv", f"--binning={given}"])
     assert f"argument --binning: must be a positive number; got {given}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--voxel_offset", "nan"], "argument --voxel_offset: must be a number; got nan"),
+        (["--min_score", "nan"], "argument --min_score: must be a number; got nan"),
+        (["--volume_shape", "10", "0", "20"], "argument --volume_shape: must be a positive whole number; got 0"),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused_as_that(words, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["convert", "in.csv", "out.csv", *words])
+    assert message in capsys.readouterr().err
+
+
+def test_endings_in_capitals_tell_the_format(tmp_path, table):
+    assert main(["convert", str(table), str(tmp_path / "B.CSV")]) == 0
+    assert main(["convert", str(tmp_path / "B.CSV"), str(tmp_path / "c.csv")]) == 0
+    assert (tmp_path / "c.csv").read_text() == (tmp_path / "B.CSV").read_text()

@@ -37,6 +37,17 @@ def test_the_run_is_the_name_of_the_micrograph_without_folder_and_ending(tmp_pat
     assert (pick.run, pick.xyz_angstrom) == ("TS_1", (10.0, 20.0, 30.0))
 
 
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    text = "data_\n\nloop_\n_rlnTomoName\n_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\nA A 1 2 3\n"
+    with pytest.raises(InputError, match="the column rlnTomoName stands twice in a table; remove one"):
+        read_star(tmp_path, text)
+
+
+def test_two_micrographs_that_would_be_one_run_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"TS_1/rec\.mrc and TS_2/rec\.mrc would both be run 'rec': rename one"):
+        read_star(tmp_path, f"{RELION3}TS_1/rec.mrc 1 2 3\nTS_2/rec.mrc 1 2 3\n")
+
+
 def test_a_pixel_size_in_the_file_stands_in_for_binning(tmp_path):
     header = RELION3 + "_rlnMagnification #5\n_rlnDetectorPixelSize #6\n"
     (pick,) = read_star(tmp_path, f"{header}TS_1 4 8 12 20000 5.0\n")

@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from scripts.coordinates import to_zyx_vox, voxel_size_of
-from scripts.errors import InputError, InputWarning, positive_number, run_tool
+from scripts.errors import (
+    InputError,
+    InputWarning,
+    finite_number,
+    positive_number,
+    positive_whole_number,
+    run_tool,
+)
 from scripts.picks.bounds import check_voxels
 from scripts.picks.context import Facts
 from scripts.picks.conversion import convert
@@ -165,8 +172,10 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--species", metavar="NAME", help="the species, where IN does not say; else only this one")
     command.add_argument("--tomogram", metavar="FILE", help="takes shape and voxel size from its header")
     command.add_argument("--voxel_size_angstrom", type=positive_number, metavar="SIZE", help="of the tomogram")
-    command.add_argument("--volume_shape", type=int, nargs=3, metavar=("Z", "Y", "X"), help="voxels of the tomogram")
-    command.add_argument("--voxel_offset", type=float, default=0.0, metavar="VOXELS", help="0 (default) or 0.5")
+    command.add_argument(
+        "--volume_shape", type=positive_whole_number, nargs=3, metavar=("Z", "Y", "X"), help="voxels of the tomogram"
+    )
+    command.add_argument("--voxel_offset", type=finite_number, default=0.0, metavar="VOXELS", help="0 (default) or 0.5")
     command.add_argument(
         "--binning",
         type=positive_number,
@@ -175,7 +184,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--user_id", metavar="ID", help="who picked, in copick")
     command.add_argument("--session_id", metavar="ID", help="which session, in copick")
-    command.add_argument("--min_score", type=float, metavar="SCORE", help="leave out picks with a lower score")
+    command.add_argument("--min_score", type=finite_number, metavar="SCORE", help="leave out picks with a lower score")
     command.add_argument("--allow_outside", action="store_true", help="go on where most points lie outside")
     command.add_argument("--overwrite", action="store_true", help="replace files")
     command.set_defaults(work=print_conversion)
@@ -193,11 +202,18 @@ def _add_fusion(commands: Any) -> None:
     )
     command.add_argument("target", metavar="OUT.csv", help="the table to write")
     command.add_argument("tables", metavar="IN.csv", nargs="+", help="a table per model, as inference writes them")
-    command.add_argument("--weights", type=float, nargs="+", metavar="WEIGHT", help="of the tables (default: equal)")
     command.add_argument(
-        "--distance_angstrom", type=float, metavar="DISTANCE", help="of one particle's picks (default: its radius)"
+        "--weights", type=positive_number, nargs="+", metavar="WEIGHT", help="of the tables (default: equal)"
     )
-    command.add_argument("--min_score", type=float, metavar="SCORE", help="leave out particles with a lower score")
+    command.add_argument(
+        "--distance_angstrom",
+        type=positive_number,
+        metavar="DISTANCE",
+        help="of one particle's picks (default: its radius)",
+    )
+    command.add_argument(
+        "--min_score", type=finite_number, metavar="SCORE", help="leave out particles with a lower score"
+    )
     command.add_argument("--overwrite", action="store_true", help="replace the table")
     command.set_defaults(work=print_fusion)
 
@@ -226,7 +242,7 @@ def _add_labels(commands: Any) -> None:
     command.add_argument(
         "--voxel_size_angstrom", type=positive_number, metavar="SIZE", help="where the header has none"
     )
-    command.add_argument("--voxel_offset", type=float, default=0.0, metavar="VOXELS", help="0 (default) or 0.5")
+    command.add_argument("--voxel_offset", type=finite_number, default=0.0, metavar="VOXELS", help="0 (default) or 0.5")
     command.add_argument("--overwrite", action="store_true", help="replace the table")
     command.set_defaults(work=print_labels)
 

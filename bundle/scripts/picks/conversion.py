@@ -96,7 +96,7 @@ def _source_format(source: str | Path, name: str | None) -> Format:
         return format_named(name)
     if path.is_dir() or (path.suffix == ".json" and is_project(path)):
         return FORMATS["copick"]
-    if path.suffix == ".star":
+    if path.suffix.lower() == ".star":
         return format_of_star(path)
     guess = guess_format(path)
     if guess is None:

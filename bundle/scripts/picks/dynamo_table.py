@@ -18,7 +18,16 @@ from scripts.atomic_files import write_atomically
 from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
 from scripts.errors import InputError
 from scripts.picks.context import Facts, zyx_vox_for
-from scripts.picks.parsing import SCORE_DIGITS, VOXEL_DIGITS, decimal, number, read_text, rows_of_text, run_of_file
+from scripts.picks.parsing import (
+    SCORE_DIGITS,
+    VOXEL_DIGITS,
+    decimal,
+    number,
+    read_text,
+    rows_of_text,
+    run_of_file,
+    runs_of_files,
+)
 from scripts.picks.pick import Pick, picks_at
 
 DYNAMO_COLUMNS = 35
@@ -103,5 +112,6 @@ def _read_doc(path: Path) -> dict[int, str]:
         tomogram, _, name = line.strip().partition(" ")
         if tomogram:
             key = int(number(f"{path}, row {count}", "the tomogram's number", tomogram))
-            names[key] = run_of_file(name.strip())
-    return names
+            names[key] = name.strip()
+    runs = runs_of_files(path, names.values())
+    return {key: runs[name] for key, name in names.items()}

@@ -146,7 +146,7 @@ class Format:
 
     def _layout_at(self, target: Path) -> Literal["project", "file", "folder"]:
         """Return what is written at a path: files in a copick project, one file, or files in a folder."""
-        is_file = target.suffix in FILE_SUFFIXES
+        is_file = target.suffix.lower() in FILE_SUFFIXES
         if self.name == "copick" and (is_project(target) or not is_file):
             return "project"
         return "file" if is_file else "folder"
@@ -294,9 +294,9 @@ def format_named(name: str) -> Format:
 
 def guess_format(path: str | Path) -> str | None:
     """Return the name of the format that a file name implies; None if it implies none or several."""
-    name = Path(path).name
+    name = Path(path).name.lower()
     longest = [one.name for one in FORMATS.values() if "." in one.ending[1:] and name.endswith(one.ending)]
-    guess = longest[0] if longest else BY_SUFFIX.get(Path(path).suffix)
+    guess = longest[0] if longest else BY_SUFFIX.get(Path(name).suffix)
     return None if guess == AUTOMATIC_STAR else guess
 
 

@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from scripts.copick_tree import SPACING_FOLDER
 from scripts.errors import InputError
 
 ANGSTROM_DIGITS, VOXEL_DIGITS, SCORE_DIGITS = 3, 4, 6  # decimals in written files
-IMAGE_ENDING = re.compile(r"(\.tomostar|\.(mrcs?|rec|st|map)(:mrcs?)?)$", re.IGNORECASE)
+IMAGE_ENDING = re.compile(r"(\.tomostar|(\.ome)?\.zarr|\.(mrcs?|rec|st|map|nii)(\.gz|\.bz2)?(:mrcs?)?)$", re.IGNORECASE)
 
 
 def run_of_file(name: str) -> str:
-    """Return the name of the run from the file name of a tomogram or tilt series: without folder and ending."""
-    return IMAGE_ENDING.sub("", PurePosixPath(name).name)
+    """Return the name of the run from the path of a tomogram or tilt series, as `datasets.runs.run_name` does.
+
+    That is the file's name without its ending, or the folder's if the file is called ``tomogram.*``, or that of the run
+    in a copick project.
+    """
+    path = PurePosixPath(name)
+    stem = IMAGE_ENDING.sub("", path.name)
+    if SPACING_FOLDER.fullmatch(path.parent.name):
+        return path.parent.parent.name or stem
+    return (stem.lower() == "tomogram" and path.parent.name) or stem
+
+
+def runs_of_files(source: str | Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the runs by the paths of their tomograms or tilt series, see `run_of_file`.
+
+    Raises:
+        InputError: two different paths would be one run.
+    """
+    runs: dict[str, str] = {}
+    first: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        runs[name] = run_of_file(name)
+        other = first.setdefault(runs[name], name)
+        if other != name:
+            raise InputError(f"{source}: {other} and {name} would both be run '{runs[name]}': rename one of them.")
+    return runs
 
 
 def read_text(path: str | Path) -> str:

@@ -14,7 +14,7 @@ import pandas as pd
 from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
 from scripts.errors import InputError, InputWarning
 from scripts.picks.context import Facts, zyx_vox_for
-from scripts.picks.parsing import run_of_file
+from scripts.picks.parsing import runs_of_files
 from scripts.picks.pick import UNKNOWN, Pick, picks_at
 from scripts.picks.star import (
     MICROGRAPH,
@@ -81,7 +81,11 @@ def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
         said = f"its pixels are taken for {pixel_size:g} Å (voxel size / binning), although it states {stated:g} Å"
         warnings.warn(f"{path}: {said}.", InputWarning, stacklevel=2)
     pixels = numbers_of(path, table, PIXELS) - shifts_angstrom_of(path, table, pixel_size) / pixel_size
-    runs = [run_of_file(name) for name in table[name_column]] if name_column == MICROGRAPH else _without_tomostar(table)
+    if name_column == MICROGRAPH:
+        by_file = runs_of_files(path, table[name_column])
+        runs = [by_file[name] for name in table[name_column]]
+    else:
+        runs = _without_tomostar(table)
     points = from_xyz_pixels(pixels, "relion4", binning)
     picks = picks_at(points, runs, facts.needed_species(path), scores_of(path, table), voxel_size, facts.voxel_offset)
     if facts.voxel_size_angstrom is not None:

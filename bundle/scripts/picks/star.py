@@ -36,6 +36,10 @@ def read_tables(path: str | Path) -> StarTables:
     except (TypeError, ValueError) as error:  # raised by the library for a block without a table
         raise InputError(f"{path} is not a STAR file: {error}.") from error
     tables = {name: block for name, block in blocks.items() if isinstance(block, pd.DataFrame)}
+    for table in tables.values():
+        repeated = table.columns[table.columns.duplicated()]
+        if len(repeated):
+            raise InputError(f"{path}: the column {repeated[0]} stands twice in a table; remove one.")
     if any(table[name].isna().any() for table in tables.values() for name in (RUN_COLUMN, MICROGRAPH) if name in table):
         raise InputError(f"{path}: a run is called {' or '.join(NO_NAMES)}, which is read as no name: rename it.")
     return tables
