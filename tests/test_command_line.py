@@ -165,7 +165,7 @@ def test_a_misspelt_part_of_a_deeper_setting_is_refused_with_the_nearest_one(key
 @pytest.mark.parametrize(
     "key",
     ["optimizer#lr", "optimizer#betas", "train#trainer#max_epochs", "network_def#prior", "train#handlers#2#max_norm",
-     "validate#dataset#data", "loss#_disabled_", "train#more", "_meta_#version"],
+     "validate#dataset#data", "cross_entropy#_disabled_", "train#more", "_meta_#version"],
 )  # fmt: skip
 def test_a_deeper_setting_that_its_class_takes_passes(key, bundle_dir):
     path = bundle_dir / "configs" / "train.json"

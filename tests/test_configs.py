@@ -482,6 +482,27 @@ def test_auxiliary_losses_resume_exactly_and_leave_no_heads_in_the_weights(datas
     assert "was begun with other settings: auxiliary_levels" in str(find_input_error(caught.value))
 
 
+def test_a_tversky_loss_is_added_and_a_part_of_what_a_resumed_training_compares(dataset_dir, tmp_path):
+    made = run_training(dataset_dir, tmp_path / "out", overlays=["tversky.json"], epochs=1)
+    parser = made.parser
+    logits = torch.linspace(-3, 3, 5 * 64).reshape(1, 5, 4, 4, 4)
+    target = (torch.arange(5 * 64) % 7 == 0).float().reshape(logits.shape)
+    target[0, 0, 0] = float("nan")
+    known, known_target = logits.clone(), target.clone()
+    known[0, 0, 0], known_target[0, 0, 0] = -1e4, 0
+    chance, axes = known.sigmoid(), (0, 2, 3, 4)
+    right, wrong = (chance * known_target).sum(axes), (chance * (1 - known_target)).sum(axes)
+    missed = ((1 - chance) * known_target).sum(axes)
+    tversky = (1 - right / (right + wrong / 3 + missed * 2 / 3)).mean()
+    loss = parser.get_parsed_content("train#trainer#loss_function")
+    assert float(loss(logits, target)) == pytest.approx(
+        float(parser.get_parsed_content("cross_entropy")(known, known_target) + tversky), rel=1e-4
+    )
+    with pytest.raises(RuntimeError) as caught:
+        run_training(dataset_dir, tmp_path / "out", epochs=2)
+    assert "was begun with other settings: loss" in str(find_input_error(caught.value))
+
+
 @pytest.mark.parametrize("overlays", list(permutations(["points_alone.json", "auxiliary_losses.json"])))
 def test_auxiliary_losses_leave_unlabelled_voxels_to_the_loss_of_points_alone(dataset_dir, tmp_path, overlays):
     run_training(dataset_dir, tmp_path / "start", epochs=1)
@@ -491,6 +512,15 @@ def test_auxiliary_losses_leave_unlabelled_voxels_to_the_loss_of_points_alone(da
         checkpoint_path=str(tmp_path / "start" / "model_last.pt"),
     )  # fmt: skip
     assert isinstance(made.parser.get_parsed_content("train#trainer#loss_function").loss, NonNegativeRisk)
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_leaves_no_weights(dataset_dir, tmp_path):
+    """As that of complete truth is, where some is unknown."""
+    settings = {"annotated": {"*": {"complete": False}}, "expected_particles": dict.fromkeys(read_names(), 2.0)}
+    with pytest.raises(RuntimeError) as caught:
+        run_training(dataset_dir, tmp_path / "out", overlays=["points_alone.json", "tversky.json"], **settings)
+    assert "the loss is nan at step 1: nothing can be learned any more." in str(find_input_error(caught.value))
+    assert not list((tmp_path / "out").glob("model*"))
 
 
 def test_weights_of_spheres_and_of_heat_maps_are_not_taken_for_each_other(dataset_dir, small_weights, tmp_path):

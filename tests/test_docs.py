@@ -20,7 +20,7 @@ OUTSIDE = [ROOT / "README.md", ROOT / "bundle" / "docs" / "README.md", ROOT / "s
 PAGES = [*OUTSIDE, *sorted(DOCS.rglob("*.md"))]
 README_WORDS = 700
 WIRING = {
-    "imports", "handlers", "device", "memory_format", "trained_network", "loss_where_known", "network", "steps",
+    "imports", "handlers", "device", "memory_format", "trained_network", "loss", "loss_where_known", "network", "steps",
     "averaged", "is_first_process", "initialize", "run", "_desc_",
 }  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -12,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from monai.bundle import ConfigParser
 from monai.transforms import RandomizableTransform
-from networks.definitions import NETWORKS
+from networks.definitions import CONFIGS_DIR, NETWORKS
 from scripts.networks.convnext_unet import MIDDLE_GREY
 from scripts.species import SpeciesSet
-from torch import Tensor, nn
+from torch import Tensor
 
 BASE = "base"  # the row that all others are compared with, and the config key with the values that changes start from
-BASE_VALUES = ("batch_size", "windows_per_epoch", "learning_rate", "positive_weights", "loss")
+BASE_VALUES = ("batch_size", "windows_per_epoch", "learning_rate", "positive_weights")
 CUT, PAINT, FLIP_Z = (f"train#window#{place}" for place in range(3))
 
 
@@ -61,22 +62,6 @@ def with_target_radii(species_set: SpeciesSet, factor: float) -> SpeciesSet:
 def with_equal_weights(species_set: SpeciesSet) -> SpeciesSet:
     """Return the species, all with the weight 1."""
     return replace(species_set, known=tuple(replace(one, weight=1.0) for one in species_set.known))
-
-
-class SumOfLosses(nn.Module):
-    """The sum of several losses of logits and targets ``(B, C, Z, Y, X)``.
-
-    Args:
-        losses: their modules.
-    """
-
-    def __init__(self, losses: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.losses = nn.ModuleList(losses)
-
-    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the sum."""
-        return torch.stack([loss(logits, target) for loss in self.losses]).sum()
 
 
 class RandTurnAndScaled(RandomizableTransform):
@@ -177,15 +162,7 @@ CHANGES = {
     ),
     "bce_tversky": Change(
         "plus a Tversky loss in which a missed voxel counts twice as much as a wrong one",
-        {
-            "loss": {
-                "_target_": "recipe.changes.SumOfLosses",
-                "losses": [
-                    "@base#loss",
-                    {"_target_": "TverskyLoss", "sigmoid": True, "alpha": 1 / 3, "beta": 2 / 3, "batch": True},
-                ],
-            }
-        },
+        {"loss": json.loads((CONFIGS_DIR / "tversky.json").read_text())["loss"]},
     ),
     "focal": Change(
         "focal loss, gamma 2; alpha weighs positive voxels as the mean of the positive weights does",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers import ProgressBar
 
 from scripts.atomic_files import write_atomically
+from scripts.errors import InputError
 
 
 def loss_of(output: Any) -> float:
@@ -31,7 +33,8 @@ class TrainingProgress(ProgressBar):
 class MetricsTable:
     """Write one row per epoch to a CSV: mean loss, learning rate, and the metrics of the validation if there was one.
 
-    The row is written at the end of the epoch, on the main process.
+    The row is written at the end of the epoch, on the main process. A loss that is no finite number ends the training:
+    nothing would be learned any more, and the weights would be lost.
 
     Args:
         path: the CSV.
@@ -49,7 +52,18 @@ class MetricsTable:
             engine.add_event_handler(Events.EPOCH_COMPLETED, self.write)
 
     def __call__(self, engine: Engine) -> None:
-        self.losses.append(loss_of(engine.state.output))
+        """Note the loss of a step.
+
+        Raises:
+            InputError: it is not finite.
+        """
+        loss = loss_of(engine.state.output)
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss} at step {engine.state.iteration}: nothing can be learned any more. Set a smaller "
+                "learning_rate, or precision float32; after points_alone.json name no overlay with another loss."
+            )
+        self.losses.append(loss)
 
     def write(self, engine: Engine) -> None:
         """Add the epoch's row; rows of the same or later epochs, left by an interrupted run, are removed."""

@@ -40,6 +40,25 @@ class KnownVoxels(nn.Module):
         return self.loss(logits.masked_fill(is_unknown, CERTAINLY_NOT), target.masked_fill(is_unknown, 0.0))
 
 
+class SumOfLosses(nn.Module):
+    """The sum of several losses.
+
+    Args:
+        losses: their modules, of logits and targets.
+
+    Shape:
+        Logits and targets ``(B, C, Z, Y, X)`` -> a number.
+    """
+
+    def __init__(self, losses: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.losses = nn.ModuleList(losses)
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the sum of the losses of logits."""
+        return torch.stack([loss(logits, target) for loss in self.losses]).sum()
+
+
 class NonNegativeRisk(nn.Module):
     """Cross-entropy of particles that are annotated in part: unknown voxels are unlabelled, not background.
 
