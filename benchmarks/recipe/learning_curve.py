@@ -2,8 +2,8 @@
 
     python benchmarks/recipe/learning_curve.py --screenings OUT_1200,OUT_2400,OUT_4800 --output_dir CURVE
 
-The screenings are folders of ``screen.py``, made under the same conditions but for the windows. Each of their changes
-becomes a curve; ``CURVE/learning_curve.md``, ``.csv`` and ``.png`` are the table and the plot.
+The screenings are folders of ``screen.py``, made under the same conditions but for the windows. Each change that is in
+several of them becomes a curve; ``CURVE/learning_curve.md``, ``.csv`` and ``.png`` are the table and the plot.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def make_curve(screenings: Sequence[Path], output_dir: Path) -> None:
     """Write table and curves.
 
     Raises:
-        InputError: a folder holds no results, or they were made under different conditions.
+        InputError: a folder holds no results, they were made under different conditions, or none is in two folders.
     """
     results = []
     for folder in screenings:
@@ -46,17 +46,20 @@ def make_curve(screenings: Sequence[Path], output_dir: Path) -> None:
     del conditions["windows"]
     check_results(results, conditions)
     rows = summarise_by_windows(results)
+    if not rows:
+        raise InputError(f"{', '.join(map(str, screenings))}: no change was trained for several numbers of windows.")
     sets = list(conditions["test_runs"])
     write_tables_of(rows, format_curve(rows, sets), output_dir / "learning_curve")
     save_figure(curve_figure(rows, sets), output_dir / "learning_curve.png")
 
 
 def summarise_by_windows(results: Sequence[Row]) -> list[Row]:
-    """Return one row per change and number of windows: means over its seeds, and half the ranges."""
+    """Return one row per change and number of windows, of which it has several: means of seeds, and half the ranges."""
     rows = []
     for name in dict.fromkeys(result["change"] for result in results):
         own = [result for result in results if result["change"] == name]
-        for windows in sorted({result["conditions"]["windows"] for result in own}):
+        counts = sorted({result["conditions"]["windows"] for result in own})
+        for windows in counts if len(counts) > 1 else []:
             equal = [result for result in own if result["conditions"]["windows"] == windows]
             row: Row = {"change": name, "windows": windows, "seeds": len(equal)}
             for key in equal[0]["sets"]:

@@ -220,5 +220,8 @@ def test_a_learning_curve_has_a_row_per_change_and_number_of_windows(dataset_dir
     result.write_text(result.read_text().replace('"kinds": []', '"kinds": ["wbp"]'))
     assert learning_curve.main(curve) == 1
     assert "was made with kinds" in capsys.readouterr().err
+    alone = ["--screenings", str(folders[0]), "--output_dir", str(tmp_path / "none")]
+    assert learning_curve.main(alone) == 1
+    assert "few: no change was trained for several numbers of windows." in capsys.readouterr().err
     assert learning_curve.main(["--screenings", str(tmp_path), "--output_dir", str(tmp_path / "none")]) == 1
     assert "holds no result of base, " in capsys.readouterr().err
