@@ -21,10 +21,13 @@ from scripts.handlers.folds import (
     is_complete,
     keep_plan,
     picking_commands,
+    picking_start,
     run_folds,
     run_out_of_fold,
 )
 from scripts.networks.model_card import read_card, sha256_of
+from scripts.picking.blobs import Blobs
+from scripts.picking.peaks import Peaks
 from scripts.picking.proposals import Proposals
 from scripts.picking.stored_proposals import read_proposals, write_proposals
 from scripts.picks import Pick, read_csv, write_csv
@@ -166,13 +169,24 @@ def test_the_page_that_is_written_has_the_same_commands_with_its_own_folders(out
 
 
 def test_a_space_in_a_path_leaves_the_commands_whole():
-    for command in picking_commands(Path("my data") / "folds", 2, 1, is_calibrated=True):
+    start = picking_start({}, None)
+    for command in picking_commands(start, Path("my data") / "folds", 2, 1, is_calibrated=True):
         words = shlex.split(command.replace("\\\n", " "), comments=True)
         given = dict(zip(words[4::2], words[5::2], strict=True))
         paths = [given[key] for key in ("--calibration_path", "--probability_thresholds") if key in given]
         weights = given["--checkpoint_path"]
         paths += ast.literal_eval(weights) if weights.startswith("[") else [weights]
         assert all(path.startswith("my data/folds/") for path in paths)
+
+
+def test_the_commands_have_the_settings_and_the_overlay_of_the_folds():
+    settings = {"invert": True, "flips": ["z"], "rotations": 1, "merge_distance_in_radii": 0.5}
+    words = shlex.split(picking_start(settings, Peaks()))
+    given = dict(zip(words[4::2], words[5::2], strict=True))
+    assert ast.literal_eval(given.pop("--config_file")) == ["configs/inference.json", "configs/heat_maps.json"]
+    del given["--dataset_dir"], given["--output_dir"]
+    assert given == {"--invert": "True", "--flips": "['z']", "--merge_distance_in_radii": "0.5"}
+    assert shlex.split(picking_start({}, Blobs()))[5] == "configs/inference.json"
 
 
 @pytest.mark.parametrize(

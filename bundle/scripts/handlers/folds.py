@@ -33,6 +33,7 @@ from scripts.networks.model_card import (
 )
 from scripts.picking.calibrated_scores import write_calibration
 from scripts.picking.image_picks import is_judged
+from scripts.picking.peaks import Peaks
 from scripts.picking.proposals import Proposals
 from scripts.preparation.image_facts import facts_of_image
 from scripts.records import as_json, first_difference, record_of
@@ -47,7 +48,7 @@ from scripts.scoring.out_of_fold import (
     write_out_of_fold,
 )
 from scripts.scoring.threshold_choice import LEAST_TRUTHS, ThresholdFit, fit_thresholds
-from scripts.species import SpeciesSet
+from scripts.species import SPECIES_FILE, SpeciesSet
 
 logger = logging.getLogger(__name__)
 
@@ -233,6 +234,7 @@ def summarise_folds(
     finder: Any = None,
     least_truths: int = LEAST_TRUTHS,
     merge_distance_in_radii: float = 1.0,
+    picking: Mapping[str, Any] | None = None,
 ) -> None:
     """Fit thresholds and a calibration on what all folds found, and write them with a table and a page of scores.
 
@@ -249,6 +251,7 @@ def summarise_folds(
         finder: what the thresholds are for, for the cards of the weights, which get those for F1.
         least_truths: true particles that a species needs to be fitted.
         merge_distance_in_radii: of two candidates nearer than this times their radius the better one counts.
+        picking: settings of the folds that picking needs, too, for the commands on the page.
 
     Raises:
         InputError: the folds picked with different settings, or a file of one is missing or damaged.
@@ -291,7 +294,9 @@ def summarise_folds(
     scores = {point: held_out_counts(sweeps, tried, species_set, beta, least_truths) for point, beta in BETAS.items()}
     write_table_of_rows(folder / FOLDS_TABLE, COLUMNS.split(","), table_rows(scores, facts, species_set))
     with write_atomically(folder / FOLDS_PAGE) as file:
-        file.write(page_of(plan, folder, species_set, scores, facts, fits, errors))
+        file.write(
+            page_of(plan, folder, species_set, scores, facts, fits, errors, picking_start(picking or {}, finder))
+        )
     logger.info("scores of %d folds, and how to use them: %s", len(folders), folder / FOLDS_PAGE)
 
 
@@ -358,6 +363,7 @@ def page_of(
     facts: Sequence[Mapping[str, Any]],
     fits: Mapping[str, ThresholdFit],
     errors: Mapping[str, float],
+    start: str,
 ) -> str:
     """Return ``folds.md``: scores of every fold, what was fitted, the commands that use it, and the tomograms."""
     rows = [
@@ -393,7 +399,7 @@ def page_of(
             "## Use it",
             "From the folder `bundle`:",
             "```bash\n"
-            + "\n\n".join(picking_commands(folder, len(plan.runs), best, is_calibrated=bool(errors)))
+            + "\n\n".join(picking_commands(start, folder, len(plan.runs), best, is_calibrated=bool(errors)))
             + "\n```",
             "## Tomograms",
             plan.table() + "\n",
@@ -408,9 +414,23 @@ def _shares(points: Sequence[Mapping[str, Counts]], species_set: SpeciesSet) -> 
     return [one.counts.predicted, one.counts.fp, *shares, f"{other.fbeta:.3f}", other.counts.fp]
 
 
-def picking_commands(folder: Path, count: int, best: int, is_calibrated: bool) -> list[str]:
+def picking_start(settings: Mapping[str, Any], finder: Any) -> str:
+    """Return how a command begins that picks as the folds did: with their overlay, and what is not inference's own.
+
+    Args:
+        settings: of the folds, by names that inference has, too.
+        finder: of the folds.
+    """
+    usual = json.loads(SPECIES_FILE.with_name("inference.json").read_text(encoding="utf-8"))
+    overlaid = "['configs/inference.json','configs/heat_maps.json']"
+    configs = shlex.quote(overlaid) if isinstance(finder, Peaks) else "configs/inference.json"
+    own = [f" --{key} {shlex.quote(str(value))}" for key, value in settings.items() if value != usual[key]]
+    where = "--dataset_dir TOMOGRAMS --output_dir PICKS"
+    return f"python -m monai.bundle run --config_file {configs} {where}{''.join(own)}"
+
+
+def picking_commands(start: str, folder: Path, count: int, best: int, is_calibrated: bool) -> list[str]:
     """Return the commands that pick with what was fitted, each with a line that says what it is for."""
-    start = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir TOMOGRAMS --output_dir PICKS"
     every = ",".join(f"'{folder_of(folder, number) / FOLD_WEIGHTS}'" for number in range(count))
     together = f'{start} \\\n    --checkpoint_path "[{every}]" \\\n   '
     alone = f"{start} \\\n    --checkpoint_path {_quoted(folder_of(folder, best) / FOLD_WEIGHTS)} \\\n   "
