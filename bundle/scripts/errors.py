@@ -41,10 +41,7 @@ def positive_number(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: it is none, or not positive.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number_or_nan(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a positive number; got {text}")
     return value
@@ -56,13 +53,17 @@ def finite_number(text: str) -> float:
     Raises:
         argparse.ArgumentTypeError: it is none, or not finite.
     """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number_or_nan(text)
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"must be a number; got {text}")
     return value
+
+
+def _number_or_nan(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def positive_whole_number(text: str) -> int:
