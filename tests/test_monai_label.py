@@ -508,6 +508,9 @@ def test_two_studies_share_a_folder_of_picks(app, tmp_path):
     rows = studies_with_points([], served=True)
     assert [row["run"] for row in rows] == ["one", "two"]
     assert [[pick.run for pick in read_annotations(row["label"], row["run"])] for row in rows] == [["one"], ["two"]]
+    (tmp_path / "studies" / "two.mrc").unlink()  # its picks would be taken for those of the only study
+    with pytest.raises(InputError, match="holds no study with a saved label or with points"):
+        studies_with_points([], served=True)
 
 
 def test_what_was_annotated_in_studies_counts_as_on_the_command_line(app, tmp_path):

@@ -31,6 +31,7 @@ from scripts.picking.operating_point import parse_operating_point, parse_operati
 from scripts.picking.second_look import SecondLook
 from scripts.picking.second_look_transform import WITHOUT
 from scripts.picks import read_copick_json, read_csv
+from scripts.picks.kaggle_csv import ANNOTATED_FILE
 from scripts.preparation.image_facts import original_affine_of
 from scripts.species import SpeciesSet, with_thresholds
 from scripts.volumes.reading import is_tomogram
@@ -234,7 +235,7 @@ def studies_with_points(
 ) -> list[dict[str, str]]:
     """List the server's studies without a saved label but with points: rows in ``truth.csv``, or ``Picks/*.json``.
 
-    A saved label counts as complete, whatever is said of its study; a warning names such studies.
+    A saved label counts as complete, whatever is said of its study, which a warning says.
 
     Args:
         labelled: the studies whose label was saved, one ``{"image": path, "label": path}`` each.
@@ -252,18 +253,15 @@ def studies_with_points(
     table, picks = folder / TRUTH_TABLE, folder / PICKS_FOLDER
     in_table = {pick.run for pick in read_csv(table)} if table.exists() else set()
     in_picks = {pick.run for path in sorted(picks.glob("[!.]*.json")) for pick in read_copick_json(path)}
-    names = [run_name(path) for path in studies]
+    names, saved = [run_name(path) for path in studies], [run_name(item["image"]) for item in labelled]
     refuse_look_alikes(names, in_table, table)
     found = []
     for path, run in zip(studies, names, strict=True):
-        if run in in_table or run in in_picks:
+        if run in in_table or (run in in_picks and in_picks <= {*names, *saved}):
             found.append({"image": str(path), "run": run, "label": str(table if run in in_table else picks)})
     if not labelled and not found:
         raise InputError(f"{folder} holds no study with a saved label or with points: save a label first.")
-    saved = [{"image": str(item["image"]), "run": run_name(item["image"])} for item in labelled]
-    rows = rows_with_annotated([*saved, *found], annotated, folder, [row["run"] for row in saved] + names)
-    limited = [row["run"] for row, before in zip(rows, saved, strict=False) if row != before]
-    if limited:
-        message = f"{', '.join(limited)}: what was annotated is not applied to a saved label, which counts as complete."
+    if saved and (annotated is not None or (folder / ANNOTATED_FILE).exists()):
+        message = f"{', '.join(saved)}: what was annotated is not applied to a saved label, which counts as complete."
         warnings.warn(message, InputWarning, stacklevel=2)
-    return rows[len(saved) :]
+    return rows_with_annotated(found, annotated, folder, [*saved, *names])
