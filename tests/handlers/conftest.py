@@ -22,7 +22,7 @@ class Line(torch.nn.Linear):
 def training(tmp_path):
     """A trainer of three epochs with a checkpoint, and a validation whose score the test sets."""
 
-    def make(epochs=3, resume=True, scores=(), width=2, rate=0.1, taken_over=None, started_from=None):
+    def make(epochs=3, resume=True, scores=(), width=2, rate=0.1, taken_over=None, started_from=None, weights=()):
         network = Line(width, 1)
         optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
@@ -33,7 +33,7 @@ def training(tmp_path):
         @trainer.on(Events.EPOCH_COMPLETED)
         def validate(engine):
             with torch.no_grad():
-                network.weight.fill_(engine.state.epoch)
+                network.weight.fill_(weights[engine.state.epoch - 1] if weights else engine.state.epoch)
             if scores:
                 evaluator.state.epoch = engine.state.epoch
                 evaluator.state.metrics = {"score": scores[engine.state.epoch - 1]}

@@ -25,6 +25,12 @@ def test_without_validation_the_last_model_is_the_best(training, tmp_path):
     assert weight_in(tmp_path / "model.pt") == 3
 
 
+def test_weights_that_are_no_numbers_are_not_written(training, tmp_path):
+    with pytest.raises(InputError, match="weights are no numbers any more after step 4: they are not written"):
+        training(weights=(1.0, float("nan"), 3.0)).run([1, 2], max_epochs=3)
+    assert weight_in(tmp_path / "model.pt") == weight_in(tmp_path / "model_last.pt") == 1
+
+
 @pytest.mark.parametrize(("scores", "said"), [((0.0,) * 3, "best validation"), ((), "last epoch, not validated")])
 def test_the_log_says_which_epoch_the_model_is_of(scores, said, training, tmp_path, caplog):
     with caplog.at_level("INFO"):

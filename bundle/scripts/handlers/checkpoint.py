@@ -182,6 +182,11 @@ class TrainingCheckpoint:
         torch.manual_seed(np.random.RandomState((self.seed, engine.state.epoch)).randint(2**31))
 
     def save(self, engine: Engine) -> None:
+        if not all(value.isfinite().all() for value in self.model.state_dict().values()):
+            raise InputError(
+                f"weights are no numbers any more after step {engine.state.iteration}: they are not written. Set a "
+                "smaller learning_rate, or precision float32."
+            )
         weights = as_bytes({name: value.detach().cpu().contiguous() for name, value in self.model.state_dict().items()})
         validation: Any = self.evaluator.state
         validated = validation.epoch == engine.state.epoch and bool(validation.metrics)
