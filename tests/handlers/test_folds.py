@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from documented import commands_of, run_line
+from monai.bundle import ConfigParser
 from scripts.datasets.splits import plan_folds
 from scripts.errors import InputError, find_input_error
 from scripts.handlers import folds
@@ -27,11 +28,12 @@ from scripts.handlers.folds import (
 )
 from scripts.networks.model_card import read_card, sha256_of
 from scripts.picking.blobs import Blobs
-from scripts.picking.peaks import Peaks
 from scripts.picking.proposals import Proposals
 from scripts.picking.stored_proposals import read_proposals, write_proposals
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.scoring.out_of_fold import OutOfFold, judge_out_of_fold, read_out_of_fold, write_out_of_fold
+from scripts.species import SPECIES_FILE
+from scripts.training.spheres import Spheres
 from scripts.volumes.labels import draw_spheres
 from synthetic import make_species, noise, run_engine, sample_of, tiny_network, write_mrc, write_weights
 
@@ -169,7 +171,7 @@ def test_the_page_that_is_written_has_the_same_commands_with_its_own_folders(out
 
 
 def test_a_space_in_a_path_leaves_the_commands_whole():
-    start = picking_start({}, None)
+    start = picking_start({}, None, None)
     for command in picking_commands(start, Path("my data") / "folds", 2, 1, is_calibrated=True):
         words = shlex.split(command.replace("\\\n", " "), comments=True)
         given = dict(zip(words[4::2], words[5::2], strict=True))
@@ -180,13 +182,20 @@ def test_a_space_in_a_path_leaves_the_commands_whole():
 
 
 def test_the_commands_have_the_settings_and_the_overlay_of_the_folds():
-    settings = {"invert": True, "flips": ["z"], "rotations": 1, "merge_distance_in_radii": 0.5}
-    words = shlex.split(picking_start(settings, Peaks()))
+    parser = ConfigParser()
+    parser.read_config([str(SPECIES_FILE.with_name(name)) for name in ("train.json", "heat_maps.json", "folds.json")])
+    parser.update({"invert": True, "flips": ["z"], "merge_distance_in_radii": 0.5, "painter#sigma_angstrom": 40.0})
+    settings = parser.get_parsed_content("cross_validation#2#picking")
+    finder, painter = (parser.get_parsed_content(key) for key in ("finder", "painter"))
+    words = shlex.split(picking_start(settings, finder, painter))
     given = dict(zip(words[4::2], words[5::2], strict=True))
     assert ast.literal_eval(given.pop("--config_file")) == ["configs/inference.json", "configs/heat_maps.json"]
     del given["--dataset_dir"], given["--output_dir"]
-    assert given == {"--invert": "True", "--flips": "['z']", "--merge_distance_in_radii": "0.5"}
-    assert shlex.split(picking_start({}, Blobs()))[5] == "configs/inference.json"
+    assert given == {
+        "--invert": "True", "--flips": "['z']", "--merge_distance_in_radii": "0.5", "--painter#sigma_angstrom": "40.0"
+    }  # fmt: skip
+    plain = picking_start({"merge_distance_in_radii": 1.0}, Blobs(connectivity=6), Spheres())
+    assert plain.endswith("configs/inference.json --dataset_dir TOMOGRAMS --output_dir PICKS --finder#connectivity 6")
 
 
 @pytest.mark.parametrize(

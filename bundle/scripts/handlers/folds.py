@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from statistics import median_low
 from typing import Any
@@ -235,6 +235,7 @@ def summarise_folds(
     least_truths: int = LEAST_TRUTHS,
     merge_distance_in_radii: float = 1.0,
     picking: Mapping[str, Any] | None = None,
+    painter: Any = None,
 ) -> None:
     """Fit thresholds and a calibration on what all folds found, and write them with a table and a page of scores.
 
@@ -252,6 +253,7 @@ def summarise_folds(
         least_truths: true particles that a species needs to be fitted.
         merge_distance_in_radii: of two candidates nearer than this times their radius the better one counts.
         picking: settings of the folds that picking needs, too, for the commands on the page.
+        painter: of the folds' targets, for these, too.
 
     Raises:
         InputError: the folds picked with different settings, or a file of one is missing or damaged.
@@ -295,7 +297,9 @@ def summarise_folds(
     write_table_of_rows(folder / FOLDS_TABLE, COLUMNS.split(","), table_rows(scores, facts, species_set))
     with write_atomically(folder / FOLDS_PAGE) as file:
         file.write(
-            page_of(plan, folder, species_set, scores, facts, fits, errors, picking_start(picking or {}, finder))
+            page_of(
+                plan, folder, species_set, scores, facts, fits, errors, picking_start(picking or {}, finder, painter)
+            )
         )
     logger.info("scores of %d folds, and how to use them: %s", len(folders), folder / FOLDS_PAGE)
 
@@ -414,19 +418,36 @@ def _shares(points: Sequence[Mapping[str, Counts]], species_set: SpeciesSet) -> 
     return [one.counts.predicted, one.counts.fp, *shares, f"{other.fbeta:.3f}", other.counts.fp]
 
 
-def picking_start(settings: Mapping[str, Any], finder: Any) -> str:
-    """Return how a command begins that picks as the folds did: with their overlay, and what is not inference's own.
+def picking_start(settings: Mapping[str, Any], finder: Any, painter: Any) -> str:
+    """Return how a command begins that picks as the folds did: with their overlay, and what is not its own.
 
     Args:
         settings: of the folds, by names that inference has, too.
         finder: of the folds.
+        painter: of the folds' targets.
     """
-    usual = json.loads(SPECIES_FILE.with_name("inference.json").read_text(encoding="utf-8"))
-    overlaid = "['configs/inference.json','configs/heat_maps.json']"
-    configs = shlex.quote(overlaid) if isinstance(finder, Peaks) else "configs/inference.json"
-    own = [f" --{key} {shlex.quote(str(value))}" for key, value in settings.items() if value != usual[key]]
-    where = "--dataset_dir TOMOGRAMS --output_dir PICKS"
-    return f"python -m monai.bundle run --config_file {configs} {where}{''.join(own)}"
+    names = ["inference.json", "heat_maps.json"] if isinstance(finder, Peaks) else ["inference.json"]
+    usual = {key: value for name in names for key, value in read_config(name).items()}
+    listed = "[" + ",".join(f"'configs/{name}'" for name in names) + "]"
+    configs = shlex.quote(listed) if len(names) > 1 else f"configs/{names[0]}"
+    own = {key: value for key, value in settings.items() if value != usual[key]}
+    if is_dataclass(painter):
+        found = {one.name: getattr(painter, one.name) for one in fields(painter)}
+        own |= {f"painter#{key}": value for key, value in found.items() if value != usual["painter"].get(key)}
+    if is_dataclass(finder):
+        others = [one for one in fields(finder) if one.name not in settings]
+        own |= {
+            f"finder#{one.name}": getattr(finder, one.name)
+            for one in others
+            if getattr(finder, one.name) != one.default
+        }
+    more = "".join(f" --{key} {shlex.quote(str(value))}" for key, value in own.items())
+    return f"python -m monai.bundle run --config_file {configs} --dataset_dir TOMOGRAMS --output_dir PICKS{more}"
+
+
+def read_config(name: str) -> dict[str, Any]:
+    """Return the content of one of the bundle's configs."""
+    return dict(json.loads(SPECIES_FILE.with_name(name).read_text(encoding="utf-8")))
 
 
 def picking_commands(start: str, folder: Path, count: int, best: int, is_calibrated: bool) -> list[str]:
