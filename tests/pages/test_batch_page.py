@@ -34,6 +34,10 @@ def test_a_page_that_is_written_again_leaves_out_what_failed_since(output_dir):
     data = data_of(write_batch_page(output_dir, make_species(2)))
     assert [run["name"] for run in data["runs"]] == ["TS 1", "empty"]
     assert data["failures"] == [{"name": "TS_2", "reason": "it is cut short"}]
+    for run in ("TS 1", "empty"):
+        (output_dir / "failures" / f"{run}.txt").write_text("no memory")
+    data = data_of(write_batch_page(output_dir, make_species(2)))
+    assert (data["runs"], len(data["failures"])) == ([], 3)
 
 
 def test_picks_of_lower_thresholds_than_the_species_files_are_shown_and_counted(output_dir):

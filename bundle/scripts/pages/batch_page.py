@@ -49,11 +49,11 @@ def write_batch_page(
     """
     folder = Path(output_dir)
     if runs is None:
-        failures = {**_failures_in(folder), **(failures or {})}
+        failures = {**failures_in(folder), **(failures or {})}
         tables = sorted(path for path in folder.glob("[!.]*/picks.csv") if path.parent.name not in failures)
     else:
         tables = sorted(folder / run / "picks.csv" for run in runs)
-    if runs is None and not tables:
+    if runs is None and not tables and not failures:
         raise InputError(f"{folder} holds no folder of a run with a picks.csv.")
     picks = {table.parent.name: read_csv(table) for table in tables}
     for table, found in zip(tables, picks.values(), strict=True):
@@ -65,10 +65,18 @@ def write_batch_page(
     return path
 
 
-def _failures_in(folder: Path) -> dict[str, str]:
-    """Return the first line of every note about a run that failed."""
-    notes = (folder / FAILURES).glob("[!.]*.txt")
-    return {path.name.removesuffix(".txt"): path.read_text(encoding="utf-8").split("\n")[0] for path in sorted(notes)}
+def failures_in(output_dir: Path) -> dict[str, str]:
+    """Return why runs of a batch failed, by run: the first line of every note."""
+    names = [path.name.removesuffix(".txt") for path in sorted((output_dir / FAILURES).glob("[!.]*.txt"))]
+    return {run: failure for run in names if (failure := read_failure(output_dir, run)) is not None}
+
+
+def read_failure(output_dir: Path, run: str) -> str | None:
+    """Return the first line of the note about a run that failed; None where there is none."""
+    try:
+        return (output_dir / FAILURES / f"{run}.txt").read_text(encoding="utf-8").split("\n")[0]
+    except OSError:
+        return None
 
 
 def _expected_in(folders: Sequence[Path]) -> dict[str, dict[str, Any]] | None:

@@ -16,13 +16,13 @@ from typing import Any
 
 from scripts.errors import InputError, run_tool
 from scripts.networks.model_card import used_runs_in_words, uses_of_weights
+from scripts.pages.batch_page import read_failure
 from scripts.picking.calibration import UNFITTED
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.results.run_folder import (
     LOWEST_PROBABILITY,
     PICKS_TABLE,
     Record,
-    read_failure,
     read_record,
     runs_of_output,
 )

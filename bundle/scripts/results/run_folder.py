@@ -20,7 +20,7 @@ from typing import Any
 from scripts.atomic_files import digest_of_parts, stamps_of, write_atomically, write_table_of_rows
 from scripts.errors import InputError
 from scripts.file_names import fault_of_name, shown
-from scripts.pages.batch_page import FAILURES
+from scripts.pages.batch_page import FAILURES, failures_in, read_failure
 from scripts.pages.html import PAGE_NAME
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.picks.formats import Format
@@ -198,14 +198,6 @@ def forget_failure(output_dir: Path, run: str) -> None:
     (output_dir / FAILURES / f"{run}.txt").unlink(missing_ok=True)
 
 
-def read_failure(output_dir: Path, run: str) -> str | None:
-    """Return the first line of the note that `write_failure` left; None where there is none."""
-    try:
-        return (output_dir / FAILURES / f"{run}.txt").read_text(encoding="utf-8").split("\n")[0]
-    except OSError:
-        return None
-
-
 def runs_of_output(output_dir: Path) -> list[str]:
     """Return the names of all runs that an inference picked or was to pick, sorted.
 
@@ -215,7 +207,7 @@ def runs_of_output(output_dir: Path) -> list[str]:
         InputError: that table has no column ``run``.
     """
     picked = [path.parent.name for path in output_dir.glob(f"[!.]*/{RECORD_FILE}")]
-    failed = [path.name.removesuffix(".txt") for path in (output_dir / FAILURES).glob("[!.]*.txt")]
+    failed = failures_in(output_dir)
     summary = output_dir / SUMMARY
     if not summary.exists():
         return sorted({*picked, *failed})
