@@ -46,6 +46,9 @@ def test_two_tomograms_that_would_be_one_run_are_refused(tmp_path):
             InputError, match=r"a\.doc: /data/TS_1/rec\.mrc and /data/TS_2/rec\.mrc would both be run 'rec'"
         ):
             FORMATS["dynamo"].read(tmp_path / "a.tbl", facts)
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", [EXAMPLE], replace(FACTS, run=None))
+    write_text(tmp_path, "1 /data/TS_1/rec.mrc\n2 /data/TS_2/rec.mrc\n", "a.doc")  # the second one is not in the table
+    assert FORMATS["dynamo"].read(tmp_path / "a.tbl", replace(FACTS, run=None))[0].run == "rec"
 
 
 def test_the_doc_holds_the_path_of_a_known_tomogram(tmp_path):

@@ -46,6 +46,7 @@ def test_a_column_that_stands_twice_is_refused(tmp_path):
 def test_two_micrographs_that_would_be_one_run_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"TS_1/rec\.mrc and TS_2/rec\.mrc would both be run 'rec': rename one"):
         read_star(tmp_path, f"{RELION3}TS_1/rec.mrc 1 2 3\nTS_2/rec.mrc 1 2 3\n")
+    assert len(read_star(tmp_path, f"{RELION3}./TS_1.mrc 1 2 3\nTS_1.mrc 4 2 3\n")) == 2
 
 
 def test_a_pixel_size_in_the_file_stands_in_for_binning(tmp_path):

@@ -90,7 +90,7 @@ def _read_row(source: str, words: list[str]) -> list[float]:
 
 def _runs_of(path: str | Path, tomograms: list[int], facts: Facts) -> list[str]:
     different, map_path = sorted(set(tomograms)), Path(path).with_suffix(DOC)
-    names = _read_doc(map_path) if map_path.is_file() else {}
+    names = _read_doc(map_path, different) if map_path.is_file() else {}
     if facts.run is not None and facts.tomogram is not None:
         names = {count: facts.run if name == run_of_file(facts.tomogram) else name for count, name in names.items()}
     if facts.run is not None and len(different) <= 1 and not any(map(names.get, different)):
@@ -105,13 +105,14 @@ def _runs_of(path: str | Path, tomograms: list[int], facts: Facts) -> list[str]:
     return [names[count] for count in tomograms]
 
 
-def _read_doc(path: Path) -> dict[int, str]:
+def _read_doc(path: Path, wanted: Sequence[int]) -> dict[int, str]:
     """Return the runs' names by number: the names of the tomograms' files without folder and ending."""
     names = {}
     for count, line in enumerate(read_text(path).splitlines(), start=1):
         tomogram, _, name = line.strip().partition(" ")
         if tomogram:
             key = int(number(f"{path}, row {count}", "the tomogram's number", tomogram))
-            names[key] = name.strip()
+            if key in wanted:
+                names[key] = name.strip()
     runs = runs_of_files(path, names.values())
     return {key: runs[name] for key, name in names.items()}

@@ -39,7 +39,7 @@ def runs_of_files(source: str | Path, names: Iterable[str]) -> dict[str, str]:
     for name in dict.fromkeys(names):
         runs[name] = run_of_file(name)
         other = first.setdefault(runs[name], name)
-        if other != name:
+        if PurePosixPath(other) != PurePosixPath(name):
             raise InputError(f"{source}: {other} and {name} would both be run '{runs[name]}': rename one of them.")
     return runs
 
