@@ -328,8 +328,11 @@ def test_an_unknown_combination_is_refused(files):
 
 
 def test_ranks_of_one_network_are_refused(files):
-    with pytest.raises(InputError, match="ensemble rank needs several weights: give checkpoint_path a list"):
-        network_of_files(files[0], RANK)
+    for one in (files[0], files[:1]):
+        with pytest.raises(
+            InputError, match="ensemble rank needs several weights: name more in checkpoint_path, or leave"
+        ):
+            network_of_files(one, RANK)
 
 
 def test_several_files_do_not_fit_a_network_that_was_named(files):

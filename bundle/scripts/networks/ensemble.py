@@ -146,13 +146,13 @@ def network_of_files(checkpoint_path: WeightsFiles, ensemble: str = "mean") -> n
             same, or their networks pick other species, take other voxels or, with ``mean``, learned other targets.
     """
     check_combination(ensemble)
+    paths = [Path(checkpoint_path)] if isinstance(checkpoint_path, str | Path) else files_of(checkpoint_path)
+    if len(paths) == 1 and ensemble != COMBINATIONS[0]:
+        raise InputError(
+            f"ensemble {ensemble} needs several weights: name more in checkpoint_path, or leave ensemble out."
+        )
     if isinstance(checkpoint_path, str | Path):
-        if ensemble != COMBINATIONS[0]:
-            raise InputError(
-                f"ensemble {ensemble} needs several weights: give checkpoint_path a list, or leave it out."
-            )
         return network_of(checkpoint_path)
-    paths = files_of(checkpoint_path)
     check_members(paths, ensemble)
     return Ensemble([network_of(path) for path in paths], ensemble)
 
