@@ -182,13 +182,17 @@ def test_without_it_picks_are_the_first_networks(made, dataset, bundle_dir, tmp_
     assert json.loads((tmp_path / "one" / "run.json").read_text())["expected"] is None
 
 
-@pytest.mark.filterwarnings("ignore:.*lies above the threshold")
+@pytest.mark.filterwarnings("ignore:.*lies above the threshold", "ignore:.*keeps the threshold")
 def test_an_operating_point_that_nothing_is_chosen_by_is_said(made, dataset, bundle_dir, tmp_path):
     settings = {"second_look": False, "operating_point": {"precision": 0.9}}
     with pytest.warns(
         InputWarning, match=r"operating_point \{'precision': 0.9\} changes nothing: it needs a second look"
     ):
         workflow(bundle_dir, dataset, "infer", ["inference.json"], tmp_path, **settings).run()
+    configs = ["train.json", "evaluate.json"]
+    settings |= {"validation_runs": ["three"], "sweep_thresholds": [0.5]}
+    with pytest.warns(InputWarning, match="changes nothing: it needs a second look"):
+        workflow(bundle_dir, dataset, "train", configs, tmp_path / "scores", **settings).run()
 
 
 def test_evaluation_says_what_was_asked_and_what_came(made, dataset, bundle_dir, tmp_path):
