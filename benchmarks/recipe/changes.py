@@ -134,6 +134,8 @@ def _network(name: str) -> dict[str, Any]:
     return {"network_def": {"_target_": "networks.definitions.comparable", "network": definition, "stride": stride}}
 
 
+QUARTER = {"positive_weights": "$[weight / 4 for weight in @base#positive_weights]"}
+TVERSKY = {"loss": json.loads((CONFIGS_DIR / "tversky.json").read_text())["loss"]}
 CHANGES = {
     BASE: Change("the shipped recipe"),
     "batch_4x": Change(
@@ -157,13 +159,9 @@ CHANGES = {
     "radam": Change("RAdam with decoupled weight decay", _optimizer("RAdam", decoupled_weight_decay=True)),
     "nadam": Change("NAdam with decoupled weight decay", _optimizer("NAdam", decoupled_weight_decay=True)),
     "beta_099": Change("AdamW with 0.99 for its second average", {"optimizer#betas": [0.9, 0.99]}),
-    "positive_quarter": Change(
-        "a quarter of the positive weights", {"positive_weights": "$[weight / 4 for weight in @base#positive_weights]"}
-    ),
-    "bce_tversky": Change(
-        "plus a Tversky loss in which a missed voxel counts twice as much as a wrong one",
-        {"loss": json.loads((CONFIGS_DIR / "tversky.json").read_text())["loss"]},
-    ),
+    "positive_quarter": Change("a quarter of the positive weights", QUARTER),
+    "bce_tversky": Change("plus a Tversky loss in which a missed voxel counts twice as much as a wrong one", TVERSKY),
+    "tversky_quarter": Change("that Tversky loss and a quarter of the positive weights", {**TVERSKY, **QUARTER}),
     "focal": Change(
         "focal loss, gamma 2; alpha weighs positive voxels as the mean of the positive weights does",
         {

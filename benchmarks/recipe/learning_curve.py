@@ -92,7 +92,7 @@ def format_curve(rows: Sequence[Row], sets: Sequence[str]) -> str:
 
 
 def curve_figure(rows: Sequence[Row], sets: Sequence[str]) -> Figure:
-    """Return a figure of average precision and F1 over the windows: a part per set, a colour per change."""
+    """Return a figure of both scores over the windows: a part per set, a colour per change, bars from seed to seed."""
     figure = Figure(figsize=(5 * len(sets), 4), layout="constrained")
     names = list(dict.fromkeys(row["change"] for row in rows))
     every = sorted({row["windows"] for row in rows})
@@ -116,7 +116,7 @@ def curve_figure(rows: Sequence[Row], sets: Sequence[str]) -> Figure:
         axes.minorticks_off()
         axes.set_title(key)
         axes.set_xlabel("windows")
-    parts[0].set_ylabel("mean of the species (bars: half the range of the seeds)")
+    parts[0].set_ylabel("mean of the species")
     parts[0].legend()
     return figure
 
