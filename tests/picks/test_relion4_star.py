@@ -39,7 +39,7 @@ def test_the_run_is_the_name_of_the_micrograph_without_folder_and_ending(tmp_pat
 
 def test_a_column_that_stands_twice_is_refused(tmp_path):
     text = "data_\n\nloop_\n_rlnTomoName\n_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\nA A 1 2 3\n"
-    with pytest.raises(InputError, match="the column rlnTomoName stands twice in a table; remove one"):
+    with pytest.raises(InputError, match="a table has the column rlnTomoName twice; remove one"):
         read_star(tmp_path, text)
 
 

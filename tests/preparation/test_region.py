@@ -118,7 +118,7 @@ def test_a_nifti_mask_lies_where_its_affine_puts_it(tmp_path):
 
 def test_a_folder_of_masks_is_refused_with_what_to_name(tmp_path):
     with pytest.raises(
-        InputError, match=r"the mask is a folder\. Name its file, with \{run\} where the run's name stands"
+        InputError, match=r"the mask is a folder\. Give the path of a file; \{run\} in it is the run's name\."
     ):
         region_of(image_of(noise()), mask_path=str(tmp_path))
 

@@ -39,7 +39,7 @@ def read_tables(path: str | Path) -> StarTables:
     for table in tables.values():
         repeated = table.columns[table.columns.duplicated()]
         if len(repeated):
-            raise InputError(f"{path}: the column {repeated[0]} stands twice in a table; remove one.")
+            raise InputError(f"{path}: a table has the column {repeated[0]} twice; remove one.")
     if any(table[name].isna().any() for table in tables.values() for name in (RUN_COLUMN, MICROGRAPH) if name in table):
         raise InputError(f"{path}: a run is called {' or '.join(NO_NAMES)}, which is read as no name: rename it.")
     return tables

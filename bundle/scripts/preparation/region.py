@@ -209,9 +209,7 @@ def read_mask(
             other way.
     """
     if Path(path).is_dir() and not is_zarr(Path(path)):
-        raise InputError(
-            f"{path}: the mask is a folder. Name its file, with {{run}} where the run's name stands in it."
-        )
+        raise InputError(f"{path}: the mask is a folder. Give the path of a file; {{run}} in it is the run's name.")
     own, shape = facts.own_voxel_size_angstrom, facts.own_shape_zyx
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InputWarning)  # about the voxel size set here, for masks that state none

@@ -31,8 +31,8 @@ COMPARED = "bytes", "modified_ns", "parts_sha256"  # of a tomogram
 RECORD_FILE, PICKS_TABLE, SUMMARY = "run.json", "picks.csv", "summary.csv"
 RESERVED = {PICKS_TABLE, SUMMARY, FAILURES, PAGE_NAME}  # beside the folders of the runs
 DONE, FAILED, MISSING = "done", "failed", "missing"
-# columns after those of the species
 LOWEST_PROBABILITY = "lowest_probability"  # of the picks of a species, which others compare with exactly
+# columns after those of the species
 SUMMARY_ENDS = "expected_right", "seconds", "peak_memory_gib", "not_calibrated", "failure"
 
 
