@@ -2,8 +2,9 @@
 
     python benchmarks/recipe/learning_curve.py --screenings OUT_1200,OUT_2400,OUT_4800 --output_dir CURVE
 
-The screenings are folders of ``screen.py``, made under the same conditions but for the windows. Each change that is in
-several of them becomes a curve; ``CURVE/learning_curve.md``, ``.csv`` and ``.png`` are the table and the plot.
+The screenings are folders of ``screen.py``, made under the same conditions but for the windows. Each change that was
+scored after several numbers of windows, at the ends of several trainings or on the way of one, becomes a curve;
+``CURVE/learning_curve.md``, ``.csv`` and ``.png`` are the table and the plot.
 """
 
 from __future__ import annotations
@@ -57,18 +58,24 @@ def summarise_by_windows(results: Sequence[Row]) -> list[Row]:
     """Return one row per change and number of windows, of which it has several: means of seeds, and half the ranges."""
     rows = []
     for name in dict.fromkeys(result["change"] for result in results):
-        own = [result for result in results if result["change"] == name]
-        counts = sorted({result["conditions"]["windows"] for result in own})
+        points = [point for result in results if result["change"] == name for point in curve_of(result)]
+        counts = sorted({point["windows"] for point in points})
         for windows in counts if len(counts) > 1 else []:
-            equal = [result for result in own if result["conditions"]["windows"] == windows]
+            equal = [point["sets"] for point in points if point["windows"] == windows]
             row: Row = {"change": name, "windows": windows, "seeds": len(equal)}
-            for key in equal[0]["sets"]:
-                scores = [result["sets"][key] for result in equal]
+            for key in equal[0]:
+                scores = [sets[key] for sets in equal]
                 for measure in SPREAD:
                     row |= spread(f"{key}_{measure}", [one[measure] for one in scores])
                 row |= {f"{key}_{one}": sum(score[one] for score in scores) / len(scores) for one in COUNTED}
             rows.append(row)
     return rows
+
+
+def curve_of(result: Row) -> list[Row]:
+    """Return the scores of a training by the windows that it had seen."""
+    at_the_end = {"windows": result["conditions"]["windows"], "sets": result["sets"]}
+    return [point for point in result.get("curve", []) if point["windows"] < at_the_end["windows"]] + [at_the_end]
 
 
 def format_curve(rows: Sequence[Row], sets: Sequence[str]) -> str:

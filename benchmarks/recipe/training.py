@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -88,6 +89,7 @@ class Plan:
         windows: how many each run trains on.
         output_dir: where the results are written.
         settings: other values of keys of ``train.json``, for every run.
+        scored_after: numbers of windows after which the averaged network is scored, too, while the training goes on.
     """
 
     dataset_dirs: tuple[str, ...]
@@ -96,6 +98,7 @@ class Plan:
     windows: int
     output_dir: Path
     settings: Mapping[str, Any]
+    scored_after: tuple[int, ...] = ()
 
     def parser(self, change: str, seed: int) -> ConfigParser:
         """Return the config of a training.
@@ -180,8 +183,47 @@ class FirstStep:
         self.done = perf_counter()
 
 
+class ScoreBetween:
+    """Scores the averaged network whenever a training has seen so many windows, outside the training's time.
+
+    Args:
+        score: returns the scores.
+        scored_after: numbers of windows; those beyond the training's end are left out.
+        batch_size: windows per step.
+        name: of the training, for the lines that say the scores.
+    """
+
+    def __init__(self, score: Callable[[], dict[str, Any]], scored_after: Iterable[int], batch_size: int, name: str):
+        self.score, self.batch_size, self.name = score, batch_size, name
+        self.steps = {math.ceil(windows / batch_size) for windows in scored_after}
+        self.curve: list[dict[str, Any]] = []
+        self.seconds = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Attach behind the handlers that average the weights."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Score, if it is time."""
+        if engine.state.iteration in self.steps:
+            loss_of(engine.state.output)  # waits until an accelerator is done
+            started = perf_counter()
+            windows, sets = engine.state.iteration * self.batch_size, self.add(engine.state.iteration)
+            found = [f"{key} AP {one['average_precision']:.4f}, F1 {one['f1']:.4f}" for key, one in sets.items()]
+            print(f"{self.name}: {windows} windows, {', '.join(found)}", flush=True)
+            self.seconds += perf_counter() - started
+
+    def add(self, step: int) -> dict[str, Any]:
+        """Score after a step; return the scores."""
+        sets = self.score()
+        self.curve.append({"windows": step * self.batch_size, "sets": sets})
+        return sets
+
+
 def run_one(plan: Plan, change: str, seed: int) -> dict[str, Any]:
     """Train with a change, and score all sets; return the result, ready for JSON.
+
+    Its ``curve`` has the scores by windows, those after the last step among them.
 
     Raises:
         InputError: there are fewer windows than in one batch, or a setting or a file is wrong.
@@ -194,11 +236,19 @@ def run_one(plan: Plan, change: str, seed: int) -> dict[str, Any]:
         raise InputError(f"{plan.windows} windows do not fill one batch of {batch_size}: set more windows.")
     trainer, first = parser.get_parsed_content("train#trainer"), FirstStep()
     first.attach(trainer)
+    between = ScoreBetween(
+        lambda: {name: score_set(parser, one) for name, one in plan.sets.items()},
+        [windows for windows in plan.scored_after if windows <= (steps - 1) * batch_size],
+        batch_size,
+        f"{change}, seed {seed}",
+    )
+    between.attach(trainer)
     started = perf_counter()
     trainer.run()
     loss = loss_of(trainer.state.output)  # waits until an accelerator is done
     ended = perf_counter()
-    sets = {name: score_set(parser, one) for name, one in plan.sets.items()}
+    training_seconds = ended - started - between.seconds
+    sets = between.add(steps)
     return {
         "change": change,
         "seed": seed,
@@ -207,8 +257,9 @@ def run_one(plan: Plan, change: str, seed: int) -> dict[str, Any]:
         "steps": steps,
         "batch_size": batch_size,
         "last_loss": loss,
-        "training_seconds": ended - started,
-        "windows_per_second": (steps - 1) * batch_size / (ended - first.done) if steps > 1 else None,
+        "curve": between.curve,
+        "training_seconds": training_seconds,
+        "windows_per_second": (steps - 1) * batch_size / (ended - first.done - between.seconds) if steps > 1 else None,
         "scoring_seconds": perf_counter() - ended,
         "definition": CHANGES[change].definition(),
         "conditions": plan.conditions(),

@@ -199,6 +199,25 @@ def test_the_base_is_the_shipped_recipe(plan):
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")
+def test_a_training_that_is_scored_on_its_way_becomes_a_curve_and_learns_the_same(dataset_dir, tmp_path, capsys):
+    for folder, after in (("without", []), ("with", ["--scored_after", "3,4,100"])):
+        given = arguments(dataset_dir, tmp_path / folder, windows=8, seeds="0", changes="base")
+        assert screen.main([*given, *after]) == 0
+    assert "base, seed 0: 4 windows, own AP " in capsys.readouterr().out
+    without, scored = (json.loads((tmp_path / name / "base_seed0.json").read_text()) for name in ("without", "with"))
+    assert scored["last_loss"] == without["last_loss"]
+    assert scored["sets"] == without["sets"]
+    assert [point["windows"] for point in scored["curve"]] == [4, 8]
+    assert scored["curve"][1]["sets"] == scored["sets"]
+    assert learning_curve.main(["--screenings", str(tmp_path / "with"), "--output_dir", str(tmp_path / "curve")]) == 0
+    with open(tmp_path / "curve" / "learning_curve.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["windows"] for row in rows] == ["4", "8"]
+    found = scored["curve"][0]["sets"]["own"]["average_precision"]
+    assert float(rows[0]["own_average_precision"]) == pytest.approx(found)
+
+
+@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_a_learning_curve_has_a_row_per_change_and_number_of_windows(dataset_dir, tmp_path, capsys):
     folders = [tmp_path / "few", tmp_path / "many"]
     for folder, windows, seeds in zip(folders, (4, 8), ("0,1", "0"), strict=True):
