@@ -4,7 +4,8 @@
 
 The screenings are folders of ``screen.py``, made under the same conditions but for the windows. Each change that was
 scored after several numbers of windows, at the ends of several trainings or on the way of one, becomes a curve;
-``CURVE/learning_curve.md``, ``.csv`` and ``.png`` are the table and the plot.
+``CURVE/learning_curve.md``, ``.csv`` and ``.png`` are the table and the plot; ``--over seconds`` draws it over the
+seconds of the training.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from recipe.screen import check_results, read_results, split, spread  # noqa: E4
 
 SPREAD = ("average_precision", "f1", "f4")  # of every set, with half the range of the seeds
 COUNTED = ("precision", "picks", "wrong", "picks_at_f4", "wrong_at_f4")
+AXES = {"windows": "windows", "seconds": "seconds of the training"}
 Row = dict[str, Any]
 
 
-def make_curve(screenings: Sequence[Path], output_dir: Path) -> None:
+def make_curve(screenings: Sequence[Path], output_dir: Path, over: str) -> None:
     """Write table and curves.
 
     Raises:
@@ -51,40 +53,66 @@ def make_curve(screenings: Sequence[Path], output_dir: Path) -> None:
         raise InputError(f"{', '.join(map(str, screenings))}: no change was trained for several numbers of windows.")
     sets = list(conditions["test_runs"])
     write_tables_of(rows, format_curve(rows, sets), output_dir / "learning_curve")
-    save_figure(curve_figure(rows, sets), output_dir / "learning_curve.png")
+    save_figure(curve_figure(rows, sets, over), output_dir / "learning_curve.png")
 
 
 def summarise_by_windows(results: Sequence[Row]) -> list[Row]:
-    """Return one row per change and number of windows, of which it has several: means of seeds, and half the ranges."""
+    """Return one row per change, length of its training and number of windows: means of seeds, and half the ranges.
+
+    Changes that were scored once are left out.
+    """
     rows = []
     for name in dict.fromkeys(result["change"] for result in results):
-        points = [point for result in results if result["change"] == name for point in curve_of(result)]
-        counts = sorted({point["windows"] for point in points})
-        for windows in counts if len(counts) > 1 else []:
-            equal = [point["sets"] for point in points if point["windows"] == windows]
-            row: Row = {"change": name, "windows": windows, "seeds": len(equal)}
-            for key in equal[0]:
-                scores = [sets[key] for sets in equal]
-                for measure in SPREAD:
-                    row |= spread(f"{key}_{measure}", [one[measure] for one in scores])
-                row |= {f"{key}_{one}": sum(score[one] for score in scores) / len(scores) for one in COUNTED}
-            rows.append(row)
+        own = [result for result in results if result["change"] == name]
+        rows_of_change: list[Row] = []
+        for length in sorted({result["conditions"]["windows"] for result in own}):
+            points = [
+                point for result in own if result["conditions"]["windows"] == length for point in curve_of(result)
+            ]
+            for windows in sorted({point["windows"] for point in points}):
+                equal = [point for point in points if point["windows"] == windows]
+                row: Row = {"change": name, "windows": windows, "trained": length, "seeds": len(equal)}
+                row["seconds"] = sum(point["seconds"] for point in equal) / len(equal)
+                for key in equal[0]["sets"]:
+                    scores = [point["sets"][key] for point in equal]
+                    for measure in SPREAD:
+                        row |= spread(f"{key}_{measure}", [one[measure] for one in scores])
+                    row |= {f"{key}_{one}": sum(score[one] for score in scores) / len(scores) for one in COUNTED}
+                rows_of_change.append(row)
+        rows += rows_of_change if len(rows_of_change) > 1 else []
     return rows
 
 
 def curve_of(result: Row) -> list[Row]:
-    """Return the scores of a training by the windows that it had seen."""
-    at_the_end = {"windows": result["conditions"]["windows"], "sets": result["sets"]}
-    return [point for point in result.get("curve", []) if point["windows"] < at_the_end["windows"]] + [at_the_end]
+    """Return the scores of a training by the windows that it had seen, and its seconds until then."""
+    length, seconds = result["conditions"]["windows"], result["training_seconds"]
+    points = [point for point in result.get("curve", []) if point["windows"] < length]
+    points.append({"windows": length, "sets": result["sets"]})
+    return [{**point, "seconds": seconds * point["windows"] / length} for point in points]  # all steps are alike
+
+
+def curves_in(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Return the rows of every curve by its name: of the ends of a change's trainings, and of each on its way."""
+    curves = {}
+    for name in dict.fromkeys(row["change"] for row in rows):
+        own = [row for row in rows if row["change"] == name]
+        curves[name] = [row for row in own if row["windows"] == row["trained"]]
+        for length in dict.fromkeys(row["trained"] for row in own):
+            curves[f"{name}, on the way to {length}"] = [row for row in own if row["trained"] == length]
+    return {name: points for name, points in curves.items() if len(points) > 1}
 
 
 def format_curve(rows: Sequence[Row], sets: Sequence[str]) -> str:
     """Return the table as Markdown."""
-    head = ["change", "windows", "seeds"]
+    head = ["change", "windows", "of a training of", "seeds", "s"]
     head += [f"{key}: {name}" for key in sets for name in ("AP", "F1", "precision", "wrong picks", "F4", "wrong picks")]
     lines = []
     for row in rows:
-        cells = [CHANGES[row["change"]].sentence, str(row["windows"]), str(row["seeds"])]
+        cells = [
+            CHANGES[row["change"]].sentence,
+            *(str(row[key]) for key in ("windows", "trained", "seeds")),
+            f"{row['seconds']:.0f}",
+        ]
         for key in sets:
             cells += [with_spread(row, f"{key}_{name}", ".3f") for name in SPREAD[:2]]
             cells += [f"{row[f'{key}_precision']:.3f}", f"{row[f'{key}_wrong']:.0f} of {row[f'{key}_picks']:.0f}"]
@@ -98,33 +126,31 @@ def format_curve(rows: Sequence[Row], sets: Sequence[str]) -> str:
     return page_of(text, head, lines)
 
 
-def curve_figure(rows: Sequence[Row], sets: Sequence[str]) -> Figure:
-    """Return a figure of both scores over the windows: a part per set, a colour per change, bars from seed to seed."""
-    figure = Figure(figsize=(5 * len(sets), 4), layout="constrained")
-    names = list(dict.fromkeys(row["change"] for row in rows))
+def curve_figure(rows: Sequence[Row], sets: Sequence[str], over: str) -> Figure:
+    """Return a figure of both scores over one of `AXES`: a part per set, a colour per curve, bars from seed to seed."""
+    figure = Figure(figsize=(5 * len(sets), 4 + 0.25 * len(curves_in(rows))), layout="constrained")
     every = sorted({row["windows"] for row in rows})
     parts = figure.subplots(1, len(sets), squeeze=False, sharey=True)[0]
     for axes, key in zip(parts, sets, strict=True):
-        for number, name in enumerate(names):
-            own = [row for row in rows if row["change"] == name]
-            windows = [row["windows"] for row in own]
+        for number, (name, points) in enumerate(curves_in(rows).items()):
             for measure, style in (("average_precision", "o-"), ("f1", "s--")):
                 axes.errorbar(
-                    windows,
-                    [row[f"{key}_{measure}"] for row in own],
-                    yerr=[row[f"{key}_{measure}_half_range"] for row in own],
+                    [row[over] for row in points],
+                    [row[f"{key}_{measure}"] for row in points],
+                    yerr=[row[f"{key}_{measure}_half_range"] for row in points],
                     fmt=style,
                     color=f"C{number}",
                     capsize=3,
                     label=f"{name}, {'F1' if measure == 'f1' else 'average precision'}",
                 )
-        axes.set_xscale("log")
-        axes.set_xticks(every, [str(value) for value in every])
-        axes.minorticks_off()
+        if over == "windows":
+            axes.set_xscale("log")
+            axes.set_xticks(every, [str(value) for value in every])
+            axes.minorticks_off()
         axes.set_title(key)
-        axes.set_xlabel("windows")
+        axes.set_xlabel(AXES[over])
     parts[0].set_ylabel("mean of the species")
-    parts[0].legend()
+    figure.legend(*parts[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -133,8 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Draw what more windows bring, from the results of screenings.")
     parser.add_argument("--screenings", type=split, required=True, help="folders of screen.py, with commas between")
     parser.add_argument("--output_dir", type=Path, required=True, help="where table and plot stand")
+    parser.add_argument("--over", choices=AXES, default="windows", help="axis of the plot (default: %(default)s)")
     options = parser.parse_args(arguments)
-    return run_tool(lambda: make_curve([Path(folder) for folder in options.screenings], options.output_dir))
+    folders = [Path(folder) for folder in options.screenings]
+    return run_tool(lambda: make_curve(folders, options.output_dir, options.over))
 
 
 if __name__ == "__main__":

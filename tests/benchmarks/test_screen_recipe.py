@@ -209,12 +209,18 @@ def test_a_training_that_is_scored_on_its_way_becomes_a_curve_and_learns_the_sam
     assert scored["sets"] == without["sets"]
     assert [point["windows"] for point in scored["curve"]] == [4, 8]
     assert scored["curve"][1]["sets"] == scored["sets"]
-    assert learning_curve.main(["--screenings", str(tmp_path / "with"), "--output_dir", str(tmp_path / "curve")]) == 0
+    curve = ["--screenings", str(tmp_path / "with"), "--output_dir", str(tmp_path / "curve"), "--over", "seconds"]
+    assert learning_curve.main(curve) == 0
     with open(tmp_path / "curve" / "learning_curve.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["windows"] for row in rows] == ["4", "8"]
+    assert [(row["windows"], row["trained"], row["seeds"]) for row in rows] == [("4", "8", "1"), ("8", "8", "1")]
     found = scored["curve"][0]["sets"]["own"]["average_precision"]
     assert float(rows[0]["own_average_precision"]) == pytest.approx(found)
+    assert float(rows[0]["seconds"]) == pytest.approx(scored["training_seconds"] / 2)
+    ends = [{"change": "base", "windows": length, "trained": length} for length in (8, 16)]
+    on_the_way = {"change": "base", "windows": 4, "trained": 8}
+    curves = learning_curve.curves_in([on_the_way, *ends])
+    assert curves == {"base": ends, "base, on the way to 8": [on_the_way, ends[0]]}
 
 
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")
