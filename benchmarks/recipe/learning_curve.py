@@ -50,7 +50,7 @@ def make_curve(screenings: Sequence[Path], output_dir: Path, over: str) -> None:
     check_results(results, conditions)
     rows = summarise_by_windows(results)
     if not rows:
-        raise InputError(f"{', '.join(map(str, screenings))}: no change was trained for several numbers of windows.")
+        raise InputError(f"{', '.join(map(str, screenings))}: no change was scored after several numbers of windows.")
     sets = list(conditions["test_runs"])
     write_tables_of(rows, format_curve(rows, sets), output_dir / "learning_curve")
     save_figure(curve_figure(rows, sets, over), output_dir / "learning_curve.png")
@@ -86,8 +86,7 @@ def summarise_by_windows(results: Sequence[Row]) -> list[Row]:
 def curve_of(result: Row) -> list[Row]:
     """Return the scores of a training by the windows that it had seen, and its seconds until then."""
     length, seconds = result["conditions"]["windows"], result["training_seconds"]
-    points = [point for point in result.get("curve", []) if point["windows"] < length]
-    points.append({"windows": length, "sets": result["sets"]})
+    points = result.get("curve", [{"windows": length, "sets": result["sets"]}])
     return [{**point, "seconds": seconds * point["windows"] / length} for point in points]  # all steps are alike
 
 

@@ -135,6 +135,11 @@ class Plan:
         inside = [one for one in self.sets.values() if one.is_in(self.dataset_dirs)]
         return [run for one in inside for run in (*one.fit_runs, *one.test_runs)]
 
+    def scored_at(self, steps: int) -> dict[int, int]:
+        """Return the windows of ``scored_after`` by the step of a training; the changes that cut others count alike."""
+        found = {math.ceil(steps * windows / self.windows): windows for windows in self.scored_after}
+        return {step: windows for step, windows in found.items() if step < steps}
+
     def conditions(self) -> dict[str, Any]:
         """Return what results must have in common to be compared in one table, ready for JSON."""
         cuda, start = torch.cuda.is_available(), self.settings.get("checkpoint_path")
@@ -188,14 +193,12 @@ class ScoreBetween:
 
     Args:
         score: returns the scores.
-        scored_after: numbers of windows; those beyond the training's end are left out.
-        batch_size: windows per step.
+        windows_at: numbers of windows by the step that they are scored after.
         name: of the training, for the lines that say the scores.
     """
 
-    def __init__(self, score: Callable[[], dict[str, Any]], scored_after: Iterable[int], batch_size: int, name: str):
-        self.score, self.batch_size, self.name = score, batch_size, name
-        self.steps = {math.ceil(windows / batch_size) for windows in scored_after}
+    def __init__(self, score: Callable[[], dict[str, Any]], windows_at: Mapping[int, int], name: str) -> None:
+        self.score, self.windows_at, self.name = score, windows_at, name
         self.curve: list[dict[str, Any]] = []
         self.seconds = 0.0
 
@@ -205,18 +208,19 @@ class ScoreBetween:
 
     def __call__(self, engine: Engine) -> None:
         """Score, if it is time."""
-        if engine.state.iteration in self.steps:
+        windows = self.windows_at.get(engine.state.iteration)
+        if windows is not None:
             loss_of(engine.state.output)  # waits until an accelerator is done
             started = perf_counter()
-            windows, sets = engine.state.iteration * self.batch_size, self.add(engine.state.iteration)
+            sets = self.add(windows)
             found = [f"{key} AP {one['average_precision']:.4f}, F1 {one['f1']:.4f}" for key, one in sets.items()]
             print(f"{self.name}: {windows} windows, {', '.join(found)}", flush=True)
             self.seconds += perf_counter() - started
 
-    def add(self, step: int) -> dict[str, Any]:
-        """Score after a step; return the scores."""
+    def add(self, windows: int) -> dict[str, Any]:
+        """Score after so many windows; return the scores."""
         sets = self.score()
-        self.curve.append({"windows": step * self.batch_size, "sets": sets})
+        self.curve.append({"windows": windows, "sets": sets})
         return sets
 
 
@@ -238,8 +242,7 @@ def run_one(plan: Plan, change: str, seed: int) -> dict[str, Any]:
     first.attach(trainer)
     between = ScoreBetween(
         lambda: {name: score_set(parser, one) for name, one in plan.sets.items()},
-        [windows for windows in plan.scored_after if windows <= (steps - 1) * batch_size],
-        batch_size,
+        plan.scored_at(steps),
         f"{change}, seed {seed}",
     )
     between.attach(trainer)
@@ -248,7 +251,7 @@ def run_one(plan: Plan, change: str, seed: int) -> dict[str, Any]:
     loss = loss_of(trainer.state.output)  # waits until an accelerator is done
     ended = perf_counter()
     training_seconds = ended - started - between.seconds
-    sets = between.add(steps)
+    sets = between.add(plan.windows)
     return {
         "change": change,
         "seed": seed,

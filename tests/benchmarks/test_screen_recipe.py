@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -140,6 +141,12 @@ def test_changes_start_from_the_settings(plan):
     assert plan.parser("positive_quarter", 0).get_parsed_content("positive_weights") == [8, 4, 4, 4, 4]
 
 
+def test_changes_with_other_batches_are_scored_after_the_same_share_of_the_training(plan):
+    plan = replace(plan, scored_after=(2, 4, 8, 100))
+    assert plan.scored_at(steps=4) == {1: 2, 2: 4}
+    assert plan.scored_at(steps=16) == {4: 2, 8: 4}
+
+
 def test_the_learning_rate_follows_the_cosine_over_exactly_the_steps(plan, monkeypatch):
     rates = []
     monkeypatch.setattr(training, "score_set", lambda parser, scored: {"average_precision": 0.0})
@@ -247,6 +254,6 @@ def test_a_learning_curve_has_a_row_per_change_and_number_of_windows(dataset_dir
     assert "was made with kinds" in capsys.readouterr().err
     alone = ["--screenings", str(folders[0]), "--output_dir", str(tmp_path / "none")]
     assert learning_curve.main(alone) == 1
-    assert "few: no change was trained for several numbers of windows." in capsys.readouterr().err
+    assert "few: no change was scored after several numbers of windows." in capsys.readouterr().err
     assert learning_curve.main(["--screenings", str(tmp_path), "--output_dir", str(tmp_path / "none")]) == 1
     assert "holds no result of base, " in capsys.readouterr().err
