@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine
+from monai.data import DataLoader
+from monai.engines import SupervisedEvaluator
 from scripts.errors import InputError, InputWarning
 from scripts.handlers.scores import PickScore, WriteScores, check_scored_runs
 from scripts.networks.model_card import card_path
@@ -11,6 +13,7 @@ from scripts.picking.calibrated_scores import load_calibration, write_calibratio
 from scripts.picking.calibration import Calibration
 from scripts.picking.second_look import find_second_look
 from scripts.picks import Pick, as_records
+from scripts.preparation.batch import collate_one, prepare_batch
 from synthetic import SHAPE, make_species, run_engine, sample_of, tiny_network, write_second_look, write_weights
 
 
@@ -104,6 +107,27 @@ def test_picks_of_which_the_truth_does_not_tell_count_neither_right_nor_wrong(sp
     run_engine([known], WriteScores(str(tmp_path), species_set))
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("kaggle,a,1,1,1,0,0,")
     assert "total" in capsys.readouterr().out
+
+
+def test_an_evaluation_knows_what_is_annotated(species_set, tmp_path):
+    """MONAI's engine keeps what a batch held out of its output."""
+    picks = [("a", 6, 9, 11), ("a", 15, 9, 11), ("b", 5, 5, 5)]
+    sample = sample_of([[1, 6, 9, 11]], picks)
+    result = sample.pop("result")
+    sample |= {"is_complete": torch.tensor([True, False]), "doubtful": torch.tensor([[1, 15, 9, 11, float("nan")]])}
+    metric = PickScore(species_set)
+    evaluator = SupervisedEvaluator(
+        device=torch.device("cpu"),
+        val_data_loader=DataLoader([sample], batch_size=1, collate_fn=collate_one),
+        network=torch.nn.Identity(),
+        prepare_batch=prepare_batch,
+        postprocessing=lambda data: {**data, "result": result},
+        key_val_metric={"score": metric},
+        val_handlers=[WriteScores(str(tmp_path), species_set)],
+    )
+    evaluator.run()
+    assert [(found.tp, found.fp) for found in metric.counts.values()] == [(1, 0), (0, 0)]
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("kaggle,a,1,1,1,0,0,")
 
 
 RUNS = [{"run": name} for name in ("three", "two", "one", "two")]

@@ -6,7 +6,7 @@ from scripts.handlers.times import StageTimes
 
 def test_stage_times_name_every_stage(caplog):
     caplog.set_level("INFO")
-    times, engine = StageTimes(), SimpleNamespace(state=SimpleNamespace(output=[{"result": {"run": "D1"}}]))
+    times, engine = StageTimes(), SimpleNamespace(state=SimpleNamespace(batch=None, output=[{"result": {"run": "D1"}}]))
     times.start(engine)
     for stage in ("read and scale", "network", "pick"):
         times.mark(engine, stage)

@@ -20,9 +20,14 @@ from scripts.species import SpeciesSet
 
 
 def samples_of(engine: Engine) -> list[dict[str, Any]]:
-    """Return the postprocessed samples of a batch."""
+    """Return the postprocessed samples of a batch, with all that was known of them before.
+
+    MONAI leaves what a batch held beside image and label in the engine's batch: what is annotated, the region.
+    """
     output: Any = engine.state.output
-    return list(output)
+    batch: Any = engine.state.batch
+    before = batch if isinstance(batch, list) else [{}] * len(output)
+    return [{**given, **made} for given, made in zip(before, output, strict=True)]
 
 
 def image_facts_of(sample: Mapping[str, Any]) -> ImageFacts:

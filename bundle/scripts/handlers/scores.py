@@ -153,6 +153,10 @@ class PickScore(Metric):
     def reset(self) -> None:
         self._counts = torch.zeros(len(self.species_set.picked), 3, dtype=torch.int64, device=idist.device())
 
+    def iteration_completed(self, engine: Engine) -> None:
+        """Count the picks of the engine's samples: what is annotated is not in its output."""
+        self.update(samples_of(engine))
+
     @reinit__is_reduced
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
         for sample in output:
