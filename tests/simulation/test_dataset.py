@@ -70,6 +70,16 @@ def test_other_settings_do_not_go_into_the_same_dataset(simulation_settings, shi
     simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, workers=1)
     with pytest.raises(InputError, match="another particles_are"):
         simulate_dataset(tmp_path, shipped_species, {**simulation_settings, "particles_are": "dark"}, runs=1)
+    with pytest.raises(InputError, match="another run_name"):  # the same tomograms once more, under other names
+        simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, run_name="T{number:03d}")
+
+
+def test_a_project_that_was_not_simulated_stays_as_it_is(simulation_settings, shipped_species, tmp_path):
+    (tmp_path / "copick.json").write_text('{"name": "mine"}')
+    with pytest.raises(InputError, match="is a copick project that was not simulated: set another dataset_dir"):
+        simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, workers=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["copick.json"]
+    assert (tmp_path / "copick.json").read_text() == '{"name": "mine"}'
 
 
 def test_dark_particles_are_the_same_tomogram_turned_over(simulation_settings, shipped_species, tmp_path):

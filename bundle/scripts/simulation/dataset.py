@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from scripts.atomic_files import require_writable, write_atomically
 from scripts.coordinates import to_xyz_angstrom
-from scripts.copick_tree import picks_path, tomogram_path, write_project
+from scripts.copick_tree import CONFIG, picks_path, tomogram_path, write_project
 from scripts.errors import InputError, reason_of
 from scripts.file_names import require_file_name
 from scripts.picks import Pick, write_copick_json
@@ -78,7 +78,8 @@ def simulate_dataset(
         The names of the runs.
 
     Raises:
-        InputError: a setting is not valid, a map cannot be read, or the folder holds a dataset with other settings.
+        InputError: a setting is not valid, a map cannot be read, or the folder holds a dataset with other settings or
+            another project.
     """
     root = Path(os.path.abspath(dataset_dir))  # "." has no name
     settings = json.loads(json.dumps({**settings, "seed": seed}))
@@ -95,7 +96,7 @@ def simulate_dataset(
     if waiting:
         check_sources(settings)
     require_writable(root)
-    _begin(root, settings)
+    _begin(root, {**settings, "run_name": run_name})
     write_project(root, species_set, name="simulated", description="Simulated tomograms with known truth")
     if len(waiting) < runs:
         logger.info("%d of %d runs are there already", runs - len(waiting), runs)
@@ -317,8 +318,10 @@ def _begin(root: Path, settings: Settings) -> None:
     if path.exists():
         before = json.loads(path.read_text())
         for name in settings:
-            if settings[name] != before.get(name):
+            if settings[name] != before.get(name) and (name in before or name != "run_name"):  # not in older files
                 raise InputError(f"{path} is of a dataset with another {name}: set another dataset_dir.")
         return
+    if (root / CONFIG).exists():
+        raise InputError(f"{root} is a copick project that was not simulated: set another dataset_dir.")
     with write_atomically(path) as file:
         json.dump(settings, file, indent=1)
