@@ -71,6 +71,6 @@ def refuse_seen(weights: Path, fitted: Sequence[str], tested: Sequence[str]) -> 
         raise InputError(f"{weights} has seen these runs, which are to be scored or fitted on: {seen}. Name others.")
 
 
-def seeds_of(text: str) -> list[int]:
+def whole_numbers(text: str) -> list[int]:
     """Return whole numbers, given with commas between; of the command line."""
     return [int(part) for part in text.split(",")]

@@ -33,7 +33,7 @@ BENCHMARKS = Path(__file__).resolve().parent
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
 import numpy as np  # noqa: E402
-from conditions import is_there, refuse_mixed, refuse_seen, seeds_of  # noqa: E402
+from conditions import is_there, refuse_mixed, refuse_seen, whole_numbers  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from recipe.changes import BASE  # noqa: E402
 from recipe.training import Plan, ScoredSet, run_one  # noqa: E402
@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--test_runs", help="names of runs to score")
     parser.add_argument("--labels", default="5,10,30,100", help="of each species (default: %(default)s, and all)")
     parser.add_argument("--windows", type=int, default=600, help="that each training sees")
-    parser.add_argument("--seeds", type=seeds_of, default="0", help="whole numbers with commas")
+    parser.add_argument("--seeds", type=whole_numbers, default="0", help="whole numbers with commas")
     parser.add_argument("--settings", type=json.loads, default={}, help="other settings of train.json, as JSON")
     parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--smoke", action="store_true", help="small windows, four of them")

@@ -41,7 +41,7 @@ from typing import Any
 BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
-from conditions import seeds_of  # noqa: E402
+from conditions import whole_numbers  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.errors import InputError, find_input_error  # noqa: E402
 from scripts.scoring.matching import MODES  # noqa: E402
@@ -201,7 +201,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.add_argument(f"--budget_{unit}", type=float, help=f"how many {unit} each network may train")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="whose seconds count (default: %(default)s)")
     parser.add_argument(
-        "--seeds", type=seeds_of, default="0", help="whole numbers with commas between (default: %(default)s)"
+        "--seeds", type=whole_numbers, default="0", help="whole numbers with commas between (default: %(default)s)"
     )
     usual = ",".join(name for name in NETWORKS if name not in NEEDS_TIMM)
     parser.add_argument("--networks", default=usual, help=f"out of {','.join(NETWORKS)} (default: %(default)s)")

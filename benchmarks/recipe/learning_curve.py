@@ -3,7 +3,7 @@
     python benchmarks/recipe/learning_curve.py --screenings OUT_1200,OUT_2400,OUT_4800 --output_dir CURVE
 
 The screenings are folders of ``screen.py``, made under the same conditions but for the windows. Each change that was
-scored after several numbers of windows, at the ends of several trainings or on the way of one, becomes a curve;
+scored after several numbers of windows, at the ends of several trainings or during one, becomes a curve;
 ``CURVE/learning_curve.md``, ``.csv`` and ``.png`` are the table and the plot; ``--over seconds`` draws it over the
 seconds of the training.
 """
@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 BENCHMARKS = Path(__file__).resolve().parents[1]
@@ -63,23 +64,20 @@ def summarise_by_windows(results: Sequence[Row]) -> list[Row]:
     """
     rows = []
     for name in dict.fromkeys(result["change"] for result in results):
-        own = [result for result in results if result["change"] == name]
-        rows_of_change: list[Row] = []
-        for length in sorted({result["conditions"]["windows"] for result in own}):
-            points = [
-                point for result in own if result["conditions"]["windows"] == length for point in curve_of(result)
-            ]
-            for windows in sorted({point["windows"] for point in points}):
-                equal = [point for point in points if point["windows"] == windows]
-                row: Row = {"change": name, "windows": windows, "trained": length, "seeds": len(equal)}
-                row["seconds"] = sum(point["seconds"] for point in equal) / len(equal)
-                for key in equal[0]["sets"]:
-                    scores = [point["sets"][key] for point in equal]
-                    for measure in SPREAD:
-                        row |= spread(f"{key}_{measure}", [one[measure] for one in scores])
-                    row |= {f"{key}_{one}": sum(score[one] for score in scores) / len(scores) for one in COUNTED}
-                rows_of_change.append(row)
-        rows += rows_of_change if len(rows_of_change) > 1 else []
+        scored: dict[tuple[int, int], list[Row]] = {}
+        for result in (one for one in results if one["change"] == name):
+            for point in curve_of(result):
+                scored.setdefault((result["conditions"]["windows"], point["windows"]), []).append(point)
+        for length, windows in sorted(scored) if len(scored) > 1 else []:
+            points = scored[length, windows]
+            row: Row = {"change": name, "windows": windows, "trained": length, "seeds": len(points)}
+            row["seconds"] = fmean(point["seconds"] for point in points)
+            for key in points[0]["sets"]:
+                scores = [point["sets"][key] for point in points]
+                for measure in SPREAD:
+                    row |= spread(f"{key}_{measure}", [one[measure] for one in scores])
+                row |= {f"{key}_{one}": fmean(score[one] for score in scores) for one in COUNTED}
+            rows.append(row)
     return rows
 
 
@@ -91,7 +89,7 @@ def curve_of(result: Row) -> list[Row]:
 
 
 def curves_in(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the rows of every curve by its name: of the ends of a change's trainings, and of each on its way."""
+    """Return the rows of every curve by its name: of the ends of a change's trainings, and during each."""
     curves = {}
     for name in dict.fromkeys(row["change"] for row in rows):
         own = [row for row in rows if row["change"] == name]
@@ -127,11 +125,12 @@ def format_curve(rows: Sequence[Row], sets: Sequence[str]) -> str:
 
 def curve_figure(rows: Sequence[Row], sets: Sequence[str], over: str) -> Figure:
     """Return a figure of both scores over one of `AXES`: a part per set, a colour per curve, bars from seed to seed."""
-    figure = Figure(figsize=(5 * len(sets), 4 + 0.25 * len(curves_in(rows))), layout="constrained")
+    curves = curves_in(rows)
+    figure = Figure(figsize=(5 * len(sets), 4 + 0.25 * len(curves)), layout="constrained")
     every = sorted({row["windows"] for row in rows})
     parts = figure.subplots(1, len(sets), squeeze=False, sharey=True)[0]
     for axes, key in zip(parts, sets, strict=True):
-        for number, (name, points) in enumerate(curves_in(rows).items()):
+        for number, (name, points) in enumerate(curves.items()):
             for measure, style in (("average_precision", "o-"), ("f1", "s--")):
                 axes.errorbar(
                     [row[over] for row in points],

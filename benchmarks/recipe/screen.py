@@ -11,7 +11,7 @@ seed gives every change the same windows.
 
 The averaged network's peaks are compared with the truth of the test runs: average precision needs no threshold; F1, the
 wrong picks and F4 take the thresholds that are best on the fit runs. ``--outside_dir`` adds a second set of tomograms.
-``--scored_after 2000,4000,8000`` scores every training on its way, too, for ``learning_curve.py``.
+``--scored_after 2000,4000,8000`` also scores every training while it is running, for ``learning_curve.py``.
 
 A run that ends writes ``OUT/<change>_seed<seed>.json``, ``recipe.md``, ``recipe.csv`` and ``recipe.png``; a screening
 that is started again continues with the missing runs. ``--share 0/3`` takes every third run, so that three processes
@@ -34,7 +34,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(BENCHMARKS.parent / "bundle"), str(BENCHMARKS)]
 
 import torch  # noqa: E402
-from conditions import seeds_of  # noqa: E402
+from conditions import whole_numbers  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from networks.definitions import settings_of  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
@@ -208,10 +208,13 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--outside_test", type=split, default=(), help="its runs that are scored")
     parser.add_argument("--windows", type=int, help="how many windows each run trains on")
     parser.add_argument(
-        "--scored_after", type=numbers, default=(), help="windows after which it is scored, too, with commas between"
+        "--scored_after",
+        type=whole_numbers,
+        default=(),
+        help="windows after which it is scored, too, with commas between",
     )
     parser.add_argument(
-        "--seeds", type=seeds_of, default="0", help="whole numbers with commas between (default: %(default)s)"
+        "--seeds", type=whole_numbers, default="0", help="whole numbers with commas between (default: %(default)s)"
     )
     parser.add_argument("--changes", default="all", help=f"all, or names out of {', '.join(CHANGES)}")
     parser.add_argument("--share", default="0/1", help="i/n: every n-th run from the i-th on (default: %(default)s)")
@@ -234,11 +237,6 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def numbers(text: str) -> tuple[int, ...]:
-    """Return the whole numbers of a text with commas."""
-    return tuple(int(word) for word in split(text))
-
-
 def plan_of(options: argparse.Namespace) -> Plan:
     """Return the plan that the options describe.
 
@@ -250,8 +248,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
     sets = {OWN: ScoredSet(options.dataset_dir, kinds[0] if kinds else None, options.fit_runs, options.test_runs)}
     if options.outside_dir:
         sets[OUTSIDE] = ScoredSet((options.outside_dir,), None, options.outside_fit, options.outside_test)
-    plan = (options.dataset_dir, kinds, sets, options.windows, options.output_dir, settings, options.scored_after)
-    return Plan(*plan)
+    return Plan(options.dataset_dir, kinds, sets, options.windows, options.output_dir, settings, options.scored_after)
 
 
 def chosen_changes(text: str) -> list[str]:

@@ -89,7 +89,7 @@ class Plan:
         windows: how many each run trains on.
         output_dir: where the results are written.
         settings: other values of keys of ``train.json``, for every run.
-        scored_after: numbers of windows after which the averaged network is scored, too, while the training goes on.
+        scored_after: numbers of windows after which the averaged network is also scored, while the training is running.
     """
 
     dataset_dirs: tuple[str, ...]
@@ -98,7 +98,7 @@ class Plan:
     windows: int
     output_dir: Path
     settings: Mapping[str, Any]
-    scored_after: tuple[int, ...] = ()
+    scored_after: Sequence[int] = ()
 
     def parser(self, change: str, seed: int) -> ConfigParser:
         """Return the config of a training.
@@ -136,7 +136,7 @@ class Plan:
         return [run for one in inside for run in (*one.fit_runs, *one.test_runs)]
 
     def scored_at(self, steps: int) -> dict[int, int]:
-        """Return the windows of ``scored_after`` by the step of a training; the changes that cut others count alike."""
+        """Return the windows of ``scored_after`` by the step of a training, at equal shares of it for every change."""
         found = {math.ceil(steps * windows / self.windows): windows for windows in self.scored_after}
         return {step: windows for step, windows in found.items() if step < steps}
 

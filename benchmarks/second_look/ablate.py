@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / part) for part in ("bundle", "tools", "benchmarks")]
 
 from bundle_steps import Rows, bundle_run, evaluate, read_rows  # noqa: E402
-from conditions import is_there, seeds_of  # noqa: E402
+from conditions import is_there, whole_numbers  # noqa: E402
 from make_weights import SCORED  # noqa: E402
 from scripts.atomic_files import write_atomically  # noqa: E402
 from scripts.datasets.truth import list_labelled_runs  # noqa: E402
@@ -95,7 +95,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--work_dir", type=Path, default=ROOT / "output" / "weights")
     parser.add_argument("--outside_dir", type=Path, help="annotated tomograms from elsewhere; the last two are scored")
     parser.add_argument("--checkpoint_path", type=Path, help="another first network than the last one in WORK")
-    parser.add_argument("--seeds", type=seeds_of, default="0,1")
+    parser.add_argument("--seeds", type=whole_numbers, default="0,1")
     parser.add_argument("--epochs", type=int, default=6, help="of 100 steps")
     return parser.parse_args()
 

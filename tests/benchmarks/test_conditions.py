@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conditions import is_there, refuse_mixed, refuse_seen, seeds_of
+from conditions import is_there, refuse_mixed, refuse_seen, whole_numbers
 from scripts.errors import InputError
 
 
@@ -41,6 +41,6 @@ def test_weights_are_not_scored_on_runs_that_they_have_seen(bundle_dir, fitted, 
 
 
 def test_seeds_are_whole_numbers():
-    assert seeds_of("0,12") == [0, 12]
+    assert whole_numbers("0,12") == [0, 12]
     with pytest.raises(ValueError, match="invalid literal"):
-        seeds_of("x")
+        whole_numbers("x")

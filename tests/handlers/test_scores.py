@@ -3,17 +3,18 @@ import re
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from monai.data import DataLoader
 from monai.engines import SupervisedEvaluator
 from scripts.errors import InputError, InputWarning
+from scripts.handlers.finished_sample import samples_of
 from scripts.handlers.scores import PickScore, WriteScores, check_scored_runs
 from scripts.networks.model_card import card_path
 from scripts.picking.calibrated_scores import load_calibration, write_calibration
 from scripts.picking.calibration import Calibration
 from scripts.picking.second_look import find_second_look
 from scripts.picks import Pick, as_records
-from scripts.preparation.batch import collate_one, prepare_batch
+from scripts.preparation.batch import collate_one
 from synthetic import SHAPE, make_species, run_engine, sample_of, tiny_network, write_second_look, write_weights
 
 
@@ -115,17 +116,19 @@ def test_an_evaluation_knows_what_is_annotated(species_set, tmp_path):
     sample = sample_of([[1, 6, 9, 11]], picks)
     result = sample.pop("result")
     sample |= {"is_complete": torch.tensor([True, False]), "doubtful": torch.tensor([[1, 15, 9, 11, float("nan")]])}
-    metric = PickScore(species_set)
+    sample["region"] = torch.zeros(1, *SHAPE, dtype=torch.uint8)
+    metric, seen = PickScore(species_set), []
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
         val_data_loader=DataLoader([sample], batch_size=1, collate_fn=collate_one),
         network=torch.nn.Identity(),
-        prepare_batch=prepare_batch,
         postprocessing=lambda data: {**data, "result": result},
         key_val_metric={"score": metric},
         val_handlers=[WriteScores(str(tmp_path), species_set)],
     )
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda engine: seen.extend(samples_of(engine)))
     evaluator.run()
+    assert seen[0]["region"].shape == (1, *SHAPE)  # operating_points.csv keeps to it
     assert [(found.tp, found.fp) for found in metric.counts.values()] == [(1, 0), (0, 0)]
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("kaggle,a,1,1,1,0,0,")
 

@@ -20,9 +20,9 @@ from scripts.species import SpeciesSet
 
 
 def samples_of(engine: Engine) -> list[dict[str, Any]]:
-    """Return the postprocessed samples of a batch, with all that was known of them before.
+    """Return the postprocessed samples of a batch, together with the other keys that they were prepared with.
 
-    MONAI leaves what a batch held beside image and label in the engine's batch: what is annotated, the region.
+    MONAI keeps those, such as what is annotated and the region, in the engine's batch, not in its output.
     """
     output: Any = engine.state.output
     batch: Any = engine.state.batch

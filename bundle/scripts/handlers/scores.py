@@ -154,7 +154,7 @@ class PickScore(Metric):
         self._counts = torch.zeros(len(self.species_set.picked), 3, dtype=torch.int64, device=idist.device())
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Count the picks of the engine's samples: what is annotated is not in its output."""
+        """Update from `samples_of`: the engine's output alone does not say what is annotated."""
         self.update(samples_of(engine))
 
     @reinit__is_reduced

@@ -316,9 +316,9 @@ def _marker(root: Path, run: str, settings: Settings) -> Path:
 def _begin(root: Path, settings: Settings) -> None:
     path = root / SETTINGS_FILE
     if path.exists():
-        before = json.loads(path.read_text())
+        before = {"run_name": settings["run_name"], **json.loads(path.read_text())}  # older files have none
         for name in settings:
-            if settings[name] != before.get(name) and (name in before or name != "run_name"):  # not in older files
+            if settings[name] != before.get(name):
                 raise InputError(f"{path} is of a dataset with another {name}: set another dataset_dir.")
         return
     if (root / CONFIG).exists():
