@@ -10,9 +10,8 @@ from scripts.command_line import (
     refuse_moved_targets,
     refuse_unknown_settings,
     report_input_errors_in_one_line,
-    report_input_warnings_in_one_line,
 )
-from scripts.errors import InputError, InputWarning, find_input_error
+from scripts.errors import InputError, InputWarning, find_input_error, report_input_warnings_in_one_line
 
 SET_UP = """
 import sys

@@ -18,7 +18,13 @@ from typing import Any
 
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run, run_workflow
 
-from scripts.errors import InputError, InputWarning, chain_of, find_input_error, reason_of
+from scripts.errors import (
+    InputError,
+    chain_of,
+    find_input_error,
+    reason_of,
+    report_input_warnings_in_one_line,
+)
 
 OWN = "scripts."
 SCRIPTS = Path(__file__).resolve().parent
@@ -52,6 +58,12 @@ def guard_command_line() -> None:
 def is_bundle_command() -> bool:
     """Return whether this process runs ``python -m monai.bundle``, also under torchrun."""
     return Path(sys.argv[0]).parts[-3:] == ("monai", "bundle", "__main__.py")
+
+
+def require_one_process(fact: str) -> None:
+    """Raise ``InputError`` if this process is one of several that torchrun started; the fact says why not."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError(f"{fact}: start it without torchrun.")
 
 
 def end_orderly_when_terminated() -> None:
@@ -92,20 +104,6 @@ def _dead_worker_in_words(error: BaseException) -> str | None:
     found = next((reason for reason in reasons if reason.startswith(DEAD_WORKER)), None)
     remedy = "Memory or shared memory (/dev/shm) may be too small: give a smaller --num_workers, 0 needs neither"
     return found and f"{found}. {remedy}."
-
-
-def report_input_warnings_in_one_line() -> None:
-    """Print every ``InputWarning`` as one line, each time it occurs; other warnings are shown as before."""
-    show_others = warnings.showwarning
-    warnings.simplefilter("always", InputWarning)
-
-    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-        if issubclass(category, InputWarning):
-            print(f"warning: {message}", file=sys.stderr)
-        else:
-            show_others(message, category, *place, **more)
-
-    warnings.showwarning = show
 
 
 def refuse_unknown_settings(arguments: Sequence[str]) -> None:

@@ -6,9 +6,11 @@ import argparse
 import math
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 FEW = 3  # names that a message lists
 USER_INFO = re.compile(r"(?<=://)[^/\s]*@")
@@ -45,6 +47,11 @@ def positive_number(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a positive number; got {text}")
     return value
+
+
+def comma_separated(text: str) -> list[str]:
+    """Return the names in ``A,B``, for argparse."""
+    return [name.strip() for name in text.split(",")]
 
 
 def finite_number(text: str) -> float:
@@ -123,15 +130,31 @@ def blame(path: str | Path, kind: str, faults: tuple[type[Exception], ...]) -> I
         raise InputError(f"{path} is a damaged {kind}: {reason_of(error)}.") from error
 
 
+def report_input_warnings_in_one_line() -> None:
+    """Print every ``InputWarning`` as one line, each time it occurs; other warnings are shown as before."""
+    show_others = warnings.showwarning
+    warnings.simplefilter("always", InputWarning)
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, InputWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            show_others(message, category, *place, **more)
+
+    warnings.showwarning = show
+
+
 def run_tool(work: Callable[[], None], resumable: bool = False) -> int:
-    """Do the work of a command-line tool and return its exit status; an ``InputError`` takes one line.
+    """Do the work of a command-line tool and return its exit status; errors and warnings for the user take one line.
 
     Args:
         work: prints its results.
         resumable: after Ctrl-C, print that the same command resumes the work, and return 130.
     """
     try:
-        work()
+        with warnings.catch_warnings():
+            report_input_warnings_in_one_line()
+            work()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -19,6 +19,13 @@ def test_a_fetch_that_is_stopped_leaves_nothing(remote, tmp_path, monkeypatch, c
     assert np.array_equal(load_ome_zarr(tmp_path / "here/TS_1.zarr")[0], LEVELS[1])
 
 
+@pytest.mark.parametrize("given", [["--runs", "a"], ["--kind", "wbp,denoised"], ["--picks", "none"]])
+def test_what_chooses_from_a_project_is_refused_for_an_address(given, remote, tmp_path, capsys):
+    assert run(tmp_path / "here", *given) == 1
+    assert capsys.readouterr().err.endswith("leave out --kind, --runs and --picks, which are for projects.\n")
+    assert not (tmp_path / "here").exists()
+
+
 def test_what_a_killed_fetch_left_is_removed(remote, tmp_path):
     left = tmp_path / "here" / ".TS_1.zarr.01234567.tmp" / "0"
     left.mkdir(parents=True)

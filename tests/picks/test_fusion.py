@@ -26,6 +26,15 @@ def test_picks_of_one_particle_are_one_at_their_weighted_mean():
     assert math.isnan(one.network_score)
 
 
+def test_a_warning_of_the_command_is_one_line(tmp_path, capsys):
+    for name, weight in (("one", 1.0), ("two", 0.0)):
+        write_csv(tmp_path / f"{name}.csv", [replace(at(0, 0.9), weight=weight)])
+    tables = [str(tmp_path / f"{name}.csv") for name in ("one", "two")]
+    assert main(["fuse", str(tmp_path / "both.csv"), *tables]) == 0
+    left_out = "1 picks that were rejected (weight 0) or are uncertain (no weight) are left out"
+    assert capsys.readouterr().err == f"warning: {left_out}.\n"
+
+
 def test_what_one_model_alone_finds_has_a_lower_score():
     assert found(fuse_picks([[at(0, 0.9), at(500, 0.6)], [at(0, 0.9)], [at(0, 0.9)]])) == [(0, 0.9), (500, 0.2)]
 

@@ -110,6 +110,15 @@ def test_the_command_names_file_and_row_of_an_unknown_species(capsys):
 
 
 @pytest.mark.usefixtures("files")
+def test_picks_of_tomograms_without_particles_count_where_these_are_named(capsys):
+    write_csv("picks.csv", table([*BASE, "A 0 E9", "A 5 E9", "A 5 E8"]))
+    assert main(["truth.csv", "picks.csv", "--runs", "E9, E1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:6] == ["apo-ferritin", "1", "3", "1", "2", "0"]
+    assert lines[-2] == "left out: 1 picks of runs without truth (E8)"
+
+
+@pytest.mark.usefixtures("files")
 def test_the_command_runs_as_a_module(tmp_path):
     command = [sys.executable, "-m", "scripts.scoring", str(tmp_path / "truth.csv"), str(tmp_path / "none.csv")]
     failed = subprocess.run(command, cwd=BUNDLE, capture_output=True, text=True, check=False)

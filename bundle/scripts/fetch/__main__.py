@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from scripts.atomic_files import lock_folder, open_lock, require_writable
-from scripts.errors import InputError, positive_number, run_tool, without_user
+from scripts.errors import InputError, comma_separated, positive_number, run_tool, without_user
 from scripts.fetch.copick_copy import Choice, fetch_project, in_words, size_of
 from scripts.fetch.ome_zarr_copy import choose_level, fetch_level
 from scripts.fetch.stores import fact_of, open_source, secrets_in
@@ -53,6 +53,10 @@ def fetch(source: str, folder: Path, choice: Choice, storage_options: Mapping[st
     if not is_address and not (source.endswith(".json") and Path(source).is_file()):
         raise InputError(
             f"{source} is neither an address (s3://bucket/x.zarr) nor the path of a copick config (*.json)."
+        )
+    if is_address and (choice.kinds, choice.runs, choice.picks) != (None, None, Choice.picks):
+        raise InputError(
+            f"{without_user(source)} is one tomogram: leave out --kind, --runs and --picks, which are for projects."
         )
     if storage_options and not is_address:
         raise InputError(f"{source} states its stores' options itself: leave out --storage_options.")
@@ -92,8 +96,8 @@ def make_parser() -> argparse.ArgumentParser:
         "source", metavar="SOURCE", help="address of an OME-Zarr (s3://...), or a copick config (*.json)"
     )
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to, on this disk")
-    parser.add_argument("--kind", type=_names, metavar="A,B", help="of tomograms in a project (default: all)")
-    parser.add_argument("--runs", type=_names, metavar="A,B", help="of a project (default: all)")
+    parser.add_argument("--kind", type=comma_separated, metavar="A,B", help="of tomograms in a project (default: all)")
+    parser.add_argument("--runs", type=comma_separated, metavar="A,B", help="of a project (default: all)")
     parser.add_argument(
         "--wanted_voxel_size_angstrom",
         type=positive_number,
@@ -101,7 +105,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="the nearest is fetched (default: the model's)",
     )
     parser.add_argument(
-        "--picks", type=_names, default=["*/*"], metavar="USER/SESSION,...", help="of a project (default: all; or none)"
+        "--picks",
+        type=_names_or_none,
+        default=Choice.picks,
+        metavar="USER/SESSION,...",
+        help="of a project (default: all; or none)",
     )
     parser.add_argument(
         "--storage_options", type=_object, metavar="JSON", help="for the store, e.g. '{\"anon\": true}'"
@@ -110,8 +118,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _names(text: str) -> list[str]:
-    return [] if text == "none" else [name.strip() for name in text.split(",")]
+def _names_or_none(text: str) -> list[str]:
+    return [] if text == "none" else comma_separated(text)
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ import numpy as np
 from scripts.coordinates import to_zyx_vox, voxel_size_of
 from scripts.errors import (
     InputError,
-    InputWarning,
     finite_number,
     positive_number,
     positive_whole_number,
@@ -46,19 +43,18 @@ def print_conversion(options: argparse.Namespace) -> None:
         InputError: see `convert`.
     """
     facts = Facts(**{name: getattr(options, name) for name in Facts.__dataclass_fields__})
-    with _warnings_in_lines():
-        if options.volume_shape is not None:
-            facts = replace(facts, volume_shape=tuple(options.volume_shape))
-        written = convert(
-            options.source,
-            options.target,
-            facts=_with_tomogram(facts),
-            from_format=options.from_format,
-            to_format=options.to_format,
-            min_score=options.min_score,
-            allow_outside=options.allow_outside,
-            overwrite=options.overwrite,
-        )
+    if options.volume_shape is not None:
+        facts = replace(facts, volume_shape=tuple(options.volume_shape))
+    written = convert(
+        options.source,
+        options.target,
+        facts=_with_tomogram(facts),
+        from_format=options.from_format,
+        to_format=options.to_format,
+        min_score=options.min_score,
+        allow_outside=options.allow_outside,
+        overwrite=options.overwrite,
+    )
     for path, count in written.items():
         print(f"{path}: {count} picks")
 
@@ -106,8 +102,7 @@ def print_labels(options: argparse.Namespace) -> None:
     picks = [] if options.picks is None else [pick for pick in read_csv(options.picks) if pick.run == run]
     if options.picks is not None and not picks:
         raise InputError(f"{options.picks} has no pick of run '{run}': give --run NAME.")
-    with _warnings_in_lines():
-        volume = read_tomogram(path, options.voxel_size_angstrom)
+    volume = read_tomogram(path, options.voxel_size_angstrom)
     labels, size = as_labels(np.asarray(volume.data), path), voxel_size_of(volume.affine)
     grid = f"{path} has voxels of {size:g} Å, with voxel_offset {options.voxel_offset:g}: state what the picks have"
     computed = to_zyx_vox(xyz_angstrom_of(picks), size, options.voxel_offset)
@@ -120,15 +115,6 @@ def print_labels(options: argparse.Namespace) -> None:
 def _refuse_existing(options: argparse.Namespace) -> None:
     if Path(options.target).exists() and not options.overwrite:
         raise InputError(f"{options.target} is there already; choose another name, or give --overwrite.")
-
-
-@contextmanager
-def _warnings_in_lines() -> Iterator[None]:
-    """Print warnings as one line each."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("always", InputWarning)
-        warnings.showwarning = lambda message, *place, **more: print(f"warning: {message}", file=sys.stderr)
-        yield
 
 
 def _with_tomogram(facts: Facts) -> Facts:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from scripts.errors import InputError, first_few, run_tool
+from scripts.errors import InputError, comma_separated, first_few, run_tool
 from scripts.picks import read_csv
 from scripts.picks.kaggle_csv import ANNOTATED_FILE
 from scripts.scoring.frames import common_shift_of, other_frame_of, pairs_of
@@ -23,6 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "truth", metavar="TRUTH.csv", help="annotations: id,experiment,particle_type,x,y,z in ångströms"
     )
     parser.add_argument("picks", metavar="PICKS.csv", help="picks, in the same form")
+    parser.add_argument(
+        "--runs", type=comma_separated, metavar="A,B", help="tomograms without particles, whose picks are all wrong"
+    )
     parser.add_argument("--mode", choices=MODES, default=MODES[0], help="how picks are matched (default: %(default)s)")
     parser.add_argument("--species", default=SPECIES_FILE, help="the species file (default: the bundle's own)")
     options = parser.parse_args(arguments)
@@ -43,7 +46,15 @@ def print_score(options: argparse.Namespace) -> None:
         left_out = len(picks) - len(looked_at)
         print(f"left out: {left_out} picks that are rejected or uncertain (weight 0 or none)", file=sys.stderr)
     picks = looked_at
-    score = score_picks(truth, picks, species_set, options.mode, truth_source=options.truth, picks_source=options.picks)
+    score = score_picks(
+        truth,
+        picks,
+        species_set,
+        options.mode,
+        runs=options.runs,
+        truth_source=options.truth,
+        picks_source=options.picks,
+    )
     if picks and score.dropped == len(picks):
         here, there = (first_few(sorted({pick.run for pick in one})) for one in (picks, truth))
         raise InputError(f"{options.picks} has none of the runs of {options.truth}: it has {here}, not {there}.")
