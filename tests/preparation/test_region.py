@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from scripts.errors import InputError, InputWarning
+from scripts.preparation.annotation import Annotation
 from scripts.preparation.batch import prepare_batch
 from scripts.preparation.contrast import block_means
 from scripts.preparation.padding import CropPaddingd
@@ -164,6 +165,18 @@ def test_true_particles_outside_the_region_are_left_out(tmp_path):
     rows = torch.tensor([[1.0, 5, 12, 8], [2, 5, 12, 3], [1, 10.4, 19.4, 29.4], [1, 10.6, 19, 29]])
     sample = LimitRegiond("image", str(tmp_path / "mask.mrc"))({"image": image_of(noise()), "label": rows})
     assert sample["label"].tolist() == rows[[0, 2]].tolist()
+
+
+def test_a_pick_of_a_particle_just_outside_the_region_is_neither_right_nor_wrong(tmp_path):
+    write_mrc(tmp_path / "mask.mrc", box_mask())
+    perhaps = torch.tensor([[2.0, 5, 12, 8, torch.nan]])
+    sample = {"image": image_of(noise()), "label": torch.tensor([[1.0, 5, 12, 3]]), "doubtful": perhaps}
+    known = Annotation.of(LimitRegiond("image", str(tmp_path / "mask.mrc"))(sample))
+    nothing = np.zeros((0, 3))
+    beside, away = np.array([[5.0, 12, 6]]), np.array([[5.0, 12, 20]])
+    assert known.is_told(1, beside, nothing, 3.0).tolist() == [False]
+    assert known.is_told(1, away, nothing, 3.0).tolist() == [True]
+    assert known.is_told(2, np.array([[5.0, 12, 8]]), nothing, 3.0).tolist() == [False]  # as before
 
 
 def test_a_point_is_inside_with_the_voxel_that_holds_it():

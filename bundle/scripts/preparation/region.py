@@ -107,7 +107,9 @@ class LimitRegiond(MapTransform):
             `volumes.reading` reads, 0 outside, on the tomogram's own grid or with its own voxel size over the same box.
         slab_z_angstrom: first and last z in the tomogram's coordinates, or ``auto``, see `fit_slab`.
         region_key: key for the region ``(1, Z, Y, X)``, uint8.
-        label_key: true particles ``(N, 4)``, if there are any; those outside the region are removed.
+        label_key: true particles ``(N, 4)``, if there are any; only those inside the region stay.
+        doubtful_key: of `annotation.Annotation`: those outside are added as uncertain, so that a pick of one, whose
+            centre may lie inside, is neither right nor wrong.
         voxel_offset: see `coordinates`.
         allow_missing_chunks: treat chunks that are missing in a Zarr mask as full of the fill value.
 
@@ -122,13 +124,14 @@ class LimitRegiond(MapTransform):
         slab_z_angstrom: str | Sequence[float] | None = None,
         region_key: str = "region",
         label_key: str = "label",
+        doubtful_key: str = "doubtful",
         voxel_offset: float = 0.0,
         allow_missing_chunks: bool = False,
     ) -> None:
         super().__init__(keys)
         self.slab_z_angstrom = check_slab(slab_z_angstrom)
         self.mask_path, self.voxel_offset = mask_path, voxel_offset
-        self.region_key, self.label_key = region_key, label_key
+        self.region_key, self.label_key, self.doubtful_key = region_key, label_key, doubtful_key
         self.allow_missing_chunks = allow_missing_chunks
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
@@ -147,7 +150,10 @@ class LimitRegiond(MapTransform):
             sample[self.region_key] = torch.from_numpy(region[None].astype(np.uint8))
             if self.label_key in sample:
                 rows = sample[self.label_key]
-                sample[self.label_key] = rows[torch.from_numpy(is_inside(region, np.asarray(rows)[:, 1:]))]
+                inside = torch.from_numpy(is_inside(region, np.asarray(rows)[:, 1:]))
+                outside = torch.nn.functional.pad(rows[~inside], (0, 1), value=torch.nan)
+                sample[self.label_key] = rows[inside]
+                sample[self.doubtful_key] = torch.cat([sample.get(self.doubtful_key, outside[:0]), outside])
         return sample
 
     def region_of(self, image: MetaTensor, facts: ImageFacts) -> NDArray[np.bool_]:
