@@ -141,8 +141,25 @@ def test_of_a_pyramid_of_labels_the_level_of_the_tomograms_voxel_size_is_read(re
     assert sample["label"].tolist() == [[1, 6, 9, 11]]
 
 
+def test_labels_on_the_grid_of_a_resampled_tomogram_lie_on_its_image(species_set, tmp_path):
+    coarse = draw_spheres(SHAPE, POINTS[:1], 3)
+    labels = coarse.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+    path = write_mrc(tmp_path / "labels.mrc", labels, 5.0)
+    fine = image_of(noise(shape=labels.shape), 5.0)
+    image = CheckVoxelSized("image", VOXEL_SIZE, resample=True)({"image": fine})["image"]
+    sample = LoadTruthd("label", species_set)({"image": image, "label": str(path)})
+    assert sample["label"].tolist() == [[1, 6, 9, 11]]
+    assert np.array_equal(sample["label_volume"][0], coarse)
+
+
 def test_a_label_volume_of_another_shape_is_refused(species_set, tmp_path):
     path = write_mrc(tmp_path / "labels.mrc", np.zeros((20, 28, 35)))
+    fine = image_of(noise(shape=[2 * side for side in SHAPE]), 5.0)
+    image = CheckVoxelSized("image", VOXEL_SIZE, resample=True)({"image": fine})["image"]
+    with pytest.raises(
+        InputError, match=r"shape \(20, 28, 35\), its tomogram \(40, 56, 72\), resampled \(20, 28, 36\)"
+    ):
+        LoadTruthd("label", species_set)({"image": image, "label": str(path)})
     with pytest.raises(InputError, match=r"labels.mrc: the label volume has shape \(20, 28, 35\), its tomogram \(2"):
         LoadTruthd("label", species_set)({"image": image_of(noise()), "label": str(path)})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from scripts.coordinates import to_zyx_vox
 from scripts.datasets.annotated import Annotated
 from scripts.datasets.truth import read_annotations
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.picks import (
     FORMATS,
     Pick,
@@ -145,23 +146,30 @@ class LoadTruthd(MapTransform):
         return sample
 
     def read_labels(self, path: str, shape_zyx: Sequence[int], facts: ImageFacts) -> NDArray[np.uint8]:
-        """Return the labels of an image of shape ``(Z, Y, X)``, in the same shape, from those of its whole tomogram.
+        """Return the labels of an image of shape ``(Z, Y, X)``, in the same shape.
 
-        Of a pyramid the level nearest to the voxel size of the image is read.
+        They are on the grid of the whole tomogram, or, if that was resampled, on that of the image. Of a pyramid the
+        level nearest to the voxel size of the image is read.
         """
         own, here = facts.own_voxel_size_angstrom, facts.voxel_size_angstrom
-        is_resampled = not math.isclose(here, own, rel_tol=1e-5)
-        shape = tuple(shape_zyx) if is_resampled else facts.own_shape_zyx
-        volume = read_tomogram(path, here, here, self.allow_missing_chunks)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is used, not the file's", InputWarning)  # the shape tells the grid
+            volume = read_tomogram(path, here, here, self.allow_missing_chunks)
         refuse_other_directions(volume.affine, path, facts)
-        values = np.asarray(volume.data)
-        if values.shape != shape:
-            hint = ", resampled: give --resample False" if is_resampled else ""
-            raise InputError(f"{path}: the label volume has shape {values.shape}, its tomogram {shape}{hint}.")
-        labels = as_labels(values, path)
-        if not is_resampled:
-            z, y, x = (slice(first, first + n) for first, n in zip(facts.start_zyx_voxel, shape_zyx, strict=True))
-            labels = labels[z, y, x]
+        values, is_resampled = np.asarray(volume.data), not math.isclose(here, own, rel_tol=1e-5)
+        if is_resampled and values.shape == tuple(shape_zyx):
+            return as_labels(values, path)
+        if values.shape != facts.own_shape_zyx:
+            resampled = f", resampled {tuple(shape_zyx)}" if is_resampled else ""
+            raise InputError(
+                f"{path}: the label volume has shape {values.shape}, its tomogram {facts.own_shape_zyx}{resampled}."
+            )
+        corners = facts.to_own_voxels(np.stack([np.zeros(3), np.array(shape_zyx) - 1.0]))
+        places = [
+            np.rint(np.linspace(first, last, count)).astype(np.int64).clip(0, size - 1)
+            for first, last, count, size in zip(*corners, shape_zyx, values.shape, strict=True)
+        ]
+        labels: NDArray[np.uint8] = as_labels(values, path)[np.ix_(*places)]
         return labels
 
     def read_points(self, path: str, facts: ImageFacts) -> NDArray[np.float64]:
