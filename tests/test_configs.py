@@ -396,6 +396,15 @@ def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_di
     assert (tmp_path / "out" / "picks.csv").exists()
 
 
+@pytest.mark.parametrize("overlay", ["evaluate.json", "second_look.json"])
+def test_what_takes_one_process_refuses_several_before_anything_else(overlay, dataset_dir, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    made = workflow(["train.json", overlay], "train", dataset_dir=str(dataset_dir))
+    with pytest.raises(RuntimeError) as caught:
+        made.run()
+    assert str(find_input_error(caught.value)).endswith("one process: start it without torchrun.")
+
+
 @pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_evaluation_scores_an_ensemble_and_records_no_thresholds_for_it(
     dataset_dir, small_weights, shipped_species, tmp_path

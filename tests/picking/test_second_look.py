@@ -27,6 +27,10 @@ def find(files, wanted, **changes):
     return find_second_look(wanted, **given)
 
 
+def test_a_list_of_one_file_has_the_second_look_of_that_file(files):
+    assert find(files, "auto", checkpoint_path=[str(files[0])]) is not None
+
+
 def test_log_odds_are_against_all_other_classes():
     probabilities = np.array([[0.5, 0.25, 0.25], [0.125, 0.125, 0.75]])
     assert np.allclose(log_odds_of(np.log(probabilities)), np.log([[1 / 3, 1 / 3], [1 / 7, 3]]))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shlex
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from scripts.atomic_files import write_atomically, write_table_of_rows
-from scripts.command_line import is_bundle_command
+from scripts.command_line import is_bundle_command, require_one_process
 from scripts.datasets.splits import FoldPlan
 from scripts.errors import InputError
 from scripts.handlers.finished_sample import samples_of
@@ -84,8 +83,7 @@ def run_folds(
             folds were begun in ``output_dir``; a fold's command failed; or this process is no command of MONAI's
             bundles, or one of several.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise InputError(f"{TASK} starts a process per fold by itself, one after the other: start it without torchrun.")
+    require_one_process(f"{TASK} starts a process per fold by itself, one after the other")
     if not is_bundle_command():
         raise InputError(f"{TASK} runs a command per fold, so start it as one: python -m monai.bundle run {TASK} ...")
     count = len(plan.runs)

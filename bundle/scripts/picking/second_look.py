@@ -169,8 +169,8 @@ def find_second_look(
         wanted: True for the one in ``path``; False for none; ``auto`` for the one in ``path`` if it is there, and was
             trained for this first network, which otherwise a message or a warning says.
         path: the weights of the second look; None for the file of the usual name beside the first network's.
-        checkpoint_path: the weights of the first network, or a file exported from them; a list of files, of an
-            ensemble, has no second look.
+        checkpoint_path: the weights of the first network, or a file exported from them; a list of several
+            files, of an ensemble, has no second look.
         species_set: the species to pick.
         copies: see `SecondLook`.
         dtype: see `SecondLook`.
@@ -196,6 +196,8 @@ def find_second_look(
         return load_calibration(calibration_path, checkpoint_path, species_set)
     if wanted is False or (wanted == "auto" and not has_network):
         return None
+    if not isinstance(checkpoint_path, str | Path) and len(checkpoint_path) == 1:
+        checkpoint_path = checkpoint_path[0]
     if not isinstance(checkpoint_path, str | Path):
         if wanted is True:
             raise InputError(
