@@ -22,6 +22,13 @@ def test_tomograms_of_a_dynamo_table_have_their_names_in_the_doc(tmp_path):
     assert [pick.run for pick in read] == ["TS_1", "TS 0", "TS_1"]
 
 
+@pytest.mark.parametrize("between", ["\t", "  ", " \t "])
+def test_a_doc_may_have_a_tab_between_number_and_path(tmp_path, between):
+    FORMATS["dynamo"].write(tmp_path / "a.tbl", [EXAMPLE], FACTS)
+    write_text(tmp_path, f"1{between}/my data/TS_7.mrc \n", "a.doc")
+    assert FORMATS["dynamo"].read(tmp_path / "a.tbl", replace(FACTS, run=None))[0].run == "TS_7"
+
+
 @pytest.mark.parametrize("run", ["TS.rec", "TS_1.mrc", "TS.MAP"])
 def test_a_run_whose_name_ends_like_a_files_keeps_it(tmp_path, run):
     FORMATS["dynamo"].write(tmp_path / "a.tbl", [replace(EXAMPLE, run=run)], replace(FACTS, run=None))

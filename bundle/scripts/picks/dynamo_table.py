@@ -2,7 +2,7 @@
 
 A row has 35 numbers. Used here are the tag (column 1), the shift (4 to 6), the cross-correlation (10), the tomogram's
 number (20) and the position (24 to 26). Positions count from the volume's corner: the centre of the first voxel is 0.5.
-A line of the ``.doc`` is the number and the path of a tomogram.
+A line of the ``.doc`` is the number and the path of a tomogram, with blanks or a tab between.
 
 Source: Dynamo's wiki, pages "Table convention" and "Volume center".
 """
@@ -109,10 +109,10 @@ def _read_doc(path: Path, wanted: Sequence[int]) -> dict[int, str]:
     """Return the runs' names by number: the names of the tomograms' files without folder and ending."""
     names = {}
     for count, line in enumerate(read_text(path).splitlines(), start=1):
-        tomogram, _, name = line.strip().partition(" ")
-        if tomogram:
-            key = int(number(f"{path}, row {count}", "the tomogram's number", tomogram))
+        words = line.strip().split(maxsplit=1)  # a path may hold blanks
+        if words:
+            key = int(number(f"{path}, row {count}", "the tomogram's number", words[0]))
             if key in wanted:
-                names[key] = name.strip()
+                names[key] = "".join(words[1:])
     runs = runs_of_files(path, names.values())
     return {key: runs[name] for key, name in names.items()}
