@@ -77,6 +77,24 @@ def test_the_shifts_of_a_refinement_are_subtracted(tmp_path, ending, shift):
     assert pick.xyz_angstrom == (20.0, 80.0, 140.0)
 
 
+def test_shifts_in_pixels_count_those_of_the_subtomograms_where_their_size_is_stated(tmp_path):
+    header = RELION3 + "".join(f"_rlnOrigin{axis} #{5 + n}\n" for n, axis in enumerate("XYZ"))
+    optics = "data_optics\n\nloop_\n_rlnImagePixelSize #1\n5.0\n\n"
+    (pick,) = read_star(tmp_path, f"{optics}{header.replace('data_', 'data_particles', 1)}TS_1 4 8 12 4 0 -4\n")
+    assert pick.xyz_angstrom == (20.0, 80.0, 140.0)
+
+
+@pytest.mark.parametrize("ending", ["Angst", ""])
+@pytest.mark.parametrize(("axes", "missing"), [("X", "YZ"), ("XY", "Z"), ("YZ", "X")])
+def test_shifts_that_lack_an_axis_are_refused(tmp_path, ending, axes, missing):
+    header = RELION3 + "".join(f"_rlnOrigin{axis}{ending} #{5 + n}\n" for n, axis in enumerate(axes))
+    there, lacking = (", ".join(f"rlnOrigin{axis}{ending}" for axis in names) for names in (axes, missing))
+    with pytest.raises(
+        InputError, match=rf"a\.star has shifts in {there} but not in {lacking}: add what is missing, or"
+    ):
+        read_star(tmp_path, f"{header}TS_1 4 8 12 {'1 ' * len(axes)}\n")
+
+
 def test_shifts_along_turned_axes_are_refused(tmp_path):
     header = RELION3 + "".join(f"_rlnOrigin{axis}Angst #{5 + n}\n" for n, axis in enumerate("XYZ"))
     header += "_rlnTomoSubtomogramRot #8\n"

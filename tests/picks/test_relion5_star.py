@@ -103,6 +103,41 @@ def test_a_star_without_scores_reads_as_score_one(tmp_path):
     assert (pick.species, pick.xyz_angstrom, pick.score) == ("ribosome", (200.0, 130.0, 140.0), 1.0)
 
 
+HEADER = "loop_\n_rlnTomoName\n" + "".join(f"_rlnCenteredCoordinate{axis}Angst\n" for axis in "XYZ")
+SHIFTED = HEADER + "".join(f"_rlnOrigin{axis}\n" for axis in "XYZ")
+
+
+@pytest.mark.parametrize(
+    ("columns", "sizes", "pixel_angstrom"),
+    [
+        ("_rlnTomoTiltSeriesPixelSize\n", "2.5", 2.5),
+        ("_rlnImagePixelSize\n", "5.0", 5.0),
+        ("_rlnTomoTiltSeriesPixelSize\n_rlnImagePixelSize\n", "2.5 5.0", 5.0),
+    ],
+)
+def test_star_shifts_in_pixels_have_the_size_that_the_file_states(tmp_path, columns, sizes, pixel_angstrom):
+    text = f"data_optics\n\nloop_\n{columns}{sizes}\n\ndata_particles\n\n{SHIFTED}TS_1 20 -10 40 4 0 -2\n"
+    (pick,) = load_star(write_text(tmp_path, text, "a.star"))
+    assert pick.xyz_angstrom == (200.0 - 4 * pixel_angstrom, 130.0, 140.0 + 2 * pixel_angstrom)
+
+
+def test_star_shifts_in_pixels_of_unknown_size_are_refused_unless_they_are_0(tmp_path):
+    path = write_text(tmp_path, f"data_\n{SHIFTED}TS_1 20 -10 40 4 0 -2\n", "a.star")
+    with pytest.raises(
+        InputError, match=r"a\.star: its shifts .* size that it does not state: add rlnImagePixelSize to"
+    ):
+        load_star(path)
+    (pick,) = load_star(write_text(tmp_path, f"data_\n{SHIFTED}TS_1 20 -10 40 0 0 0\n", "a.star"))
+    assert pick.xyz_angstrom == (200.0, 130.0, 140.0)
+
+
+def test_star_shifts_in_angstroms_need_no_pixel_size(tmp_path):
+    optics = "data_optics\n\nloop_\n_rlnTomoTiltSeriesPixelSize\n_rlnImagePixelSize\n2.5 5.0\n2.6 5.2\n\n"
+    shifted = HEADER + "".join(f"_rlnOrigin{axis}Angst\n" for axis in "XYZ")
+    text = f"{optics}data_particles\n\n{shifted}TS_1 20 -10 40 4 0 -2\n"
+    assert load_star(write_text(tmp_path, text, "a.star"))[0].xyz_angstrom == (196.0, 130.0, 142.0)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from scripts.coordinates import from_xyz_pixels, to_xyz_pixels
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputWarning
 from scripts.picks.context import Facts, zyx_vox_for
 from scripts.picks.parsing import runs_of_files
 from scripts.picks.pick import UNKNOWN, Pick, picks_at
@@ -21,18 +20,16 @@ from scripts.picks.star import (
     PIXELS,
     RUN_COLUMN,
     SCORE,
-    StarTables,
     numbers_of,
     particles_of,
     read_tables,
     scores_of,
     shifts_angstrom_of,
+    stated_pixel_size,
     write_table,
 )
 
 TOMOSTAR = ".tomostar"  # Warp's file of a tilt series
-TILT_PIXEL, DETECTOR_PIXEL, MAGNIFICATION = "rlnTomoTiltSeriesPixelSize", "rlnDetectorPixelSize", "rlnMagnification"
-USUAL_MAGNIFICATION = 10000.0  # pixels have as many ångströms as those of the detector have micrometres
 PIXEL_TOLERANCE = 0.001
 
 
@@ -71,7 +68,7 @@ def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
     table = particles_of(path, tables, PIXELS, "RELION 4 or Warp")
     name_column = RUN_COLUMN if RUN_COLUMN in table else MICROGRAPH
     particles_of(path, tables, [name_column], "RELION 4 or Warp")
-    stated = _stated_pixel_size(path, tables, table)
+    stated = stated_pixel_size(path, tables, table)
     voxel_size = facts.voxel_size_angstrom or (stated if facts.binning is None else None)
     if voxel_size is None:
         voxel_size = facts.needed_voxel_size(path)
@@ -80,7 +77,7 @@ def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
     if stated and not math.isclose(pixel_size, stated, rel_tol=PIXEL_TOLERANCE):
         said = f"its pixels are taken for {pixel_size:g} Å (voxel size / binning), although it states {stated:g} Å"
         warnings.warn(f"{path}: {said}.", InputWarning, stacklevel=2)
-    pixels = numbers_of(path, table, PIXELS) - shifts_angstrom_of(path, table, pixel_size) / pixel_size
+    pixels = numbers_of(path, table, PIXELS) - shifts_angstrom_of(path, tables, table, pixel_size) / pixel_size
     if name_column == MICROGRAPH:
         by_file = runs_of_files(path, table[name_column])
         runs = [by_file[name] for name in table[name_column]]
@@ -108,7 +105,7 @@ def stated_binning(path: str | Path, facts: Facts) -> float | None:
         InputError: the file has no table of particles in pixels, or states two pixel sizes.
     """
     tables = read_tables(path)
-    stated = _stated_pixel_size(path, tables, particles_of(path, tables, PIXELS, "RELION 4 or Warp"))
+    stated = stated_pixel_size(path, tables, particles_of(path, tables, PIXELS, "RELION 4 or Warp"))
     return facts.voxel_size_angstrom / stated if stated and facts.voxel_size_angstrom else None
 
 
@@ -117,23 +114,6 @@ def _pixels(path: str | Path, picks: Sequence[Pick], facts: Facts, format_name: 
     table = pd.DataFrame(points, columns=PIXELS)
     table[SCORE] = [float(pick.score) for pick in picks]
     return table
-
-
-def _stated_pixel_size(path: str | Path, tables: StarTables, particles: pd.DataFrame) -> float | None:
-    """Return the size in ångströms of the pixels that the coordinates count, if the file states it."""
-    optics = tables.get("optics", pd.DataFrame())
-    if TILT_PIXEL in optics:
-        sizes = numbers_of(f"{path}, optics", optics, [TILT_PIXEL])[:, 0]
-    elif DETECTOR_PIXEL in particles:
-        sizes = numbers_of(path, particles, [DETECTOR_PIXEL])[:, 0]
-        if MAGNIFICATION in particles:
-            sizes = sizes * USUAL_MAGNIFICATION / numbers_of(path, particles, [MAGNIFICATION])[:, 0]
-    else:
-        return None
-    found = np.unique(np.round(sizes, 6))
-    if len(found) > 1:
-        raise InputError(f"{path} has pixels of {found[0]:g} and of {found[1]:g} Å; split it by pixel size.")
-    return float(found[0]) if len(found) and found[0] > 0 else None
 
 
 def _without_tomostar(table: pd.DataFrame) -> list[str]:

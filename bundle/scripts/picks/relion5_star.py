@@ -68,9 +68,11 @@ def read_relion5_star(
     """Read picks of one species from a RELION 5 file: inverts `write_relion5_star`, and applies a refinement's shifts.
 
     Raises:
-        InputError: the file is missing, or it has no table with the columns of RELION 5 and numbers in them.
+        InputError: the file is missing, it has no table with the columns of RELION 5 and numbers in them, or its shifts
+            cannot be applied, see `shifts_angstrom_of`.
     """
-    table = particles_of(path, read_tables(path), (RUN_COLUMN, *CENTERED), "RELION 5")
-    places = numbers_of(path, table, CENTERED) - shifts_angstrom_of(path, table, voxel_size_angstrom)
+    tables = read_tables(path)
+    table = particles_of(path, tables, (RUN_COLUMN, *CENTERED), "RELION 5")
+    places = numbers_of(path, table, CENTERED) - shifts_angstrom_of(path, tables, table)
     points = from_xyz_centered_angstrom(places, voxel_size_angstrom, volume_shape_zyx)
     return picks_at(points, table[RUN_COLUMN], species, scores_of(path, table), voxel_size_angstrom, voxel_offset)

@@ -19,6 +19,9 @@ CENTERED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
 PIXELS = tuple(f"rlnCoordinate{axis}" for axis in "XYZ")
 SHIFTS_ANGSTROM = tuple(f"rlnOrigin{axis}Angst" for axis in "XYZ")
 SHIFTS_PIXELS = tuple(f"rlnOrigin{axis}" for axis in "XYZ")
+TILT_PIXEL, IMAGE_PIXEL = "rlnTomoTiltSeriesPixelSize", "rlnImagePixelSize"
+DETECTOR_PIXEL, MAGNIFICATION = "rlnDetectorPixelSize", "rlnMagnification"
+USUAL_MAGNIFICATION = 10000.0  # pixels have as many ångströms as those of the detector have micrometres
 TURNS = tuple(f"rlnTomoSubtomogram{angle}" for angle in ("Rot", "Tilt", "Psi"))
 NO_NAMES = ("nan", "NaN", "<NA>")  # texts that the library takes for missing values
 StarTables = dict[str, pd.DataFrame]
@@ -89,24 +92,80 @@ def scores_of(path: str | Path, table: pd.DataFrame) -> list[float]:
     return [float(score) for score in numbers_of(path, table, [SCORE])[:, 0]]
 
 
-def shifts_angstrom_of(path: str | Path, table: pd.DataFrame, pixel_size_angstrom: float) -> NDArray[np.float64]:
-    """Return the shifts that a refinement found, ``(N, 3)`` in ångströms, to be subtracted from the coordinates.
+def stated_pixel_size(path: str | Path, tables: StarTables, particles: pd.DataFrame) -> float | None:
+    """Return the size in ångströms of the pixels that the coordinates count, if the file states it.
 
     Raises:
-        InputError: the shifts are along the axes of subtomograms that were extracted with a rotation.
+        InputError: it states two sizes, or one that is no number.
     """
-    if all(name in table for name in SHIFTS_ANGSTROM):
-        shifts = numbers_of(path, table, SHIFTS_ANGSTROM)
-    elif all(name in table for name in SHIFTS_PIXELS):
-        shifts = numbers_of(path, table, SHIFTS_PIXELS) * pixel_size_angstrom
-    else:
-        return np.zeros((len(table), 3))
-    turned = numbers_of(path, table, [name for name in TURNS if name in table]).any()
+    size = _size_in_optics(path, tables, TILT_PIXEL)
+    if size is not None or DETECTOR_PIXEL not in particles:
+        return size
+    sizes = numbers_of(path, particles, [DETECTOR_PIXEL])[:, 0]
+    if MAGNIFICATION in particles:
+        sizes = sizes * USUAL_MAGNIFICATION / numbers_of(path, particles, [MAGNIFICATION])[:, 0]
+    return _only_size(path, sizes)
+
+
+def shifts_angstrom_of(
+    path: str | Path, tables: StarTables, particles: pd.DataFrame, pixel_size_angstrom: float | None = None
+) -> NDArray[np.float64]:
+    """Return the shifts that a refinement found, ``(N, 3)`` in ångströms, to be subtracted from the coordinates.
+
+    Shifts in pixels count those of the subtomograms, or else of the coordinates.
+
+    Args:
+        path: the file, for messages.
+        tables: as returned by `read_tables`.
+        particles: the one of particles.
+        pixel_size_angstrom: of the coordinates; None if only the file may state it.
+
+    Raises:
+        InputError: a shift has no x, y or z, is in pixels of unknown size, or is along the axes of a subtomogram that
+            was extracted with a rotation.
+
+    Source:
+        RELION, ``ParticleSet::getPosition`` and ``StarConverter::translateOffsets``. Differs: RELION takes a shift that
+        is missing for 0.
+    """
+    found = [names for names in (SHIFTS_ANGSTROM, SHIFTS_PIXELS) if any(name in particles for name in names)]
+    if not found:
+        return np.zeros((len(particles), 3))
+    missing = [name for name in found[0] if name not in particles]
+    if missing:
+        there = ", ".join(name for name in found[0] if name in particles)
+        raise InputError(
+            f"{path} has shifts in {there} but not in {', '.join(missing)}: add what is missing, or remove all "
+            "rlnOrigin... if they are not shifts in the tomogram."
+        )
+    shifts = numbers_of(path, particles, found[0])
+    if found[0] == SHIFTS_PIXELS and shifts.any():
+        size = _size_in_optics(path, tables, IMAGE_PIXEL) or pixel_size_angstrom
+        size = size or stated_pixel_size(path, tables, particles)
+        if size is None:
+            raise InputError(
+                f"{path}: its shifts ({', '.join(SHIFTS_PIXELS)}) are in pixels of a size that it does not state: add "
+                f"{IMAGE_PIXEL} to its table 'optics', or give the shifts in ångströms ({SHIFTS_ANGSTROM[0]}, ...)."
+            )
+        shifts *= size
+    turned = numbers_of(path, particles, [name for name in TURNS if name in particles]).any()
     if turned and shifts.any():
         raise InputError(
             f"{path}: its shifts (rlnOrigin...) are along turned axes ({TURNS[0]}); have RELION apply them."
         )
     return shifts
+
+
+def _size_in_optics(path: str | Path, tables: StarTables, column: str) -> float | None:
+    optics = tables.get("optics", pd.DataFrame())
+    return _only_size(path, numbers_of(f"{path}, optics", optics, [column])[:, 0]) if column in optics else None
+
+
+def _only_size(path: str | Path, sizes: NDArray[np.float64]) -> float | None:
+    found = np.unique(np.round(sizes, 6))
+    if len(found) > 1:
+        raise InputError(f"{path} has pixels of {found[0]:g} and of {found[1]:g} Å; split it by pixel size.")
+    return float(found[0]) if len(found) and found[0] > 0 else None
 
 
 def write_table(path: str | Path, name: str, table: pd.DataFrame) -> None:
