@@ -10,7 +10,7 @@ from pick_files import SHAPE
 from scripts.errors import InputError
 from scripts.picks import FORMATS, Facts, Pick, xyz_angstrom_of
 
-FACTS = Facts("A", "ribosome", 10.0, SHAPE)
+FACTS = Facts("A", "ribosome", 10.0, SHAPE, binning=1)
 PLACES = [(11.0, 9.0, 6.0), (30.25, 20.5, 13.75), (5.0, 6.0, 7.0)]
 PICKS = [Pick("A", "ribosome", 10 * x, 10 * y, 10 * z, 0.75, x_voxel=x, y_voxel=y, z_voxel=z) for x, y, z in PLACES]
 SECOND = {"csv": "row 3", "copick": "point 2"} | dict.fromkeys(["relion5", "relion4", "warp"], "particle 2")

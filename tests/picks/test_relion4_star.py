@@ -24,7 +24,7 @@ def test_relion_4_and_5_differ_by_the_pixels_size_and_half_the_volume(tmp_path):
     assert set(read["warp"]["rlnMicrographName"]) == {"TS_1.tomostar"}
 
 
-READ = Facts(species="ribosome", voxel_size_angstrom=10.0)
+READ = Facts(species="ribosome", voxel_size_angstrom=10.0, binning=1.0)
 
 
 def read_star(folder, text, facts=READ):
@@ -51,11 +51,23 @@ def test_two_micrographs_that_would_be_one_run_are_refused(tmp_path):
 
 def test_a_pixel_size_in_the_file_stands_in_for_binning(tmp_path):
     header = RELION3 + "_rlnMagnification #5\n_rlnDetectorPixelSize #6\n"
-    (pick,) = read_star(tmp_path, f"{header}TS_1 4 8 12 20000 5.0\n")
+    (pick,) = read_star(tmp_path, f"{header}TS_1 4 8 12 20000 5.0\n", replace(READ, binning=None))
     assert (pick.xyz_angstrom, pick.x_voxel) == ((10.0, 20.0, 30.0), 1.0)
     (alone,) = read_star(tmp_path, f"{header}TS_1 4 8 12 20000 5.0\n", Facts(species="ribosome"))
     assert alone.xyz_angstrom == (10.0, 20.0, 30.0)
     assert np.isnan(alone.x_voxel)
+
+
+@pytest.mark.parametrize("name", ["rlnMicrographName", "rlnTomoName"])
+def test_without_binning_and_pixel_size_a_warning_says_that_pixels_are_taken_for_voxels(tmp_path, name):
+    said = (
+        r"a\.star: without --binning, this file counts the tomogram's voxels, .* divided by the pixel size of the unb"
+    )
+    text = RELION3.replace("rlnMicrographName", name) + "TS_1 4 8 12\n"
+    with pytest.warns(InputWarning, match=said):
+        (pick,) = read_star(tmp_path, text, replace(READ, binning=None))
+    assert pick.xyz_angstrom == (40.0, 80.0, 120.0)
+    assert read_star(tmp_path, text) == [pick]
 
 
 def test_a_pixel_size_that_contradicts_the_keys_is_a_warning(tmp_path):

@@ -166,7 +166,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--binning",
         type=positive_number,
         metavar="PIXELS",
-        help="pixels in STAR files per voxel (default: as the file says, else 1)",
+        help="pixels in STAR files per voxel (default: as the file says, else 1, with a warning)",
     )
     command.add_argument("--user_id", metavar="ID", help="who picked, in copick")
     command.add_argument("--session_id", metavar="ID", help="which session, in copick")

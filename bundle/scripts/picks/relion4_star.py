@@ -59,7 +59,8 @@ def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
     """Read picks of one species in pixels from RELION 3 or 4, Warp or M, and apply the shifts of a refinement.
 
     The pixel size is the voxel size over the binning, or else is read from the file (``rlnTomoTiltSeriesPixelSize``,
-    ``rlnDetectorPixelSize``). Without a voxel size the picks have ångströms only.
+    ``rlnDetectorPixelSize``), or else is the voxel size, with a warning. Without a voxel size the picks have ångströms
+    only.
 
     Raises:
         InputError: a fact is missing, or the file has no table with such columns and numbers in them.
@@ -72,6 +73,8 @@ def read_pixel_star(path: str | Path, facts: Facts) -> list[Pick]:
     voxel_size = facts.voxel_size_angstrom or (stated if facts.binning is None else None)
     if voxel_size is None:
         voxel_size = facts.needed_voxel_size(path)
+    if facts.binning is None and stated is None:
+        warnings.warn(f"{path}: {counts_voxels('this file', '--binning')}", InputWarning, stacklevel=2)
     binning = facts.binning or (voxel_size / stated if stated else 1.0)
     pixel_size = voxel_size / binning
     if stated and not math.isclose(pixel_size, stated, rel_tol=PIXEL_TOLERANCE):
