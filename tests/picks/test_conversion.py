@@ -130,6 +130,39 @@ def test_a_folder_of_copick_files_has_the_runs_that_they_name(tmp_path):
         convert(folder, target, facts=FACTS, overwrite=True)
 
 
+@pytest.fixture
+def two_users(tmp_path):
+    for user, species in (("me", "ribosome"), ("net", "thyroglobulin")):
+        facts = replace(FACTS, run="A", species=species, user_id=user, session_id="1")
+        path = tmp_path / "Picks" / f"{user}.json"
+        FORMATS["copick"].write(path, [replace(pick, run="A", species=species) for pick in TABLE[:1]], facts)
+    return tmp_path / "Picks"
+
+
+@pytest.mark.parametrize("name", ["", "me.json"])
+def test_user_and_session_select_from_copick_files(tmp_path, two_users, name):
+    target = tmp_path / "out.csv"
+    convert(two_users / name, target, facts=Facts(user_id="me", session_id="1"))
+    assert [pick.species for pick in read_csv(target)] == ["ribosome"]
+    with pytest.raises(InputError, match=r"has no picks of user_id 'me', session_id '2'; it has those of .*\(me, 1\)"):
+        convert(two_users / name, target, facts=Facts(user_id="me", session_id="2"), overwrite=True)
+
+
+def test_what_other_users_picked_too_is_chosen_by_the_user(tmp_path, two_users):
+    content = json.loads((two_users / "net.json").read_text()) | {"pickable_object_name": "ribosome", "session_id": 2}
+    (two_users / "net.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"of run 'A'; keep one of them, or choose with --user_id and --session_id"):
+        convert(two_users, tmp_path / "out.csv", facts=Facts())
+    convert(two_users, tmp_path / "out.csv", facts=Facts(session_id="2"))
+    assert len(read_csv(tmp_path / "out.csv")) == 1
+
+
+@pytest.mark.parametrize("name", ["user_id", "session_id"])
+def test_ids_without_meaning_are_refused(tmp_path, table, name):
+    with pytest.raises(InputError, match=f"{name} has no meaning from csv to imod; leave it out"):
+        convert(table, tmp_path / "out", facts=replace(FACTS, **{name: "me"}), to_format="imod")
+
+
 def test_a_copick_file_without_a_run_takes_the_given_one(tmp_path):
     (tmp_path / "Picks").mkdir()
     content = {"pickable_object_name": "ribosome", "points": [{"location": {"x": 51.0, "y": 62.0, "z": 73.0}}]}

@@ -168,8 +168,8 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="pixels in STAR files per voxel (default: as the file says, else 1, with a warning)",
     )
-    command.add_argument("--user_id", metavar="ID", help="who picked, in copick")
-    command.add_argument("--session_id", metavar="ID", help="which session, in copick")
+    command.add_argument("--user_id", metavar="ID", help="who picked, in copick: reads only theirs, and writes as them")
+    command.add_argument("--session_id", metavar="ID", help="which session, in copick: likewise")
     command.add_argument("--min_score", type=finite_number, metavar="SCORE", help="leave out picks with a lower score")
     command.add_argument("--allow_outside", action="store_true", help="go on where most points lie outside")
     command.add_argument("--overwrite", action="store_true", help="replace files")

@@ -28,8 +28,8 @@ class Facts:
         voxel_offset: of the ångströms in our files, see `coordinates`.
         binning: pixels of the tilt series per voxel along each axis.
         tomogram: path of the tomogram.
-        user_id: who picked, for copick.
-        session_id: which session, for copick.
+        user_id: who picked, for copick: of a copick source only their picks are read, and a target is written as them.
+        session_id: which session, for copick, likewise.
     """
 
     run: str | None = None

@@ -15,7 +15,7 @@ from scripts.file_names import require_file_name
 from scripts.picks.bounds import check_inside, check_unit, check_voxels
 from scripts.picks.context import Facts
 from scripts.picks.copick_json import copick_files
-from scripts.picks.copick_project import read_copick_project
+from scripts.picks.copick_project import IDS, files_of_ids, read_copick_project
 from scripts.picks.formats import FORMATS, Format, format_named, format_of_star, guess_format
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
 from scripts.picks.relion4_star import PIXEL_TOLERANCE, counts_voxels, stated_binning
@@ -37,7 +37,8 @@ def convert(
     Args:
         source: a file, a copick project or a folder of copick files.
         target: a file, a copick project, or a folder for one or several files, see `Format.paths_for`.
-        facts: what the source does not state. If it states them, ``run`` and ``species`` select from its picks.
+        facts: what the source does not state. If it states them, ``run``, ``species``, ``user_id`` and ``session_id``
+            select from its picks; a target in copick's format is written as that user and session.
         from_format: a name in `FORMATS`; None recognises the format by the file's name and content.
         to_format: the same for the target; None recognises the format by its name.
         min_score: picks with a lower score are left out.
@@ -52,8 +53,7 @@ def convert(
     """
     reader = _source_format(source, from_format)
     writer = _target_format(target, to_format)
-    if facts.binning is not None and not (reader.has_binning or writer.has_binning):
-        raise InputError(f"binning has no meaning from {reader.name} to {writer.name}; leave it out.")
+    _refuse_without_meaning(reader, writer, facts)
     picks = _read(Path(source), reader, facts)
     _check_names(picks, source)
     picks = _chosen(picks, source, facts, min_score)
@@ -113,31 +113,40 @@ def _target_format(target: str | Path, name: str | None) -> Format:
     return FORMATS[guess]
 
 
+def _refuse_without_meaning(reader: Format, writer: Format, facts: Facts) -> None:
+    has_binning, has_ids = reader.has_binning or writer.has_binning, "copick" in (reader.name, writer.name)
+    for name, has_meaning in {"binning": has_binning, **dict.fromkeys(IDS, has_ids)}.items():
+        if getattr(facts, name) is not None and not has_meaning:
+            raise InputError(f"{name} has no meaning from {reader.name} to {writer.name}; leave it out.")
+
+
 def _read(path: Path, reader: Format, facts: Facts) -> list[Pick]:
-    if reader.name == "copick" and (path.is_dir() or path.suffix == ".json"):
-        if is_project(path):
+    if reader.name == "copick":
+        if (path.is_dir() or path.suffix == ".json") and is_project(path):
             return read_copick_project(path, facts)
-        if copick_files(path):
-            return _read_copick_files(path, reader, facts)
+        files = copick_files(path) if path.is_dir() else [path]
+        if files:
+            return _read_copick_files(files_of_ids(path, files, facts), reader, facts)
     if path.is_dir():
         raise InputError(f"{path} is a folder; give one file of picks, or a copick project.")
     return reader.read(path, facts)
 
 
-def _read_copick_files(folder: Path, reader: Format, facts: Facts) -> list[Pick]:
-    """Read the copick files of a folder: each is of the run that it states, or else of that in the facts.
+def _read_copick_files(files: Sequence[Path], reader: Format, facts: Facts) -> list[Pick]:
+    """Read copick files: each is of the run that it states, or else of that in the facts.
 
     Raises:
         InputError: a file is wrong or names no run, or two files hold the same species of a run.
     """
     picks: list[Pick] = []
     first: dict[tuple[str, str], Path] = {}
-    for file in copick_files(folder):
+    for file in files:
         own = reader.read(file, facts)
         for run, species in {(pick.run, pick.species) for pick in own if facts.run in (None, pick.run)}:
             other = first.setdefault((run, species), file)
             if other != file:
-                raise InputError(f"{file} and {other.name} both hold '{species}' of run '{run}'; keep one of them.")
+                both = f"{file} and {other.name} both hold '{species}' of run '{run}'"
+                raise InputError(f"{both}; keep one of them, or choose with --user_id and --session_id.")
         picks += own
     return picks
 
