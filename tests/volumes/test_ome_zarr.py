@@ -291,6 +291,7 @@ def test_a_level_that_is_a_group_is_refused(tmp_path):
         [{"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": [1.0]}]}]}],
         [{"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "path": "x"}]}]}],
         [{"datasets": [{"path": "0", "coordinateTransformations": [{"type": "scale", "scale": "abc"}]}]}],
+        [{"datasets": [{"path": "0", "coordinateTransformations": [{"type": "translation", "translation": [1.0]}]}]}],
     ],
 )
 def test_malformed_descriptions_are_refused(described, tmp_path):
@@ -298,6 +299,62 @@ def test_malformed_descriptions_are_refused(described, tmp_path):
     (path / ".zattrs").write_text(json.dumps({"multiscales": described}))
     with pytest.raises(InputError, match=r"volume\.zarr: its 'multiscales' metadata are not valid: "):
         read_ome_zarr(path)
+
+
+def write_moved(folder, level=(), whole=(), unit="angstrom"):
+    """Write a pyramid of one level of 10 units, moved within its metadata by translations and scales ``(z, y, x)``."""
+    path = write_ome_zarr(folder, scales=(10.0,), unit=unit)
+    described = multiscales(scales=(10.0,), unit=unit)
+    (multiscale,) = described["multiscales"]
+    multiscale["datasets"][0]["coordinateTransformations"] += [{"type": kind, kind: values} for kind, values in level]
+    multiscale["coordinateTransformations"] = [{"type": kind, kind: values} for kind, values in whole]
+    (path / ".zattrs").write_text(json.dumps(described))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("moved", "at"),
+    [
+        ({"level": [("translation", [500.0, 0.0, -100.0])]}, "50, 0, -10"),
+        ({"level": [("translation", [500.0, 0.0, -100.0])], "unit": "nanometer"}, "50, 0, -10"),
+        ({"level": [("translation", [0.0, 0.0, 6.0])]}, "0, 0, 0.6"),
+        ({"whole": [("translation", [0.0, 20.0, 0.0])]}, "0, 2, 0"),
+        ({"level": [("translation", [0.0, 20.0, 0.0])], "whole": [("scale", [2.0] * 3)]}, "0, 2, 0"),
+        ({"level": [("translation", [0.0, 5.0, 0.0])], "whole": [("translation", [0.0, 15.0, 0.0])]}, "0, 2, 0"),
+    ],
+    ids=["level", "nanometres", "more than half a voxel", "whole", "scaled with the level", "both"],
+)
+def test_a_translation_of_more_than_half_a_voxel_is_left_out_with_a_warning(moved, at, tmp_path):
+    said = (
+        rf"volume\.zarr: its metadata put the first voxel of '0' at \({at}\) voxels .*: add it to picks for a program"
+    )
+    with pytest.warns(InputWarning, match=said) as warned:
+        volume = read_ome_zarr(write_moved(tmp_path, **moved))
+    assert len(warned) == 1
+    assert np.array_equal(volume.data, VALUES)
+    assert not volume.affine[:3, 3].any()
+
+
+def test_a_translation_gives_its_warning_where_the_header_alone_is_read(tmp_path):
+    with pytest.warns(InputWarning, match=r"the first voxel of '0' at \(0, 2, 0\) voxels") as warned:
+        assert read_extent(write_moved(tmp_path, [("translation", [0.0, 20.0, 0.0])])) == (SHAPE, 10)
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize("moved", [[0.0] * 3, [5.0] * 3, [-5.0, 0.0, 4.375]])
+def test_a_translation_of_half_a_voxel_as_pyramids_have_it_is_left_out_in_silence(moved, tmp_path):
+    assert read_tomogram(write_moved(tmp_path, [("translation", moved)])).voxel_size_angstrom == 10
+
+
+def test_the_warning_of_a_translation_is_about_the_level_that_is_read(tmp_path):
+    path = write_pyramid(tmp_path)
+    described = json.loads((path / ".zattrs").read_text())
+    (middle, *_) = described["multiscales"][0]["datasets"]
+    middle["coordinateTransformations"] += [{"type": "translation", "translation": [0.0, 70.0, 0.0]}]
+    (path / ".zattrs").write_text(json.dumps(described))
+    assert read_tomogram(path).voxel_size_angstrom == 5
+    with pytest.warns(InputWarning, match=r"the first voxel of '0' at \(0, 7, 0\) voxels"):
+        read_tomogram(path, wanted_voxel_size_angstrom=10)
 
 
 @pytest.mark.parametrize("kind", ["affine", "rotation", "mapAxis"])

@@ -1,7 +1,7 @@
 """The OME-Zarr format: finding the array to read, its voxel size, and whether it is complete.
 
-Zarr formats 2 and 3 are read. Translations in the metadata are ignored: coordinates count from the first voxel of a
-level.
+Zarr formats 2 and 3 are read. Translations in the metadata are left out: coordinates count from the first voxel of a
+level. One of more than half a voxel, which the levels of a pyramid do not need, is a warning.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import lzma
 import math
+import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,13 +21,14 @@ import zarr
 from numpy.typing import NDArray
 
 from scripts.coordinates import SizeZYX
-from scripts.errors import InputError, blame, reason_of
+from scripts.errors import InputError, InputWarning, blame, reason_of
 from scripts.file_pages import FilePages, is_large, new_volume
 from scripts.memory import require_memory
 from scripts.volumes.zarr_chunks import chunk_layout, chunk_names, refuse_incomplete_chunks
 
 ZARR_MARKS = ("zarr.json", ".zarray", ".zgroup")  # a folder with one of these files is a Zarr folder
 MAX_VOXELS = 2**36  # far more than the largest tomogram has
+LARGEST_SHIFT_VOX = 0.5 + 1e-3  # levels of means over voxels are moved by less, origins at a corner by half a voxel
 ANGSTROM_PER_UNIT = {None: 1.0, "angstrom": 1.0, "nanometer": 10.0, "micrometer": 1e4}
 USUAL_AXES = ("t", "c", "z", "y", "x")
 ZARR_FAULTS = (  # exceptions of the library and its codecs for damaged metadata and chunks
@@ -37,11 +39,19 @@ ZARR_FAULTS = (  # exceptions of the library and its codecs for damaged metadata
 
 
 class Level(NamedTuple):
-    """One resolution of a pyramid: its array, the names of the axes and the voxel size, both None if not stated."""
+    """One resolution of a pyramid.
+
+    Attributes:
+        path: of its array, below the folder.
+        axes: their names; None if not stated.
+        size_zyx_angstrom: its voxel size; None if not stated.
+        first_zyx_vox: where the metadata put the centre of the first voxel, ``(z, y, x)`` in voxels of this level.
+    """
 
     path: str
-    axes: tuple[str, ...] | None
-    size_zyx_angstrom: SizeZYX | None
+    axes: tuple[str, ...] | None = None
+    size_zyx_angstrom: SizeZYX | None = None
+    first_zyx_vox: SizeZYX = (0.0, 0.0, 0.0)
 
 
 def is_zarr(folder: Path) -> bool:
@@ -85,6 +95,7 @@ def ome_zarr_extent(
     """
     with _faults_named(folder):
         level, array, _, axes = _open_level(folder, wanted_voxel_size_angstrom)
+        _warn_of_translation(folder, level)
         z, y, x = (int(array.shape[axes.index(axis)]) for axis in "zyx")
         return (z, y, x), level.size_zyx_angstrom
 
@@ -157,6 +168,7 @@ def _load_level(
     folder: Path, wanted_angstrom: float | None, allow_missing_chunks: bool, memory_gib: float | None
 ) -> tuple[NDArray[Any], SizeZYX | None]:
     level, array, label, axes = _open_level(folder, wanted_angstrom)
+    _warn_of_translation(folder, level)
     refuse_incomplete_chunks(folder / level.path, array.shape, allow_missing_chunks)
     if memory_gib is not None and is_large(4 * math.prod(array.shape), memory_gib):
         values = _read_into_file(label, array, axes, memory_gib)
@@ -183,14 +195,14 @@ def _open_level(folder: Path, wanted_angstrom: float | None) -> tuple[Level, Any
 def _levels(folder: Path, node: Any) -> list[Level]:
     """List the resolutions in a Zarr folder; a plain array is one level without voxel size."""
     if hasattr(node, "shape"):
-        return [Level("", None, None)]
+        return [Level("")]
     attributes = dict(node.attrs)
     described = attributes["ome"] if isinstance(attributes.get("ome"), Mapping) else attributes
     if "multiscales" in described:
         return _described_levels(folder, described["multiscales"])
     names = _names_within(folder)
     if len(names) == 1:
-        return [Level(names[0], None, None)]
+        return [Level(names[0])]
     remedy = f"; it holds {', '.join(names)}" if names else ": give the array itself"
     raise InputError(f"{folder} has no 'multiscales' metadata that say which array to read{remedy}.")
 
@@ -204,13 +216,13 @@ def _described_levels(folder: Path, multiscales: Any) -> list[Level]:
         multiscale = multiscales[0]
         axes = [axis if isinstance(axis, Mapping) else {"name": axis} for axis in multiscale.get("axes", [])]
         names = tuple(str(axis["name"]).lower() for axis in axes) or None
+        known = names or ("z", "y", "x")
         units = [axis.get("unit") for axis in axes] or [None] * 3
-        whole = _scale_of(multiscale)
         levels = []
         for dataset in multiscale["datasets"]:
-            factors = [math.prod(pair) for pair in itertools.zip_longest(_scale_of(dataset), whole, fillvalue=1.0)]
-            size_zyx = _size_zyx_angstrom(folder, factors, names or ("z", "y", "x"), units)
-            levels.append(Level(str(dataset["path"]), names, size_zyx))
+            scale, shift = _scale_and_shift_of(len(known), dataset, multiscale)
+            size_zyx = _size_zyx_angstrom(folder, scale, known, units)
+            levels.append(Level(str(dataset["path"]), names, size_zyx, _first_zyx_vox(scale, shift, known)))
     except InputError:
         raise
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
@@ -222,21 +234,50 @@ def _described_levels(folder: Path, multiscales: Any) -> list[Level]:
     return levels
 
 
-def _scale_of(described: Mapping[str, Any]) -> list[float]:
-    """Return the product of the scales among the coordinate transformations; empty if there is none."""
-    transformations = described.get("coordinateTransformations", [])
-    others = {one["type"] for one in transformations} - {"identity", "scale", "translation"}
+def _scale_and_shift_of(axes: int, *described: Mapping[str, Any]) -> tuple[list[float] | None, list[float]]:
+    """Return what all coordinate transformations together multiply indices by (None if there is no scale) and add."""
+    listed = [one for part in described for one in part.get("coordinateTransformations", [])]
+    transformations = [one for one in listed if one["type"] != "identity"]
+    kinds = {one["type"] for one in transformations}
+    others = kinds - {"scale", "translation"}
     if others:
         raise ValueError(f"the transformation '{min(others)}' is not supported, only a scale and a translation")
-    scales = [one["scale"] for one in transformations if one["type"] == "scale"]
-    return [float(math.prod(factors)) for factors in zip(*scales, strict=True)]
+    scale, shift = [1.0] * axes, [0.0] * axes
+    for one in transformations:
+        values = [float(value) for value in one[one["type"]]]
+        if one["type"] == "scale":
+            scale, shift = ([a * b for a, b in zip(each, values, strict=True)] for each in (scale, shift))
+        else:
+            shift = [a + b for a, b in zip(shift, values, strict=True)]
+    return scale if "scale" in kinds else None, shift
+
+
+def _first_zyx_vox(scale: Sequence[float] | None, shift: Sequence[float], names: Sequence[str]) -> SizeZYX:
+    """Return where the centre of the first voxel lies, in voxels; 0 on all axes if some of them have no name."""
+    if not set("zyx") <= set(names):
+        return 0.0, 0.0, 0.0
+    z, y, x = (shift[place] / (scale[place] if scale else 1.0) for place in map(names.index, "zyx"))
+    return z, y, x
+
+
+def _warn_of_translation(folder: Path, level: Level) -> None:
+    if all(abs(index) <= LARGEST_SHIFT_VOX for index in level.first_zyx_vox):
+        return
+    place = ", ".join(f"{index:g}" for index in level.first_zyx_vox)
+    warnings.warn(
+        f"{folder}: its metadata put the first voxel of '{level.path}' at ({place}) voxels (z, y, x). It is left out, "
+        "coordinates count from the first voxel: add it to picks for a program that applies this translation, and "
+        "subtract it from picks of such a program.",
+        InputWarning,
+        stacklevel=2,
+    )
 
 
 def _size_zyx_angstrom(
-    folder: Path, factors: Sequence[float], names: Sequence[str], units: Sequence[str | None]
+    folder: Path, factors: Sequence[float] | None, names: Sequence[str], units: Sequence[str | None]
 ) -> SizeZYX | None:
     """Return the voxel size that a scale states; None for a scale of 1 on all axes without a unit."""
-    if not factors or not set("zyx") <= set(names):
+    if factors is None or not set("zyx") <= set(names):
         return None
     sizes = {}
     for name, factor, unit in zip(names, factors, units, strict=True):

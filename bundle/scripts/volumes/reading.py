@@ -1,7 +1,7 @@
 """Reading tomograms from MRC, OME-Zarr and NIfTI files; the format is recognised by content, not by name.
 
 Every volume is returned as ``[z, y, x]`` with its voxel size in ångströms. Origins, start indices and translations in a
-file are ignored: coordinates count from the first voxel.
+file are left out: coordinates count from the first voxel.
 """
 
 from __future__ import annotations
