@@ -47,7 +47,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "backends.choice": "program_of with_backend",
     "backends.onnx": "OnnxNetwork export_onnx",
     "backends.torchscript": "export_torchscript load_torchscript",
-    "command_line": "guard_command_line",
+    "command_line": "guard_command_line require_one_process",
     "datasets.annotated": "require_annotated",
     "datasets.runs": "as_names list_runs require_run_names require_runs",
     "datasets.splits": "plan_folds split_runs",
@@ -60,7 +60,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "handlers.second_look": "StoreProposals StoredPlaces WriteReliability calibrate_second_look each_once "
     "warn_of_used_runs with_proposals without_proposals",
     "handlers.thresholds": "FitThresholds",
-    "handlers.times": "StageTimes",
+    "handlers.times": "ReleaseTomogram StageTimes",
     "handlers.training_logs": "MetricsTable TrainingProgress",
     "handlers.validation": "ValidateEpochs",
     "handlers.weights": "AverageWeights GradientClipHandler",

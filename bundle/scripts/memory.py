@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import re
 from collections.abc import Iterator
@@ -45,6 +46,12 @@ def available_bytes() -> float:
     Infinity where the system does not tell; Linux does.
     """
     return min([*_free_in_machine(), *_free_in_groups()], default=math.inf)
+
+
+def return_freed_memory() -> None:
+    """Give memory that was freed back to the system: glibc keeps it. Where there is no glibc, nothing happens."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 
 from scripts.handlers.finished_sample import samples_of
+from scripts.memory import return_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,19 @@ class StageTimes:
         stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in self.stages.items())
         run = samples_of(engine)[0]["result"]["run"]
         logger.info("%s: %s; peak memory %.2f GiB", run, stages, peak_memory_gib())
+
+
+class ReleaseTomogram:
+    """Before a tomogram is read, release what the engine still holds of the one before, so that both never add up."""
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the event before a tomogram is read."""
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Release the output; Ignite has released the batch."""
+        engine.state.output = None
+        return_freed_memory()
 
 
 def peak_memory_gib() -> float:
