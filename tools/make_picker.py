@@ -27,7 +27,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
-import numpy as np  # noqa: E402
 from bundle_steps import bundle_run, evaluate, read_rows, three  # noqa: E402
 from scripts.atomic_files import lock_folder, require_disk_space, require_writable, write_atomically  # noqa: E402
 from scripts.command_line import report_input_warnings_in_one_line  # noqa: E402
@@ -38,8 +37,8 @@ from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.model_card import sha256_of  # noqa: E402
 from scripts.networks.weights import read_model, read_tensors, save_model  # noqa: E402
 from scripts.records import as_json, first_difference  # noqa: E402
-from scripts.simulation.dataset import SIMULATION_SESSION_ID, SIMULATION_USER_ID, drawn  # noqa: E402
-from scripts.simulation.imaging import Imaging  # noqa: E402
+from scripts.simulation.dataset import SIMULATION_SESSION_ID, SIMULATION_USER_ID  # noqa: E402
+from scripts.simulation.settings import check_imaging  # noqa: E402
 from scripts.species import SPECIES_FILE, parse_species  # noqa: E402
 from structures import Wanted, new_species, read_structure  # noqa: E402
 
@@ -305,8 +304,7 @@ def imaging_of(options: argparse.Namespace, simulation: Mapping[str, Any]) -> di
     """
     given = {key: getattr(options, key) for key in IMAGING if getattr(options, key) is not None}
     settings = {key: as_range(*value) if key in DRAWN else value for key, value in given.items()}
-    tried = drawn({**simulation["imaging"], **settings}, np.random.default_rng(0))
-    Imaging.of({**tried, "ice_thickness_angstrom": 1000.0})
+    check_imaging({**simulation["imaging"], **settings})
     return settings
 
 

@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ def first_few(names: Iterable[object]) -> str:
     """Return names as a message lists them: the first `FEW`, and how many more there are."""
     words = [str(name) for name in names]
     return ", ".join(words[:FEW]) + (f" and {len(words) - FEW} more" if words[FEW:] else "")
+
+
+def is_finite_number(value: Any) -> bool:
+    """Return whether a setting is a finite number: no text, no True or False, and no whole number beyond any float."""
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    return bool(is_real and abs(value) <= sys.float_info.max)
 
 
 def positive_number(text: str) -> float:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from scripts.errors import InputError
+from scripts.errors import InputError, is_finite_number
 from scripts.file_names import require_file_name
 
 SPECIES_FILE = Path(__file__).resolve().parents[1] / "configs" / "species.json"  # the bundle's own
@@ -123,7 +122,7 @@ def parse_species(content: Mapping[str, Any], path: str | Path) -> SpeciesSet:
     if not labels or labels != list(range(1, len(labels) + 1)):
         raise InputError(f"{path}: labels must be 1, 2, 3 ... without gaps or repeats; got {labels}.")
     voxel_size_angstrom = content["voxel_size_angstrom"]
-    if not (_is_number(voxel_size_angstrom) and voxel_size_angstrom > 0):
+    if not (is_finite_number(voxel_size_angstrom) and voxel_size_angstrom > 0):
         raise InputError(f"{path}: voxel_size_angstrom must be positive; got {voxel_size_angstrom!r}.")
     return SpeciesSet(float(voxel_size_angstrom), known)
 
@@ -170,7 +169,7 @@ def _species(path: str | Path, name: str, values: Any) -> Species:
         wrong = sorted(set(values) ^ wanted)
         raise InputError(f"{path}: species '{name}' needs exactly the keys {sorted(wanted)}; check {wrong}.")
     for key, value in values.items():
-        if not _is_number(value):
+        if not is_finite_number(value):
             raise InputError(f"{path}: {key} of '{name}' must be a number; got {value!r}.")
     for key in ("radius_angstrom", "target_radius_angstrom", "positive_weight", "min_voxels"):
         if not values[key] > 0:
@@ -185,12 +184,8 @@ def _species(path: str | Path, name: str, values: Any) -> Species:
     return Species(name=name, **{**values, **whole})
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _check_threshold(source: str | Path, name: str, threshold: Any) -> None:
-    if not (_is_number(threshold) and 0 <= threshold < 1):
+    if not (is_finite_number(threshold) and 0 <= threshold < 1):
         raise InputError(f"{source}: the threshold of '{name}' is a probability, 0 <= t < 1; got {threshold!r}.")
 
 

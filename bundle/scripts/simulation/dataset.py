@@ -1,7 +1,4 @@
-"""Datasets of simulated tomograms with known truth, stored as a copick project like that of the challenge.
-
-A setting of the form ``{"from": a, "to": b}`` is drawn from a uniform distribution for every run.
-"""
+"""Datasets of simulated tomograms with known truth, stored as a copick project like that of the challenge."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +25,7 @@ from scripts.file_names import require_file_name
 from scripts.picks import Pick, write_copick_json
 from scripts.simulation.imaging import Imaging, beams, count_electrons, expected_counts, reconstruct
 from scripts.simulation.scene import ACTIN, MICROTUBULE, Scene
+from scripts.simulation.settings import Settings, check_settings, drawn
 from scripts.simulation.specimens import Specimen, read_specimen
 from scripts.species import SpeciesSet
 from scripts.volumes.mrc_writer import write_mrc
@@ -39,18 +37,7 @@ SETTINGS_FILE = (
     "simulation.json"  # in the project: its settings; in a run: its drawn settings, written once it is complete
 )
 SIMULATION_USER_ID, SIMULATION_SESSION_ID = "simulation", "0"
-CROWD_KEYS = {"sources", "per_square_micrometer", "companion_share", "companion_distance_angstrom"}
-SCENE_KEYS = {
-    *("crowding", "count_variation", "specimen_scale", "ice_thickness_angstrom", "slab_tilt_y_degree"),
-    *("slab_tilt_x_degree", "ice_grain_kda_per_voxel", "vesicles_per_square_micrometer", "vesicle_radius_angstrom"),
-    *("gold_per_square_micrometer", "gold_radius_angstrom", "carbon_probability", "carbon_share"),
-    *("carbon_thickness_angstrom", "vesicle_layers", "membranes_per_square_micrometer"),
-    *("membrane_radius_angstrom", "microtubules_per_square_micrometer", "actin_filaments_per_square_micrometer"),
-    *("specks_per_square_micrometer", "speck_mass_kda"),
-}
-RECONSTRUCTION_KEYS = {"noise_share", "resolution_angstrom"}
 LAYER_DISTANCE_ANGSTROM = (90.0, 250.0)  # between the membranes of a vesicle with several layers
-Settings = Mapping[str, Any]
 
 
 def simulate_dataset(
@@ -82,8 +69,8 @@ def simulate_dataset(
             another project.
     """
     root = Path(os.path.abspath(dataset_dir))  # "." has no name
-    settings = json.loads(json.dumps({**settings, "seed": seed}))
-    check_settings(settings, species_set)
+    settings = json.loads(json.dumps({**settings, "seed": seed}, default=str))
+    check_settings({**settings, "runs": runs, "run_name": run_name, "workers": workers}, species_set)
     try:
         names = [run_name.format(number=number) for number in range(runs)]
     except (AttributeError, LookupError, ValueError) as error:
@@ -125,38 +112,6 @@ def _simulate_all(jobs: Sequence[tuple[Path, str, int, SpeciesSet, Settings]], w
             raise
 
 
-def check_settings(settings: Settings, species_set: SpeciesSet) -> None:
-    """Check the settings, except for the files that they name.
-
-    Raises:
-        InputError: a setting is not valid; the message says which, and what is allowed.
-    """
-    shape = settings["shape"]
-    if len(shape) != 3 or not all(isinstance(length, int) and length >= 16 for length in shape):
-        raise InputError(f"shape is three numbers of voxels (z, y, x), 16 or more each; got {shape}.")
-    if settings["particles_are"] not in ("bright", "dark"):
-        raise InputError(f"particles_are is bright or dark; got '{settings['particles_are']}'.")
-    unknown = sorted(set(settings["specimens"]) - {species.name for species in species_set.known})
-    if unknown:
-        raise InputError(f"specimens names {', '.join(unknown)}, which species.json does not: distractors may.")
-    for group in ("specimens", "distractors"):
-        for name, crowd in settings[group].items():
-            if odd := sorted(set(crowd) - CROWD_KEYS) or sorted({"sources", "per_square_micrometer"} - set(crowd)):
-                known = ", ".join(sorted(CROWD_KEYS))
-                raise InputError(f"{group}#{name}: {', '.join(odd)} unknown or missing; the settings are {known}.")
-            if not crowd["sources"]:
-                raise InputError(f"{group}#{name}: sources is empty; name a map, a model or a phantom.")
-    for kind, options in settings["reconstructions"].items():
-        if set(options) != RECONSTRUCTION_KEYS:
-            raise InputError(f"reconstructions#{kind} needs {' and '.join(sorted(RECONSTRUCTION_KEYS))}, nothing else.")
-    if odd := sorted(set(settings["scene"]) ^ SCENE_KEYS):
-        raise InputError(
-            f"scene: {', '.join(odd)} unknown or missing; the settings are {', '.join(sorted(SCENE_KEYS))}."
-        )
-    imaging = drawn(settings, np.random.default_rng(0))["imaging"]
-    Imaging.of({**imaging, "ice_thickness_angstrom": 1000.0})
-
-
 def check_sources(settings: Settings) -> None:
     """Read every map, model and phantom once, so that an unusable one is refused before the first run.
 
@@ -173,7 +128,7 @@ def simulate_run(root: Path, run: str, number: int, species_set: SpeciesSet, set
     """Simulate one run and write its tomograms, its truth, and last its drawn settings."""
     with threadpool_limits(1):  # several runs are simulated in parallel
         random = np.random.default_rng([settings["seed"], number])
-        used = drawn(settings, random)
+        used = drawn(settings, random.uniform)
         scene = fill_scene(used, random)
         volumes = take_tomograms(scene, used, random)
     voxel_size = settings["voxel_size_angstrom"]
@@ -288,23 +243,6 @@ def placed_truth(scene: Scene, run: str, species_set: SpeciesSet) -> list[Pick]:
         Pick(run, one.name, float(x), float(y), float(z), radius_angstrom=radii[one.name])
         for one, (x, y, z) in zip(placed, places, strict=True)
     ]
-
-
-def drawn(settings: Any, random: np.random.Generator) -> Any:
-    """Return settings with a value drawn for every range in them, in their order.
-
-    Raises:
-        InputError: a range does not have exactly the keys ``from`` and ``to``.
-    """
-    if isinstance(settings, Mapping):
-        if {"from", "to"} & set(settings):
-            if set(settings) != {"from", "to"}:
-                raise InputError(f'a range is {{"from": a, "to": b}}; got {json.dumps(dict(settings))}.')
-            return float(random.uniform(settings["from"], settings["to"]))
-        return {name: drawn(value, random) for name, value in settings.items()}
-    if isinstance(settings, Sequence) and not isinstance(settings, str):
-        return [drawn(value, random) for value in settings]
-    return settings
 
 
 def _marker(root: Path, run: str, settings: Settings) -> Path:

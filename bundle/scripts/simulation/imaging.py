@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import scipy.fft
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
-from scripts.errors import InputError
+from scripts.errors import InputError, is_finite_number
 
 # Integral of the potential of 1 kDa of protein, in excess of the ice that it displaces: 1230 Å^3 of 7.5 V, not of 5 V
 # (mean inner potentials of protein and of vitreous ice; protein of 0.81 Da per Å^3).
@@ -78,10 +77,10 @@ class Imaging:
             value = getattr(self, field.name)
             if isinstance(field.default, bool) and not isinstance(value, bool):
                 raise InputError(f"{field.name} is true or false; got {value!r}.")
-            if isinstance(field.default, float) and not _is_number(value):
+            if isinstance(field.default, float) and not is_finite_number(value):
                 raise InputError(f"{field.name} is a number; got {value!r}.")
         tilts = self.tilt_range_degree
-        is_pair = isinstance(tilts, Sequence) and len(tilts) == 2 and all(map(_is_number, tilts))
+        is_pair = isinstance(tilts, Sequence) and len(tilts) == 2 and all(map(is_finite_number, tilts))
         if not is_pair or not -80 <= tilts[0] <= tilts[1] <= 80 or self.tilt_step_degree < LEAST_TILT_STEP_DEGREE:
             raise InputError(
                 f"tilts of {tilts} degrees in steps of {self.tilt_step_degree}: set tilt_range_degree to two rising "
@@ -89,7 +88,9 @@ class Imaging:
             )
         if not 0 <= self.amplitude_contrast <= 1:
             raise InputError(f"amplitude_contrast is from 0 to 1; got {self.amplitude_contrast}.")
-        for name in ("envelope_angstrom", "readout_electrons", "resolution_angstrom", "ice_thickness_angstrom"):
+        for name in (
+            *("contrast", "envelope_angstrom", "readout_electrons", "resolution_angstrom", "ice_thickness_angstrom"),
+        ):
             if getattr(self, name) < 0:
                 raise InputError(f"{name} must not be less than 0; got {getattr(self, name)}.")
         if self.tilt_order not in ("dose_symmetric", "rising"):
@@ -117,10 +118,6 @@ class Imaging:
         low, high = self.tilt_range_degree
         count = int((high - low) / self.tilt_step_degree + 1e-6) + 1
         return np.asarray(low + self.tilt_step_degree * np.arange(count), dtype=np.float64)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def wavelength_angstrom(voltage_kv: float) -> float:

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from scripts.errors import InputError
+from scripts.errors import InputError, is_finite_number
 from scripts.simulation.atoms import read_atoms, spread_points
 from scripts.simulation.phantoms import BEAD_BLUR_ANGSTROM, PHANTOMS, phantom_beads
 from scripts.volumes.reading import check_voxel_size, read_mrc
@@ -128,9 +128,8 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> str:
         raise InputError(f"specimen '{name}': {sources[0]} must be a text; got {settings[sources[0]]!r}.")
     for key in set(settings) - {*sources, "assembly"}:
         value = settings[key]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         may_be_zero = key in ("clear_inside_angstrom", "min_value")
-        if not is_number or value < 0 or (value == 0 and not may_be_zero):
+        if not is_finite_number(value) or value < 0 or (value == 0 and not may_be_zero):
             wanted = "a number from 0" if may_be_zero else "a positive number"
             raise InputError(f"specimen '{name}': {key} must be {wanted}; got {value!r}.")
     if not isinstance(settings.get("assembly", True), bool):
