@@ -16,7 +16,7 @@ from scripts.simulation.dataset import placed_truth, simulate_dataset, take_tomo
 from scripts.simulation.imaging import Imaging, beams, expected_counts, filtered, frequencies, low_pass, reconstruct
 from scripts.simulation.scene import Scene
 from scripts.simulation.settings import drawn
-from scripts.simulation.specimens import read_specimen
+from scripts.simulation.specimens import phantom, read_specimen
 from scripts.volumes.mrc_writer import write_mrc
 from scripts.volumes.reading import read_tomogram
 
@@ -69,10 +69,89 @@ def test_a_run_that_was_cut_off_is_made_again_and_a_whole_one_is_kept(simulation
 
 def test_other_settings_do_not_go_into_the_same_dataset(simulation_settings, shipped_species, tmp_path):
     simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, workers=1)
-    with pytest.raises(InputError, match="another particles_are"):
+    with pytest.raises(InputError, match=r'particles_are was "bright", now it is "dark". Set another dataset_dir'):
         simulate_dataset(tmp_path, shipped_species, {**simulation_settings, "particles_are": "dark"}, runs=1)
-    with pytest.raises(InputError, match="another run_name"):  # the same tomograms once more, under other names
+    with pytest.raises(InputError, match=r"run_name was .*S.*, now it is .*T"):  # the same tomograms, other names
         simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, run_name="T{number:03d}")
+
+
+def with_half_the_radius(species_set, name):
+    half = {name: species_set.named(name, "").radius_angstrom / 2}
+    known = (replace(one, radius_angstrom=half.get(one.name, one.radius_angstrom)) for one in species_set.known)
+    return replace(species_set, known=tuple(known))
+
+
+def test_another_species_does_not_go_into_the_same_dataset(simulation_settings, shipped_species, tmp_path):
+    settings = {**simulation_settings, "specimens": {"ribosome": simulation_settings["specimens"]["ribosome"]}}
+    simulate_dataset(tmp_path, shipped_species, settings, runs=1, workers=1)
+    before = contents(tmp_path)
+    other, unused = (with_half_the_radius(shipped_species, name) for name in ("ribosome", "thyroglobulin"))
+    with pytest.raises(InputError, match=r"species ribosome radius_angstrom was 150.0, now it is 75.0. Set another"):
+        simulate_dataset(tmp_path, other, settings, runs=2)
+    assert contents(tmp_path) == before
+    assert simulate_dataset(tmp_path, unused, settings, runs=1) == ["S000"]
+
+
+@pytest.fixture
+def with_a_map(simulation_settings, tmp_path):
+    """Settings with one map among the distractors, and its path."""
+    path = tmp_path / "a.mrc"
+    write_mrc(path, phantom("p97", 10.0).density_kda.copy(), 10.0)
+    crowd = {"sources": [{"map": str(path), "mass_kda": 540}], "per_square_micrometer": 1}
+    return {**simulation_settings, "distractors": {"a": crowd}}, path
+
+
+def test_a_map_of_other_content_does_not_go_into_the_same_dataset(with_a_map, shipped_species, tmp_path):
+    settings, path = with_a_map
+    simulate_dataset(tmp_path / "data", shipped_species, settings, runs=1, workers=1)
+    kept = path.read_bytes()
+    write_mrc(path, phantom("rubisco", 10.0).density_kda.copy(), 10.0)
+    for runs in (1, 2):  # also where nothing is missing: what is there is not what the command asks for
+        with pytest.raises(InputError, match=r"a\.mrc has changed since .* was begun with it: put the old file back"):
+            simulate_dataset(tmp_path / "data", shipped_species, settings, runs=runs, workers=1)
+    path.write_bytes(kept)
+    assert simulate_dataset(tmp_path / "data", shipped_species, settings, runs=2, workers=1) == ["S000", "S001"]
+    path.unlink()  # a whole dataset does not need it
+    assert simulate_dataset(tmp_path / "data", shipped_species, settings, runs=2, workers=1) == ["S000", "S001"]
+
+
+def test_a_dataset_of_an_older_version_goes_on_without_digests(with_a_map, shipped_species, tmp_path):
+    settings, _ = with_a_map
+    root = tmp_path / "data"
+    simulate_dataset(root, shipped_species, settings, runs=1, workers=1)
+    record = json.loads((root / "simulation.json").read_text())
+    older = {key: value for key, value in record.items() if key not in ("run_name", "species", "files")}
+    (root / "simulation.json").write_text(json.dumps(older))
+    assert simulate_dataset(root, shipped_species, settings, runs=2, workers=1) == ["S000", "S001"]
+
+
+def test_a_damaged_record_of_a_dataset_is_refused(simulation_settings, shipped_species, tmp_path):
+    simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, workers=1)
+    (tmp_path / "simulation.json").write_text('{"shape": [')
+    with pytest.raises(InputError, match=r"simulation\.json is a damaged JSON file"):
+        simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, workers=1)
+
+
+def test_settings_may_change_until_a_run_is_written(simulation_settings, shipped_species, tmp_path, monkeypatch):
+    def fail(*job):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("scripts.simulation.dataset.simulate_run", fail)
+        with pytest.raises(MemoryError):
+            simulate_dataset(tmp_path, shipped_species, {**simulation_settings, "particles_are": "dark"}, 1, workers=1)
+    simulate_dataset(tmp_path, shipped_species, simulation_settings, runs=1, workers=1)
+    assert json.loads((tmp_path / "simulation.json").read_text())["particles_are"] == "bright"
+
+
+def test_two_simulations_at_once_do_not_share_a_folder(simulation_settings, shipped_species, tmp_path, monkeypatch):
+    def simulate_another(*job):
+        simulate_dataset(tmp_path, shipped_species, {**simulation_settings, "particles_are": "dark"}, 1, workers=1)
+
+    monkeypatch.setattr("scripts.simulation.dataset.simulate_run", simulate_another)
+    with pytest.raises(InputError, match=r"another simulation is at work in .*: wait for it, or set another dataset"):
+        simulate_dataset(tmp_path, shipped_species, simulation_settings, 1, workers=1)
+    assert json.loads((tmp_path / "simulation.json").read_text())["particles_are"] == "bright"
 
 
 def test_a_project_that_was_not_simulated_stays_as_it_is(simulation_settings, shipped_species, tmp_path):

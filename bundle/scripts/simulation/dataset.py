@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from scripts.atomic_files import require_writable, write_atomically
+from scripts.atomic_files import digest_of, lock_folder, open_lock, require_writable, write_atomically
 from scripts.coordinates import to_xyz_angstrom
-from scripts.copick_tree import CONFIG, picks_path, tomogram_path, write_project
-from scripts.errors import InputError, reason_of
+from scripts.copick_tree import CONFIG, RUNS, STATIC, picks_path, tomogram_path, write_project
+from scripts.errors import InputError, blame, reason_of
 from scripts.file_names import require_file_name
 from scripts.picks import Pick, write_copick_json
+from scripts.records import first_difference
 from scripts.simulation.imaging import Imaging, beams, count_electrons, expected_counts, reconstruct
 from scripts.simulation.scene import ACTIN, MICROTUBULE, Scene
 from scripts.simulation.settings import Settings, check_settings, drawn
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 SETTINGS_FILE = (
     "simulation.json"  # in the project: its settings; in a run: its drawn settings, written once it is complete
 )
+LOCK_FILE = ".simulation.lock"
+ADDED = ("run_name", "species", "files")  # to its settings in the project; older files lack some
+FILES = {"map", "model"}  # sources of specimens that are files
 SIMULATION_USER_ID, SIMULATION_SESSION_ID = "simulation", "0"
 LAYER_DISTANCE_ANGSTROM = (90.0, 250.0)  # between the membranes of a vesicle with several layers
 
@@ -65,31 +69,40 @@ def simulate_dataset(
         The names of the runs.
 
     Raises:
-        InputError: a setting is not valid, a map cannot be read, or the folder holds a dataset with other settings or
-            another project.
+        InputError: a setting is not valid, a map cannot be read, or the folder holds another project or runs with other
+            settings, maps or species.
     """
     root = Path(os.path.abspath(dataset_dir))  # "." has no name
     settings = json.loads(json.dumps({**settings, "seed": seed}, default=str))
     check_settings({**settings, "runs": runs, "run_name": run_name, "workers": workers}, species_set)
-    try:
-        names = [run_name.format(number=number) for number in range(runs)]
-    except (AttributeError, LookupError, ValueError) as error:
-        raise InputError(f"run_name '{run_name}' is no pattern like 'S{{number:03d}}': {reason_of(error)}.") from error
-    for name in names:
-        require_file_name(name, "run", "run_name")
-    if len(set(names)) != len(names):
-        raise InputError(f"run_name '{run_name}' gives runs of one name: put {{number}} into it.")
+    names = _run_names(run_name, runs)
     waiting = [(number, name) for number, name in enumerate(names) if not _marker(root, name, settings).exists()]
     if waiting:
         check_sources(settings)
     require_writable(root)
-    _begin(root, {**settings, "run_name": run_name})
-    write_project(root, species_set, name="simulated", description="Simulated tomograms with known truth")
-    if len(waiting) < runs:
-        logger.info("%d of %d runs are there already", runs - len(waiting), runs)
-    jobs = [(root, name, number, species_set, settings) for number, name in waiting]
-    with tqdm(total=len(jobs), desc="simulating", unit="run", disable=not jobs) as bar:
-        _simulate_all(jobs, min(workers or os.cpu_count() or 1, len(jobs)), bar)
+    if (root / CONFIG).exists() and not (root / SETTINGS_FILE).exists():
+        raise InputError(f"{root} is a copick project that was not simulated: set another dataset_dir.")
+    with open_lock(root / LOCK_FILE) as lock:
+        lock_folder(lock, "simulation", "set another dataset_dir")
+        _begin(root, record_of_dataset({**settings, "run_name": run_name}, species_set))
+        write_project(root, species_set, name="simulated", description="Simulated tomograms with known truth")
+        if len(waiting) < runs:
+            logger.info("%d of %d runs are there already", runs - len(waiting), runs)
+        jobs = [(root, name, number, species_set, settings) for number, name in waiting]
+        with tqdm(total=len(jobs), desc="simulating", unit="run", disable=not jobs) as bar:
+            _simulate_all(jobs, min(workers or os.cpu_count() or 1, len(jobs)), bar)
+    return names
+
+
+def _run_names(pattern: str, runs: int) -> list[str]:
+    try:
+        names = [pattern.format(number=number) for number in range(runs)]
+    except (AttributeError, LookupError, ValueError) as error:
+        raise InputError(f"run_name '{pattern}' is no pattern like 'S{{number:03d}}': {reason_of(error)}.") from error
+    for name in names:
+        require_file_name(name, "run", "run_name")
+    if len(set(names)) != len(names):
+        raise InputError(f"run_name '{pattern}' gives runs of one name: put {{number}} into it.")
     return names
 
 
@@ -251,15 +264,39 @@ def _marker(root: Path, run: str, settings: Settings) -> Path:
     return tomogram_path(root, run, settings["spacing_folder_angstrom"], kind).parents[1] / SETTINGS_FILE
 
 
-def _begin(root: Path, settings: Settings) -> None:
+def record_of_dataset(settings: Settings, species_set: SpeciesSet) -> dict[str, Any]:
+    """Return what a dataset depends on: its settings, its species, and the content of its maps and models."""
+    known = {one.name: {"label": one.label, "radius_angstrom": one.radius_angstrom} for one in species_set.known}
+    species = {name: known[name] for name in settings["specimens"]}
+    return {**settings, "species": species, "files": digests_of_sources(settings)}
+
+
+def digests_of_sources(settings: Settings) -> dict[str, str]:
+    """Return a SHA-256 of every map and model that the settings name, by its path; of those that can be read."""
+    crowds = [crowd for group in ("specimens", "distractors") for crowd in settings[group].values()]
+    files = {source[kind] for crowd in crowds for source in crowd["sources"] for kind in FILES & set(source)}
+    return {file: digest_of(Path(file)) for file in sorted(files) if os.access(file, os.R_OK)}
+
+
+def _begin(root: Path, record: Settings) -> None:
+    """Store what a dataset depends on, or check that the runs that are there depend on the same."""
     path = root / SETTINGS_FILE
-    if path.exists():
-        before = {"run_name": settings["run_name"], **json.loads(path.read_text())}  # older files have none
-        for name in settings:
-            if settings[name] != before.get(name):
-                raise InputError(f"{path} is of a dataset with another {name}: set another dataset_dir.")
+    if path.exists() and any((root / STATIC / RUNS).glob("*")):
+        _require_same(path, record)
         return
-    if (root / CONFIG).exists():
-        raise InputError(f"{root} is a copick project that was not simulated: set another dataset_dir.")
     with write_atomically(path) as file:
-        json.dump(settings, file, indent=1)
+        json.dump(record, file, indent=1)
+
+
+def _require_same(path: Path, record: Settings) -> None:
+    with blame(path, "JSON file", (TypeError, ValueError)):
+        before = {**{name: record[name] for name in ADDED}, **json.loads(path.read_text())}
+    for file, digest in record["files"].items():
+        if digest != before["files"].get(file, digest):
+            raise InputError(
+                f"{file} has changed since the dataset in {path.parent} was begun with it: "
+                "put the old file back, or set another dataset_dir."
+            )
+    same = {**{name: before.get(name) for name in record}, "files": record["files"]}
+    if difference := first_difference(same, record):
+        raise InputError(f"{path} is of a dataset with other settings: {difference}. Set another dataset_dir.")
