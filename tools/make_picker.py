@@ -28,22 +28,24 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 
 from bundle_steps import bundle_run, evaluate, read_rows, three  # noqa: E402
+from monai.bundle import ConfigParser  # noqa: E402
 from scripts.atomic_files import lock_folder, require_disk_space, require_writable, write_atomically  # noqa: E402
 from scripts.command_line import report_input_warnings_in_one_line  # noqa: E402
 from scripts.copick_tree import session_file  # noqa: E402
-from scripts.errors import InputError, run_tool  # noqa: E402
+from scripts.errors import InputError, first_few, run_tool  # noqa: E402
 from scripts.file_names import require_file_name  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.model_card import sha256_of  # noqa: E402
 from scripts.networks.weights import read_model, read_tensors, save_model  # noqa: E402
 from scripts.records import as_json, first_difference  # noqa: E402
-from scripts.simulation.dataset import SIMULATION_SESSION_ID, SIMULATION_USER_ID  # noqa: E402
+from scripts.simulation.dataset import SIMULATION_SESSION_ID, SIMULATION_USER_ID, digests_of_sources  # noqa: E402
 from scripts.simulation.settings import check_imaging  # noqa: E402
 from scripts.species import SPECIES_FILE, parse_species  # noqa: E402
 from structures import Wanted, new_species, read_structure  # noqa: E402
 
 BUNDLE = ROOT / "bundle"
 SHIPPED = BUNDLE / "models" / "model.pt"
+WRITTEN = ("model.pt", "model.json", "second_look.pt", "second_look.json", "species.json", "picker.md")
 KINDS = ("wbp", "denoised")
 COPIES = 2.0  # of every tomogram: a pyramid, and most of them scaled for the trainings
 DISK_REMEDY = "free some, or set another --output_dir"
@@ -195,6 +197,7 @@ def make_picker(options: argparse.Namespace) -> None:
     simulation = json.loads((BUNDLE / "configs" / "simulate.json").read_text())
     check_names(options.name, options.without_neighbours, simulation)
     output, work = options.output_dir.resolve(), options.output_dir.resolve() / "work"
+    refuse_foreign_files(output, work / "picker.json")
     require_writable(work)
     with open(output / ".picker.lock", "a") as lock:
         lock_folder(lock, "make_picker", "set another --output_dir")
@@ -231,11 +234,33 @@ def check_names(names: list[str], left_out: Iterable[str], simulation: Mapping[s
 def record_of_options(options: argparse.Namespace, wanted: Iterable[Wanted]) -> dict[str, Any]:
     """Return what a picker depends on, to be compared when it is gone on with."""
     settings = {key: getattr(options, key) for key in ("without_neighbours", *IMAGING, "seed", "smoke")}
-    maps = options.maps_dir and str(options.maps_dir.resolve())
+    maps_dir = options.maps_dir and str(options.maps_dir.resolve())
     species = [
         {**asdict(one), "structure": sha256_of(one.structure) if one.structure.is_file() else None} for one in wanted
     ]
-    return dict(as_json({**settings, "maps_dir": maps, "species": species, "shipped": sha256_of(SHIPPED)}))
+    maps = {"maps_dir": maps_dir, "maps": digests_of_maps(options.maps_dir)}
+    return dict(as_json({**settings, **maps, "species": species, "shipped": sha256_of(SHIPPED)}))
+
+
+def digests_of_maps(maps_dir: Path | None) -> dict[str, str]:
+    """Return a SHA-256 of every map of the built-in species in a folder, by its path; of those that can be read."""
+    if maps_dir is None:
+        return {}
+    parser = ConfigParser()
+    parser.read_config([str(BUNDLE / "configs" / name) for name in ("simulate.json", "simulate_maps.json")])
+    parser.update({"maps_dir": str(maps_dir.resolve())})
+    return digests_of_sources({group: parser.get_parsed_content(group) for group in ("specimens", "distractors")})
+
+
+def refuse_foreign_files(output: Path, begun: Path) -> None:
+    """Check that a folder in which no picker was begun holds none of the files that this one will write.
+
+    Raises:
+        InputError: it holds one.
+    """
+    found = [] if begun.exists() else [name for name in WRITTEN if (output / name).exists()]
+    if found:
+        raise InputError(f"{output} holds {first_few(found)} of another picker or model: set another --output_dir.")
 
 
 def require_same(begun: Path, record: Mapping[str, Any]) -> None:
@@ -244,7 +269,9 @@ def require_same(begun: Path, record: Mapping[str, Any]) -> None:
     Raises:
         InputError: something is different.
     """
-    difference = first_difference(json.loads(begun.read_text()), record) if begun.exists() else None
+    older = {"maps": record["maps"]}  # of versions that did not record them
+    before = {**older, **json.loads(begun.read_text())} if begun.exists() else record
+    difference = first_difference(before, record)
     if difference:
         raise InputError(f"{begun.parents[1]} was begun with other options: {difference}. Set another --output_dir.")
 

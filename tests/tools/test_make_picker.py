@@ -152,6 +152,23 @@ def test_another_picker_is_refused_in_the_same_folder(tool, picker):
         tool.make_picker(tool.read_arguments([*words, "--mass_kda", "600", "--smoke"]))
 
 
+def test_other_maps_of_the_built_in_species_are_refused_in_the_same_folder(tool, tmp_path):
+    options = tool.read_arguments(["--structure", "a.mrc", "--name", "p97", "--maps_dir", str(tmp_path)])
+    write_p97(tmp_path / "3cf3.mrc")
+    (tmp_path / "notes.txt").write_text("no map")
+    begun = tmp_path / "work" / "picker.json"
+    tool.write_json(begun, tool.record_of_options(options, []))
+    (tmp_path / "notes.txt").write_text("still no map")
+    tool.require_same(begun, tool.record_of_options(options, []))
+    (tmp_path / "3cf3.mrc").unlink()
+    write_p97(tmp_path / "3cf3.mrc", 9.0)
+    with pytest.raises(InputError, match=r"other options: maps .*3cf3\.mrc was .*Set another --output_dir"):
+        tool.require_same(begun, tool.record_of_options(options, []))
+    older = {key: value for key, value in json.loads(begun.read_text()).items() if key != "maps"}
+    tool.write_json(begun, older)
+    tool.require_same(begun, tool.record_of_options(options, []))
+
+
 # Refusals
 
 
@@ -282,6 +299,16 @@ def test_a_full_disk_is_refused_before_anything_is_simulated(tool, refused, tmp_
     message = refused(write_p97(tmp_path / "a.mrc"), "--mass_kda", "540")
     assert "MB are needed" in message
     assert "free some, or set another --output_dir" in message
+
+
+@pytest.mark.parametrize("name", ["model.pt", "second_look.json", "species.json"])
+def test_a_folder_with_another_picker_stays_as_it_is(name, refused, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    message = refused(write_p97(tmp_path / "a.mrc"), "--mass_kda", "540")
+    assert message == f"{tmp_path / 'out'} holds {name} of another picker or model: set another --output_dir."
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+    assert (tmp_path / "out" / name).read_text() == "mine"
 
 
 def test_a_neighbour_that_does_not_exist_is_refused(refused):
