@@ -179,6 +179,27 @@ def test_a_wrong_value_is_named_with_file_and_species(write, changes, message):
         read_species(write(changes))
 
 
+@pytest.mark.parametrize(
+    ("changes", "bounds", "given"),
+    [
+        ({"radius_angstrom": 15.0, "target_radius_angstrom": 4.5}, r"5 \(half a voxel\) to 15 \(its radius_", "4.5"),
+        ({"target_radius_angstrom": 4.999}, r"5 \(half a voxel\) to 150", "4.999"),
+        ({"target_radius_angstrom": 150.5}, r"5 \(half a voxel\) to 150", "150.5"),
+        ({"radius_angstrom": 15.0}, r"5 \(half a voxel\) to 15", "50"),
+    ],
+)
+def test_radii_that_are_no_angstroms_are_refused(write, changes, bounds, given):
+    message = rf"mine\.json: target_radius_angstrom of 'ribosome' must be from {bounds}.*; got {given}\. Give both .* Å"
+    with pytest.raises(InputError, match=message):
+        read_species(write(changes))
+
+
+def test_a_target_may_be_half_a_voxel_or_the_whole_particle(write):
+    for radius in (5.0, 150.0):
+        (species,) = read_species(write({"target_radius_angstrom": radius})).picked
+        assert species.target_radius_angstrom == radius
+
+
 @pytest.mark.parametrize("key", RIBOSOME)
 def test_a_missing_key_of_a_species_is_named(write, key):
     values = {name: value for name, value in RIBOSOME.items() if name != key}

@@ -22,6 +22,8 @@ SIZES_ANGSTROM = (50.0, 500.0)  # across: five voxels, and half of the thinnest 
 # A protein has 0.81 Da per Å³. At 10 Å per voxel, the volume where a map is above a fifth of its maximum is 1.4 times
 # the particle's. Of the ten maps of simulate_maps.json and beta-amylase's, the estimates are 0.6 to 1.5 times the mass.
 KDA_PER_CUBIC_ANGSTROM, PART_OF_MAXIMUM, TOO_MUCH = 0.81e-3, 0.2, 1.4
+# Given radii are 0.88 to 1.18 times those that hold 95 % of the mass, in phantoms and maps of species.json.
+MOST_RADII = 1.5  # beyond, a radius is probably a diameter; smaller ones than the particle's may be meant, of a rod
 MASS_ERROR = "a factor of two"
 
 
@@ -138,9 +140,18 @@ def estimated_mass_kda(specimen: Specimen) -> float:
 def new_species(wanted: Wanted, specimen: Specimen, label: int, weight: float) -> Species:
     """Return the settings of a new species; loss weight and smallest blob are those of the shipped one most like it.
 
-    Targets of the shipped species are half of the radius, and from 90 Å on 45 Å or a third of it.
+    Targets of the shipped species are half of the radius, and from 90 Å on 45 Å or a third of it. A given radius that
+    looks like a diameter is used, with a warning.
     """
-    radius = wanted.radius_angstrom or round(specimen.radius_angstrom)
+    found = specimen.radius_angstrom
+    radius = wanted.radius_angstrom or round(found)
+    if radius > MOST_RADII * found:
+        warnings.warn(
+            f"--radius_angstrom {radius:g} of {wanted.name} is {radius / found:.1f} times the radius of the ball that "
+            f"holds {CONTENT:.0%} of its structure's mass, {found:.0f} Å: is it the diameter?",
+            InputWarning,
+            stacklevel=2,
+        )
     target = wanted.target_radius_angstrom or min(radius / 2, max(45.0, radius / 3))
     like = min(read_species(SPECIES_FILE).picked, key=lambda one: abs(one.target_radius_angstrom - target))
     return replace(

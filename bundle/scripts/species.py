@@ -115,15 +115,17 @@ def parse_species(content: Mapping[str, Any], path: str | Path) -> SpeciesSet:
             raise InputError(f"{path}: the key '{key}' is missing.")
     if not isinstance(content["species"], dict):
         raise InputError(f"{path}: species must be an object with one entry per species.")
+    voxel_size_angstrom = content["voxel_size_angstrom"]
+    if not (is_finite_number(voxel_size_angstrom) and voxel_size_angstrom > 0):
+        raise InputError(f"{path}: voxel_size_angstrom must be positive; got {voxel_size_angstrom!r}.")
     known = tuple(sorted((_species(path, *item) for item in content["species"].items()), key=lambda one: one.label))
+    for species in known:
+        _check_target(path, species, voxel_size_angstrom)
     labels = [species.label for species in known if species.label > 0]
     if len(labels) > MAX_LABELS:
         raise InputError(f"{path}: at most {MAX_LABELS} species can have a label; got {len(labels)}.")
     if not labels or labels != list(range(1, len(labels) + 1)):
         raise InputError(f"{path}: labels must be 1, 2, 3 ... without gaps or repeats; got {labels}.")
-    voxel_size_angstrom = content["voxel_size_angstrom"]
-    if not (is_finite_number(voxel_size_angstrom) and voxel_size_angstrom > 0):
-        raise InputError(f"{path}: voxel_size_angstrom must be positive; got {voxel_size_angstrom!r}.")
     return SpeciesSet(float(voxel_size_angstrom), known)
 
 
@@ -182,6 +184,15 @@ def _species(path: str | Path, name: str, values: Any) -> Species:
     _check_threshold(path, name, values["probability_threshold"])
     whole = {key: int(values[key]) for key in ("label", "min_voxels")}
     return Species(name=name, **{**values, **whole})
+
+
+def _check_target(path: str | Path, species: Species, voxel_size_angstrom: float) -> None:
+    least, most = voxel_size_angstrom / 2, species.radius_angstrom
+    if not least <= species.target_radius_angstrom <= most:
+        raise InputError(
+            f"{path}: target_radius_angstrom of '{species.name}' must be from {least:g} (half a voxel) to {most:g} "
+            f"(its radius_angstrom); got {species.target_radius_angstrom:g}. Give both radii in Å, not in nm or voxels."
+        )
 
 
 def _check_threshold(source: str | Path, name: str, threshold: Any) -> None:

@@ -7,6 +7,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mrcfile
@@ -240,6 +241,22 @@ def test_a_mass_is_estimated_with_a_warning(tool, tmp_path):
     with pytest.warns(UserWarning, match=r"estimated by its volume as \d+ kDa.*--mass_kda"):
         _, specimen = tool.read_structure(wanted, 10.0, tmp_path)
     assert 270 < specimen.mass_kda < 1080
+
+
+def test_a_diameter_given_as_a_radius_is_warned_of(tool, tmp_path):
+    wanted = tool.Wanted("p97", write_p97(tmp_path / "a.mrc"), 540.0)
+    _, specimen = tool.read_structure(wanted, 10.0, tmp_path)
+    radius = round(specimen.radius_angstrom)
+    with pytest.warns(UserWarning, match=rf"radius_angstrom {2 * radius} of p97 is 2\.0 times .* is it the diameter\?"):
+        species = tool.new_species(replace(wanted, radius_angstrom=2.0 * radius), specimen, 6, 1.0)
+    assert species.radius_angstrom == 2 * radius
+    tool.new_species(replace(wanted, radius_angstrom=1.2 * radius), specimen, 6, 1.0)  # a warning would be an error
+
+
+def test_a_radius_in_nanometres_is_refused_before_the_picker_is_begun(refused, tmp_path):
+    message = refused(write_p97(tmp_path / "a.mrc"), "--mass_kda", "540", "--radius_angstrom", "7.5")
+    assert "target_radius_angstrom of 'p97' must be from 5.006 (half a voxel) to 7.5" in message
+    assert not (tmp_path / "out" / "work" / "picker.json").exists()
 
 
 def test_an_atomic_model_brings_its_mass(tool, write_model, tmp_path):
