@@ -30,7 +30,6 @@ sys.path[:0] = [str(ROOT / "bundle"), str(ROOT / "tools")]
 from bundle_steps import bundle_run, evaluate, read_rows, three  # noqa: E402
 from monai.bundle import ConfigParser  # noqa: E402
 from scripts.atomic_files import lock_folder, require_disk_space, require_writable, write_atomically  # noqa: E402
-from scripts.command_line import report_input_warnings_in_one_line  # noqa: E402
 from scripts.copick_tree import session_file  # noqa: E402
 from scripts.errors import InputError, first_few, run_tool  # noqa: E402
 from scripts.file_names import require_file_name  # noqa: E402
@@ -125,7 +124,6 @@ class Step:
 def main() -> None:
     """Make the picker, or go on with it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    report_input_warnings_in_one_line()
     options = read_arguments()
     sys.exit(run_tool(lambda: make_picker(options), resumable=True))
 
