@@ -52,7 +52,7 @@ class UnknownIsBackground(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Any:
         """Return the loss of logits."""
-        return self.loss(logits, target.nan_to_num(0.0))
+        return self.loss(logits, target.nan_to_num(0.0, neginf=0.0))
 
 
 def halves(runs: Sequence[str], species: Sequence[str]) -> dict[str, list[str]]:

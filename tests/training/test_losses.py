@@ -5,6 +5,7 @@ import torch
 from device_audit import META, audit, pretend
 from devices import GPU, NEEDS_GPU
 from scripts.training.losses import BalancedSquaredError, KnownVoxels, NonNegativeRisk, WeightedSquaredError
+from scripts.training.windows import UNLABELLED
 
 BCE_PLAIN = torch.nn.BCEWithLogitsLoss()
 BCE = torch.nn.BCEWithLogitsLoss(pos_weight=torch.tensor([16.0, 32.0]).reshape(-1, 1, 1, 1))
@@ -102,9 +103,9 @@ def test_a_window_of_which_nothing_is_known_has_no_loss():
 
 
 def test_the_risk_of_points_alone_is_as_by_hand():
-    logits, nan = volume(1.0, -1.0, 2.0, 0.0), float("nan")
+    logits = volume(1.0, -1.0, 2.0, 0.0)
     one, zero = (torch.nn.functional.softplus(sign * logits).flatten().tolist() for sign in (-1, 1))
-    target = volume(1.0, nan, nan, 0.0)  # a labelled voxel, two unlabelled ones, and known background
+    target = volume(1.0, UNLABELLED, UNLABELLED, 0.0)  # a labelled voxel, two unlabelled ones, and known background
     wanted = 0.1 * 16 * one[0] * 3 + (sum(zero[:3]) - 0.1 * 3 * zero[0]) + zero[3]
     assert NonNegativeRisk([0.1], [16.0])(logits, target).item() == pytest.approx(wanted / 4)
     wanted = 0.9 * 16 * one[0] * 3 + zero[3]  # the rest would be negative
@@ -116,15 +117,27 @@ def test_without_unlabelled_voxels_the_risk_is_the_cross_entropy_and_without_par
     logits, target = logits_and_target()
     risk = NonNegativeRisk([0.01, 0.02], [16.0, 32.0])
     assert risk(logits, target).item() == pytest.approx(BCE(logits, target).item())
-    risk(logits, torch.full_like(target, float("nan"))).backward()
+    risk(logits, torch.full_like(target, UNLABELLED)).backward()
     assert (logits.grad > 0).all()
+
+
+def test_what_is_unknown_does_not_make_a_labelled_window_unlabelled():
+    logits, target = logits_and_target()
+    risk, unknown = NonNegativeRisk([1e-6, 1e-6], [16.0, 32.0]), torch.zeros_like(target, dtype=torch.bool)
+    unknown[:, :, :, :, :2] = True  # as at the edge of an annotated region
+    target[unknown] = float("nan")
+    wanted = KnownVoxels(BCE)(logits, target).item()
+    assert risk(logits, target).item() == pytest.approx(wanted)
+    beside = torch.full_like(target, UNLABELLED)  # another window of the batch, without a particle
+    both = risk(torch.cat([logits, logits]), torch.cat([target, beside])).item()
+    assert both == pytest.approx((wanted + torch.nn.functional.softplus(logits).mean().item()) / 2)
 
 
 def test_points_alone_teach_how_many_unlabelled_ones_there_are():
     random = torch.Generator().manual_seed(0)
     centres = torch.where(torch.rand(4000, generator=random) < 0.3, 1.5, -1.5)
     x = centres + torch.randn(4000, generator=random)
-    target = torch.full_like(x, float("nan"))
+    target = torch.full_like(x, UNLABELLED)
     target[(centres > 0).nonzero()[:100]] = 1.0
     found = {}
     for name, loss in (("naive", BCE_PLAIN), ("points alone", NonNegativeRisk([0.3], [1.0]))):
@@ -132,7 +145,7 @@ def test_points_alone_teach_how_many_unlabelled_ones_there_are():
         optimizer = torch.optim.Adam([scale, shift], lr=0.1)
         for _ in range(150):
             optimizer.zero_grad()
-            given = target.nan_to_num(0.0) if name == "naive" else target
+            given = target.nan_to_num(neginf=0.0) if name == "naive" else target
             loss((scale * x + shift).reshape(1, 1, 1, 1, -1), given.reshape(1, 1, 1, 1, -1)).backward()
             optimizer.step()
         found[name] = (torch.sigmoid(scale * x + shift) > 0.5).float().mean().item()

@@ -8,7 +8,7 @@ from monai.transforms import Compose, RandFlipd, RandRotate90d
 from scripts.errors import InputError
 from scripts.training.heat_maps import HeatMaps
 from scripts.training.spheres import Spheres
-from scripts.training.windows import PaintTargetsd, RandWindowd, mean_of_cubes
+from scripts.training.windows import UNLABELLED, PaintTargetsd, RandWindowd, mean_of_cubes
 from scripts.volumes.labels import draw_spheres
 from synthetic import box_mask, image_of, make_species, noise
 
@@ -230,9 +230,19 @@ def test_the_target_of_an_uncertain_particle_is_unknown_in_the_channel_of_its_sp
 def test_of_an_incomplete_species_only_particles_and_what_was_rejected_are_known(species_set):
     sample = doubtful_sample([[1, 13, 20, 30, 0.0]], ((1, 6, 9, 11),), is_complete=[False, True])
     target = PaintTargetsd("label", species_set, Spheres())(sample)["label"]
-    assert torch.equal(~target[0].isnan(), sphere((6, 9, 11)) | sphere((13, 20, 30)))
-    assert torch.equal(target[0].nan_to_num(0.0), sphere((6, 9, 11)).float())
+    assert torch.equal(target[0] != UNLABELLED, sphere((6, 9, 11)) | sphere((13, 20, 30)))
+    assert torch.equal(target[0].nan_to_num(neginf=0.0), sphere((6, 9, 11)).float())
     assert not target[1].any()
+    (coarse,) = mean_of_cubes(target[:1], 2)
+    assert coarse[0, 0, 0] == UNLABELLED
+    assert coarse[3, 4, 5] == 1
+
+
+def test_an_uncertain_particle_of_an_incomplete_species_is_unknown_not_unlabelled(species_set):
+    sample = doubtful_sample([[1, 13, 20, 30, np.nan]], ((1, 6, 9, 11),), is_complete=[False, True])
+    target = PaintTargetsd("label", species_set, Spheres())(sample)["label"]
+    assert torch.equal(target[0].isnan(), sphere((13, 20, 30)))
+    assert torch.equal(target[0].isfinite(), sphere((6, 9, 11)))
 
 
 def test_outside_of_the_annotated_region_every_target_is_unknown(species_set):

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scripts.training.windows import UNLABELLED
+
 CERTAINLY_NOT = -1e4  # a logit whose probability is 0 in every number format
 
 
 class KnownVoxels(nn.Module):
-    """Another loss, in which voxels with an unknown target, NaN, have no error and no gradient.
+    """Another loss, in which voxels with an unknown target, NaN or unlabelled, have no error and no gradient.
 
     They count as voxels without an error in the loss's mean, so that a known voxel weighs the same in every window.
 
@@ -34,7 +36,7 @@ class KnownVoxels(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Any:
         """Return the loss of logits."""
-        is_unknown = target.isnan()
+        is_unknown = ~target.isfinite()
         if target.is_cpu and not is_unknown.any():  # elsewhere the host would wait for the answer
             return self.loss(logits, target)
         return self.loss(logits.masked_fill(is_unknown, CERTAINLY_NOT), target.masked_fill(is_unknown, 0.0))
@@ -60,12 +62,12 @@ class SumOfLosses(nn.Module):
 
 
 class NonNegativeRisk(nn.Module):
-    """Cross-entropy of particles that are annotated in part: unknown voxels are unlabelled, not background.
+    """Cross-entropy of particles that are annotated in part: the other voxels are unlabelled, not background.
 
-    In a channel with unknown voxels, NaN, those and the labelled ones are a sample of all voxels, of which a share
-    ``p`` is positive. Background is then learned from them without its positives: the risk is ``p R(labelled as 1) +
-    max(0, R(all as 0) - p R(labelled as 0))``. Known background counts besides, and a channel without unknown voxels
-    has the usual cross-entropy.
+    In the windows in which a channel has unlabelled voxels, those and the labelled ones are a sample of all voxels, of
+    which a share ``p`` is positive. Background is learned from them without its positives: the risk is ``p R(labelled
+    as 1) + max(0, R(all as 0) - p R(labelled as 0))``. Known background in these windows, and all voxels of the other
+    windows, have the usual cross-entropy; unknown voxels, NaN, have no error.
 
     Args:
         positive_shares: ``p`` of every channel, see `points_alone.positive_shares`.
@@ -87,19 +89,20 @@ class NonNegativeRisk(nn.Module):
         """Return the loss of logits."""
         values, axes = logits.float(), (0, 2, 3, 4)
         share, weight = (values.new_tensor(each) for each in (self.positive_shares, self.positive_weights))
-        is_unknown, labelled = target.isnan(), target.nan_to_num(0.0)
+        is_unlabelled, labelled = target == UNLABELLED, target.nan_to_num(0.0, neginf=0.0)
         as_one = weight.reshape(-1, 1, 1, 1) * nn.functional.softplus(-values)
         as_zero = nn.functional.softplus(values)
-        is_sample = is_unknown | (labelled > 0)
-        particles = labelled.sum(axes).clamp(min=1e-6)
+        is_sample = is_unlabelled | ((labelled > 0) & is_unlabelled.any(4, True).any(3, True).any(2, True))
+        sampled = labelled * is_sample
+        particles = sampled.sum(axes).clamp(min=1e-6)
         size = is_sample.sum(axes).clamp(min=1)
-        positive, not_negative = ((labelled * error).sum(axes) / particles for error in (as_one, as_zero))
+        positive, not_negative = ((sampled * error).sum(axes) / particles for error in (as_one, as_zero))
         rest = (as_zero * is_sample).sum(axes) / size - share * not_negative
         voxels = target[:, 0].numel()
         risk = (share * positive + rest.clamp(min=0.0)) * size / voxels
-        background = (as_zero * ~is_sample).sum(axes) / voxels
-        known = ((labelled * as_one + (1 - labelled) * as_zero) * ~is_unknown).sum(axes) / voxels
-        return torch.where(is_unknown.any(4).any(3).any(2).any(0), risk + background, known).mean()
+        is_known = ~is_sample & target.isfinite()
+        known = ((labelled * as_one + (1 - labelled) * as_zero) * is_known).sum(axes) / voxels
+        return (risk + known).mean()
 
 
 class WeightedSquaredError(nn.Module):

@@ -22,6 +22,7 @@ from scripts.volumes.labels import box_around
 
 MARGIN_ANGSTROM = 300.0  # farther outside of a window a doubtful particle is not painted
 SHOWN = 0.01  # voxels whose target is higher belong to a particle
+UNLABELLED = -np.inf  # target of voxels in which a particle may not have been annotated
 
 
 class RandWindowd(RandomizableTransform):
@@ -158,9 +159,9 @@ class PaintTargetsd(MapTransform):
     """Turn the true particles of a window into the target of the loss.
 
     The target of a particle that is known with a probability is that probability; where two of a species overlap, it is
-    that of the nearer one. Unknown voxels are NaN, see `losses.KnownVoxels`: those outside the annotated region, those
-    that an uncertain particle would cover, and, for a species whose annotation is incomplete, all but those of its
-    particles and of rejected ones.
+    that of the nearer one. Unknown voxels are NaN: those outside the annotated region, and those that an uncertain
+    particle would cover. For a species whose annotation is incomplete, all others but those of its particles and of
+    rejected ones are `UNLABELLED`. See `losses.KnownVoxels` and `losses.NonNegativeRisk`.
 
     Args:
         keys: the true particles ``(N, 4)``, rows of label and voxel index; become the target ``(C, Z, Y, X)``.
@@ -202,7 +203,7 @@ class PaintTargetsd(MapTransform):
         return sample
 
     def with_annotation(self, target: NDArray[np.float32], known: Annotation) -> NDArray[np.float32]:
-        """Return the target ``(C, Z, Y, X)`` with the doubtful particles painted, and NaN where nothing is known."""
+        """Return the target ``(C, Z, Y, X)`` with the doubtful particles painted, and what is not known marked."""
         if not len(known.doubtful) and known.is_complete is None and known.region is None:
             return target
         shape = target.shape[1], target.shape[2], target.shape[3]
@@ -223,7 +224,7 @@ class PaintTargetsd(MapTransform):
         )
         if known.is_complete is not None:
             is_shown = (target > SHOWN) | (painted(weights == 0) > SHOWN)
-            is_unknown |= ~is_shown & ~known.is_complete[:, None, None, None]
+            target[~is_shown & ~known.is_complete[:, None, None, None]] = UNLABELLED
         if known.region is not None:
             is_unknown |= np.asarray(known.region) == 0
         target[is_unknown] = np.nan
