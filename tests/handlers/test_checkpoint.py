@@ -20,6 +20,11 @@ def test_the_best_and_the_last_model_are_kept(training, tmp_path):
     assert weight_in(tmp_path / "model_last.pt") == 3
 
 
+def test_of_equal_scores_the_later_weights_are_kept(training, tmp_path):
+    training(scores=(0.0, 0.0, 0.0)).run([1, 2], max_epochs=3)
+    assert weight_in(tmp_path / "model.pt") == 3
+
+
 def test_without_validation_the_last_model_is_the_best(training, tmp_path):
     training().run([1, 2], max_epochs=3)
     assert weight_in(tmp_path / "model.pt") == 3

@@ -133,6 +133,14 @@ def test_an_evaluation_knows_what_is_annotated(species_set, tmp_path):
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("kaggle,a,1,1,1,0,0,")
 
 
+def test_tomograms_without_particles_are_no_measure(species_set):
+    metric, engine = PickScore(species_set), Engine(lambda engine, batch: batch)
+    metric.attach(engine, "score")
+    with pytest.warns(InputWarning, match="hold no true particle: the score is 0 whatever is picked; set other"):
+        engine.run([[sample_of([], [("a", 6, 9, 11)])]])
+    assert engine.state.metrics["score"] == 0
+
+
 RUNS = [{"run": name} for name in ("three", "two", "one", "two")]
 
 

@@ -75,15 +75,17 @@ def test_what_was_annotated_and_its_mask_are_a_part_of_the_record(tmp_path):
     assert len({canonical(one) for one in records}) == 5
 
 
-def test_a_corrected_truth_is_noticed_and_a_moved_one_is_not(tmp_path):
+@pytest.mark.parametrize("name", ["truth.csv", "one.mrc"])
+def test_a_corrected_truth_or_another_tomogram_is_noticed_and_moved_files_are_not(name, tmp_path):
     def record(folder):
         row = {"run": "one", "image": str(folder / "one.mrc"), "label": str(folder / "truth.csv")}
         return record_of_runs([row])
 
     (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "truth.csv").write_text("1,2,3")
+    for file in ("truth.csv", "one.mrc"):
+        (tmp_path / "here" / file).write_text("1,2,3")
     before = record(tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     assert record(tmp_path / "there") == before
-    (tmp_path / "there" / "truth.csv").write_text("1,2,4")
+    (tmp_path / "there" / name).write_text("1,2,4")
     assert record(tmp_path / "there") != before

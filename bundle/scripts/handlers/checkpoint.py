@@ -192,7 +192,7 @@ class TrainingCheckpoint:
         validated = validation.epoch == engine.state.epoch and bool(validation.metrics)
         score = validation.metrics[validation.key_metric_name] if validated else None
         card = {**self.card, "steps": engine.state.iteration, "validation_score": score}
-        if (score is not None and score > self.best) or (score is None and self.best < 0):
+        if (score is not None and score >= self.best) or (score is None and self.best < 0):
             selected = () if score is None else self.validation_runs
             selected_on = sorted({*card["selected_on"], *selected})
             save_model(self.folder / "model.pt", weights, {**card, "selected_on": selected_on})

@@ -178,8 +178,12 @@ class PickScore(Metric):
         return score_counts(self.counts, self.species_set)
 
     def completed(self, engine: Engine, name: str) -> None:
-        """Add the score and the numbers of every species to the engine's metrics."""
+        """Add the score and the numbers of every species to the engine's metrics; warn where nothing can be found."""
         super().completed(engine, name)
+        if not any(counts.truths for counts in self.counts.values()):
+            fact = "the tomograms that are scored hold no true particle: the score is 0 whatever is picked"
+            remedy = "set other validation_runs, unless only the number of wrong picks is wanted"
+            warnings.warn(f"{fact}; {remedy}.", InputWarning, stacklevel=2)
         for species, counts in self.counts.items():
             tp, predicted, truths = counts.tp, counts.predicted, counts.truths
             engine.state.metrics |= {

@@ -11,11 +11,15 @@ from monai.data import Dataset
 from monai.transforms import Compose, Randomizable, Transform
 from torch.utils.data import DistributedSampler, Sampler
 
-from scripts.atomic_files import digest_of
+from scripts.atomic_files import digest_of, digest_of_parts
 from scripts.preparation.annotation import MASK
 from scripts.preparation.cache import prepared_dataset
 
-HASHED = {"label": "truth_sha256", MASK: "mask_sha256"}
+HASHED = {  # files by their key in a row: how they are hashed, and under which name
+    "image": ("image_parts_sha256", digest_of_parts),
+    "label": ("truth_sha256", digest_of),
+    MASK: ("mask_sha256", digest_of),
+}
 
 
 class WindowDataset(Randomizable, Dataset):
@@ -66,13 +70,13 @@ class WindowDataset(Randomizable, Dataset):
 
 
 def record_of_runs(data: Sequence[Mapping[Hashable, Any]]) -> list[dict[str, str]]:
-    """Return the runs of a dataset: the names of their files, so that it may be moved, and a hash of their truth.
+    """Return the runs of a dataset: the names of their files, so that it may be moved, and hashes of what they hold.
 
-    The hash of the mask of what was annotated is a part of it.
+    Hashed are the truth, the mask of what was annotated, and parts of the tomogram, see `atomic_files.digest_of_parts`.
     """
     return [
         {str(key): Path(str(value)).name for key, value in item.items()}
-        | {name: digest_of(Path(str(item[key]))) for key, name in HASHED.items() if key in item}
+        | {name: hash_of(Path(str(item[key]))) for key, (name, hash_of) in HASHED.items() if key in item}
         for item in data
     ]
 
