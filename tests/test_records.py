@@ -161,6 +161,7 @@ def test_equal_records_have_one_text():
         ({"p": [Part(1, 0), Part(2, 0)]}, {"p": [Part(1, 0), Part(5, 0)]}, "Part size was 2, now it is 5"),
         ({"p": Point(1.0)}, {"p": Point(2.0)}, "Point 'a' x was 1.0, now it is 2.0"),
         ({"p": Point(1.0)}, {"p": Summary()}, f'p class was "{__name__}.Point", now it is "{__name__}.Summary"'),
+        ({"p": [Part(1, 0), Point(1.0)]}, {"p": [Point(1.0)]}, "p was Part, Point, now it is Point"),
         ({"long": "x" * 80}, {"long": 1}, f'long was "{"x" * 56}..., now it is 1'),
     ],
 )

@@ -162,7 +162,7 @@ def first_difference(before: Any, now: Any) -> str | None:
 def _difference(path: tuple[str, ...], before: Any, now: Any) -> str | None:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         if before.get(CLASS) == now.get(CLASS) and CLASS in now:
-            path = (str(now[CLASS]).rpartition(".")[2], *([f"'{now['name']}'"] if "name" in now else []))
+            path = (_class_of(now), *([f"'{now['name']}'"] if "name" in now else []))
         pairs = [((*path, str(key)), before.get(key), now.get(key)) for key in dict.fromkeys([*now, *before])]
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now) and _has_parts(now):
         pairs = [(path, one, other) for one, other in zip(before, now, strict=True)]
@@ -172,10 +172,16 @@ def _difference(path: tuple[str, ...], before: Any, now: Any) -> str | None:
     return next((found for found in (_difference(*pair) for pair in pairs) if found), None)
 
 
+def _class_of(record: Mapping[str, Any]) -> str:
+    return str(record[CLASS]).rpartition(".")[2]
+
+
 def _has_parts(items: list[Any]) -> bool:
     return any(isinstance(item, Mapping | list) for item in items)
 
 
 def _shortly(value: Any) -> str:
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) and CLASS in item for item in value):
+        return ", ".join(_class_of(item) for item in value)
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 60 else f"{text[:57]}..."
