@@ -37,7 +37,12 @@ from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.model_card import sha256_of  # noqa: E402
 from scripts.networks.weights import read_model, read_tensors, save_model  # noqa: E402
 from scripts.records import as_json, first_difference  # noqa: E402
-from scripts.simulation.dataset import SIMULATION_SESSION_ID, SIMULATION_USER_ID, digests_of_sources  # noqa: E402
+from scripts.simulation.dataset import (  # noqa: E402
+    SIMULATION_SESSION_ID,
+    SIMULATION_USER_ID,
+    check_sources,
+    digests_of_sources,
+)
 from scripts.simulation.settings import check_imaging  # noqa: E402
 from scripts.species import SPECIES_FILE, parse_species  # noqa: E402
 from structures import Wanted, new_species, read_structure  # noqa: E402
@@ -194,6 +199,8 @@ def make_picker(options: argparse.Namespace) -> None:
     wanted = wanted_species(options)
     simulation = json.loads((BUNDLE / "configs" / "simulate.json").read_text())
     check_names(options.name, options.without_neighbours, simulation)
+    if options.seed < 0:
+        raise InputError(f"--seed must be 0 or more; got {options.seed}.")
     output, work = options.output_dir.resolve(), options.output_dir.resolve() / "work"
     refuse_foreign_files(output, work / "picker.json")
     require_writable(work)
@@ -203,6 +210,7 @@ def make_picker(options: argparse.Namespace) -> None:
         require_same(begun, record)
         describe(options, wanted, simulation, work)
         if not begun.exists():
+            require_maps(options.maps_dir)
             require_disk_space(work, least_bytes(SMOKE if options.smoke else Size()), DISK_REMEDY)
         write_json(begun, record)
         do_steps(steps(options, [one.name for one in wanted], work, output))
@@ -242,12 +250,26 @@ def record_of_options(options: argparse.Namespace, wanted: Iterable[Wanted]) -> 
 
 def digests_of_maps(maps_dir: Path | None) -> dict[str, str]:
     """Return a SHA-256 of every map of the built-in species in a folder, by its path; of those that can be read."""
-    if maps_dir is None:
-        return {}
+    return {} if maps_dir is None else digests_of_sources(built_in_with(maps_dir))
+
+
+def require_maps(maps_dir: Path | None) -> None:
+    """Check that a folder holds usable maps of the built-in species, before hours of work.
+
+    Raises:
+        InputError: one is missing or cannot be used.
+    """
+    if maps_dir is not None:
+        check_sources(built_in_with(maps_dir))
+
+
+def built_in_with(maps_dir: Path) -> dict[str, Any]:
+    """Return the settings of a simulation of the built-in species with the maps in a folder."""
     parser = ConfigParser()
     parser.read_config([str(BUNDLE / "configs" / name) for name in ("simulate.json", "simulate_maps.json")])
-    parser.update({"maps_dir": str(maps_dir.resolve())})
-    return digests_of_sources({group: parser.get_parsed_content(group) for group in ("specimens", "distractors")})
+    parser.update({"bundle_root": str(BUNDLE), "maps_dir": str(maps_dir.resolve())})
+    keys = ("specimens", "distractors", "voxel_size_angstrom")
+    return {key: parser.get_parsed_content(key) for key in keys}
 
 
 def refuse_foreign_files(output: Path, begun: Path) -> None:

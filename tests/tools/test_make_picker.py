@@ -22,7 +22,9 @@ from synthetic import write_mrc
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "how_to" / "new_species.md").read_text()
-pytestmark = pytest.mark.filterwarnings("ignore:.*is not calibrated")  # a small one has few particles
+pytestmark = pytest.mark.filterwarnings(  # a small one has few particles
+    "ignore:.*is not calibrated", "ignore:.*keeps the threshold"
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +106,6 @@ def picker(tool, patch, tmp_path_factory):
     return folder, starts
 
 
-@pytest.mark.filterwarnings("ignore:.*keeps the threshold")
 def test_the_picker_is_made_however_often_it_is_stopped(picker):
     simulations = ["run"] * 5
     _, starts = picker
@@ -187,6 +188,19 @@ def refused(tool, tmp_path):
         return str(error.value)
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seed", "-1"], "--seed must be 0 or more; got -1."),
+        (["--maps_dir", "maps", "--mass_kda", "540"], "cannot read {here}/maps/8cpv.mrc: no such file."),
+    ],
+)
+def test_what_the_first_step_would_refuse_is_refused_before(words, message, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused(write_p97(tmp_path / "a.mrc"), *words) == message.format(here=tmp_path)
+    assert not (tmp_path / "out" / "work" / "picker.json").exists()
 
 
 def test_a_map_without_a_scale_is_refused(refused, tmp_path):
