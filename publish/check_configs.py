@@ -47,7 +47,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "backends.choice": "program_of with_backend",
     "backends.onnx": "OnnxNetwork export_onnx",
     "backends.torchscript": "export_torchscript load_torchscript",
-    "command_line": "guard_command_line require_one_process",
+    "command_line": "guard_command_line require_one_process require_several_processes",
     "datasets.annotated": "require_annotated",
     "datasets.runs": "as_names list_runs require_run_names require_runs",
     "datasets.splits": "plan_folds split_runs",

@@ -396,6 +396,16 @@ def test_evaluation_writes_scores_and_thresholds_that_inference_takes(dataset_di
     assert (tmp_path / "out" / "picks.csv").exists()
 
 
+@pytest.mark.parametrize(("config", "kind"), [("inference", "infer"), ("train", "train")])
+def test_an_overlay_for_several_processes_says_what_starts_them(config, kind, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RuntimeError) as caught:
+        workflow([f"{config}.json", f"multi_gpu_{config}.json"], kind)
+    assert "LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT are not set: start it" in str(
+        find_input_error(caught.value)
+    )
+
+
 @pytest.mark.parametrize("overlay", ["evaluate.json", "second_look.json"])
 def test_what_takes_one_process_refuses_several_before_anything_else(overlay, dataset_dir, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -33,6 +33,7 @@ MISREAD = {"false": "False", "null": "None"}  # JSON words that are read as stri
 YES_NO = ("True", "False", "1", "0")  # which are not read as strings
 COMPUTED = ("$", "@", "%")  # begin values that MONAI computes
 DEAD_WORKER = "DataLoader worker (pid"  # torch's message begins with it
+LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets
 STOPPED = "stopped: the same command resumes a training or a batch"
 MONAI_LABEL_TASK = ("monailabel", "interfaces", "utils", "app.py")  # the script that the server starts for training
 
@@ -64,6 +65,16 @@ def require_one_process(fact: str) -> None:
     """Raise ``InputError`` if this process is one of several that torchrun started; the fact says why not."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError(f"{fact}: start it without torchrun.")
+
+
+def require_several_processes() -> None:
+    """Raise ``InputError`` if torchrun, or who takes its place, has not told this process which of several it is."""
+    missing = [name for name in LAUNCHED if name not in os.environ]
+    if missing:
+        raise InputError(
+            f"this overlay is for several processes, and {', '.join(missing)} are not set: start it with torchrun, or "
+            "set them by process."
+        )
 
 
 def end_orderly_when_terminated() -> None:

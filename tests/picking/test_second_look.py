@@ -22,8 +22,7 @@ def files(tmp_path):
 
 
 def find(files, wanted, **changes):
-    weights, path = files
-    given = {"path": path, "checkpoint_path": weights, "species_set": make_species(2), **changes}
+    given = {"path": None, "checkpoint_path": files[0], "species_set": make_species(2), **changes}
     return find_second_look(wanted, **given)
 
 
@@ -122,8 +121,14 @@ def test_turned_copies_are_averaged():
     turned = torch.rot90(cut, 2, (2, 3))
     mean = (one.log_probabilities(cut) + one.log_probabilities(turned)) / 2
     assert torch.allclose(two.log_probabilities(cut), mean.log_softmax(dim=1), atol=1e-5)
-    with pytest.raises(InputError, match="second_look_copies must be from 1 to 8; got 9"):
+    with pytest.raises(InputError, match="second_look_copies must be a whole number from 1 to 8; got 9"):
         SecondLook(network, CropShape(8, 0.0), None, copies=9)
+
+
+@pytest.mark.parametrize("copies", [0, 2.0, "two", None])
+def test_auto_does_not_fall_back_on_the_first_network_for_a_setting_that_cannot_be(copies, files):
+    with pytest.raises(InputError, match=f"second_look_copies must be a whole number from 1 to 8; got {copies!r}"):
+        find(files, "auto", copies=copies)
 
 
 def test_no_places_give_no_probabilities(files):
@@ -138,12 +143,20 @@ def test_auto_takes_the_second_look_beside_the_weights(files):
     assert find(files, "auto", has_network=False) is None
     assert find(files, "auto", probability_thresholds={"a": 0.5}) is None
     assert find(files, False) is None
-    assert find(files, "auto", path=files[1].with_name("none.pt")) is None
+    files[1].unlink()
+    assert find(files, "auto") is None
 
 
-def test_a_second_look_that_is_wanted_must_be_there(files):
+@pytest.mark.parametrize("wanted", [True, "auto"])
+def test_a_second_look_that_is_wanted_or_named_must_be_there_and_of_these_weights(wanted, files):
     with pytest.raises(InputError, match=r"none\.pt: no such file\. Set second_look to false, or train one: python"):
-        find(files, True, path=files[1].with_name("none.pt"))
+        find(files, wanted, path=files[1].with_name("none.pt"))
+    other = write_weights(files[0].with_name("other.pt"), tiny_network(seed=3))
+    with pytest.raises(InputError, match="was trained on the candidates of other weights than"):
+        find(files, wanted, path=files[1], checkpoint_path=other)
+
+
+def test_a_second_look_that_is_wanted_takes_no_thresholds(files):
     with pytest.raises(InputError, match="thresholds are for the first network's scores: leave them out and set oper"):
         find(files, True, probability_thresholds={"a": 0.5})
     with pytest.raises(InputError, match="second_look must be true, false or 'auto'; got 'yes'"):

@@ -77,8 +77,7 @@ class SecondLook:
         first_sha256: str = "",
         uses: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
-        if not 1 <= copies <= len(COPIES):
-            raise InputError(f"second_look_copies must be from 1 to {len(COPIES)}; got {copies}.")
+        check_copies(copies)
         self.weights_sha256, self.first_sha256, self.uses = weights_sha256, first_sha256, uses
         self.network, self.crop_shape, self.calibration = network.folded(dtype), crop_shape, calibration
         self.familiarity, self.copies, self.dtype = familiarity, copies, dtype
@@ -150,6 +149,16 @@ class SecondLook:
         return torch.stack(answers).mean(dim=0).log_softmax(dim=1)
 
 
+def check_copies(copies: Any) -> None:
+    """Check the number of turned copies.
+
+    Raises:
+        InputError: there are not so many.
+    """
+    if not isinstance(copies, int) or not 1 <= copies <= len(COPIES):
+        raise InputError(f"second_look_copies must be a whole number from 1 to {len(COPIES)}; got {copies!r}.")
+
+
 def find_second_look(
     wanted: bool | str,
     path: str | Path | None,
@@ -167,7 +176,7 @@ def find_second_look(
 
     Args:
         wanted: True for the one in ``path``; False for none; ``auto`` for the one in ``path`` if it is there, and was
-            trained for this first network, which otherwise a message or a warning says.
+            trained for this first network, which otherwise a message or a warning says. A ``path`` makes it True.
         path: the weights of the second look; None for the file of the usual name beside the first network's.
         checkpoint_path: the weights of the first network, or a file exported from them; a list of several
             files, of an ensemble, has no second look.
@@ -187,6 +196,9 @@ def find_second_look(
     """
     if not (isinstance(wanted, bool) or wanted == "auto"):
         raise InputError(f"second_look must be true, false or 'auto'; got {wanted!r}.")
+    check_copies(copies)
+    if wanted == "auto" and path is not None:
+        wanted = True
     if calibration_path is not None:
         if wanted is True or probability_thresholds is not None or not checks_first:
             raise InputError(
