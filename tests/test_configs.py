@@ -406,6 +406,24 @@ def test_an_overlay_for_several_processes_says_what_starts_them(config, kind, mo
     )
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*has no particle of empty", "ignore:.*keeps the threshold", "ignore:.*hold no true particle"
+)
+def test_evaluation_counts_the_wrong_picks_in_a_tomogram_without_particles(dataset_dir, small_weights, tmp_path):
+    write_tomogram(dataset_dir / "empty" / "tomogram.mrc", {"ribosome": [(8, 12, 20)]})
+    made = workflow(
+        ["train.json", "evaluate.json"], "train", dataset_dir=str(dataset_dir), output_dir=str(tmp_path / "eval"),
+        checkpoint_path=str(small_weights), probability_thresholds=dict.fromkeys(read_names(), 0.5),
+        **{**SMALL_PICKING, "sweep_thresholds": [0.3, 0.5], "validation_runs": ["empty"]},
+    )  # fmt: skip
+    made.run()
+    with open(tmp_path / "eval" / "scores.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["species"] != "total"]
+    assert {row["truths"] for row in rows} == {row["tp"] for row in rows} == {"0"}
+    assert sum(int(row["fp"]) for row in rows) > 0
+    assert "Against the truth" in (tmp_path / "eval" / "empty" / "report.html").read_text()
+
+
 @pytest.mark.parametrize("overlay", ["evaluate.json", "second_look.json"])
 def test_what_takes_one_process_refuses_several_before_anything_else(overlay, dataset_dir, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")

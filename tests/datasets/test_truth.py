@@ -45,6 +45,23 @@ def test_a_run_without_a_row_in_the_table_is_named_in_a_warning(folder):
         assert len(list_labelled_runs(folder)) == 3
 
 
+def test_a_table_that_lacks_the_chosen_runs_is_checked_against_the_others_of_its_folder(folder):
+    write_truth(folder, "D1", "zarr")
+    with pytest.warns(InputWarning, match=r"truth.csv has no particle of deep: taken as empty"):
+        assert names_of(list_labelled_runs(folder, only=["deep"])) == ["deep"]
+    with pytest.warns(InputWarning, match=r"truth.csv has no particle of deep: taken as empty"):
+        assert names_of(list_labelled_runs(folder, without=["D1", "zarr"])) == ["deep"]
+    write_truth(folder, "TS_1")
+    with pytest.raises(InputError, match=r"truth.csv has no particle of D1, deep, zarr; its runs are called TS_1"):
+        list_labelled_runs(folder, only=["deep"])
+
+
+def test_a_table_serves_the_runs_of_its_own_folder_alone(two_folders):
+    write_truth(Path(two_folders[0]), "C")
+    with pytest.raises(InputError, match=r"one/truth.csv has no particle of A, B; its runs are called C"):
+        list_labelled_runs(two_folders, only=["A", "C"])
+
+
 def test_a_run_whose_accents_the_table_writes_in_another_way_is_refused(folder):
     touch(folder / "Zu\u0308rich.mrc")
     write_truth(folder, "D1", "deep", "zarr", "Z\u00fcrich")

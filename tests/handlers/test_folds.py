@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -220,6 +221,24 @@ def test_wrong_settings_are_refused_before_a_fold_is_trained(more, message, data
     with pytest.raises(InputError, match=message):
         raise find_input_error(caught.value)
     assert ran == []
+
+
+@pytest.mark.filterwarnings("ignore:.*has no particle of empty")
+def test_a_tomogram_without_particles_is_a_fold_like_any_other(dataset, ran, tmp_path):
+    mine, made = shutil.copytree(dataset, tmp_path / "mydata"), tmp_path / "folds"
+    for run in ("two", "four"):
+        (mine / f"{run}.mrc").unlink()
+    write_mrc(mine / "empty.mrc", noise(9, SHAPE))
+    run_line(command(mine, made), False)
+    with open(made / "folds.csv", newline="") as file:
+        truths = [row["truths"] for row in csv.DictReader(file) if row["species"] == "total" and row["fold"] != "all"]
+    assert sorted(truths) == ["0", "0", "4", "4", "4", "4"]
+    assert "empty" in json.loads((made / "calibration.json").read_text())["calibration"]["fitted_on"]
+    (held_out,) = made.glob("fold_*/out_of_fold/empty.npz")
+    one = read_out_of_fold(held_out)
+    assert len(one.particles) == 0
+    assert one.is_judged.size > 0  # all of them wrong
+    assert one.is_judged.all()
 
 
 def test_a_finished_fold_with_other_settings_is_refused(dataset, output, ran):

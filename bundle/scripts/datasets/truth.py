@@ -67,7 +67,7 @@ def list_labelled_runs(
 
     Raises:
         InputError: a name in ``only`` or ``without`` is not in the folders, a run has no truth, a table has no particle
-            of any of its runs or writes the accents of one's name in another way, or a case of `list_runs`.
+            of any run of its folder or writes the accents of one's name in another way, or a case of `list_runs`.
     """
     only, without = None if only is None else as_names(only), as_names(without)
     found = find_runs(dataset_dir, tomogram_kind, repeat_runs)
@@ -80,13 +80,9 @@ def list_labelled_runs(
         source = TruthSource(folder, pattern)
         here = [{**one.row, "label": str(source.path_for(one))} for one in chosen]
         table = source.tables[0]
-        _check_table(table, [row["run"] for row in here if row["label"] == str(table)])
-        named = [
-            one.run
-            for other, every in found.items()
-            if annotated is not None or TruthSource(other).tables[0].parent == table.parent
-            for one in every
-        ]
+        beside = [one.run for other, every in found.items() if TruthSource(other).tables[0] == table for one in every]
+        _check_table(table, beside, [row["run"] for row in here if row["label"] == str(table)])
+        named = beside if annotated is None else [one.run for every in found.values() for one in every]
         here = rows_with_annotated(here, annotated, table.parent, named)
         _warn_of_absent_species([row for row in here if Path(row["label"]) not in source.tables])
         listed += chosen
@@ -299,16 +295,22 @@ def _other_runs_beside(folder: Path, run: str) -> set[str]:
     return runs - {run} if run in runs else set()
 
 
-def _check_table(table: Path, runs: Iterable[str]) -> None:
-    """Refuse a table that has no particle of any of the runs, or looks so; warn if it lacks only some of them."""
-    names = list(dict.fromkeys(runs))
-    if not names:
+def _check_table(table: Path, beside: Iterable[str], chosen: Iterable[str]) -> None:
+    """Refuse a table whose names of runs are wrong, and warn of the chosen runs that it lacks: they may be empty.
+
+    Args:
+        table: its path.
+        beside: all runs of its folder, chosen or not: a table that has none of them is of other runs.
+        chosen: the runs whose truth it is.
+    """
+    names, chosen = list(dict.fromkeys(beside)), list(dict.fromkeys(chosen))
+    if not chosen:
         return
     known = sorted({pick.run for pick in read_csv(table)})
     refuse_look_alikes(names, known, table)
-    absent = [name for name in names if name not in known]
-    if len(absent) == len(names):
+    if not set(known) & set(names):
         raise InputError(f"{table} has no particle of {', '.join(names)}; its runs are called {', '.join(known)}.")
+    absent = [name for name in chosen if name not in known]
     if absent:
         message = f"{table} has no particle of {', '.join(absent)}: taken as empty of particles."
         warnings.warn(message, InputWarning, stacklevel=3)
