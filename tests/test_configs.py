@@ -424,6 +424,23 @@ def test_evaluation_counts_the_wrong_picks_in_a_tomogram_without_particles(datas
     assert "Against the truth" in (tmp_path / "eval" / "empty" / "report.html").read_text()
 
 
+def test_a_run_called_0_is_scored_held_out_and_left_out(tmp_path):
+    """MONAI's command line makes a number of it."""
+    for run in "012":
+        write_tomogram(tmp_path / f"{run}.mrc")
+    rows = [row for run in "012" for row in truth_rows(run, CENTRES)]
+    (tmp_path / "truth.csv").write_text("\n".join(["id,experiment,particle_type,x,y,z", *rows]))
+    for files, chosen, part, wanted in (
+        (["train.json", "evaluate.json"], "validation_runs", "validate", ["0"]),
+        (["train.json"], "validation_runs", "validate", ["0"]),
+        (["train.json"], "validation_runs", "train", ["1", "2"]),
+        (["train.json", "evaluate.json"], "excluded_runs", "validate", ["1", "2"]),
+        (["train.json"], "excluded_runs", "train", ["1"]),
+    ):
+        made = workflow(files, "train", dataset_dir=str(tmp_path), **{chosen: 0})
+        assert [row["run"] for row in made.parser.get_parsed_content(f"{part}#dataset#data")] == wanted
+
+
 @pytest.mark.parametrize("overlay", ["evaluate.json", "second_look.json"])
 def test_what_takes_one_process_refuses_several_before_anything_else(overlay, dataset_dir, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -65,6 +65,19 @@ def test_one_name_needs_no_brackets(folder):
     assert [item["run"] for item in list_labelled_runs(folder, only="deep")] == ["deep"]
     assert split_runs(folder, "zarr", without="D1") == ["zarr"]
     assert as_names([12, "a"]) == ["12", "a"]
+    assert (as_names(0), as_names(1.5), as_names(None)) == (["0"], ["1.5"], [])
+
+
+@pytest.mark.parametrize(("name", "number"), [("2024_01", 202401), ("1e5", 1e5)])
+def test_a_name_that_the_command_line_took_for_a_number_is_refused_with_how_to_quote_it(name, number, tmp_path):
+    for run in (name, "other"):
+        touch(tmp_path / f"{run}.mrc")
+    write_truth(tmp_path, name, "other")
+    for chosen in ({"only": number}, {"without": [number]}):
+        with pytest.raises(InputError, match=rf"holds no run {number}; .* Quote names that .*: \"\['{name}'\]\"\.$"):
+            list_labelled_runs(tmp_path, **chosen)
+    with pytest.raises(InputError, match=rf"holds no run 7; it holds {name}, other\.$"):
+        list_labelled_runs(tmp_path, only=7)
 
 
 def test_linked_tomograms_keep_their_own_names(tmp_path):

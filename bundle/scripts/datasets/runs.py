@@ -122,9 +122,28 @@ def mask_of_run(mask_path: str | None, run: str) -> str | None:
     return None if mask_path is None else mask_path.replace("{run}", run)
 
 
-def as_names(names: str | int | Sequence[str | int]) -> list[str]:
+def as_names(names: str | float | Sequence[str | float] | None) -> list[str]:
     """Return names of runs as a list; the command line gives one name as a string, and a name like 12 as a number."""
-    return [str(name) for name in ([names] if isinstance(names, str | int) else names)]
+    if names is None:
+        return []
+    return [str(name) for name in ([names] if isinstance(names, str | int | float) else names)]
+
+
+def quoting_in_words(unknown: Iterable[str], known: Iterable[str]) -> str:
+    """Return how to type the known names that the command line takes for numbers, and that became unknown ones by it.
+
+    It gives 202401 for ``2024_01`` and 100000.0 for ``1e5``. The text is empty if no known name is such a number.
+    """
+    numbers = {_as_number(name) for name in unknown} - {None}
+    meant = [name for name in known if _as_number(name) in numbers]
+    return f' Quote names that read as numbers: "{meant}".' if meant else ""
+
+
+def _as_number(name: str) -> float | None:
+    try:
+        return float(name)
+    except ValueError:
+        return None
 
 
 def as_folders(dataset_dir: Folders) -> list[Path]:

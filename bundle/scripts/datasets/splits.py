@@ -60,11 +60,12 @@ def split_runs(
     """
     if validation_share is not None and not 0 < validation_share <= 0.5:
         raise InputError(f"validation_share must be above 0 and at most 0.5; got {validation_share}.")
-    if validation_runs:
-        return [name for name in as_names(validation_runs) if name not in as_names(without)]
+    named, without = as_names(validation_runs), as_names(without)
+    if named:
+        return [name for name in named if name not in without]
     found = find_runs(dataset_dir, tomogram_kind)
     runs = [tomogram.run for tomograms in found.values() for tomogram in tomograms]
-    names = [run for run in runs if run not in as_names(without)]
+    names = [run for run in runs if run not in without]
     if len(names) == 1:
         logger.warning(
             "%s holds one run only: it is trained on, and nothing is left to validate on", paths_in_words(found)

@@ -23,6 +23,7 @@ from scripts.datasets.runs import (
     as_names,
     find_runs,
     paths_in_words,
+    quoting_in_words,
     refuse_repeats,
     run_name,
 )
@@ -252,7 +253,10 @@ def _check_runs(found: Mapping[Path, Sequence[TomogramFile]], wanted: Collection
     names = sorted({one.run for tomograms in found.values() for one in tomograms})
     missing = sorted(set(wanted) - set(names))
     if missing and names:
-        raise InputError(f"{paths_in_words(found)} holds no run {', '.join(missing)}; it holds {', '.join(names)}.")
+        raise InputError(
+            f"{paths_in_words(found)} holds no run {', '.join(missing)}; it holds {', '.join(names)}."
+            f"{quoting_in_words(missing, names)}"
+        )
 
 
 def _warn_of_absent_species(rows: Sequence[Mapping[str, str]]) -> None:
