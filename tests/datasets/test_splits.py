@@ -26,15 +26,16 @@ def test_excluded_runs_are_not_validated_on(tmp_path):
 def test_a_single_run_is_not_split(tmp_path, caplog):
     touch(tmp_path / "only.mrc")
     assert split_runs(tmp_path, []) == []
-    assert "one run only" in caplog.text
+    assert "one run only that may be held out: all are trained on, and nothing is left to validate on" in caplog.text
 
 
 def test_validation_leaves_names_of_two_folders_alone(two_folders, caplog):
     assert split_runs(two_folders, []) == ["C"]
     assert split_runs(two_folders, [], without=["C"]) == ["A"]
-    assert split_runs(two_folders, [], without=["A", "C"]) == []
     assert split_runs([two_folders[0]] * 2, []) == ["B"]
     assert caplog.text == ""
+    assert split_runs(two_folders, [], without=["A", "C"]) == []
+    assert "holds no run that may be held out" in caplog.text
 
 
 COUNTS = st.dictionaries(
@@ -150,6 +151,18 @@ def test_runs_of_pseudo_labels_alone_are_not_validated_on(part_pseudo_labelled, 
     assert split_runs(part_pseudo_labelled, ["T6"]) == ["T6"]
     assert split_runs(part_pseudo_labelled, [], without=["T6"]) == ["T5"]
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_the_one_run_beside_pseudo_labels_is_trained_on(part_pseudo_labelled, caplog, share):
+    others = ["T2", "T3", "T4", "T5"]
+    settings = {"validation_share": share, "species_names": ["a"]}
+    assert split_runs(part_pseudo_labelled, [], others, **settings) == []
+    assert "holds one run only that may be held out" in caplog.text
+    caplog.clear()
+    assert split_runs(part_pseudo_labelled, [], [*others, "T1"], **settings) == []
+    assert "holds no run that may be held out" in caplog.text
+    assert len(split_runs(part_pseudo_labelled, [], others[1:], **settings)) == 1
 
 
 def test_a_fold_without_which_nothing_could_be_trained_is_refused(tmp_path):

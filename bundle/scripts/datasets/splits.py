@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -40,8 +39,8 @@ def split_runs(
     """Return the names of the runs to validate on: those given, or else every fifth run, from the last one by name.
 
     Runs in ``without`` are left out. Runs whose name occurs in several folders are not chosen, nor those of
-    pseudo-labels alone, see `truth.runs_of_probable_truth`, which the log names. A single run is not split: the list is
-    empty, and a warning says that there is nothing to validate on.
+    pseudo-labels alone, see `truth.runs_of_probable_truth`, which the log names. Where that leaves one run or none, all
+    are trained on: the list is empty, and a warning says that there is nothing to validate on.
 
     Args:
         dataset_dir: see `runs.list_runs`.
@@ -66,15 +65,17 @@ def split_runs(
     found = find_runs(dataset_dir, tomogram_kind)
     runs = [tomogram.run for tomograms in found.values() for tomogram in tomograms]
     names = [run for run in runs if run not in without]
-    if len(names) == 1:
-        logger.warning(
-            "%s holds one run only: it is trained on, and nothing is left to validate on", paths_in_words(found)
-        )
-        return []
     is_by_table = truth_user_id is None and truth_session_id is None
     probable = runs_of_probable_truth(TruthSource(folder).tables[0] for folder in found if is_by_table)
     _log_never_held_out([name for name in probable if name in names])
-    single = sorted(name for name, count in Counter(names).items() if count == 1 and name not in probable)
+    certain = [name for name in names if name not in probable]
+    single = sorted(name for name in certain if names.count(name) == 1)
+    if names and (len(certain) == 1 or not single):
+        logger.warning(
+            "%s holds %s that may be held out: all are trained on, and nothing is left to validate on",
+            paths_in_words(found), "one run only" if len(certain) == 1 else "no run",
+        )  # fmt: skip
+        return []
     if validation_share is None or not single:
         return single[::-1][::5]
     labelled = list_labelled_runs(
