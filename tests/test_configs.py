@@ -568,6 +568,7 @@ def test_auxiliary_losses_leave_unlabelled_voxels_to_the_loss_of_points_alone(da
     assert isinstance(made.parser.get_parsed_content("train#trainer#loss_function").loss, NonNegativeRisk)
 
 
+@pytest.mark.filterwarnings("ignore:.*points alone")
 def test_a_loss_that_is_no_number_ends_the_training_and_leaves_no_weights(dataset_dir, tmp_path):
     """As that of complete truth is, where some is unknown."""
     settings = {"annotated": {"*": {"complete": False}}, "expected_particles": dict.fromkeys(read_names(), 2.0)}

@@ -1,10 +1,12 @@
+import json
+
 import pytest
 from dataset_files import touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripts.copick_tree import tomogram_path
 from scripts.datasets.splits import fold_runs, plan_folds, share_of_runs, split_runs
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.picks import Pick, write_copick_json, write_csv
 from synthetic import make_species
 
@@ -135,7 +137,9 @@ def test_runs_of_pseudo_labels_alone_are_in_no_fold(part_pseudo_labelled, caplog
     plan = plan_folds(part_pseudo_labelled, 2, make_species(1))
     assert sorted(run for runs in plan.runs for run in runs) == ["T1", "T2", "T3", "T4", "T5"]
     assert caplog.messages == ["T6: pseudo-labels alone, so they are trained on and never held out"]
-    with pytest.raises(InputError, match=r"holds 5 annotated tomograms \(T1, T2, T3, T4, T5\), too few for 6 folds"):
+    with pytest.raises(
+        InputError, match=r"holds 5 tomograms that may be held out \(T1, T2, T3, T4, T5\), too few for 6"
+    ):
         plan_folds(part_pseudo_labelled, 6, make_species(1))
 
 
@@ -165,17 +169,66 @@ def test_the_one_run_beside_pseudo_labels_is_trained_on(part_pseudo_labelled, ca
     assert len(split_runs(part_pseudo_labelled, [], others[1:], **settings)) == 1
 
 
-def test_a_fold_without_which_nothing_could_be_trained_is_refused(tmp_path):
-    for run in ("T1", "T2", "T3"):
+@pytest.fixture
+def four_annotated(tmp_path):
+    """Four runs with a particle of a and one of b each."""
+    runs = ("T1", "T2", "T3", "T4")
+    for run in runs:
         touch(tmp_path / f"{run}.mrc")
-    write_truth(tmp_path, {"T1": 1, "T2": 1, "T3": 1})
-    alone = {"T1": {"complete": False}, "T2": {"complete": False}}
-    message = r"the network of fold \d could not be trained without T3: a: points alone in every run"
+    write_csv(tmp_path / "truth.csv", [Pick(run, name, 10.0, 10.0, 10.0) for run in runs for name in "ab"])
+    return tmp_path
+
+
+ALONE = {"complete": False}
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_runs_of_points_alone_are_not_validated_on(is_file, four_annotated, caplog):
+    caplog.set_level("INFO")
+    entries = {"T4": ALONE, "T2": {"species": ["a"], **ALONE}}
+    if is_file:
+        (four_annotated / "annotated.json").write_text(json.dumps(entries))
+    annotated = None if is_file else entries
+    assert split_runs(four_annotated, [], annotated=annotated) == ["T3"]
+    assert caplog.messages == ["T2, T4: points alone, so they are trained on and never held out"]
+    for seed in range(5):
+        share = {"validation_share": 0.5, "species_names": ["a", "b"], "seed": seed}
+        assert split_runs(four_annotated, [], annotated=annotated, **share)[0] in ("T1", "T3")
+
+
+def test_without_a_run_to_validate_on_points_alone_are_trained_on(four_annotated, caplog):
+    assert split_runs(four_annotated, [], annotated={"*": ALONE}) == []
+    assert "holds no run that may be held out: all are trained on" in caplog.text
+    caplog.clear()
+    assert split_runs(four_annotated, [], annotated={"*": ALONE, "T1": ["a", "b"]}) == []
+    assert "holds one run only that may be held out: all are trained on" in caplog.text
+
+
+def test_given_runs_of_points_alone_are_validated_on_with_a_warning(four_annotated):
+    with pytest.warns(InputWarning, match="^T4: points alone, so that wrong picks are not counted there"):
+        assert split_runs(four_annotated, ["T3", "T4"], annotated={"*": ALONE, "T3": ["a"]}) == ["T3", "T4"]
+    assert split_runs(four_annotated, ["T3"], annotated={"*": ALONE, "T3": ["a"]}) == ["T3"]
+
+
+def test_runs_of_points_alone_are_in_no_fold_but_their_particles_are_trained_on(four_annotated, caplog):
+    caplog.set_level("INFO")
+    entries = {"T1": ["a"], "T2": ["a"], "T4": ALONE}
+    plan = plan_folds(four_annotated, 3, make_species(2), annotated=entries, needs_background=False)
+    assert sorted(run for runs in plan.runs for run in runs) == ["T1", "T2", "T3"]
+    assert caplog.messages == ["T4: points alone, so they are trained on and never held out"]
+    assert plan.counts == {"T1": {"a": 1, "b": 0}, "T2": {"a": 1, "b": 0}, "T3": {"a": 1, "b": 1}}
+    with pytest.raises(InputError, match=r"holds 3 tomograms that may be held out \(T1, T2, T3\), too few for 4 folds"):
+        plan_folds(four_annotated, 4, make_species(2), annotated=entries)
+
+
+def test_a_fold_without_which_nothing_could_be_trained_is_refused(four_annotated):
+    message = r"the network of fold \d could not be trained without T3: b: points alone in every run"
     with pytest.raises(InputError, match=message):
-        plan_folds(tmp_path, 3, make_species(1), annotated=alone)
-    plan_folds(tmp_path, 3, make_species(1), annotated=alone, needs_background=False)
-    with pytest.raises(InputError, match=r"fold \d could not be trained without T\d: .* annotated in run 'T2': .*'c'"):
-        plan_folds(tmp_path, 3, make_species(1), annotated={"T2": ["a", "c"]})
+        plan_folds(four_annotated, 3, make_species(2), annotated={"T1": ["a"], "T2": ["a"], "T4": ALONE})
+    with pytest.raises(
+        InputError, match=r"fold \d could not be trained without T\d.*: .* annotated in run 'T2': .*'c'"
+    ):
+        plan_folds(four_annotated, 3, make_species(2), annotated={"T2": ["a", "b", "c"]})
 
 
 def test_all_kinds_of_a_run_are_in_one_fold(tmp_path):

@@ -208,10 +208,10 @@ def test_the_commands_have_the_settings_and_the_overlay_of_the_folds():
         ("--folds 1", "folds must be a whole number from 2, so that there are runs to train on beside a fold; got 1"),
         ("--folds 2.5", "folds must be a whole number from 2, .* got 2.5"),
         (
-            "--annotated {'four':{'complete':False},'one':{'complete':False},'two':{'complete':False}}",
-            r"the network of fold \d could not be trained without .*three.*: a, b: points alone in every",
+            "--annotated {'four':{'complete':False},'one':['a'],'two':['a']}",
+            r"the network of fold \d could not be trained without .*three.*: b: points alone in every",
         ),
-        ("--folds 5", r"holds 4 annotated tomograms \(four, one, three, two\), too few for 5 folds"),
+        ("--folds 5", r"holds 4 tomograms that may be held out \(four, one, three, two\), too few for 5 folds"),
     ],
 )
 def test_wrong_settings_are_refused_before_a_fold_is_trained(more, message, dataset, output, ran):

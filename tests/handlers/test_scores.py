@@ -190,6 +190,13 @@ def test_thresholds_that_are_recorded_from_runs_of_the_training_are_warned_of(tm
     check_scored_runs(RUNS[:1], weights, record_thresholds=True)
 
 
+def test_runs_of_points_alone_are_scored_with_a_warning_that_wrong_picks_do_not_count(tmp_path):
+    rows = [{"run": "one"}, {"run": "two", "annotated": '{"species": null, "complete": false, "box": []}'}]
+    with pytest.warns(InputWarning, match=r"^two: points alone, so that wrong picks are not counted there") as said:
+        check_scored_runs(rows, write_weights(tmp_path / "model.pt"))
+    assert len(said) == 1
+
+
 def test_of_weights_without_a_card_nothing_is_known(tmp_path):
     weights = write_weights(tmp_path / "model.pt")
     card_path(weights).unlink()

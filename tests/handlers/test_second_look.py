@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,3 +284,13 @@ def test_probabilities_are_not_fitted_on_candidates_of_which_the_truth_does_not_
         assert judged.is_right[:, 0].tolist() == [True, False, False]
         kept.append(judged.is_kept.T.tolist())
     assert kept == [[[True] * 3] * 2, [[True, False, True], [False] * 3]]
+
+
+def test_probabilities_are_not_fitted_where_not_all_particles_of_the_species_are_annotated(tmp_path):
+    answers = SimpleNamespace(log_odds=lambda volume, places: np.zeros((len(places), 2)))
+    write_proposals(tmp_path / "one.npz", Proposals(np.array([[6.0, 9, 11]]), np.zeros((1, 2))))
+    sample = sample_of([(1, 6, 9, 11), (2, 6, 9, 11)], []) | {"run": "one", "proposals_path": str(tmp_path / "one.npz")}
+    sample["is_complete"] = torch.tensor([True, False])
+    (judged,) = judge_tomograms(Dataset([sample]), answers, make_species(2), 1.0)
+    assert judged.is_right.tolist() == [[True, True]]
+    assert judged.is_kept.tolist() == [[True, False]]

@@ -37,6 +37,20 @@ def test_fitted_thresholds_go_into_the_card_of_the_weights_with_the_reason_of_th
     assert card["thresholds_kept"] == {"b": "2 true particles, at least 10 needed"}
 
 
+def test_no_threshold_is_fitted_where_not_all_particles_of_the_species_are_annotated(species_set, tmp_path):
+    """Where no pick is wrong, the lowest threshold is the best."""
+    everywhere = torch.tensor([[[99, 99, 99], [12, 12, 99], [0, 0, 99]]] * 2)
+    weights = write_weights(tmp_path / "model.pt", tiny_network(), species_set)
+    samples = [
+        {"sweep": FEW, "result": {"run": "whole"}},
+        {"sweep": everywhere, "result": {"run": "half"}, "is_complete": torch.tensor([False, True])},
+        {"sweep": everywhere, "result": {"run": "alone"}, "is_complete": torch.tensor([False, False])},
+    ]
+    run_engine(samples, FitThresholds(str(tmp_path), species_set, TRIED, recorded_for=weights))
+    assert json.loads((tmp_path / "thresholds.json").read_text()) == {"a": 0.3, "b": 0.1}
+    assert read_card(weights)["thresholds_fitted_on"] == ["whole", "half"]
+
+
 def test_weights_without_a_card_are_refused_before_the_work(species_set, tmp_path):
     fit = FitThresholds(str(tmp_path), species_set, [0.1, 0.3, 0.9], recorded_for=tmp_path / "model.pt")
     (tmp_path / "model.pt").write_bytes(b"")

@@ -16,14 +16,15 @@ species are annotated.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from scripts.datasets.runs import mask_of_run
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.picks.kaggle_csv import ANNOTATED_FILE
 from scripts.records import canonical
 from scripts.species import SpeciesSet
@@ -143,6 +144,24 @@ def require_annotated(
             f"{', '.join(alone)}: points alone in every run, so that nothing shows what is none. Annotate a run "
             "completely, or train with the overlay points_alone.json."
         )
+
+
+def runs_of_points_alone(rows: Iterable[Mapping[Any, Any]]) -> list[str]:
+    """Return the runs in which of no species all particles are annotated, sorted: whether a pick is wrong is unknown.
+
+    Args:
+        rows: of `datasets.truth.list_labelled_runs`.
+    """
+    return sorted({row["run"] for row in rows if not Annotated.of_row(row).complete})
+
+
+def warn_of_points_alone(rows: Iterable[Mapping[Any, Any]]) -> None:
+    """Warn of runs to be scored, rows of `datasets.truth.list_labelled_runs`, in which wrong picks are unknown."""
+    runs = runs_of_points_alone(rows)
+    if runs:
+        message = f"{', '.join(runs)}: points alone, so that wrong picks are not counted there, nor thresholds or "
+        message += "probabilities fitted. Set validation_runs to runs that are annotated completely."
+        warnings.warn(message, InputWarning, stacklevel=3)
 
 
 def _read_entries(path: Path) -> Mapping[str, Any]:

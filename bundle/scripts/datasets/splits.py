@@ -6,12 +6,18 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from scripts.datasets.annotated import require_annotated
-from scripts.datasets.runs import Folders, Kinds, as_names, find_runs, paths_in_words
+from scripts.datasets.annotated import (
+    require_annotated,
+    rows_with_annotated,
+    runs_of_points_alone,
+    warn_of_points_alone,
+)
+from scripts.datasets.runs import Folders, Kinds, TomogramFile, as_names, find_runs, paths_in_words
 from scripts.datasets.truth import TruthSource, count_truths, list_labelled_runs, runs_of_probable_truth
 from scripts.errors import InputError
 from scripts.markdown import markdown_table
@@ -38,9 +44,10 @@ def split_runs(
 ) -> list[str]:
     """Return the names of the runs to validate on: those given, or else every fifth run, from the last one by name.
 
-    Runs in ``without`` are left out. Runs whose name occurs in several folders are not chosen, nor those of
-    pseudo-labels alone, see `truth.runs_of_probable_truth`, which the log names. Where that leaves one run or none, all
-    are trained on: the list is empty, and a warning says that there is nothing to validate on.
+    Runs in ``without`` are left out. Runs whose name occurs in several folders are not chosen, nor those in which wrong
+    picks are unknown: of pseudo-labels alone, see `truth.runs_of_probable_truth`, or of points alone, see
+    `annotated.runs_of_points_alone`; the log names these. Where that leaves one run or none, all are trained on: the
+    list is empty, and a warning says that there is nothing to validate on. Given runs of points alone are warned of.
 
     Args:
         dataset_dir: see `runs.list_runs`.
@@ -52,25 +59,24 @@ def split_runs(
         seed: of the choice, for a share.
         truth_user_id: see `truth.list_labelled_runs`.
         truth_session_id: see `truth.list_labelled_runs`.
-        annotated: see `truth.list_labelled_runs`, for a share.
+        annotated: see `truth.list_labelled_runs`.
 
     Raises:
-        InputError: the share is not above 0 and at most a half, or a table of truth cannot be read.
+        InputError: the share is not above 0 and at most a half, or a table of truth or what was annotated cannot be
+            read.
     """
     if validation_share is not None and not 0 < validation_share <= 0.5:
         raise InputError(f"validation_share must be above 0 and at most 0.5; got {validation_share}.")
     named, without = as_names(validation_runs), as_names(without)
-    if named:
-        return [name for name in named if name not in without]
     found = find_runs(dataset_dir, tomogram_kind)
-    runs = [tomogram.run for tomograms in found.values() for tomogram in tomograms]
-    names = [run for run in runs if run not in without]
     is_by_table = truth_user_id is None and truth_session_id is None
-    probable = runs_of_probable_truth(TruthSource(folder).tables[0] for folder in found if is_by_table)
-    _log_never_held_out([name for name in probable if name in names])
-    certain = [name for name in names if name not in probable]
-    single = sorted(name for name in certain if names.count(name) == 1)
-    if names and (len(certain) == 1 or not single):
+    rows = [row for row in _rows_of(found, annotated, is_by_table) if row["run"] not in without]
+    if named:
+        warn_of_points_alone(row for row in rows if row["run"] in named)
+        return [name for name in named if name not in without]
+    certain = [row["run"] for row in _rows_to_hold_out(rows)]
+    single = sorted(name for name in certain if certain.count(name) == 1)
+    if rows and (len(certain) == 1 or not single):
         logger.warning(
             "%s holds %s that may be held out: all are trained on, and nothing is left to validate on",
             paths_in_words(found), "one run only" if len(certain) == 1 else "no run",
@@ -84,9 +90,27 @@ def split_runs(
     return share_of_runs(count_truths(labelled, species_names), validation_share, seed)
 
 
-def _log_never_held_out(runs: Sequence[str]) -> None:
-    if runs:
-        logger.info("%s: pseudo-labels alone, so they are trained on and never held out", ", ".join(runs))
+def _rows_of(
+    found: Mapping[Path, Sequence[TomogramFile]], annotated: str | Mapping[str, Any] | None, is_by_table: bool
+) -> list[dict[str, str]]:
+    """Return the rows of `truth.list_labelled_runs`, with the table of the folder as truth, if there is one or not."""
+    rows = []
+    for folder, tomograms in found.items():
+        table = TruthSource(folder).tables[0]
+        here = [{**one.row, "label": str(table) if is_by_table else ""} for one in tomograms]
+        rows += rows_with_annotated(here, annotated, table.parent, ())
+    return rows
+
+
+def _rows_to_hold_out(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the rows of runs in which wrong picks are known, and log the names of the others."""
+    names = {row["run"] for row in rows}
+    probable = [name for name in runs_of_probable_truth(row["label"] for row in rows) if name in names]
+    alone = runs_of_points_alone(rows)
+    for runs, what in ((probable, "pseudo-labels"), (alone, "points")):
+        if runs:
+            logger.info("%s: %s alone, so they are trained on and never held out", ", ".join(runs), what)
+    return [row for row in rows if row["run"] not in (*probable, *alone)]
 
 
 def share_of_runs(counts: CountsByRun, share: float, seed: int = 0) -> list[str]:
@@ -193,7 +217,7 @@ def plan_folds(
 ) -> FoldPlan:
     """Split the annotated runs of a dataset into folds, see `fold_runs`.
 
-    Runs of pseudo-labels alone, see `truth.runs_of_probable_truth`, are in no fold, and the log names them.
+    Runs of pseudo-labels or of points alone are in no fold, as `split_runs` does not choose them; the log names them.
 
     Args:
         dataset_dir: as for `truth.list_labelled_runs`, and so are the others.
@@ -218,19 +242,18 @@ def plan_folds(
         raise InputError(
             f"folds must be a whole number from 2, so that there are runs to train on beside a fold; got {folds}."
         )
-    probable = runs_of_probable_truth(row["label"] for row in labelled)
-    held_out = [row for row in labelled if row["run"] not in probable]
-    _log_never_held_out([row["run"] for row in labelled if row["run"] in probable])
+    held_out = _rows_to_hold_out(labelled)
     if folds > len(held_out):
         names = ", ".join(row["run"] for row in held_out) or "none"
         raise InputError(
-            f"{dataset_dir} holds {len(held_out)} annotated tomograms ({names}), too few for {folds} folds: give fewer "
-            "folds or more tomograms."
+            f"{dataset_dir} holds {len(held_out)} tomograms that may be held out ({names}), too few for {folds} folds: "
+            "give fewer folds or annotate more tomograms."
         )
-    counts = count_truths(held_out, species_set.names)
+    every = count_truths(labelled, species_set.names)
+    counts = {row["run"]: every[row["run"]] for row in held_out}
     plan = FoldPlan(tuple(map(tuple, fold_runs(counts, folds, seed))), counts, seed)
     for name in species_set.names:
-        total = sum(row[name] for row in counts.values())
+        total = sum(row[name] for row in every.values())
         for number, runs in enumerate(plan.runs):
             if total == sum(counts[run][name] for run in runs):
                 where = (

@@ -15,6 +15,7 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced, sync_all_reduce
 
 from scripts.atomic_files import write_table_of_rows
+from scripts.datasets.annotated import warn_of_points_alone
 from scripts.errors import InputWarning
 from scripts.handlers.finished_sample import image_facts_of, judged_picks_of, samples_of, true_picks_of
 from scripts.networks.ensemble import WeightsFiles, files_of
@@ -51,7 +52,8 @@ def check_scored_runs(
 ) -> None:
     """Warn of runs that the weights, or the probabilities, were learned from: scores are too good there.
 
-    Of runs that only chose the epoch of the weights the log says so: validation runs may be used again.
+    Of runs that only chose the epoch of the weights the log says so: validation runs may be used again. Another warning
+    names runs of points alone, see `annotated.warn_of_points_alone`.
 
     Args:
         runs: items of the tomograms to be scored, each with its ``run``.
@@ -63,6 +65,7 @@ def check_scored_runs(
         InputError: thresholds are to be recorded, and the weights have no card.
     """
     names = sorted({one["run"] for one in runs})
+    warn_of_points_alone(runs)
     if record_thresholds:
         needed_card(one_file(checkpoint_path), "record_thresholds to False")
     paths = files_of([checkpoint_path] if isinstance(checkpoint_path, str | Path) else checkpoint_path)

@@ -39,6 +39,7 @@ from scripts.picking.second_look import (
     SecondLook,
 )
 from scripts.picking.stored_proposals import read_proposals, write_proposals
+from scripts.preparation.annotation import Annotation
 from scripts.preparation.cache import PROPOSALS_PATH, entry_name
 from scripts.preparation.crops import CropShape
 from scripts.records import as_json, canonical, record_of
@@ -151,7 +152,10 @@ class StoredPlaces:
 def judge_tomograms(
     tomograms: Dataset, second_look: SecondLook, species_set: SpeciesSet, merge_distance_in_radii: float
 ) -> list[JudgedCandidates]:
-    """Return the candidates of prepared tomograms with the answers of both networks and of the truth."""
+    """Return the candidates of prepared tomograms with the answers of both networks and of the truth.
+
+    Of a species that is not annotated completely in a tomogram none is kept: hardly any would be wrong.
+    """
     judged = []
     for item, sample in zip(tomograms.data, tqdm(tomograms, desc="second look"), strict=True):
         proposals = read_proposals(Path(item[PROPOSALS_PATH]))
@@ -163,7 +167,8 @@ def judge_tomograms(
             species_set.voxel_size_angstrom, merge_distance_in_radii,
         )  # fmt: skip
         for column, species in enumerate(species_set.picked):
-            kept[:, column] &= is_judged(proposals.centres_zyx_vox, species, sample)
+            is_told = is_judged(proposals.centres_zyx_vox, species, sample)
+            kept[:, column] &= is_told & Annotation.of(sample).has_all_of(species.label)
         statistics = statistics_of(volume, species_set.voxel_size_angstrom, proposals.logits, log_odds)
         judged.append(JudgedCandidates(item["run"], proposals.logits, log_odds, kept, right, statistics))
     return judged

@@ -17,6 +17,7 @@ from scripts.errors import InputWarning
 from scripts.handlers.finished_sample import samples_of
 from scripts.networks.model_card import card_path, needed_card, record_thresholds
 from scripts.pages.figures import save_figure, sweep_figure
+from scripts.preparation.annotation import Annotation
 from scripts.scoring.threshold_choice import LEAST_TRUTHS, fit_thresholds
 from scripts.species import SpeciesSet
 
@@ -26,9 +27,10 @@ logger = logging.getLogger(__name__)
 class FitThresholds:
     """Find the best threshold of every species from the counts of `scoring.threshold_sweep.SweepThresholdsd`.
 
-    The counts are summed over all tomograms. At the end the thresholds are chosen and written to ``thresholds.json``,
-    which inference takes as ``probability_thresholds``, and the curves to ``thresholds.png``. Why a species keeps the
-    threshold that it had is in ``kept_thresholds`` of the engine's state, for the page.
+    The counts of every species are summed over the tomograms in which all its particles are annotated: elsewhere hardly
+    any pick is wrong, and the lowest threshold would be the best. At the end the thresholds are chosen and written to
+    ``thresholds.json``, which inference takes as ``probability_thresholds``, and the curves to ``thresholds.png``. Why
+    a species keeps the threshold that it had is in ``kept_thresholds`` of the engine's state, for the page.
 
     Args:
         output_dir: where the files are written.
@@ -65,8 +67,11 @@ class FitThresholds:
 
     def __call__(self, engine: Engine) -> None:
         for sample in samples_of(engine):
-            self.counts += np.asarray(sample["sweep"].cpu())
-            self.runs.append(sample["result"]["run"])
+            known = Annotation.of(sample)
+            is_fitted = np.array([known.has_all_of(species.label) for species in self.species_set.picked])
+            self.counts += np.asarray(sample["sweep"].cpu()) * is_fitted[:, None, None]
+            if is_fitted.any():
+                self.runs.append(sample["result"]["run"])
 
     def write(self, engine: Engine) -> None:
         fit = fit_thresholds(self.counts, self.thresholds, self.species_set, least_truths=self.least_truths)

@@ -46,6 +46,10 @@ class Annotation:
             None if box is None else np.asarray(box),
         )
 
+    def has_all_of(self, label: int) -> bool:
+        """Return whether all particles of a species are annotated."""
+        return self.is_complete is None or bool(self.is_complete[label - 1])
+
     def is_told(
         self,
         label: int,
@@ -64,9 +68,7 @@ class Annotation:
             truths_zyx_vox: ``(M, 3)``, its true particles.
             distance: in voxels, that counts as "on".
         """
-        told = np.ones(len(points_zyx_vox), dtype=bool)
-        if self.is_complete is not None:
-            told &= self.is_complete[label - 1]
+        told = np.full(len(points_zyx_vox), self.has_all_of(label))
         rows = self.doubtful[self.doubtful[:, 0] == label]
         rejected, perhaps = (rows[chosen, 1:4] for chosen in (rows[:, 4] == 0, rows[:, 4] != 0))
         told |= is_near(points_zyx_vox, rejected, distance)
