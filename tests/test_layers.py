@@ -11,6 +11,8 @@ import pytest
 SCRIPTS = Path(__file__).resolve().parents[1] / "bundle" / "scripts"
 GROUND = {
     "errors",
+    "rules",
+    "settings",
     "coordinates",
     "records",
     "species",
@@ -53,7 +55,7 @@ MONAI = {  # the modules that hold MONAI's and Ignite's classes; everything else
     *("scoring.threshold_sweep", "simulation.dataset"),
 }
 NO_TORCH = [
-    *("records", "memory"),
+    *("records", "memory", "rules", "settings"),
     *("coordinates", "species", "atomic_files", "copick_tree", "picks", "volumes.labels", "fetch.__main__"),
     *("datasets.runs", "datasets.truth", "datasets.splits", "training.spheres", "training.heat_maps"),
     *("picking.candidates", "picking.blobs", "picking.score_valley"),

@@ -6,61 +6,30 @@ A number may be a range ``{"from": a, "to": b}``: it is drawn from a uniform dis
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 from scripts.copick_tree import session_file, tomogram_path
-from scripts.errors import InputError, is_finite_number
+from scripts.errors import InputError
+from scripts.rules import Rule, a_number, one_of, or_null
 from scripts.simulation.imaging import Imaging
 from scripts.species import SpeciesSet
 
 Settings = Mapping[str, Any]
 
 
-class Rule(NamedTuple):
-    """What a setting must be: in words, and as a check of its value."""
-
-    words: str
-    holds: Callable[[Any], bool]
-
-
-def _number(least: float = -math.inf, most: float = math.inf, count: int = 1, whole: bool = False) -> Rule:
-    """Return the rule of a number, or of a list of ``count`` numbers, of which two are from ... to."""
-    words = f"{('a', 'two', 'three')[count - 1]} {'whole ' * whole}number{'s' * (count > 1)}"
-    words += f" from {least:g} to {most:g}" if most < math.inf else f", {least:g} or more" if least > -math.inf else ""
-
-    def holds(value: Any) -> bool:
-        numbers = [value] if count == 1 else value
-        return (
-            isinstance(numbers, list)
-            and len(numbers) == count
-            and all(is_finite_number(one) and least <= one <= most for one in numbers)
-            and all(isinstance(one, Integral) for one in numbers if whole)
-            and (count != 2 or numbers[0] <= numbers[1])
-        )
-
-    return Rule(words + ", the smaller one first" * (count == 2), holds)
-
-
-def _one_of(*values: str | bool) -> Rule:
-    words = " or ".join(str(value).lower() for value in values)
-    return Rule(words, lambda value: isinstance(value, type(values[0])) and value in values)
-
-
 SETTINGS_TABLE = Rule("a table of settings", lambda value: isinstance(value, Mapping))
-PAIR, POSITIVE = _number(count=2), _number(1, whole=True)
+PAIR = a_number(count=2)
 DATASET = {
-    "runs": _number(1, 100_000, whole=True),
+    "runs": a_number(1, 100_000, whole=True),
     "run_name": Rule("a text", lambda value: isinstance(value, str)),
-    "seed": _number(0, whole=True),
-    "workers": Rule(f"null or {POSITIVE.words}", lambda value: value is None or POSITIVE.holds(value)),
-    "shape": _number(16, count=3, whole=True),
-    "voxel_size_angstrom": _number(1, 100),
-    "spacing_folder_angstrom": _number(1, 100),
-    "particles_are": _one_of("bright", "dark"),
-    "write_mrc": _one_of(True, False),
+    "seed": a_number(0, whole=True),
+    "workers": or_null(a_number(1, whole=True)),
+    "shape": a_number(16, count=3, whole=True),
+    "voxel_size_angstrom": a_number(1, 100),
+    "spacing_folder_angstrom": a_number(1, 100),
+    "particles_are": one_of("bright", "dark"),
+    "write_mrc": one_of(True, False),
     **dict.fromkeys(("specimens", "distractors", "scene", "imaging"), SETTINGS_TABLE),
     "reconstructions": Rule(
         "a table of one reconstruction or more", lambda value: SETTINGS_TABLE.holds(value) and bool(value)
@@ -71,35 +40,35 @@ CROWD = {
         "a list of tables, each of a map, a model or a phantom",
         lambda value: isinstance(value, list) and bool(value) and all(map(SETTINGS_TABLE.holds, value)),
     ),
-    "per_square_micrometer": _number(0, 100_000),
-    "companion_share": _number(0, 1),
-    "companion_distance_angstrom": _number(0, count=2),
+    "per_square_micrometer": a_number(0, 100_000),
+    "companion_share": a_number(0, 1),
+    "companion_distance_angstrom": a_number(0, count=2),
 }
 COMPANIONS = ("companion_share", "companion_distance_angstrom")  # may both be left out
 SCENE = {
-    "crowding": _number(-1000, 1000),
-    "count_variation": _number(0, 5),
-    "specimen_scale": _number(0.1, 10),
-    "ice_thickness_angstrom": _number(1),
-    "slab_tilt_y_degree": _number(-80, 80),
-    "slab_tilt_x_degree": _number(-80, 80),
-    "ice_grain_kda_per_voxel": _number(0),
-    "vesicles_per_square_micrometer": _number(-100_000, 100_000),
-    "vesicle_radius_angstrom": _number(1, count=2),
-    "vesicle_layers": _number(1, 100, count=2, whole=True),
-    "membranes_per_square_micrometer": _number(-100_000, 100_000),
-    "membrane_radius_angstrom": _number(1, count=2),
-    "microtubules_per_square_micrometer": _number(-100_000, 100_000),
-    "actin_filaments_per_square_micrometer": _number(-100_000, 100_000),
-    "specks_per_square_micrometer": _number(-100_000, 100_000),
-    "speck_mass_kda": _number(1, 100_000, count=2),
-    "gold_per_square_micrometer": _number(-100_000, 100_000),
-    "gold_radius_angstrom": _number(1, count=2),
-    "carbon_probability": _number(0, 1),
-    "carbon_share": _number(0, 1),
-    "carbon_thickness_angstrom": _number(0),
+    "crowding": a_number(-1000, 1000),
+    "count_variation": a_number(0, 5),
+    "specimen_scale": a_number(0.1, 10),
+    "ice_thickness_angstrom": a_number(1),
+    "slab_tilt_y_degree": a_number(-80, 80),
+    "slab_tilt_x_degree": a_number(-80, 80),
+    "ice_grain_kda_per_voxel": a_number(0),
+    "vesicles_per_square_micrometer": a_number(-100_000, 100_000),
+    "vesicle_radius_angstrom": a_number(1, count=2),
+    "vesicle_layers": a_number(1, 100, count=2, whole=True),
+    "membranes_per_square_micrometer": a_number(-100_000, 100_000),
+    "membrane_radius_angstrom": a_number(1, count=2),
+    "microtubules_per_square_micrometer": a_number(-100_000, 100_000),
+    "actin_filaments_per_square_micrometer": a_number(-100_000, 100_000),
+    "specks_per_square_micrometer": a_number(-100_000, 100_000),
+    "speck_mass_kda": a_number(1, 100_000, count=2),
+    "gold_per_square_micrometer": a_number(-100_000, 100_000),
+    "gold_radius_angstrom": a_number(1, count=2),
+    "carbon_probability": a_number(0, 1),
+    "carbon_share": a_number(0, 1),
+    "carbon_thickness_angstrom": a_number(0),
 }
-RECONSTRUCTION = {"noise_share": _number(0), "resolution_angstrom": _number(0)}
+RECONSTRUCTION = {"noise_share": a_number(0), "resolution_angstrom": a_number(0)}
 NOT_OF_IMAGING = {  # of `Imaging`, and set elsewhere
     "ice_thickness_angstrom": "scene#ice_thickness_angstrom",
     "resolution_angstrom": "reconstructions#KIND#resolution_angstrom",
@@ -145,8 +114,7 @@ def check_imaging(settings: Settings) -> None:
 
 def _check_table(place: str, values: Any, rules: Mapping[str, Rule], optional: Collection[str] = ()) -> None:
     """Check that a table has exactly the settings that have rules, and that each holds."""
-    if not SETTINGS_TABLE.holds(values):
-        raise InputError(f"{place} is {SETTINGS_TABLE.words}; got {values!r}.")
+    SETTINGS_TABLE.require(place, values)
     if unknown := sorted(set(values) - set(rules)):
         raise InputError(
             f"{place or 'a simulation'} has no setting {', '.join(unknown)}; it has {', '.join(sorted(rules))}."
@@ -154,8 +122,7 @@ def _check_table(place: str, values: Any, rules: Mapping[str, Rule], optional: C
     if missing := sorted(set(rules) - set(optional) - set(values)):
         raise InputError(f"{place or 'a simulation'} needs the setting {missing[0]}.")
     for name, value in values.items():
-        if not rules[name].holds(value):
-            raise InputError(f"{f'{place}#{name}'.lstrip('#')} is {rules[name].words}; got {value!r}.")
+        rules[name].require(f"{place}#{name}".lstrip("#"), value)
 
 
 def _check_names(settings: Settings, species_set: SpeciesSet) -> None:
