@@ -273,3 +273,8 @@ def test_a_species_with_a_slip_of_the_pen_is_guessed(shipped_species):
 def test_another_way_of_writing_a_species_is_refused_with_the_known_one(shipped_species, name):
     with pytest.raises(InputError, match=rf"unknown species '{name}'; .* Did you mean 'apo-ferritin'\?"):
         shipped_species.named(name, "a file")
+
+
+def test_no_species_file_is_refused_by_the_settings_name():
+    with pytest.raises(InputError, match="species_path is null: give the file"):
+        read_species(None)

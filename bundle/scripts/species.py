@@ -83,17 +83,22 @@ class SpeciesSet:
         raise InputError(f"{source}: unknown species '{name}'; known are {', '.join(known)}. {hint}")
 
 
-def read_species(path: str | Path, probability_thresholds: Mapping[str, float] | str | None = None) -> SpeciesSet:
+def read_species(
+    path: str | Path | None, probability_thresholds: Mapping[str, float] | str | None = None
+) -> SpeciesSet:
     """Read and check the species file.
 
     Args:
-        path: JSON file with ``voxel_size_angstrom`` and ``species``: one object of `Species` values per name.
+        path: JSON file with ``voxel_size_angstrom`` and ``species``: one object of `Species` values per name; None is
+            refused.
         probability_thresholds: thresholds that replace those of the file, by name, or the path of a JSON file that
             holds them (as written by threshold fitting); None keeps those of the file.
 
     Raises:
         InputError: the file, a key or a value is missing or wrong.
     """
+    if path is None:
+        raise InputError("species_path is null: give the file of the species to learn.")
     species_set = parse_species(_read_json(path), path)
     return species_set if probability_thresholds is None else with_thresholds(species_set, probability_thresholds)
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from scripts.errors import InputError
 from scripts.preparation.annotation import Annotation
 from scripts.preparation.region import is_inside
 from scripts.training.crops import NOTHING, UNCLEAR, CropMix, CropVariation, ProposedRun, classes_of_places
@@ -126,3 +127,17 @@ def test_where_no_place_is_empty_a_wrong_proposal_is_cut_or_none(faded):
         for seed in range(5):
             drawn = run.draw(NOTHING, CropMix(hard=0.0, faded=faded), 9, np.random.RandomState(seed))
             assert (drawn is not None) == is_cut
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (CropMix, {"hard": 1.5}, r"hard is a number from 0 to 1; got 1\.5"),
+        (CropMix, {"nothing": "half"}, "nothing is a number from 0 to 1; got 'half'"),
+        (CropVariation, {"contrast": -0.1}, r"contrast is a number, 0 or more; got -0\.1"),
+        (CropVariation, {"noisy": 2}, "noisy is a number from 0 to 1; got 2"),
+    ],
+)
+def test_shares_and_variations_that_cannot_be_are_refused(kind, settings, message):
+    with pytest.raises(InputError, match=message):
+        kind(**settings)

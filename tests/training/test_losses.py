@@ -57,7 +57,7 @@ def test_probabilities_become_the_heat_map_from_where_an_untrained_network_start
 
 
 def test_a_background_without_weight_is_refused():
-    with pytest.raises(ValueError, match="background_weight must be above 0; got 0"):
+    with pytest.raises(ValueError, match="background_weight is a number above 0; got 0"):
         WeightedSquaredError(0)
 
 

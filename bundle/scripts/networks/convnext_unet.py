@@ -11,9 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scripts.errors import InputError
 from scripts.networks.cpu_layers import DepthwiseConv3d, autocast_dtype, double, is_eager_on_cpu, mix, mix_in_blocks
 from scripts.networks.gpu_layers import DepthwiseOnGpu, runs_kernels
 from scripts.networks.recipe import recorded
+from scripts.rules import POSITIVE_NUMBERS, a_number, one_of
 
 PRESETS = {"full": (64, 128, 256, 512), "compact": (32, 64, 128, 256)}
 NORMS = ("group", "instance", "batch", "layer", "none")
@@ -59,7 +61,7 @@ def make_norm(norm: str, channels: int) -> nn.Module:
         return LayerNorm3d(channels)
     if norm == "none":
         return nn.Identity()
-    raise ValueError(f"norm must be one of {NORMS}; got '{norm}'.")
+    raise InputError(f"norm must be one of {NORMS}; got '{norm}'.")
 
 
 def conv_then_norm(x: Tensor, conv: nn.Conv3d, norm: nn.Module) -> Tensor:
@@ -287,11 +289,13 @@ def widths_of(widths: Sequence[int] | str) -> list[int]:
     """Return the channels of each stage: those of a preset in `PRESETS`, or the given numbers.
 
     Raises:
-        ValueError: there is no such preset.
+        InputError: there is no such preset, or it is no list of numbers.
     """
     if isinstance(widths, str) and widths not in PRESETS:
-        raise ValueError(f"widths must be numbers of channels or one of {list(PRESETS)}; got '{widths}'.")
-    return list(PRESETS[widths] if isinstance(widths, str) else widths)
+        raise InputError(f"widths must be numbers of channels or one of {list(PRESETS)}; got '{widths}'.")
+    channels = PRESETS[widths] if isinstance(widths, str) else widths
+    POSITIVE_NUMBERS.require("widths", channels)
+    return list(channels)
 
 
 @recorded(without=["prior"], widths=widths_of)
@@ -455,15 +459,14 @@ def _check_settings(
     activation: str,
     output_stride: int,
 ) -> None:
+    POSITIVE_NUMBERS.require("depths", depths)
     if len(widths) != len(depths) or len(widths) < 2:
-        raise ValueError(f"widths and depths need one entry per stage, two stages or more; got {widths} and {depths}.")
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be positive and odd to keep the volume's shape; got {kernel_size}.")
-    if stem_stride < 1:
-        raise ValueError(f"stem_stride must be 1 voxel or more; got {stem_stride}.")
-    if not 0 < prior < 1:
-        raise ValueError(f"prior is a probability, 0 < prior < 1; got {prior}.")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {ACTIVATIONS}; got '{activation}'.")
+        raise InputError(f"widths and depths need one entry per stage, two stages or more; got {widths} and {depths}.")
+    a_number(1, whole=True).require("kernel_size", kernel_size)
+    a_number(1, whole=True).require("stem_stride", stem_stride)
+    a_number(above=0, below=1).require("prior", prior)
+    one_of(*ACTIVATIONS).require("activation", activation)
+    if kernel_size % 2 == 0:
+        raise InputError(f"kernel_size must be odd to keep the volume's shape; got {kernel_size}.")
     if output_stride not in (1, stem_stride):
-        raise ValueError(f"output_stride must be 1 or stem_stride, {stem_stride}; got {output_stride}.")
+        raise InputError(f"output_stride must be 1 or stem_stride, {stem_stride}; got {output_stride}.")

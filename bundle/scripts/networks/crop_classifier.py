@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from scripts.errors import InputError
 from scripts.networks.recipe import recorded
+from scripts.rules import POSITIVE_NUMBERS, a_number
 
 STRIDE = 2  # of the first layer: 2 x 2 x 2 voxels become channels, which costs nothing
 
@@ -30,7 +32,7 @@ class CropClassifier(nn.Module):
         ``(B, 1, S, S, S)`` -> ``(B, classes)`` logits.
 
     Raises:
-        ValueError: the crop size is not divisible.
+        InputError: a setting is wrong, for example the crop size not divisible.
     """
 
     def __init__(
@@ -42,8 +44,14 @@ class CropClassifier(nn.Module):
         dropout: float = 0.2,
     ) -> None:
         super().__init__()
+        a_number(2, whole=True).require("crop_size", crop_size)
+        POSITIVE_NUMBERS.require("widths", widths)
+        POSITIVE_NUMBERS.require("depths", depths)
+        a_number(0, 1).require("dropout", dropout)
+        if len(widths) != len(depths):
+            raise InputError(f"widths and depths need one entry per stage; got {widths} and {depths}.")
         if crop_size % (STRIDE * 2 ** (len(widths) - 1)):
-            raise ValueError(f"crop_size must be divisible by {STRIDE * 2 ** (len(widths) - 1)}; got {crop_size}.")
+            raise InputError(f"crop_size must be divisible by {STRIDE * 2 ** (len(widths) - 1)}; got {crop_size}.")
         self.crop_size = crop_size
         layers: list[nn.Module] = []
         before = STRIDE**3

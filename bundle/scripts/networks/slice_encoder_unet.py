@@ -13,10 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scripts.errors import InputError, blame, reason_of
-from scripts.networks.convnext_unet import ACTIVATIONS, GREY_SPREAD, MIDDLE_GREY, conv_then_norm, make_norm
+from scripts.networks.convnext_unet import (
+    ACTIVATIONS,
+    GREY_SPREAD,
+    MIDDLE_GREY,
+    conv_then_norm,
+    make_norm,
+)
 from scripts.networks.cpu_layers import WithFlatKernels, activate
 from scripts.networks.recipe import recorded
 from scripts.networks.weights import read_bytes, read_tensors
+from scripts.rules import POSITIVE_NUMBERS, a_number, one_of
 
 STAGE_STRIDES = (4, 8, 16, 32)  # of a backbone's last four stages, along y and x
 STAGE_STEPS = (1, 2, 4, 8)  # the same along z
@@ -148,7 +155,7 @@ class SliceEncoderUNet(nn.Module):
         rounded up.
 
     Raises:
-        ValueError: a setting is wrong.
+        InputError: a setting is wrong.
         InputError: see `SliceEncoder`.
 
     Source:
@@ -230,18 +237,14 @@ def _check_choices(
     prior: float,
 ) -> None:
     stages = len(STAGE_STRIDES)
+    POSITIVE_NUMBERS.require("decoder_widths", decoder_widths)
     if len(decoder_widths) != stages:
-        raise ValueError(f"decoder_widths needs one entry per stage, {stages}; got {decoder_widths}.")
-    if depth_pooling not in DEPTH_POOLINGS:
-        raise ValueError(f"depth_pooling must be one of {tuple(DEPTH_POOLINGS)}; got '{depth_pooling}'.")
-    if finest_stage not in range(stages):
-        raise ValueError(f"finest_stage must be from 0 to {stages - 1}; got {finest_stage}.")
-    if output_stride not in (1, 2):
-        raise ValueError(f"output_stride must be 1 or 2; got {output_stride}.")
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {ACTIVATIONS}; got '{activation}'.")
-    if not 0 < prior < 1:
-        raise ValueError(f"prior is a probability, 0 < prior < 1; got {prior}.")
+        raise InputError(f"decoder_widths needs one entry per stage, {stages}; got {decoder_widths}.")
+    one_of(*DEPTH_POOLINGS).require("depth_pooling", depth_pooling)
+    a_number(0, stages - 1, whole=True).require("finest_stage", finest_stage)
+    one_of(1, 2).require("output_stride", output_stride)
+    one_of(*ACTIVATIONS).require("activation", activation)
+    a_number(above=0, below=1).require("prior", prior)
 
 
 def create_backbone(name: str, weights_path: str | Path | None = None) -> nn.Module:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from scripts.errors import InputError
+
 # which later rows of voxels touch a row: so many planes and rows farther, and so many voxels of shift along x allowed
 NEIGHBOUR_ROWS = {
     6: ((0, 1, 0), (1, 0, 0)),
@@ -28,7 +30,7 @@ def components_of_voxels(
         connectivity: 6 (faces), 18 (and edges) or 26 (and corners).
 
     Raises:
-        ValueError: there is no such connectivity.
+        InputError: there is no such connectivity.
     """
     check_connectivity(connectivity)
     _, height, width = shape
@@ -53,10 +55,10 @@ def check_connectivity(connectivity: int) -> None:
     """Check which neighbours of a voxel are connected to it.
 
     Raises:
-        ValueError: it is not 6, 18 or 26.
+        InputError: it is not 6, 18 or 26.
     """
     if connectivity not in NEIGHBOUR_ROWS:
-        raise ValueError(f"connectivity must be 6, 18 or 26; got {connectivity}.")
+        raise InputError(f"connectivity must be 6, 18 or 26; got {connectivity}.")
 
 
 def _components(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:

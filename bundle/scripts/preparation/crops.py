@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scripts.errors import InputError
 from scripts.file_pages import FilePages
 from scripts.preparation.padding import without_padding
 
@@ -33,7 +34,7 @@ class CropShape:
         voxel_size_angstrom: of the tomogram.
 
     Raises:
-        ValueError: the side is not even and positive, or the radius is negative.
+        InputError: the side is not even and positive, or the radius is negative.
     """
 
     size_voxels: int = 32
@@ -42,7 +43,7 @@ class CropShape:
 
     def __post_init__(self) -> None:
         if self.size_voxels < 2 or self.size_voxels % 2 or self.mask_radius_angstrom < 0:
-            raise ValueError(f"a crop has an even side and a mask that is not negative; got {self}.")
+            raise InputError(f"a crop has an even side and a mask that is not negative; got {self}.")
 
     @property
     def cut_size(self) -> int:

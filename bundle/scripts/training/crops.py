@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scripts.preparation.annotation import EVERYTHING, Annotation
 from scripts.preparation.crops import Brightness, cut_crop
+from scripts.rules import a_number
 from scripts.species import HIT_FRACTION
 
 NOTHING, UNCLEAR = 0, -1
@@ -58,6 +59,9 @@ class CropMix:
         hard: share of the crops of nothing that are wrong proposals.
         faded: share of the crops of nothing that are faded particles.
         beside: share of the remaining crops of nothing that lie beside a particle.
+
+    Raises:
+        InputError: one of them is no share.
     """
 
     nothing: float = 0.45
@@ -65,6 +69,10 @@ class CropMix:
     hard: float = 0.75
     faded: float = 0.1
     beside: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name, share in vars(self).items():
+            a_number(0, 1).require(name, share)
 
 
 @dataclass(frozen=True)
@@ -76,12 +84,20 @@ class CropVariation:
         brightness: largest shift, in standard deviations of the tomogram.
         noise: largest standard deviation of added noise, in the same unit.
         noisy: share of the crops with added noise.
+
+    Raises:
+        InputError: one of them is negative, or ``noisy`` no share.
     """
 
     contrast: float = 0.25
     brightness: float = 0.2
     noise: float = 0.5
     noisy: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("contrast", "brightness", "noise"):
+            a_number(0).require(name, getattr(self, name))
+        a_number(0, 1).require("noisy", self.noisy)
 
     def vary(self, crop: NDArray[np.float32], random: np.random.RandomState) -> NDArray[np.float32]:
         """Return a crop ``(N, N, N)`` turned, mirrored, and with other contrast, brightness and noise."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from scripts.errors import InputError, is_finite_number
 from scripts.species import Species, SpeciesSet
 from scripts.volumes.labels import as_labelled_points, box_around
 
@@ -24,7 +25,7 @@ class HeatMaps:
         sigma_in_radii: in its place, the standard deviation as a multiple of the species' radius.
 
     Raises:
-        ValueError: none or both are given, or the one is not positive.
+        InputError: none or both are given, or the one is not positive.
     """
 
     sigma_angstrom: float | None = None
@@ -32,8 +33,8 @@ class HeatMaps:
 
     def __post_init__(self) -> None:
         given = [sigma for sigma in (self.sigma_angstrom, self.sigma_in_radii) if sigma is not None]
-        if len(given) != 1 or not given[0] > 0:
-            raise ValueError(
+        if len(given) != 1 or not (is_finite_number(given[0]) and given[0] > 0):
+            raise InputError(
                 "a heat map needs either sigma_angstrom or sigma_in_radii, above 0, and the other one None; got "
                 f"{self.sigma_angstrom} and {self.sigma_in_radii}."
             )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scripts.rules import a_number
 from scripts.training.windows import UNLABELLED
 
 CERTAINLY_NOT = -1e4  # a logit whose probability is 0 in every number format
@@ -115,13 +116,12 @@ class WeightedSquaredError(nn.Module):
         Logits and targets ``(B, C, Z, Y, X)`` -> a number.
 
     Raises:
-        ValueError: the weight is not positive.
+        InputError: the weight is not positive.
     """
 
     def __init__(self, background_weight: float = 0.1) -> None:
         super().__init__()
-        if not background_weight > 0:
-            raise ValueError(f"background_weight must be above 0; got {background_weight}.")
+        a_number(above=0).require("background_weight", background_weight)
         self.background_weight = background_weight
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:

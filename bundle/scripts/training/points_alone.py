@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from scripts.errors import InputError
+from scripts.errors import InputError, is_finite_number
 from scripts.species import SpeciesSet
 from scripts.training.windows import MARGIN_ANGSTROM, Painter
 from scripts.volumes.reading import read_extent
@@ -36,7 +36,7 @@ def positive_shares(
     expected = dict(expected_particles or {})
     for name in expected:
         species_set.named(name, "expected_particles")
-    missing = [name for name in species_set.names if not expected.get(name, 0) > 0]
+    missing = [name for name in species_set.names if not (is_finite_number(expected.get(name)) and expected[name] > 0)]
     if missing:
         raise InputError(
             f"expected_particles needs a number above 0 for {', '.join(missing)}: about how many there are in a "

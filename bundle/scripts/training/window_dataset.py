@@ -12,6 +12,7 @@ from monai.transforms import Compose, Randomizable, Transform
 from torch.utils.data import DistributedSampler, Sampler
 
 from scripts.atomic_files import digest_of, digest_of_parts
+from scripts.errors import InputError
 from scripts.preparation.annotation import MASK
 from scripts.preparation.cache import prepared_dataset
 
@@ -94,7 +95,7 @@ class WindowSampler(DistributedSampler[int]):
     def __init__(self, dataset: Dataset, windows_per_epoch: int, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=False)
         if windows_per_epoch < num_replicas:
-            raise ValueError(
+            raise InputError(
                 f"windows_per_epoch must be {num_replicas} or more, one per process; got {windows_per_epoch}."
             )
         self.share = windows_per_epoch // num_replicas
