@@ -87,7 +87,7 @@ def test_settings_of_the_configs_and_of_monai_are_taken(arguments):
     assert refuse_unknown_settings(arguments.split()) is None
 
 
-@pytest.mark.parametrize(("word", "remedy"), [("false", "False"), ("null", "None")])
+@pytest.mark.parametrize(("word", "remedy"), [("false", "False"), ("null", r"'\$None'")])
 @pytest.mark.parametrize("between", [" ", "="])
 def test_a_word_that_would_count_as_its_opposite_is_refused(word, remedy, between):
     with pytest.raises(InputError, match=rf"--resume {word} would be read as the word '{word}': write {remedy}"):
@@ -106,6 +106,20 @@ def test_a_setting_that_is_true_or_false_takes_no_other_word(word, configs):
         refuse_unknown_settings([*run, "--args_file", "args.json"])
     for given in (["--resume"], ["--resume", "--name", word], ["--resume=False"], ["--resume", "$not @name"]):
         refuse_unknown_settings([*run, *given])
+
+
+def test_none_that_would_be_ignored_is_refused(configs):
+    run = ["run", "--config_file", "base.json"]
+    for key in ("device", "network_def#depths"):
+        with pytest.raises(InputError, match=rf"--{key} None would be ignored: write '\$None'\."):
+            refuse_unknown_settings([*run, f"--{key}", "None"])
+        refuse_unknown_settings([*run, f"--{key}", "$None"])
+    (configs / "more.json").write_text('{"name": null}')
+    (configs / "args.json").write_text('{"name": "x"}')
+    run = ["run", "--config_file", "['base.json','more.json']", "--name", "None"]
+    refuse_unknown_settings(run)
+    with pytest.raises(InputError, match="--name None would be ignored"):
+        refuse_unknown_settings([*run, "--args_file", "args.json"])
 
 
 def test_a_list_of_configs_may_hold_blanks(configs):

@@ -10,12 +10,13 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pydoc import locate
 from types import FrameType, TracebackType
 from typing import Any
 
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run, run_workflow
 
 from scripts.errors import (
@@ -25,11 +26,13 @@ from scripts.errors import (
     reason_of,
     report_input_warnings_in_one_line,
 )
+from scripts.settings import SETTINGS
 
 OWN = "scripts."
 SCRIPTS = Path(__file__).resolve().parent
 RENAMED = {"read_particles": "read_species", "paint_targets": "Spheres", "pick_species": "Blobs"}  # old name: new name
-MISREAD = {"false": "False", "null": "None"}  # JSON words that are read as strings, which are true
+IGNORED, NULL = "None", "'$None'"  # MONAI drops the one and computes the other, here as a shell takes it
+MISREAD = {"false": "False", "null": NULL}  # JSON words that are read as strings, which are true
 YES_NO = ("True", "False", "1", "0")  # which are not read as strings
 COMPUTED = ("$", "@", "%")  # begin values that MONAI computes
 DEAD_WORKER = "DataLoader worker (pid"  # torch's message begins with it
@@ -39,13 +42,14 @@ MONAI_LABEL_TASK = ("monailabel", "interfaces", "utils", "app.py")  # the script
 
 
 def guard_command_line() -> None:
-    """Report input errors and warnings in one line, refuse misspelt settings; only in ``python -m monai.bundle``.
+    """Report input errors and warnings in one line, refuse wrong settings; only in ``python -m monai.bundle``.
 
     This is the first step of every config's ``initialize``. MONAI Label's training process also reports in one line; it
     has no settings to check. In any other process (a test, a server) this function does nothing.
 
     Raises:
-        InputError: a setting on the command line is in none of the configs that the command names.
+        InputError: a setting on the command line is in none of the configs that the command names, or a setting has a
+            value that it cannot have.
     """
     is_command = is_bundle_command()
     if is_command or Path(sys.argv[0]).parts[-4:] == MONAI_LABEL_TASK:
@@ -54,6 +58,7 @@ def guard_command_line() -> None:
     if is_command:
         end_orderly_when_terminated()
         refuse_unknown_settings(sys.argv[1:])
+        refuse_impossible_values(sys.argv[1:])
 
 
 def is_bundle_command() -> bool:
@@ -125,13 +130,13 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: a key is neither one of MONAI's nor in a named config, and no class there accepts it; the message
-            suggests the nearest one. Or a value is a word that would be read as its opposite.
+            suggests the nearest one. Or a value is a word that would be read as its opposite, or ignored.
     """
     given = _settings(arguments)
     for key, value in given.items():
         if value in MISREAD:
             raise InputError(f"--{key} {value} would be read as the word '{value}': write {MISREAD[value]}.")
-    settings = {**ConfigParser.load_config_file(given.get("args_file", "")), **given}
+    settings = {**_load_args_file(given), **given}
     files = _as_list(settings.get("config_file", ""))
     if not files:
         return  # MONAI itself reports that
@@ -143,13 +148,54 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
             near = difflib.get_close_matches(top, known, n=1)
             hint = f"did you mean --{near[0]}?" if near else "docs/reference/configuration.md lists all settings."
             raise InputError(f"--{key} is not a setting of {', '.join(files)}; {hint}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MONAI's, about overlays; it repeats them when it reads the configs itself
-        config = ConfigParser.load_config_files(files)
+    config = _load_configs(files)
     for key, value in settings.items():
         refuse_unknown_part(key, config)
         refuse_other_words_than_yes_and_no(key, value, config)
+    for key in (key for key, value in given.items() if value == IGNORED):
+        if _value_of(key, config) is not None or _load_args_file(given).get(key) is not None:
+            raise InputError(f"--{key} {IGNORED} would be ignored: write {NULL}.")
     refuse_moved_targets(config)
+
+
+def refuse_impossible_values(arguments: Sequence[str]) -> None:
+    """Check the values of settings, from configs, args file and command line, against `scripts.settings`.
+
+    A nested key that is a setting by default, such as ``optimizer#lr``, is checked like that setting. Values that MONAI
+    computes are left to what uses them.
+
+    Raises:
+        InputError: a setting cannot have its value; the message says what it may be.
+    """
+    given = _settings(arguments)
+    settings = _load_args_file(given) | {key: _read(value) for key, value in given.items()}
+    config = _load_configs(_as_list(settings.get("config_file", "")))
+    for key, value in {**config, **settings}.items():
+        default = _value_of(key, config) if "#" in key or "::" in key else None
+        name = default[1:] if isinstance(default, str) and default.startswith("@") else key
+        if name in SETTINGS and not (isinstance(value, str) and value.startswith(COMPUTED)):
+            SETTINGS[name].require(key, value)
+
+
+def _load_configs(files: Sequence[str]) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI's, about overlays; it repeats them when it reads the configs itself
+        config: dict[str, Any] = ConfigParser.load_config_files(files)
+    return config
+
+
+def _load_args_file(given: Mapping[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = ConfigParser.load_config_file(given.get("args_file", ""))
+    return settings
+
+
+def _read(value: str) -> Any:
+    """Return the value of a setting as MONAI reads it; one that stands alone, before the next setting, means True."""
+    return True if not value or value.startswith("--") else DefaultParseValue(value)
+
+
+def _value_of(key: str, config: Any) -> Any:
+    return ConfigParser(config).get(key.lstrip("+~"))
 
 
 def refuse_moved_targets(config: Any) -> None:
@@ -230,7 +276,7 @@ def refuse_other_words_than_yes_and_no(key: str, value: Any, config: Any) -> Non
     Raises:
         InputError: it is another word.
     """
-    if not isinstance(ConfigParser(config).get(key.lstrip("+~")), bool) or not isinstance(value, str):
+    if not isinstance(_value_of(key, config), bool) or not isinstance(value, str):
         return
     if value and value not in YES_NO and not value.startswith(("--", *COMPUTED)):
         raise InputError(f"--{key} {value} is neither True nor False, and would count as True: write one of them.")

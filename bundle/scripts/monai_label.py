@@ -33,6 +33,7 @@ from scripts.picking.second_look_transform import WITHOUT
 from scripts.picks import read_copick_json, read_csv
 from scripts.picks.kaggle_csv import ANNOTATED_FILE
 from scripts.preparation.image_facts import original_affine_of
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet, with_thresholds
 from scripts.volumes.reading import is_tomogram
 
@@ -73,13 +74,9 @@ def client_options(
     Raises:
         InputError: a value is out of its range, or an option is unknown.
     """
-    if not is_number(rotations) or rotations not in (1, 2, 3, 4):
-        raise InputError(f"rotations counts quarter turns, 1 to 4; got {rotations!r}.")
-    is_axes = isinstance(flips, Sequence) and all(axis in ("z", "y", "x") for axis in flips)
-    if not is_axes or len(set(flips)) < len(flips):
-        raise InputError(f"flips names axes out of z, y and x, each once; got {flips!r}.")
-    if not is_number(merge_distance_in_radii) or not 0 <= merge_distance_in_radii < math.inf:
-        raise InputError(f"merge_distance_in_radii must be a finite number from 0; got {merge_distance_in_radii!r}.")
+    check_setting("rotations", rotations)
+    check_setting("flips", flips)
+    check_setting("merge_distance_in_radii", merge_distance_in_radii)
     picked = with_options(species_set, chosen).picked
     own: dict[str, Any] = {f"{THRESHOLD}{species.name}": species.probability_threshold for species in picked}
     own |= {f"{MIN_VOXELS}{species.name}": species.min_voxels for species in picked}

@@ -18,7 +18,7 @@ AXES = ("z", "y", "x")
 MOST_SEED = 2**32 - 1  # of NumPy's generators
 
 FOLDER, FILE = text("a folder"), text("a file")
-ONE_NAME = Rule("a name", lambda value: isinstance(value, str | int) and not isinstance(value, bool))
+ONE_NAME = Rule("a name", lambda value: isinstance(value, str | int | float) and not isinstance(value, bool))
 NAMES = list_of(ONE_NAME, "a name, or a list of names", alone=True)
 SHARE, POSITIVE, NOT_NEGATIVE = a_number(0, 1), a_number(above=0), a_number(0)
 COUNT, COUNT_FROM_0 = a_number(1, whole=True), a_number(0, whole=True)

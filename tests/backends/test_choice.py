@@ -140,7 +140,7 @@ def test_openvino_that_is_asked_for_is_not_checked(fake):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backend": "tensorrt"}, "backend must be one of auto, torch, openvino, compile; got 'tensorrt'"),
+        ({"backend": "tensorrt"}, "backend is auto, torch, openvino or compile; got 'tensorrt'"),
         ({"backend": "openvino", "device": "cuda:0"}, "the device is cuda:0: set backend to 'auto'"),
     ],
 )

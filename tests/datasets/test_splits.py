@@ -116,7 +116,7 @@ def test_a_share_of_one_fold_is_the_first_fold(share, folds):
 
 
 def test_a_share_that_leaves_too_little_to_train_on_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"validation_share must be above 0 and at most 0\.5; got 0\.8"):
+    with pytest.raises(InputError, match=r"validation_share is null or a number above 0 and at most 0\.5; got 0\.8"):
         split_runs(tmp_path, [], validation_share=0.8)
 
 

@@ -289,5 +289,5 @@ def test_windows_are_drawn_by_weight_or_more_often_around_rare_species(tmp_path)
     two = make_species(2, weight=3.0)
     assert window_weights(rows, two, "weight") == {"a": 3.0, "b": 3.0}
     assert window_weights(rows, two, "rarity") == {"a": 0.75, "b": 3.0}
-    with pytest.raises(InputError, match="window_species must be one of weight, rarity; got 'counts'"):
+    with pytest.raises(InputError, match="window_species is weight or rarity; got 'counts'"):
         window_weights(rows, two, "counts")

@@ -205,8 +205,8 @@ def test_the_commands_have_the_settings_and_the_overlay_of_the_folds():
         ("--folds 2", r"plan\.json was begun with other folds: folds was 3, now it is 2\. Set another output_dir"),
         ("--seed 1", r"plan\.json was begun with other folds: seed was 0, now it is 1"),
         ("--only_folds [3]", "only_folds names fold 3; the folds are called 0 to 2"),
-        ("--folds 1", "folds must be a whole number from 2, so that there are runs to train on beside a fold; got 1"),
-        ("--folds 2.5", "folds must be a whole number from 2, .* got 2.5"),
+        ("--folds 1", "folds is a whole number, 2 or more; got 1"),
+        ("--folds 2.5", "folds is a whole number, 2 or more; got 2.5"),
         (
             "--annotated {'four':{'complete':False},'one':['a'],'two':['a']}",
             r"the network of fold \d could not be trained without .*three.*: b: points alone in every",

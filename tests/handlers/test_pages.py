@@ -50,5 +50,5 @@ def test_picks_are_drawn_on_the_image_of_a_padded_tomogram(species_set):
 def test_no_pages_are_written_where_none_are_wanted(species_set, tmp_path):
     run_engine([sample_of([], [])], WritePages(str(tmp_path), species_set, [0.5], page_megabytes=0))
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ValueError, match=r"page_megabytes is at least 1, or 0 for no pages; got 0\.5"):
+    with pytest.raises(ValueError, match=r"page_megabytes is 0, or a number from 1; got 0\.5"):
         WritePages(str(tmp_path), species_set, [0.5], page_megabytes=0.5)

@@ -14,9 +14,9 @@ def handler(**settings):
     [
         ({"user_id": "jane_doe"}, "user_id may hold letters, digits"),
         ({"session_id": "run_1"}, "session_id may hold letters, digits"),
-        ({"binning": 0}, "pick_binning must be above 0; got 0"),
-        ({"binning": -4.0}, "pick_binning must be above 0; got -4.0"),
-        ({"binning": float("nan")}, "pick_binning must be above 0; got nan"),
+        ({"binning": 0}, "pick_binning is null or a number above 0; got 0"),
+        ({"binning": -4.0}, "pick_binning is null or a number above 0; got -4.0"),
+        ({"binning": float("nan")}, "pick_binning is null or a number above 0; got nan"),
     ],
 )
 def test_what_no_file_can_be_written_with_is_refused_before_the_first_tomogram(settings, said):

@@ -50,7 +50,7 @@ def test_a_perfect_pick_counts_with_any_voxel_offset():
     metric = PickScore(narrow, voxel_offset=0.5)
     metric.update([sample])
     assert metric.compute() == 1
-    with pytest.raises(ValueError, match="mode must be one of kaggle, one_to_one; got 'kagle'"):
+    with pytest.raises(ValueError, match="mode is kaggle or one_to_one; got 'kagle'"):
         PickScore(narrow, mode="kagle")
 
 

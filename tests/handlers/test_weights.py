@@ -10,7 +10,7 @@ def test_gradients_are_clipped():
     layer.weight.grad, layer.bias.grad = torch.tensor([[30.0]]), torch.tensor([40.0])
     GradientClipHandler(layer, max_norm=1.0)(None)
     assert torch.allclose(layer.weight.grad, torch.tensor([[0.6]]))
-    with pytest.raises(ValueError, match="max_norm must be positive; got 0"):
+    with pytest.raises(ValueError, match="gradient_norm is a number above 0; got 0"):
         GradientClipHandler(layer, 0)
 
 

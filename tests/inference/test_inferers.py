@@ -464,27 +464,39 @@ def test_a_window_of_a_files_volume_brings_only_some_of_it_into_memory(monkeypat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rotations": 0}, "rotations counts the quarter turns to average over, 1 to 4; got 0"),
-        ({"rotations": 5}, "rotations counts the quarter turns to average over, 1 to 4; got 5"),
-        ({"flips": ("z", "w")}, r"flips names axes out of z, y and x, each once; got \['z', 'w'\]"),
-        ({"flips": ("x", "x")}, r"flips names axes out of z, y and x, each once; got \['x', 'x'\]"),
-        ({"overlap_voxels": -1}, "overlap_voxels must be 0 or more; got -1"),
-        ({"window_size": (8, 12)}, r"window_size needs three sizes \(z, y, x\) of 1 voxel or more; got \(8, 12\)"),
+        ({"rotations": 0}, "rotations is a whole number from 1 to 4; got 0"),
+        ({"rotations": 5}, "rotations is a whole number from 1 to 4; got 5"),
+        ({"flips": ("z", "w")}, r"flips is a list of axes out of z, y and x, each once; got \('z', 'w'\)"),
+        ({"flips": ("x", "x")}, r"flips is a list of axes out of z, y and x, each once; got \('x', 'x'\)"),
+        ({"overlap_voxels": -1}, "inference_overlap_voxels is a whole number, 0 or more; got -1"),
+        (
+            {"window_size": (8, 12)},
+            r"inference_window_size is null or three whole numbers \(z, y, x\), each 1 or more; got \(8, 12\)",
+        ),
         (
             {"window_size": (8, 0, 12)},
-            r"window_size needs three sizes \(z, y, x\) of 1 voxel or more; got \(8, 0, 12\)",
+            r"inference_window_size is null or three whole numbers \(z, y, x\), each 1 or more; got \(8, 0, 12\)",
         ),
-        ({"memory_gib": 0}, "memory_gib must be positive; got 0"),
-        ({"memory_gib": None}, "memory_gib must be positive; got None"),
-        ({"memory_gib": float("nan")}, "memory_gib must be positive; got nan"),
-        ({"overlap_voxels": None}, "overlap_voxels must be 0 or more; got None"),
-        ({"window_size": 64}, r"window_size needs three sizes \(z, y, x\) of 1 voxel or more; got 64"),
-        ({"window_size": "64"}, r"window_size needs three sizes \(z, y, x\) of 1 voxel or more; got '64'"),
-        ({"window_size": (8, 8, float("nan"))}, r"window_size needs three sizes \(z, y, x\) of 1 voxel or more"),
-        ({"flips": None}, "flips names axes out of z, y and x, each once; got None"),
-        ({"flips": [["z"]]}, r"flips names axes out of z, y and x, each once; got \[\['z'\]\]"),
-        ({"precision": "bfloat"}, r"precision must be auto or one of \['float32', .*\]; got 'bfloat'"),
-        ({"precision": "half"}, r"precision must be auto or one of \['float32', 'bfloat16', 'float16'\]; got 'half'"),
+        ({"memory_gib": 0}, "memory_gib is a number above 0; got 0"),
+        ({"memory_gib": None}, "memory_gib is a number above 0; got None"),
+        ({"memory_gib": float("nan")}, "memory_gib is a number above 0; got nan"),
+        ({"overlap_voxels": None}, "inference_overlap_voxels is a whole number, 0 or more; got None"),
+        (
+            {"window_size": 64},
+            r"inference_window_size is null or three whole numbers \(z, y, x\), each 1 or more; got 64",
+        ),
+        (
+            {"window_size": "64"},
+            r"inference_window_size is null or three whole numbers \(z, y, x\), each 1 or more; got '64'",
+        ),
+        (
+            {"window_size": (8, 8, float("nan"))},
+            r"inference_window_size is null or three whole numbers \(z, y, x\), each 1 or more",
+        ),
+        ({"flips": None}, "flips is a list of axes out of z, y and x, each once; got None"),
+        ({"flips": [["z"]]}, r"flips is a list of axes out of z, y and x, each once; got \[\['z'\]\]"),
+        ({"precision": "bfloat"}, r"precision is auto, float32, bfloat16 or float16; got 'bfloat'"),
+        ({"precision": "half"}, r"precision is auto, float32, bfloat16 or float16; got 'half'"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_inferer_is_built(settings, message):
@@ -493,5 +505,5 @@ def test_wrong_settings_are_refused_when_the_inferer_is_built(settings, message)
 
 
 def test_a_wrong_precision_of_training_windows_is_refused_when_the_inferer_is_built():
-    with pytest.raises(ValueError, match="precision must be auto or one of"):
+    with pytest.raises(ValueError, match="precision is auto, float32"):
         WindowInferer("half")

@@ -321,9 +321,9 @@ def test_members_with_unlike_targets_go_by_ranks(files):
 
 
 def test_an_unknown_combination_is_refused(files):
-    with pytest.raises(InputError, match="ensemble must be one of mean, rank; got 'median'"):
+    with pytest.raises(InputError, match="ensemble is mean or rank; got 'median'"):
         network_of_files(files, "median")
-    with pytest.raises(InputError, match="ensemble must be one of mean, rank; got 'median'"):
+    with pytest.raises(InputError, match="ensemble is mean or rank; got 'median'"):
         network_of_files(files[0], "median")
 
 

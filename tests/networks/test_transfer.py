@@ -162,5 +162,5 @@ def test_frozen_batch_norms_answer_as_in_evaluation(old):
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5])
 def test_a_rate_that_is_no_share_is_refused(rate, old):
-    with pytest.raises(InputError, match="rate_of_old_layers is a share from 0 to 1"):
+    with pytest.raises(InputError, match="rate_of_old_layers is a number from 0 to 1"):
         parameter_groups(tiny_network(), 0.1, rate, old)

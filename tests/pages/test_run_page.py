@@ -69,7 +69,7 @@ def test_no_megabytes_are_no_page(page):
     assert not page.exists()
     assert check_megabytes(1) == 1
     for wrong in (-1, 0.5, float("nan")):
-        with pytest.raises(InputError, match="page_megabytes is at least 1, or 0 for no pages"):
+        with pytest.raises(InputError, match="page_megabytes is 0, or a number from 1"):
             check_megabytes(wrong)
 
 

@@ -115,7 +115,7 @@ def test_nothing_above_the_threshold_gives_no_peaks():
 
 
 def test_a_negative_distance_is_refused():
-    with pytest.raises(ValueError, match="merge_distance_in_radii must not be negative; got -1"):
+    with pytest.raises(ValueError, match="merge_distance_in_radii is a number, 0 or more; got -1"):
         Peaks(-1)
 
 

@@ -121,13 +121,13 @@ def test_turned_copies_are_averaged():
     turned = torch.rot90(cut, 2, (2, 3))
     mean = (one.log_probabilities(cut) + one.log_probabilities(turned)) / 2
     assert torch.allclose(two.log_probabilities(cut), mean.log_softmax(dim=1), atol=1e-5)
-    with pytest.raises(InputError, match="second_look_copies must be a whole number from 1 to 8; got 9"):
+    with pytest.raises(InputError, match="second_look_copies is a whole number from 1 to 8; got 9"):
         SecondLook(network, CropShape(8, 0.0), None, copies=9)
 
 
 @pytest.mark.parametrize("copies", [0, 2.0, "two", None])
 def test_auto_does_not_fall_back_on_the_first_network_for_a_setting_that_cannot_be(copies, files):
-    with pytest.raises(InputError, match=f"second_look_copies must be a whole number from 1 to 8; got {copies!r}"):
+    with pytest.raises(InputError, match=f"second_look_copies is a whole number from 1 to 8; got {copies!r}"):
         find(files, "auto", copies=copies)
 
 
@@ -159,7 +159,7 @@ def test_a_second_look_that_is_wanted_or_named_must_be_there_and_of_these_weight
 def test_a_second_look_that_is_wanted_takes_no_thresholds(files):
     with pytest.raises(InputError, match="thresholds are for the first network's scores: leave them out and set oper"):
         find(files, True, probability_thresholds={"a": 0.5})
-    with pytest.raises(InputError, match="second_look must be true, false or 'auto'; got 'yes'"):
+    with pytest.raises(InputError, match="second_look is auto, true or false; got 'yes'"):
         find(files, "yes")
 
 

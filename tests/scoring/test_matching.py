@@ -54,7 +54,7 @@ def test_matching_does_not_depend_on_order():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="mode must be one of kaggle, one_to_one; got 'greedy'"):
+    with pytest.raises(ValueError, match="mode is kaggle or one_to_one; got 'greedy'"):
         count_hits([[1, 2, 3]], [[1, 2, 3]], 5, "greedy")
 
 

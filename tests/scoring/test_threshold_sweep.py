@@ -7,7 +7,7 @@ from synthetic import image_of, logits_of, noise
 
 @pytest.mark.parametrize("thresholds", [[], [0.5, 0.3], [0.5, 1.0]])
 def test_thresholds_of_a_sweep_have_to_rise_below_1(thresholds, species_set):
-    with pytest.raises(ValueError, match="thresholds are rising probabilities"):
+    with pytest.raises(ValueError, match="sweep_thresholds is a list of rising probabilities"):
         SweepThresholdsd("pred", species_set, Blobs(), thresholds)
 
 

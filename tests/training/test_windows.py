@@ -115,7 +115,7 @@ def test_a_window_of_interest_is_the_same_for_the_same_seed(species_set):
 
 
 def test_a_share_of_interest_beyond_one_is_refused(species_set):
-    with pytest.raises(ValueError, match="interest_share is a share, 0 to 1; got 2"):
+    with pytest.raises(ValueError, match="interest_share is a number from 0 to 1; got 2"):
         RandWindowd(species_set, (8, 8, 8), interest_share=2)
 
 
@@ -173,7 +173,7 @@ def test_flips_and_turns_move_image_and_target_together(species_set):
 
 @pytest.mark.parametrize("size", [(8, 8), (0, 8, 8)])
 def test_a_bad_window_size_is_refused(size, species_set):
-    with pytest.raises(ValueError, match="window_size needs three positive numbers"):
+    with pytest.raises(ValueError, match="window_size is three whole numbers"):
         RandWindowd(species_set, size)
 
 

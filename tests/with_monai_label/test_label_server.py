@@ -147,8 +147,8 @@ def test_options_of_a_request_change_its_picks_and_no_others(server):
             "'precision 0.9' or 'probability 0.5'.",
         ),
         ({"min_voxels_ribosom": 5}, "min_voxels_ribosome, min_voxels_thyroglobulin, min_voxels_virus-like-particle."),
-        ({"rotations": 7}, "rotations counts quarter turns, 1 to 4; got 7."),
-        ({"flips": "xx"}, "flips names axes out of z, y and x, each once; got 'xx'."),
+        ({"rotations": 7}, "rotations is a whole number from 1 to 4; got 7."),
+        ({"flips": "xx"}, "flips is a list of axes out of z, y and x, each once; got 'xx'."),
     ],
 )
 def test_a_wrong_option_is_answered_in_one_line(options, line, server):

@@ -17,9 +17,9 @@ from scripts.backends.torchscript import TorchScriptNetwork
 from scripts.errors import InputError, InputWarning
 from scripts.networks.ensemble import Ensemble
 from scripts.networks.recipe import pass_on
+from scripts.settings import check_setting
 
 FEWER_VOXELS = 0.8  # of those that a stand-in computes: then torch, which takes about as long for each, is faster
-BACKENDS = ("auto", "torch", "openvino", "compile")
 # Largest difference in probability between two programs that pick the same particles. From torch in float32, each
 # differs by up to 0.0005 in float32 and 0.04 in bfloat16.
 TOLERANCES = {torch.float32: 0.005, torch.bfloat16: 0.1}
@@ -48,8 +48,7 @@ def with_backend(
         return Ensemble([with_backend(one, backend, dtype, device) for one in network.members], network.combination)
     on_cpu = torch.device(device).type == "cpu"
     is_exported = isinstance(network, torch.jit.ScriptModule | TorchScriptNetwork | OnnxNetwork)
-    if backend not in BACKENDS:
-        raise InputError(f"backend must be one of {', '.join(BACKENDS)}; got '{backend}'.")
+    check_setting("backend", backend)
     if backend == "compile":
         compiled: nn.Module = torch.compile(network)  # type: ignore[assignment]
         if on_cpu and not is_exported:

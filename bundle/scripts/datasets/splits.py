@@ -21,6 +21,7 @@ from scripts.datasets.runs import Folders, Kinds, TomogramFile, as_names, find_r
 from scripts.datasets.truth import TruthSource, count_truths, list_labelled_runs, runs_of_probable_truth
 from scripts.errors import InputError
 from scripts.markdown import markdown_table
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
@@ -65,8 +66,7 @@ def split_runs(
         InputError: the share is not above 0 and at most a half, or a table of truth or what was annotated cannot be
             read.
     """
-    if validation_share is not None and not 0 < validation_share <= 0.5:
-        raise InputError(f"validation_share must be above 0 and at most 0.5; got {validation_share}.")
+    check_setting("validation_share", validation_share)
     named, without = as_names(validation_runs), as_names(without)
     found = find_runs(dataset_dir, tomogram_kind)
     is_by_table = truth_user_id is None and truth_session_id is None
@@ -235,13 +235,10 @@ def plan_folds(
         InputError: there are fewer than two folds, or more than runs; or a fold's network would see no particle of a
             species, or could not be trained, see `annotated.require_annotated`.
     """
+    check_setting("folds", folds)
     labelled = list_labelled_runs(
         dataset_dir, None, without, tomogram_kind, False, truth_user_id, truth_session_id, annotated
     )
-    if folds != int(folds) or folds < 2:
-        raise InputError(
-            f"folds must be a whole number from 2, so that there are runs to train on beside a fold; got {folds}."
-        )
     held_out = _rows_to_hold_out(labelled)
     if folds > len(held_out):
         names = ", ".join(row["run"] for row in held_out) or "none"

@@ -32,11 +32,11 @@ from scripts.file_names import refuse_look_alikes
 from scripts.picks import Pick, read_copick_folder, read_csv, read_relion5_star
 from scripts.picks.copick_json import copick_files_of_run
 from scripts.picks.kaggle_csv import ANNOTATED_FILE
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet
 from scripts.volumes.reading import is_tomogram
 
 TRUTH_TABLE, TRUTH_STAR = "truth.csv", "truth.star"
-WINDOW_RULES = ("weight", "rarity")
 
 
 def list_labelled_runs(
@@ -211,8 +211,7 @@ def window_weights(rows: Iterable[Mapping[str, str]], species_set: SpeciesSet, r
     Raises:
         InputError: there is no such rule, or a row is of a label volume, in which particles are not counted.
     """
-    if rule not in WINDOW_RULES:
-        raise InputError(f"window_species must be one of {', '.join(WINDOW_RULES)}; got {rule!r}.")
+    check_setting("window_species", rule)
     weights = {species.name: species.weight for species in species_set.picked}
     if rule == "weight":
         return weights

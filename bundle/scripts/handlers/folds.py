@@ -154,7 +154,8 @@ def fold_arguments(arguments: Sequence[str], settings: Mapping[str, Any]) -> lis
             f"the command must name its task once, which is {FOLD_TASK} for a fold; it is there {count} times: start "
             f"it as python -m monai.bundle run {TASK} ..."
         )
-    return [*kept, *(part for key, value in settings.items() for part in (f"--{key}", str(value)))]
+    texts = {key: "$None" if value is None else str(value) for key, value in settings.items()}
+    return [*kept, *(part for key, value in texts.items() for part in (f"--{key}", value))]
 
 
 def run_bundle(number: int, arguments: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from scripts.picks.relion4_star import counts_voxels
 from scripts.records import as_json, record_of
 from scripts.results.project_session import SessionRecord, project_of, run_folder_in_project
 from scripts.results.run_folder import changed_file, make_record, state_of, write_record
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
@@ -203,8 +203,7 @@ def check_binning(binning: float | None, formats: Sequence[Format]) -> float:
         if names:
             warnings.warn(counts_voxels(" and ".join(names), "pick_binning"), InputWarning, stacklevel=3)
         return 1.0
-    if not 0 < binning < math.inf:
-        raise InputError(f"pick_binning must be above 0; got {binning}.")
+    check_setting("pick_binning", binning)
     if not names:
         raise InputError(f"pick_binning has no meaning for {', '.join(one.name for one in formats)}; leave it out.")
     return binning

@@ -19,6 +19,7 @@ from scripts.networks.model_card import card_path, needed_card, record_threshold
 from scripts.pages.figures import save_figure, sweep_figure
 from scripts.preparation.annotation import Annotation
 from scripts.scoring.threshold_choice import LEAST_TRUTHS, fit_thresholds
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class FitThresholds:
         least_truths: int = LEAST_TRUTHS,
     ) -> None:
         self.folder, self.species_set, self.thresholds = Path(output_dir), species_set, np.asarray(thresholds)
+        check_setting("least_truths", least_truths)
         self.recorded_for, self.finder, self.least_truths = recorded_for, finder, least_truths
 
     def attach(self, engine: Engine) -> None:

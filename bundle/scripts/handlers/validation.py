@@ -6,7 +6,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.handlers import ValidationHandler
 
-from scripts.errors import InputError
+from scripts.settings import check_setting
 
 
 class ValidateEpochs(ValidationHandler):
@@ -21,8 +21,7 @@ class ValidateEpochs(ValidationHandler):
     """
 
     def __init__(self, validator: Evaluator, interval: int) -> None:
-        if interval != int(interval) or interval < 0:
-            raise InputError(f"val_interval must be a whole number from 0, which means no validation; got {interval}.")
+        check_setting("val_interval", interval)
         super().__init__(interval, validator)
 
     def attach(self, engine: Engine) -> None:

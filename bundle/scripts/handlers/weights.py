@@ -7,6 +7,8 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import nn
 
+from scripts.settings import check_setting
+
 
 class GradientClipHandler:
     """Limit the norm of the gradient, after each backward pass and before the optimizer's step.
@@ -19,8 +21,7 @@ class GradientClipHandler:
     unrecorded = ("network",)
 
     def __init__(self, network: nn.Module, max_norm: float) -> None:
-        if not max_norm > 0:
-            raise ValueError(f"max_norm must be positive; got {max_norm}.")
+        check_setting("gradient_norm", max_norm)
         self.network, self.max_norm = network, max_norm
 
     def attach(self, engine: Engine) -> None:
@@ -45,8 +46,7 @@ class AverageWeights:
     unrecorded = ("network", "averaged")
 
     def __init__(self, network: nn.Module, averaged: nn.Module, momentum: float) -> None:
-        if not 0 < momentum <= 1:
-            raise ValueError(f"momentum is a share, 0 < momentum <= 1; got {momentum}.")
+        check_setting("averaging_momentum", momentum)
         self.network, self.averaged, self.momentum = network, averaged.eval(), momentum
 
     def attach(self, engine: Engine) -> None:

@@ -32,6 +32,7 @@ from scripts.inference.window_cover import (
     windows_along,
 )
 from scripts.memory import is_out_of_memory, require_memory
+from scripts.settings import check_setting
 from scripts.threads import AT_ONCE, in_threads
 
 logger = logging.getLogger(__name__)
@@ -101,18 +102,11 @@ class TomogramInferer(Inferer):
         memory_format: torch.memory_format | None = None,
     ) -> None:
         super().__init__()
-        if rotations not in (1, 2, 3, 4):
-            raise InputError(f"rotations counts the quarter turns to average over, 1 to 4; got {rotations!r}.")
-        named = isinstance(flips, Sequence) and all(isinstance(axis, str) for axis in flips)
-        if not named or not set(flips) <= set(SPATIAL_AXES) or len(set(flips)) < len(flips):
-            raise InputError(f"flips names axes out of z, y and x, each once; got {list(flips) if named else flips!r}.")
-        sizes = list(window_size) if isinstance(window_size, Sequence) else None
-        if window_size is not None and not (sizes and len(sizes) == 3 and all(_is_number(one, 1) for one in sizes)):
-            raise InputError(f"window_size needs three sizes (z, y, x) of 1 voxel or more; got {window_size!r}.")
-        if not _is_number(overlap_voxels, 0):
-            raise InputError(f"overlap_voxels must be 0 or more; got {overlap_voxels!r}.")
-        if not (_is_number(memory_gib, 0) and memory_gib > 0):
-            raise InputError(f"memory_gib must be positive; got {memory_gib!r}.")
+        check_setting("inference_window_size", window_size)
+        check_setting("inference_overlap_voxels", overlap_voxels)
+        check_setting("memory_gib", memory_gib)
+        check_setting("rotations", rotations)
+        check_setting("flips", flips)
         self.window_size, self.overlap_voxels, self.memory_gib = window_size, overlap_voxels, memory_gib
         self.rotations, self.flips, self.precision = rotations, tuple(flips), check_precision(precision)
         self.progress, self.memory_format = progress, memory_format
@@ -378,10 +372,6 @@ class TomogramInferer(Inferer):
             part_to_cover(inside, window, overlap // 2, plan.align)
             for inside, window, overlap in zip(layers, plan.window_size, plan.overlap, strict=True)
         )
-
-
-def _is_number(value: Any, least: float) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= least
 
 
 def _copied(part: Tensor, pages: FilePages) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from scripts.errors import InputError
+from scripts.settings import check_setting
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -18,8 +18,7 @@ def check_precision(precision: str) -> str:
     Raises:
         InputError: it is neither.
     """
-    if precision != "auto" and precision not in PRECISIONS:
-        raise InputError(f"precision must be auto or one of {list(PRECISIONS)}; got '{precision}'.")
+    check_setting("precision", precision)
     return precision
 
 

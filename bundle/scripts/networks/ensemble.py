@@ -21,6 +21,7 @@ from scripts.networks.model_card import IDENTITY, Card, needed_card, network_of,
 from scripts.networks.recipe import output_stride
 from scripts.networks.weights import load_weights
 from scripts.records import first_difference
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet
 
 COMBINATIONS = ("mean", "rank")
@@ -163,8 +164,7 @@ def check_combination(combination: str) -> None:
     Raises:
         InputError: it is not.
     """
-    if combination not in COMBINATIONS:
-        raise InputError(f"ensemble must be one of {', '.join(COMBINATIONS)}; got {combination!r}.")
+    check_setting("ensemble", combination)
 
 
 def load_files(

@@ -19,6 +19,7 @@ from scripts.errors import InputError
 from scripts.networks.model_card import Card, check_model, check_voxel_size_of, needed_card, was_trained_on
 from scripts.networks.recipe import rebuild, recipe_of
 from scripts.networks.weights import check_fit, check_network, load_weights, read_tensors
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
@@ -130,8 +131,7 @@ def parameter_groups(
     Raises:
         InputError: the rate is none, there are no weights at the start, or see `head_of`.
     """
-    if not 0 <= rate_of_old_layers <= 1:
-        raise InputError(f"rate_of_old_layers is a share from 0 to 1; got {rate_of_old_layers}.")
+    check_setting("rate_of_old_layers", rate_of_old_layers)
     beside = [] if more is None else list(more.parameters())
     if rate_of_old_layers == 1:
         return [*network.parameters(), *beside]

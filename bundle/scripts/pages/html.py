@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from scripts.atomic_files import write_atomically
-from scripts.errors import InputError
 from scripts.pages.figures import colour_of
 from scripts.picking.operating_point import LEAST_F, LEAST_PROBABILITY
 from scripts.picking.score_valley import HIGHEST, Valley, suggest_threshold
 from scripts.picks import Pick, by_species
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -29,8 +29,7 @@ def check_megabytes(page_megabytes: float) -> float:
     Raises:
         InputError: it is not.
     """
-    if page_megabytes != 0 and not page_megabytes >= 1:
-        raise InputError(f"page_megabytes is at least 1, or 0 for no pages; got {page_megabytes}.")
+    check_setting("page_megabytes", page_megabytes)
     return page_megabytes
 
 

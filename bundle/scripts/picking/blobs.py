@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from scripts.picking.candidates import Candidates, merge_close_candidates
 from scripts.picking.components import check_connectivity, components_of_voxels
+from scripts.settings import check_setting
 from scripts.species import Species
 
 # share of a volume above a species' threshold; particles that touch everywhere fill a tenth by their targets
@@ -114,15 +115,14 @@ class Blobs:
         connectivity: see `find_candidates`.
 
     Raises:
-        ValueError: the distance is negative, or there is no such connectivity.
+        InputError: the distance is negative, or there is no such connectivity.
     """
 
     merge_distance_in_radii: float = 1.0
     connectivity: int = 26
 
     def __post_init__(self) -> None:
-        if self.merge_distance_in_radii < 0:
-            raise ValueError(f"merge_distance_in_radii must not be negative; got {self.merge_distance_in_radii}.")
+        check_setting("merge_distance_in_radii", self.merge_distance_in_radii)
         check_connectivity(self.connectivity)
 
     def __call__(self, probability: NDArray[np.float32], species: Species, voxel_size_angstrom: float) -> Candidates:

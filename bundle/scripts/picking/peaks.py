@@ -14,6 +14,7 @@ from torch import Tensor
 from scripts.picking.blobs import is_flood
 from scripts.picking.candidates import Candidates, highest_of_neighbours
 from scripts.picking.components import components_of_voxels
+from scripts.settings import check_setting
 from scripts.species import Species
 
 # the 26 neighbours of a voxel, those behind its faces first: they exceed most voxels
@@ -111,15 +112,14 @@ class Peaks:
             nothing.
 
     Raises:
-        ValueError: the distance is negative.
+        InputError: the distance is negative.
     """
 
     merge_distance_in_radii: float = 1.0
     takes_tensors: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.merge_distance_in_radii < 0:
-            raise ValueError(f"merge_distance_in_radii must not be negative; got {self.merge_distance_in_radii}.")
+        check_setting("merge_distance_in_radii", self.merge_distance_in_radii)
 
     def __call__(
         self, probability: NDArray[np.float32] | Tensor, species: Species, voxel_size_angstrom: float

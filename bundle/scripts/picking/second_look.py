@@ -36,7 +36,8 @@ from scripts.picking.calibrated_scores import CalibratedScores, load_calibration
 from scripts.picking.calibration import Calibration, half_trusted, log_odds_of, warn_of_uncalibrated
 from scripts.picking.familiarity import VISIBILITY, Familiarity, statistics_of
 from scripts.picking.proposals import Proposals
-from scripts.preparation.crops import COPIES, Brightness, CropShape, as_input, cut_crop, turned_copies
+from scripts.preparation.crops import Brightness, CropShape, as_input, cut_crop, turned_copies
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet
 from scripts.threads import AT_ONCE, in_threads
 
@@ -77,7 +78,7 @@ class SecondLook:
         first_sha256: str = "",
         uses: Mapping[str, Sequence[str]] = MappingProxyType({}),
     ) -> None:
-        check_copies(copies)
+        check_setting("second_look_copies", copies)
         self.weights_sha256, self.first_sha256, self.uses = weights_sha256, first_sha256, uses
         self.network, self.crop_shape, self.calibration = network.folded(dtype), crop_shape, calibration
         self.familiarity, self.copies, self.dtype = familiarity, copies, dtype
@@ -149,16 +150,6 @@ class SecondLook:
         return torch.stack(answers).mean(dim=0).log_softmax(dim=1)
 
 
-def check_copies(copies: Any) -> None:
-    """Check the number of turned copies.
-
-    Raises:
-        InputError: there are not so many.
-    """
-    if not isinstance(copies, int) or not 1 <= copies <= len(COPIES):
-        raise InputError(f"second_look_copies must be a whole number from 1 to {len(COPIES)}; got {copies!r}.")
-
-
 def find_second_look(
     wanted: bool | str,
     path: str | Path | None,
@@ -194,9 +185,8 @@ def find_second_look(
         InputError: ``wanted`` is something else, or comes with thresholds; or the second look is wanted, and missing,
             damaged, or for other species, another voxel size or another first network.
     """
-    if not (isinstance(wanted, bool) or wanted == "auto"):
-        raise InputError(f"second_look must be true, false or 'auto'; got {wanted!r}.")
-    check_copies(copies)
+    check_setting("second_look", wanted)
+    check_setting("second_look_copies", copies)
     if wanted == "auto" and path is not None:
         wanted = True
     if calibration_path is not None:

@@ -17,6 +17,7 @@ from scripts.errors import InputError
 from scripts.preparation.image_facts import source_of
 from scripts.preparation.padding import too_common_value
 from scripts.preparation.scaling import is_finite, replace_non_finite, sorted_sample_of
+from scripts.settings import check_setting
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +82,7 @@ class CheckVoxelSized(MapTransform):
         self, keys: KeysCollection, voxel_size_angstrom: float, tolerance: float = 0.02, resample: bool = False
     ) -> None:
         super().__init__(keys)
-        if not 0 <= tolerance < 1:
-            raise ValueError(f"tolerance is a share of the voxel size, 0 <= tolerance < 1; got {tolerance}.")
+        check_setting("voxel_size_tolerance", tolerance)
         self.voxel_size_angstrom, self.tolerance, self.resample = voxel_size_angstrom, tolerance, resample
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:

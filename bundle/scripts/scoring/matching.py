@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from scipy.spatial import KDTree
 
 from scripts.coordinates import as_points
+from scripts.settings import check_setting
 
 MODES = ("kaggle", "one_to_one")
 
@@ -19,10 +20,9 @@ def check_mode(mode: str) -> str:
     """Return ``mode`` if it is one of `MODES`.
 
     Raises:
-        ValueError: it is not.
+        InputError: it is not.
     """
-    if mode not in MODES:
-        raise ValueError(f"mode must be one of {', '.join(MODES)}; got '{mode}'.")
+    check_setting("mode", mode)
     return mode
 
 

@@ -15,6 +15,7 @@ from scripts.coordinates import voxel_size_of
 from scripts.picking.candidates import Finder
 from scripts.picking.image_picks import find_in_image, is_judged, keep_inside, logits_stride_of, probability_of
 from scripts.scoring.matching import check_mode, count_hits
+from scripts.settings import check_setting
 from scripts.species import HIT_FRACTION, SpeciesSet
 
 
@@ -46,9 +47,7 @@ class SweepThresholdsd(MapTransform):
         region_key: str = "region",
     ) -> None:
         super().__init__(keys)
-        tried = np.asarray(thresholds, dtype=np.float64)
-        if tried.size == 0 or np.any(np.diff(tried) <= 0) or not 0 <= tried[0] <= tried[-1] < 1:
-            raise ValueError(f"thresholds are rising probabilities, 0 <= t < 1; got {list(thresholds)}.")
+        check_setting("sweep_thresholds", thresholds)
         self.species_set, self.thresholds, self.mode = species_set, list(thresholds), check_mode(mode)
         self.image_key, self.label_key, self.sweep_key = image_key, label_key, sweep_key
         self.finder, self.region_key = finder, region_key

@@ -17,6 +17,7 @@ from scripts.errors import InputError
 from scripts.preparation.annotation import DOUBTFUL, REGION, Annotation, pop_annotation
 from scripts.preparation.cache import StoredVolume
 from scripts.preparation.interest import CELL_VOXELS, INTEREST
+from scripts.settings import check_setting
 from scripts.species import SpeciesSet
 from scripts.volumes.labels import box_around
 
@@ -45,8 +46,7 @@ class RandWindowd(RandomizableTransform):
         output_stride: of the network, see `PaintTargetsd`.
 
     Raises:
-        InputError: a side of the window is no multiple of ``output_stride``.
-        ValueError: an argument is out of its range.
+        InputError: an argument is out of its range, or a side of the window is no multiple of ``output_stride``.
     """
 
     def __init__(
@@ -62,20 +62,17 @@ class RandWindowd(RandomizableTransform):
         output_stride: int = 1,
     ) -> None:
         super().__init__()
-        if len(window_size) != 3 or min(window_size) < 1:
-            raise ValueError(f"window_size needs three positive numbers of voxels (z, y, x); got {window_size}.")
+        check_setting("window_size", window_size)
+        check_setting("particle_share", particle_share)
+        check_setting("interest_share", interest_share)
         if window_size[1] != window_size[2]:
-            raise ValueError(f"window_size needs y equal to x, because windows are turned in xy; got {window_size}.")
+            raise InputError(f"window_size needs y equal to x, because windows are turned in xy; got {window_size}.")
         if any(side % output_stride for side in window_size):
             raise InputError(
                 f"window_size {list(window_size)}: the network answers once per {output_stride} voxels, and mirrored "
                 "targets would lie beside their particles. Set its sides to multiples of that, for example "
                 f"{[-(-side // output_stride) * output_stride for side in window_size]}."
             )
-        if not 0 <= particle_share <= 1:
-            raise ValueError(f"particle_share is a share, 0 to 1; got {particle_share}.")
-        if not 0 <= interest_share <= 1:
-            raise ValueError(f"interest_share is a share, 0 to 1; got {interest_share}.")
         self.weights = {
             species.label: species.weight if species_weights is None else species_weights[species.name]
             for species in species_set.picked
