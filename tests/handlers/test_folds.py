@@ -308,7 +308,7 @@ def test_proposals_of_which_the_truth_does_not_tell_are_not_in_the_calibration(t
 def test_a_folds_command_is_the_whole_one_with_its_own_folder():
     given = ["run", "cross_validation", "--output_dir", "OUT", "--epochs=3", "--cache-dir=C", "--folds", "2"]
     assert fold_arguments(given, {"output_dir": "OUT/fold_0", "cache_dir": None}) == [
-        "run", "fold", "--epochs=3", "--folds", "2", "--output_dir", "OUT/fold_0", "--cache_dir", "None",
+        "run", "fold", "--epochs=3", "--folds", "2", "--output_dir", "OUT/fold_0", "--cache_dir", "$None",
     ]  # fmt: skip
 
 
