@@ -17,7 +17,7 @@ from scripts.preparation.cache import StoredDataset
 from scripts.records import canonical, first_difference
 from scripts.species import read_species
 from scripts.volumes.ome_zarr_writer import write_ome_zarr
-from synthetic import noise, tiny_network, write_second_look, write_weights
+from synthetic import noise, tiny_classifier, tiny_network, write_second_look, write_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "bundle" / "configs"
@@ -39,8 +39,8 @@ OTHER = {  # another value of each setting than that of the config, or of the ba
     "mode": "one_to_one", "mask_path": "{run}.mrc", "slab_z_angstrom": [10.0, 90.0], "user_id": "other",
     "session_id": "7", "page_megabytes": 0, "pick_formats": ["csv"], "pick_binning": 2.0, "write_to_project": True,
     "overwrite": True, "load_pretrain": False, "backend": "compile", "second_look": False, "second_look_copies": 3,
-    "second_look_path": "none.pt", "operating_point": "f4", "ensemble": "rank",
-    "validation_share": 0.3, "window_species": "rarity",
+    "second_look_path": "another.pt", "calibration_path": "calibration.json",
+    "operating_point": "f4", "ensemble": "rank", "validation_share": 0.3, "window_species": "rarity",
     "start_from_other_species": True, "rate_of_old_layers": 0.5,
 }  # fmt: skip
 PLACES = {"imports", "bundle_root", "dataset_dir", "output_dir", "species_path", "checkpoint_path", "device"}
@@ -76,6 +76,7 @@ def project(tmp_path_factory):
     write_project(root, species_set, "test", "three runs")
     weights = write_weights(root / "weights.pt", tiny_network(out_channels=5), species_set)
     write_second_look(root / "second_look.pt", weights, species_set)
+    write_second_look(root / "another.pt", weights, species_set, tiny_classifier(1, len(species_set.names) + 1))
     write_weights(root / "more.pt", tiny_network(seed=1, out_channels=5), species_set)
     calibration = Calibration(np.tile([1.0, *[0] * 7], (5, 1)))
     write_calibration(root / "calibration.json", calibration, species_set.names, [weights], {})
@@ -154,7 +155,7 @@ def test_a_setting_is_in_the_record_or_may_change(name, key, project):
         "rate_of_old_layers": others,
     }
     both = needed.get(key, {})
-    other = str(project / "calibration.json") if key == "calibration_path" else OTHER[key]
+    other = str(project / OTHER[key]) if key in ("calibration_path", "second_look_path") else OTHER[key]
     before, now = record(project, name, **both), record(project, name, **{**both, key: other})
     listed = may_change("training" if name == "train.json" else "batch")
     assert (canonical(before) == canonical(now)) == (key in listed), first_difference(before, now)
