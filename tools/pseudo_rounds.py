@@ -36,6 +36,7 @@ from scripts.datasets.truth import TRUTH_TABLE, list_labelled_runs  # noqa: E402
 from scripts.errors import InputError, run_tool  # noqa: E402
 from scripts.markdown import markdown_table  # noqa: E402
 from scripts.networks.model_card import card_path, needed_card, sha256_of, uses_of_weights  # noqa: E402
+from scripts.pages.batch_folder import RECORD_FILE  # noqa: E402
 from scripts.picking.second_look import NOT_CALIBRATED, SECOND_LOOK  # noqa: E402
 from scripts.picks import read_csv, write_csv  # noqa: E402
 from scripts.records import first_difference  # noqa: E402
@@ -48,7 +49,7 @@ from scripts.results.pseudo_labels import (  # noqa: E402
     refuse_used_runs,
     require_scores,
 )
-from scripts.results.run_folder import RECORD_FILE, read_record  # noqa: E402
+from scripts.results.run_folder import read_record  # noqa: E402
 
 BUNDLE = ROOT / "bundle"
 LABELS, SETTINGS, DONE = "labels", "settings.json", "done"

@@ -244,6 +244,28 @@ def test_runs_without_a_result_are_refused_until_they_are_left_out(label, tmp_pa
     assert not (tmp_path / "truth.csv").exists()
 
 
+def test_a_run_that_the_summary_calls_missing_is_refused_whatever_its_folder_holds(label, tmp_path, capsys):
+    write_batch(tmp_path)
+    write_run(tmp_path / "picks", "later", [at(0, 0.95, run="later")])  # of settings before those of the batch
+    assert label("--excluded_runs", "lost") == 1
+    assert "error: later: failed, missing, damaged or out of date" in capsys.readouterr().err
+    write_run(tmp_path / "more", "later", [at(0, 0.95, run="later")])
+    assert label(tmp_path / "more", "--excluded_runs", "lost") == 0
+
+
+def test_runs_of_different_settings_are_refused_with_the_difference(label, tmp_path, capsys):
+    for folder, run, second in (("picks", "one", FIRST), ("picks", "two", SECOND), ("more", "three", SECOND)):
+        write_run(tmp_path / folder, run, [at(0, 0.95, run=run)], second=second)
+    assert label(tmp_path / "more") == 1
+    assert capsys.readouterr().err == (
+        "error: one: picked with other settings than two: postprocessing transforms second_look weights_sha256 was "
+        f'"{SECOND[:56]}..., now it is "{FIRST[:56]}...: pick again with the same, leave them out by --excluded_runs, '
+        "or make a table of each.\n"
+    )
+    assert not (tmp_path / "truth.csv").exists()
+    assert label(tmp_path / "more", "--excluded_runs", "one") == 0
+
+
 def test_the_training_is_told_to_leave_out_runs_of_which_nothing_is_known(label, tmp_path, capsys):
     write_batch(tmp_path)
     write_csv(tmp_path / "own.csv", [at(310, 1.0, run="later")])

@@ -3,12 +3,10 @@ import os
 
 import pytest
 from scripts.errors import InputError
+from scripts.pages.batch_folder import DONE, FAILED, MISSING
 from scripts.picks import FORMATS, Pick, read_csv, write_csv
 from scripts.records import as_json, record_of
 from scripts.results.run_folder import (
-    DONE,
-    FAILED,
-    MISSING,
     BatchTables,
     SummaryRow,
     difference,
@@ -235,9 +233,12 @@ def test_a_note_that_cannot_be_written_is_an_input_error(tmp_path):
         write_failure(tmp_path / "file", "one", "no memory")
 
 
-def test_a_summary_without_runs_is_named(tmp_path):
+def test_a_summary_without_its_columns_is_named(tmp_path):
     (tmp_path / "summary.csv").write_text("name;status\none;done\n")
     with pytest.raises(InputError, match=r"summary\.csv has no column run: restore it"):
+        runs_of_output(tmp_path)
+    (tmp_path / "summary.csv").write_text("run\none\n")
+    with pytest.raises(InputError, match=r"summary\.csv has no column status: restore it"):
         runs_of_output(tmp_path)
     (tmp_path / "summary.csv").write_text("\ufeffrun,status\none,done\n", encoding="utf-8")
     assert runs_of_output(tmp_path) == ["one"]

@@ -16,14 +16,13 @@ from urllib.parse import quote
 import numpy as np
 
 from scripts.errors import InputError
+from scripts.pages.batch_folder import failures_in
 from scripts.pages.html import PAGE_NAME, rounded_down, species_data, valleys_of, write_page
 from scripts.picks import Pick, by_species, read_csv
 from scripts.scoring.comparison import Comparison
 from scripts.species import SpeciesSet
 
 logger = logging.getLogger(__name__)
-
-FAILURES = "failures"  # folder of a batch with a note for every run that failed
 
 
 def write_batch_page(
@@ -63,20 +62,6 @@ def write_batch_page(
     expected = _expected_in([table.parent for table in tables])
     write_summary_page(path, picks, species_set, failures=failures, expected=expected)
     return path
-
-
-def failures_in(output_dir: Path) -> dict[str, str]:
-    """Return why runs of a batch failed, by run: the first line of every note."""
-    names = [path.name.removesuffix(".txt") for path in sorted((output_dir / FAILURES).glob("[!.]*.txt"))]
-    return {run: failure for run in names if (failure := read_failure(output_dir, run)) is not None}
-
-
-def read_failure(output_dir: Path, run: str) -> str | None:
-    """Return the first line of the note about a run that failed; None where there is none."""
-    try:
-        return (output_dir / FAILURES / f"{run}.txt").read_text(encoding="utf-8").split("\n")[0]
-    except OSError:
-        return None
 
 
 def _expected_in(folders: Sequence[Path]) -> dict[str, dict[str, Any]] | None:

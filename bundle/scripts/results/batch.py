@@ -23,14 +23,11 @@ from scripts.atomic_files import ignores_case, lock_folder, open_lock, remove_te
 from scripts.datasets.runs import mask_of_run, run_name
 from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
 from scripts.memory import is_out_of_memory
+from scripts.pages.batch_folder import DONE, FAILED, MISSING, SUMMARY
 from scripts.pages.batch_page import write_batch_page
 from scripts.pages.html import PAGE_NAME
 from scripts.picks import check_formats
 from scripts.results.run_folder import (
-    DONE,
-    FAILED,
-    MISSING,
-    SUMMARY,
     BatchTables,
     SummaryRow,
     difference,

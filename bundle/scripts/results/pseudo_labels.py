@@ -16,12 +16,11 @@ from typing import Any
 
 from scripts.errors import InputError, run_tool
 from scripts.networks.model_card import used_runs_in_words, uses_of_weights
-from scripts.pages.batch_page import read_failure
+from scripts.pages.batch_folder import MISSING, PICKS_TABLE, other_settings, read_failure, read_statuses
 from scripts.picking.calibration import UNFITTED
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.results.run_folder import (
     LOWEST_PROBABILITY,
-    PICKS_TABLE,
     Record,
     read_record,
     runs_of_output,
@@ -31,6 +30,7 @@ ACCEPT, UNCERTAIN = 0.9, 0.2  # lowest scores of a label and of a place that tra
 HIGHEST_WEIGHT = 0.999999  # of a label: a table has six decimals, and 1 is a certain particle
 DIGITS = 12  # of a SHA-256 in an origin
 NOT_PICKED = "failed, missing, damaged or out of date: pick again, or leave them out by --excluded_runs"
+ONE_SETTING = "pick again with the same, leave them out by --excluded_runs, or make a table of each"
 
 JudgedRun = tuple[Record, list[Pick]]
 
@@ -112,7 +112,8 @@ def judged_runs(
         allow_uncalibrated: take runs that are flagged, and species whose scores are not calibrated.
 
     Raises:
-        InputError: there are none, one is there twice, failed, is missing, or cannot be labelled, see `fault_of_run`.
+        InputError: there are none, one is there twice, failed, is missing, was picked with other settings than the
+            others, or cannot be labelled, see `fault_of_run`.
     """
     found: dict[str, JudgedRun] = {}
     faults: defaultdict[str, list[str]] = defaultdict(list)
@@ -121,11 +122,12 @@ def judged_runs(
         names = runs_of_output(output_dir)
         if not names:
             raise InputError(f"{output_dir} holds no run that inference has picked.")
+        statuses = read_statuses(output_dir)
         for name in names:
             if name in excluded_runs:
                 continue
-            record = read_record(output_dir / name)
-            if record is None or read_failure(output_dir, name) is not None:
+            record, is_missing = read_record(output_dir / name), statuses.get(name) == MISSING
+            if record is None or is_missing or read_failure(output_dir, name) is not None:
                 lost.add(name)
                 continue
             if name in found:
@@ -134,6 +136,8 @@ def judged_runs(
             if fault:
                 faults[fault].append(name)
             found[name] = record, read_csv(output_dir / name / PICKS_TABLE)
+    for name, fault in other_settings({name: record.settings for name, (record, _) in found.items()}).items():
+        faults[f"{fault}: {ONE_SETTING}"].append(name)
     if lost - found.keys():  # one that failed may have been picked in another folder
         faults[NOT_PICKED] = sorted(lost - found.keys())
     for fault, names in faults.items():

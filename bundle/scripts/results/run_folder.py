@@ -8,7 +8,6 @@ processes it had.
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,19 @@ from typing import Any
 from scripts.atomic_files import digest_of_parts, stamps_of, write_atomically, write_table_of_rows
 from scripts.errors import InputError
 from scripts.file_names import fault_of_name, shown
-from scripts.pages.batch_page import FAILURES, failures_in, read_failure
+from scripts.pages.batch_folder import (
+    DONE,
+    FAILED,
+    FAILURES,
+    MISSING,
+    PICKS_TABLE,
+    RECORD_FILE,
+    SUMMARY,
+    failures_in,
+    read_facts,
+    read_failure,
+    read_statuses,
+)
 from scripts.pages.html import PAGE_NAME
 from scripts.picks import Pick, read_csv, write_csv
 from scripts.picks.formats import Format
@@ -28,9 +39,7 @@ from scripts.records import finite_or_none, first_difference
 from scripts.species import SpeciesSet
 
 COMPARED = "bytes", "modified_ns", "parts_sha256"  # of a tomogram
-RECORD_FILE, PICKS_TABLE, SUMMARY = "run.json", "picks.csv", "summary.csv"
 RESERVED = {PICKS_TABLE, SUMMARY, FAILURES, PAGE_NAME}  # beside the folders of the runs
-DONE, FAILED, MISSING = "done", "failed", "missing"
 LOWEST_PROBABILITY = "lowest_probability"  # of the picks of a species, which others compare with exactly
 # columns after those of the species
 SUMMARY_ENDS = "expected_right", "seconds", "peak_memory_gib", "not_calibrated", "failure"
@@ -131,8 +140,8 @@ def write_record(folder: Path, record: Record) -> None:
 def read_record(folder: Path) -> Record | None:
     """Return the record of a folder; None if there is none, or it cannot be read."""
     try:
-        return Record(**json.loads((folder / RECORD_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return Record(**(read_facts(folder) or {}))
+    except TypeError:
         return None
 
 
@@ -204,18 +213,10 @@ def runs_of_output(output_dir: Path) -> list[str]:
     These are the folders with a record, the runs with a note of a failure, and those of ``summary.csv``.
 
     Raises:
-        InputError: that table has no column ``run``.
+        InputError: that table lacks a column.
     """
     picked = [path.parent.name for path in output_dir.glob(f"[!.]*/{RECORD_FILE}")]
-    failed = failures_in(output_dir)
-    summary = output_dir / SUMMARY
-    if not summary.exists():
-        return sorted({*picked, *failed})
-    with open(summary, encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        if "run" not in (table.fieldnames or ()):
-            raise InputError(f"{summary} has no column run: restore it, or run the inference again.")
-        return sorted({*picked, *failed, *(row["run"] for row in table)})
+    return sorted({*picked, *failures_in(output_dir), *read_statuses(output_dir)})
 
 
 @dataclass
