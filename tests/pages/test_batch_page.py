@@ -2,7 +2,7 @@ import json
 
 import pytest
 from page_data import data_of
-from scripts.errors import InputError
+from scripts.errors import InputError, InputWarning
 from scripts.pages.batch_page import write_batch_page
 from scripts.picks import Pick, write_csv
 from synthetic import make_species
@@ -52,12 +52,44 @@ def test_picks_of_lower_thresholds_than_the_species_files_are_shown_and_counted(
 def test_after_a_second_look_the_page_has_the_operating_points_of_the_records(output_dir):
     assert data_of(write_batch_page(output_dir, make_species(2)))["judged"] is False
     expected = {"a": {"operating_point": "F1"}, "b": {"operating_point": "precision 0.9", "spread": 0.5}}
+    write_facts(output_dir, "empty", expected=expected)
     (output_dir / "TS 1" / "run.json").write_text("{")
-    (output_dir / "empty" / "run.json").write_text(json.dumps({"expected": expected}))
-    data = data_of(write_batch_page(output_dir, make_species(2)))
+    data = data_of(write_batch_page(output_dir, make_species(2), runs=["TS 1", "empty"]))
     assert data["judged"] is True
     assert [one["operatingPoint"] for one in data["species"]] == ["F1", "precision 0.9"]
     assert [one["spread"] for one in data["species"]] == [0.0, 0.5]
+
+
+def write_facts(output_dir, run, settings=None, expected=None):
+    (output_dir / run / "run.json").write_text(json.dumps({"settings": settings or {"size": 1}, "expected": expected}))
+
+
+def runs_of_page(output_dir, said):
+    with pytest.warns(InputWarning, match=said):
+        return [run["name"] for run in data_of(write_batch_page(output_dir, make_species(2)))["runs"]]
+
+
+def test_a_page_that_is_written_again_leaves_out_runs_of_other_settings(output_dir):
+    other = {"a": {"operating_point": "precision 0.9"}, "b": {"operating_point": "precision 0.9"}}
+    usual = {"a": {"operating_point": "F1"}, "b": {"operating_point": "F1"}}
+    write_facts(output_dir, "TS 1", {"size": 2}, other)
+    for run in ("TS_2", "empty"):
+        write_facts(output_dir, run, expected=usual)
+    said = r"leaves out TS 1 \(picked with other settings than TS_2: size was 1, now it is 2\): pick them again"
+    assert runs_of_page(output_dir, said) == ["TS_2", "empty"]
+    assert data_of(output_dir / "report.html")["species"][0]["operatingPoint"] == "F1"
+
+
+def test_a_page_that_is_written_again_leaves_out_runs_that_the_summary_calls_missing(output_dir):
+    for run in ("TS 1", "TS_2", "empty"):
+        write_facts(output_dir, run, {"size": 1 if run == "TS_2" else 2})
+    (output_dir / "summary.csv").write_text("run,status\nTS 1,missing\nTS_2,done\nempty,missing\n")
+    assert runs_of_page(output_dir, r"leaves out TS 1, empty \(missing in summary.csv\): pick") == ["TS_2"]
+
+
+def test_a_page_that_is_written_again_leaves_out_runs_without_a_record_where_others_have_one(output_dir):
+    write_facts(output_dir, "TS_2")
+    assert runs_of_page(output_dir, r"leaves out TS 1, empty \(without a run.json that can be read\)") == ["TS_2"]
 
 
 def test_failed_runs_are_named_with_their_reasons(output_dir):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,27 @@ def read_statuses(output_dir: Path) -> dict[str, str]:
             if column not in (table.fieldnames or ()):
                 raise InputError(f"{path} has no column {column}: restore it, or run the inference again.")
         return {row["run"]: row["status"] for row in table}
+
+
+def out_of_date(output_dir: Path, runs: Iterable[str]) -> dict[str, str]:
+    """Return which runs with a folder are not results of the batch that the others are of, each with the reason.
+
+    The summary calls them missing, or their settings are not those of most. Where there is no summary and no record,
+    all belong together.
+
+    Raises:
+        InputError: see `read_statuses`.
+    """
+    statuses, settings, found = read_statuses(output_dir), {}, {}
+    for run in runs:
+        facts = read_facts(output_dir / run)
+        if statuses.get(run) == MISSING:
+            found[run] = f"missing in {SUMMARY}"
+        elif facts is None:
+            found[run] = f"without a {RECORD_FILE} that can be read"
+        else:
+            settings[run] = facts.get("settings")
+    return {**found, **other_settings(settings)} if settings or statuses else {}
 
 
 def other_settings(settings: Mapping[str, Any]) -> dict[str, str]:

@@ -5,18 +5,17 @@ From the folder ``bundle``: ``python -m scripts.pages OUTPUT_DIR`` rewrites it.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from scripts.errors import InputError
-from scripts.pages.batch_folder import failures_in
+from scripts.errors import InputError, InputWarning, first_few
+from scripts.pages.batch_folder import PICKS_TABLE, failures_in, out_of_date, read_facts
 from scripts.pages.html import PAGE_NAME, rounded_down, species_data, valleys_of, write_page
 from scripts.picks import Pick, by_species, read_csv
 from scripts.scoring.comparison import Comparison
@@ -37,8 +36,8 @@ def write_batch_page(
         output_dir: holds one folder per run.
         species_set: the species, with the thresholds that were in use.
         failures: why runs failed, by run.
-        runs: only these; None for all that have not failed, by the notes of the batch, except hidden folders, which are
-            unfinished.
+        runs: only these; None for all that have not failed, by the notes of the batch, and are not out of date, which
+            a warning says, see `batch_folder.out_of_date`. Hidden folders are unfinished.
 
     Returns:
         The page.
@@ -49,11 +48,10 @@ def write_batch_page(
     folder = Path(output_dir)
     if runs is None:
         failures = {**failures_in(folder), **(failures or {})}
-        tables = sorted(path for path in folder.glob("[!.]*/picks.csv") if path.parent.name not in failures)
-    else:
-        tables = sorted(folder / run / "picks.csv" for run in runs)
-    if runs is None and not tables and not failures:
-        raise InputError(f"{folder} holds no folder of a run with a picks.csv.")
+        runs = up_to_date(folder, failures)
+        if not runs and not failures:
+            raise InputError(f"{folder} holds no folder of a run with a {PICKS_TABLE} to show.")
+    tables = [folder / run / PICKS_TABLE for run in sorted(runs)]
     picks = {table.parent.name: read_csv(table) for table in tables}
     for table, found in zip(tables, picks.values(), strict=True):
         for pick in found:
@@ -64,13 +62,22 @@ def write_batch_page(
     return path
 
 
+def up_to_date(output_dir: Path, failures: Collection[str]) -> list[str]:
+    """Return the runs with a table of picks, sorted, but for ``failures`` and, with a warning, those out of date."""
+    found = sorted({path.parent.name for path in output_dir.glob(f"[!.]*/{PICKS_TABLE}")} - set(failures))
+    left_out = out_of_date(output_dir, found)
+    if left_out:
+        runs_of = {reason: [run for run in left_out if left_out[run] == reason] for reason in left_out.values()}
+        named = "; ".join(f"{first_few(runs)} ({reason})" for reason, runs in runs_of.items())
+        text = f"{output_dir / PAGE_NAME} leaves out {named}: pick them again, or remove their folders."
+        warnings.warn(text, InputWarning, stacklevel=3)
+    return [run for run in found if run not in left_out]
+
+
 def _expected_in(folders: Sequence[Path]) -> dict[str, dict[str, Any]] | None:
     """Return what is expected of picks in the first record that can be read; None without a second look."""
-    for folder in folders:
-        with suppress(OSError, ValueError, LookupError, TypeError):
-            expected = json.loads((folder / "run.json").read_text(encoding="utf-8"))["expected"]
-            return None if expected is None else {name: dict(row) for name, row in expected.items()}
-    return None
+    facts = next((found for folder in folders if (found := read_facts(folder))), {})
+    return facts.get("expected")
 
 
 def write_summary_page(
