@@ -245,6 +245,33 @@ def test_overwrite_replaces_results_of_other_settings(data, tmp_path):
     assert len(read_csv(output / "picks.csv")) == len(read_csv(output / "TS_01" / "picks.csv")) > 0
 
 
+def test_a_second_dataset_joins_the_tables_of_the_first(data, tmp_path, caplog):
+    caplog.set_level("INFO")
+    weights = data.parent / "weights.pt"
+    pick(data / "TS_01.mrc", tmp_path, weights)
+    pick(data / "TS_00.mrc", tmp_path, weights)
+    assert statuses(tmp_path) == {"TS_00": "done", "TS_01": "done"}
+    assert {pick.run for pick in read_csv(tmp_path / "picks.csv")} == {"TS_00", "TS_01"}
+    assert [run["name"] for run in data_of(tmp_path / "report.html")["runs"]] == ["TS_00", "TS_01"]
+    assert "the tables keep TS_01, picked earlier with the same settings: remove their folders" in caplog.text
+
+
+def test_a_second_dataset_with_other_settings_is_refused_before_it_replaces_the_tables(data, tmp_path, caplog):
+    weights = data.parent / "weights.pt"
+    pick(data / "TS_01.mrc", tmp_path, weights)
+    before = files_of(tmp_path)
+    line = line_of(data / "TS_00.mrc", tmp_path, weights, inference_overlap_voxels=12)
+    assert line == (
+        f"{tmp_path} holds other tomograms, picked with other settings: TS_01 (TomogramInferer overlap_voxels was 64, "
+        "now it is 12). Set another output_dir, or give --overwrite True to leave them out of the tables."
+    )
+    assert files_of(tmp_path) == before
+    pick(data / "TS_00.mrc", tmp_path, weights, inference_overlap_voxels=12, overwrite=True)
+    assert statuses(tmp_path) == {"TS_00": "done"}
+    assert (tmp_path / "TS_01" / "run.json").exists()
+    assert "the tables leave out TS_01, picked earlier with other settings" in caplog.text
+
+
 def test_a_folder_of_somebody_else_is_not_replaced(data, tmp_path):
     (tmp_path / "TS_02").mkdir()
     line = line_of(data, tmp_path, data.parent / "weights.pt")

@@ -10,6 +10,7 @@ from scripts.results.run_folder import (
     BatchTables,
     SummaryRow,
     difference,
+    earlier_runs,
     faults_of_runs,
     forget_failure,
     format_summary,
@@ -143,6 +144,28 @@ def test_tables_are_made_of_the_finished_folders_in_a_fixed_order(tomogram, tmp_
     ]  # fmt: skip
     assert table[1] == ["bad", "failed", *[""] * 7, "bad.mrc is cut short."]
     assert table[3] == ["two", "done", "2", "1", "1", "", "2.2", "1.50", "", ""]
+
+
+def test_runs_that_were_picked_earlier_with_the_same_settings_follow_in_the_tables(tomogram, tmp_path):
+    for run in ("late", "early", "failed", "damaged"):
+        finish(tmp_path, run, tomogram, [Pick(run, "a", 1, 2, 3)])
+    finish(tmp_path, "old", tomogram, [], settings=settings_with(resample=True))
+    write_failure(tmp_path, "failed", "no memory")
+    (tmp_path / "damaged" / "run.json").write_text("{")
+    earlier = earlier_runs(tmp_path, ["late"], SETTINGS)
+    assert earlier == {"early": None, "old": "resample was true, now it is false"}
+    tables = BatchTables(tmp_path, {"late": state_of(tomogram)}, SETTINGS, make_species(2), earlier=earlier)
+    assert [(row.run, row.status) for row in tables.write()] == [("late", DONE), ("early", DONE)]
+    assert [pick.run for pick in read_csv(tmp_path / "picks.csv")] == ["late", "early"]
+
+
+def test_tables_stay_until_a_run_is_replaced_whatever_was_picked_earlier(tomogram, tmp_path):
+    for run in ("one", "early"):
+        finish(tmp_path, run, tomogram, [])
+    write_failure(tmp_path, "one", "no memory")
+    tables = BatchTables(tmp_path, {"one": state_of(tomogram)}, SETTINGS, make_species(2), earlier={"early": None})
+    assert tables.are_older(tables.write())
+    assert not (tmp_path / "summary.csv").exists()
 
 
 def test_a_replaced_folder_is_read_again(tomogram, tmp_path):

@@ -21,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from scripts.atomic_files import ignores_case, lock_folder, open_lock, remove_temporaries, require_disk_space
 from scripts.datasets.runs import mask_of_run, run_name
-from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of
+from scripts.errors import InputError, InputWarning, NoContrastWarning, chain_of, first_few
 from scripts.memory import is_out_of_memory
 from scripts.pages.batch_folder import DONE, FAILED, MISSING, SUMMARY
 from scripts.pages.batch_page import write_batch_page
@@ -31,6 +31,7 @@ from scripts.results.run_folder import (
     BatchTables,
     SummaryRow,
     difference,
+    earlier_runs,
     faults_of_runs,
     forget_failure,
     format_summary,
@@ -63,9 +64,10 @@ def run_batch(
 ) -> None:
     """Process every tomogram of a dataset on its own, and keep the tables over all of them up to date.
 
-    A run that is complete under the same settings is skipped; one after whose name no folder can be called, or that a
-    format of picks cannot name, has failed. With several processes (an initialised process group) each takes its share
-    of the rest. They exchange only files, so that the others continue if one dies.
+    A run that is complete under the same settings is skipped, and stays in the tables if its tomogram is in the dataset
+    no longer; one after whose name no folder can be called, or that a format of picks cannot name, has failed. With
+    several processes (an initialised process group) each takes its share of the rest. They exchange only files, so that
+    the others continue if one dies.
 
     Args:
         evaluator: engine that picks; one of its handlers is `handlers.results.WritePicks`, with the same
@@ -92,7 +94,8 @@ def run_batch(
     }
     with open_lock(folder / BATCH_LOCK) as lock:
         refused = faults_of_runs(numbers, ignores_case(folder / BATCH_LOCK), check_formats(pick_formats))
-        tables = BatchTables(folder, tomograms, settings, species_set, refused)
+        earlier = earlier_runs(folder, tomograms, settings)
+        tables = BatchTables(folder, tomograms, settings, species_set, refused, earlier)
 
         def prepare() -> list[str]:
             lock_folder(lock, *WORK)
@@ -110,6 +113,7 @@ def run_batch(
         logger.info("%d of %d tomograms are done already", done, len(numbers))
         for fault in refused.values():
             logger.error("left out: %s", fault)
+        log_earlier_runs(earlier)
         work_through(evaluator, {run: Subset(dataset, [numbers[run]]) for run in mine}, tables)
         wait_for_others()
         if idist.get_rank() == 0:
@@ -120,7 +124,8 @@ def list_work(tables: BatchTables, resume: bool, overwrite: bool) -> list[str]:
     """Return the runs that have to be processed, in the order of the tables.
 
     Raises:
-        InputError: the folder of one of them exists already, and ``overwrite`` is off.
+        InputError: ``overwrite`` is off, and the folder of one of them exists already, or that of another tomogram with
+            other settings, which would vanish from the tables.
     """
     to_do = []
     for run, tomogram in tables.tomograms.items():
@@ -135,7 +140,26 @@ def list_work(tables: BatchTables, resume: bool, overwrite: bool) -> list[str]:
             reason = reason or "is done already, and resume is off"
             raise InputError(f"{folder} {reason}. Set another output_dir, or give --overwrite True to replace it.")
         to_do.append(run)
+    outdated = {run: found for run, found in tables.earlier.items() if found}
+    if outdated and not overwrite:
+        raise InputError(
+            f"{tables.output_dir} holds other tomograms, picked with other settings: {first_few(outdated)} "
+            f"({next(iter(outdated.values()))}). Set another output_dir, or give --overwrite True to leave them out of "
+            "the tables."
+        )
     return to_do
+
+
+def log_earlier_runs(earlier: Mapping[str, str | None]) -> None:
+    """Log which runs of earlier batches stay in the tables, and which do not; see `run_folder.earlier_runs`."""
+    kept, outdated = ([run for run, found in earlier.items() if bool(found) is is_other] for is_other in (False, True))
+    if kept:
+        logger.info(
+            "the tables keep %s, picked earlier with the same settings: remove their folders to leave them out",
+            first_few(kept),
+        )
+    if outdated:
+        logger.warning("the tables leave out %s, picked earlier with other settings", first_few(outdated))
 
 
 def least_bytes(tables: BatchTables, to_do: Sequence[str], page_megabytes: float) -> int:

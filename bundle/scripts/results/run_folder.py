@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -219,9 +219,16 @@ def runs_of_output(output_dir: Path) -> list[str]:
     return sorted({*picked, *failures_in(output_dir), *read_statuses(output_dir)})
 
 
+def earlier_runs(output_dir: Path, runs: Collection[str], settings: Mapping[str, Any]) -> dict[str, str | None]:
+    """Return the complete runs in a folder other than ``runs``: how their settings differ, None if they do not."""
+    folders = [path.parent for path in sorted(output_dir.glob(f"[!.]*/{RECORD_FILE}")) if path.parent.name not in runs]
+    records = {folder.name: read_record(folder) for folder in folders if read_failure(output_dir, folder.name) is None}
+    return {run: first_difference(one.settings, settings) for run, one in records.items() if one is not None}
+
+
 @dataclass
 class BatchTables:
-    """``picks.csv`` and ``summary.csv`` over the runs of a batch.
+    """``picks.csv`` and ``summary.csv`` over the runs of a batch, and those that were picked earlier in the same way.
 
     Attributes:
         output_dir: folder with the folders of the runs, and the tables.
@@ -229,6 +236,7 @@ class BatchTables:
         settings: the ``settings`` of `handlers.results.WritePicks`; folders with other settings count as missing.
         species_set: the species, one column each.
         refused: runs that can have no folder, with the reason, see `faults_of_runs`; they count as failed.
+        earlier: what `earlier_runs` returned; those of the same settings follow the others in the tables.
     """
 
     output_dir: Path
@@ -236,6 +244,7 @@ class BatchTables:
     settings: Mapping[str, Any]
     species_set: SpeciesSet
     refused: Mapping[str, str] = field(default_factory=dict)
+    earlier: Mapping[str, str | None] = field(default_factory=dict)
     _read: dict[str, tuple[Record, list[Pick]]] = field(default_factory=dict)
 
     def write(self) -> list[SummaryRow]:
@@ -243,7 +252,8 @@ class BatchTables:
 
         The tables of older results stay until the first of them is replaced, see `are_older`.
         """
-        found = [self._look_at(run) for run in self.tomograms]
+        kept = [run for run, found in self.earlier.items() if found is None]
+        found = [self._look_at(run) for run in [*self.tomograms, *kept]]
         rows = [row for row, _ in found]
         if self.are_older(rows):
             return rows
@@ -255,7 +265,7 @@ class BatchTables:
 
     def are_older(self, rows: Sequence[SummaryRow]) -> bool:
         """Return whether the folders hold results of an earlier batch, and none of this one."""
-        is_any_done = any(row.status == DONE for row in rows)
+        is_any_done = any(row.status == DONE and row.run in self.tomograms for row in rows)
         return not is_any_done and any(read_record(self.output_dir / run) is not None for run in self.tomograms)
 
     def _look_at(self, run: str) -> tuple[SummaryRow, list[Pick]]:
@@ -265,7 +275,7 @@ class BatchTables:
         if failure is not None:  # even if there is an older folder, which was to be replaced
             return SummaryRow(run, FAILED, failure=failure), []
         record = read_record(folder)
-        if record is None or difference(record, self.tomograms[run], self.settings):
+        if record is None or difference(record, self.tomograms.get(run, record.tomogram), self.settings):
             return SummaryRow(run, MISSING), []
         if run not in self._read or self._read[run][0] != record:
             self._read[run] = record, read_csv(folder / PICKS_TABLE)
