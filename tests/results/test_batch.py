@@ -126,13 +126,32 @@ def test_what_is_done_is_skipped(data, reference):
     assert [(reference / f"TS_{number:02d}" / "run.json").stat().st_mtime_ns for number in range(5)] == before
 
 
-def test_without_pages_no_older_page_stays_over_all_runs(data, reference):
-    weights = data.parent / "weights.pt"
-    assert (reference / "report.html").exists()
-    pick(data, reference, weights, page_megabytes=0)
-    assert not (reference / "report.html").exists()
-    pick(data, reference, weights)
-    assert (reference / "report.html").exists()
+def test_without_pages_those_of_runs_that_are_done_stay_and_so_does_that_over_all(data, reference, caplog):
+    before = files_of(reference)
+    pick(data, reference, data.parent / "weights.pt", page_megabytes=0)
+    assert files_of(reference) == before
+    assert "runs that are done already keep their pages: TS_00, TS_01, TS_02 and 2 more; --resume" in caplog.text
+    pick(data, reference, data.parent / "weights.pt")
+    assert caplog.text.count("done already keep") == 1
+
+
+def test_without_pages_no_older_page_stays_over_runs_that_were_replaced(data, tmp_path):
+    where = data / "TS_01.mrc", tmp_path, data.parent / "weights.pt"
+    pick(*where)
+    assert (tmp_path / "report.html").exists()
+    pick(*where, page_megabytes=0, rotations=2, overwrite=True)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_runs_that_were_picked_without_pages_are_named_where_pages_are_written(data, tmp_path, caplog):
+    where = data / "TS_01.mrc", tmp_path, data.parent / "weights.pt"
+    pick(*where, page_megabytes=0)
+    assert "runs that are done already" not in caplog.text
+    pick(*where)
+    assert "runs that are done already get no pages: TS_01; --resume False --overwrite True picks" in caplog.text
+    assert data_of(tmp_path / "report.html")["runs"][0]["page"] is None
+    pick(*where, resume=False, overwrite=True)
+    assert data_of(tmp_path / "report.html")["runs"][0]["page"] == "TS_01/report.html"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,8 @@ def run_batch(
         settings: everything that the picks depend on, ready for JSON: the ``settings`` of that handler.
         resume: skip runs that are done; otherwise all are processed again.
         overwrite: replace existing folders of runs that have to be processed.
-        page_megabytes: size limit of a run's page; 0 writes no pages, neither that over all runs.
+        page_megabytes: size limit of a run's page; 0 writes no pages, nor that over all runs unless one of them has a
+            page from before.
         mask_path: see `preparation.region.LimitRegiond`.
         pick_formats: names of the formats that the handler writes.
 
@@ -109,8 +110,9 @@ def run_batch(
         to_do = agree(prepare)
         lock_folder(lock, *WORK, shared=True)  # by all processes, so that no other batch removes files meanwhile
         mine = to_do[idist.get_rank() :: idist.get_world_size()]
-        done = len(numbers) - len(refused) - len(to_do)
-        logger.info("%d of %d tomograms are done already", done, len(numbers))
+        done = [run for run in numbers if run not in refused and run not in to_do]
+        logger.info("%d of %d tomograms are done already", len(done), len(numbers))
+        log_unlike_pages(folder, done, page_megabytes > 0)
         for fault in refused.values():
             logger.error("left out: %s", fault)
         log_earlier_runs(earlier)
@@ -160,6 +162,15 @@ def log_earlier_runs(earlier: Mapping[str, str | None]) -> None:
         )
     if outdated:
         logger.warning("the tables leave out %s, picked earlier with other settings", first_few(outdated))
+
+
+def log_unlike_pages(output_dir: Path, done: Iterable[str], pages: bool) -> None:
+    """Log which runs that are done have a page although none is written, or none although pages are."""
+    unlike = [run for run in done if (output_dir / run / PAGE_NAME).exists() is not pages]
+    if unlike:
+        state = "get no pages" if pages else "keep their pages"
+        remedy = "--resume False --overwrite True picks them again"
+        logger.warning("runs that are done already %s: %s; %s", state, first_few(unlike), remedy)
 
 
 def least_bytes(tables: BatchTables, to_do: Sequence[str], page_megabytes: float) -> int:
@@ -238,18 +249,21 @@ def failure_in_words(error: Exception) -> tuple[str, bool]:
 def finish(tables: BatchTables, pages: bool) -> None:
     """Write the final tables and the page over all runs; print the summary.
 
+    That page is written, too, where no further ``pages`` are but runs have one.
+
     Raises:
         InputError: tomograms failed or are missing.
     """
     rows = tables.write()
     print(format_summary(rows, tables.species_set), flush=True)
     older = tables.are_older(rows)
-    if not pages and not older:
-        (tables.output_dir / PAGE_NAME).unlink(missing_ok=True)  # it would show other picks
-    if pages and not older:
+    done = [row.run for row in rows if row.status == DONE]
+    has_pages = pages or any((tables.output_dir / run / PAGE_NAME).exists() for run in done)
+    if has_pages and not older:
         failures = {row.run: row.failure for row in rows if row.status == FAILED}
-        done = [row.run for row in rows if row.status == DONE]
         write_batch_page(tables.output_dir, tables.species_set, failures, done)
+    elif not older:
+        (tables.output_dir / PAGE_NAME).unlink(missing_ok=True)  # it would show other picks
     line = failures_in_one_line(rows)
     if line is not None:
         summary = f"Summary: {tables.output_dir / SUMMARY}"
