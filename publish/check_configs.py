@@ -94,7 +94,7 @@ OWN = {  # modules of the bundle's scripts, with their classes and functions
     "preparation.truth": "LoadTruthd",
     "preparation.voxel_size": "CheckVoxelSized",
     "results.batch": "run_batch",
-    "results.project_session": "require_new_session",
+    "results.project_session": "ProjectSession",
     "scoring.threshold_sweep": "SweepThresholdsd",
     "simulation.dataset": "simulate_dataset",
     "species": "positive_weights read_species",

@@ -1,6 +1,6 @@
 import pytest
 from scripts.errors import InputError, InputWarning
-from scripts.handlers.results import WritePicks, WriteToProject
+from scripts.handlers.results import WritePicks
 from scripts.records import first_difference
 from synthetic import make_species
 
@@ -37,11 +37,6 @@ def test_a_change_of_formats_is_named():
     said = first_difference(before.settings, now.settings)
     assert said is not None
     assert 'formats was ["csv", "imod"], now it is ["csv"]' in said
-
-
-def test_ids_that_copick_refuses_are_none_of_a_session():
-    with pytest.raises(InputError, match="user_id may hold letters, digits"):
-        WriteToProject("project", make_species(2), "me+you", 0, "output")
 
 
 def test_ids_are_those_of_copick_only_where_its_files_are_written():

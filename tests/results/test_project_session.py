@@ -2,18 +2,22 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from batches import pick
 from monai.bundle import ConfigWorkflow
 from scripts.copick_tree import overlay_folder_of, picks_path, tomogram_path, write_project
 from scripts.errors import InputError, find_input_error
 from scripts.networks.convnext_unet import ConvNeXtUNet
-from scripts.picks import Pick, read_copick_folder, read_csv, write_copick_json
-from scripts.results.project_session import SessionRecord, project_of, require_new_session
+from scripts.picks import Pick, read_copick_folder, read_csv, write_copick_json, write_csv
+from scripts.results.project_session import ProjectSession, SessionRecord, project_of
+from scripts.results.run_folder import make_record, write_record
 from scripts.simulation.dataset import simulate_dataset
+from scripts.species import SpeciesSet
 from scripts.volumes.ome_zarr_writer import write_ome_zarr
 from synthetic import write_weights
 
@@ -37,17 +41,21 @@ def project(tmp_path, shipped_species):
 
 
 def tomograms_of(root):
-    return [{"run": run, "image": str(tomogram_path(root, run, 10.012, "wbp"))} for run in "AB"]
+    return [str(tomogram_path(root, run, 10.012, "wbp")) for run in "AB"]
 
 
 def test_a_session_that_is_there_is_refused_before_the_work_starts(project, shipped_species):
-    require_new_session(tomograms_of(project), project, shipped_species, "net", 8, project.parent)
+    def check(session_id, root=project, **settings):
+        session = ProjectSession(root, shipped_species, "net", session_id, project.parent)
+        session.require_new(tomograms_of(project), **settings)
+
+    check(8)
     with pytest.raises(
         InputError,
         match=r"net_7_ribosome.json is there already: session '7' .*Set another session_id, or give --overwrite True",
     ):
-        require_new_session(tomograms_of(project), project / "copick.json", shipped_species, "net", 7, project.parent)
-    require_new_session(tomograms_of(project), project, shipped_species, "net", 7, project.parent, overwrite=True)
+        check(7, project / "copick.json")
+    check(7, overwrite=True)
 
 
 def test_a_stopped_batch_goes_on_in_its_own_session_and_in_no_other(project, shipped_species, tmp_path):
@@ -56,7 +64,7 @@ def test_a_stopped_batch_goes_on_in_its_own_session_and_in_no_other(project, shi
     record = SessionRecord(tmp_path / "batch", "net", "7", "A")
 
     def check(folder="batch", root=project):
-        require_new_session(tomograms_of(root), root, shipped_species, "net", 7, tmp_path / folder)
+        ProjectSession(root, shipped_species, "net", 7, tmp_path / folder).require_new(tomograms_of(root))
 
     def is_refused(folder="batch", root=project, run="A"):
         with pytest.raises(InputError, match=rf"{run}/Picks/net_7_ribosome.json is there already"):
@@ -83,16 +91,91 @@ def test_a_stopped_batch_goes_on_in_its_own_session_and_in_no_other(project, shi
     is_refused()
 
 
+@pytest.fixture
+def folder(tmp_path, shipped_species):
+    """The complete folder of run A in a batch: two picks in voxels of 10.012 Å."""
+    picks = [Pick("A", "ribosome", 1.5, 2, 3, score=0.5), Pick("A", "apo-ferritin", 4, 5, 6)]
+    write_csv(tmp_path / "batch" / "A" / "picks.csv", picks)
+    record = make_record("A", {}, {}, picks, shipped_species, {}, 1.0, voxel_size_angstrom=10.012)
+    write_record(tmp_path / "batch" / "A", record)
+    return tmp_path / "batch" / "A"
+
+
+def files_of_session(root, session_id="8"):
+    return {path.name: path.read_bytes() for path in (root / "overlay").rglob(f"net_{session_id}_*.json")}
+
+
+def test_what_was_picked_earlier_is_written_to_a_copy_of_the_project_too(project, shipped_species, folder):
+    ProjectSession(project, shipped_species, "net", 8, folder.parent).write(
+        tomograms_of(project)[0], read_csv(folder / "picks.csv"), 10.012
+    )
+    copy = shutil.copytree(project, project.parent / "copy")
+    shutil.rmtree(copy / "overlay")
+    ProjectSession(copy, shipped_species, "net", 8, folder.parent).write_missing(tomograms_of(copy)[0], folder)
+    assert len(files_of_session(copy)) == len(shipped_species.names)
+    assert files_of_session(copy) == files_of_session(project)
+
+
+def test_files_of_a_session_that_were_removed_are_written_again(project, shipped_species, folder):
+    session, tomogram = ProjectSession(project, shipped_species, "net", 8, folder.parent), tomograms_of(project)[0]
+    session.write_missing(tomogram, folder)
+    before = files_of_session(project)
+    picks_path(project, "A", "ribosome", "net", "8").unlink()
+    session.require_new([tomogram])
+    session.write_missing(tomogram, folder)
+    assert files_of_session(project) == before
+
+
+def test_a_session_that_is_whole_is_not_written_again(project, shipped_species, folder):
+    session, tomogram = ProjectSession(project, shipped_species, "net", 8, folder.parent), tomograms_of(project)[0]
+    session.write_missing(tomogram, folder)
+    file = picks_path(project, "A", "ribosome", "net", "8")
+    before = file.stat().st_mtime_ns
+    session.write_missing(tomogram, folder)
+    assert file.stat().st_mtime_ns == before
+
+
+def test_a_session_that_was_only_begun_is_written_to_its_end(project, shipped_species, folder):
+    """It was stopped when it had replaced some files of another batch's session, and not all."""
+    session, tomogram = ProjectSession(project, shipped_species, "net", 7, folder.parent), tomograms_of(project)[0]
+    session.write_missing(tomogram, folder)
+    before = files_of_session(project, "7")
+    file = picks_path(project, "A", "ribosome", **NET)
+    file.write_text("{}")
+    SessionRecord(folder.parent, "net", "7", "A").write(file.parent, files=None)
+    session.write_missing(tomogram, folder)
+    assert files_of_session(project, "7") == before
+
+
+@pytest.mark.filterwarnings("ignore:.*the contrast or the weights are wrong")  # weights that have not learned
+def test_a_complete_batch_is_skipped_only_where_its_session_is_in_the_project(project, shipped_species, tmp_path):
+    torch.manual_seed(0)
+    weights = write_weights(tmp_path / "small.pt", ConvNeXtUNet(widths=(4, 8), depths=(1, 1)), shipped_species)
+    copy, output = shutil.copytree(project, tmp_path / "copy"), tmp_path / "picks"
+    settings = {"write_to_project": True, "user_id": "net", "session_id": "8", "page_megabytes": 0}
+    pick(project, output, weights, **settings)
+    records = [(output / run / "run.json").stat().st_mtime_ns for run in "AB"]
+    pick(copy, output, weights, **settings)
+    assert [(output / run / "run.json").stat().st_mtime_ns for run in "AB"] == records
+    for run in "AB":
+        folders = [root / "overlay" / "ExperimentRuns" / run / "Picks" for root in (project, copy)]
+        first, second = ({file.name: file.read_bytes() for file in one.glob("net_8_*")} for one in folders)
+        assert len(first) == len(shipped_species.names)
+        assert first == second
+
+
 def test_names_that_copick_refuses_and_tomograms_without_a_project_are_refused(project, shipped_species, tmp_path):
-    with pytest.raises(InputError, match="copick allows no space, no '_'"):
-        require_new_session(tomograms_of(project), project, shipped_species, "my_net", 8, project.parent)
-    alone = [{"run": "alone", "image": str(tmp_path / "alone.mrc")}]
+    with pytest.raises(InputError, match="user_id may hold letters, digits"):
+        ProjectSession(project, shipped_species, "me+you", 8, tmp_path)
+    odd = SpeciesSet(10.012, (replace(shipped_species.picked[0], name="my_particle"),))
+    with pytest.raises(InputError, match=r"copick allows no space, no '_'.*; got 'my_particle'"):
+        ProjectSession(project, odd, "net", 8, tmp_path).require_new(tomograms_of(project))
     with pytest.raises(InputError, match=r"alone.mrc is in no copick project: give --write_to_project False"):
-        require_new_session(alone, tmp_path, shipped_species, "net", 8, project.parent)
+        ProjectSession(tmp_path, shipped_species, "net", 8, tmp_path).require_new([tmp_path / "alone.mrc"])
 
 
 def test_picks_go_to_the_overlay_wherever_the_config_says_that_it_is(project, tmp_path):
-    tomogram = tomograms_of(project)[0]["image"]
+    tomogram = tomograms_of(project)[0]
     assert project_of(tomogram, project / "copick.json") == project / "copick.json"
     assert project_of(tomogram, tmp_path) == project
     assert overlay_folder_of(project) == overlay_folder_of(project / "copick.json") == project / "overlay"

@@ -12,8 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from scripts.atomic_files import write_folder_atomically
-from scripts.copick_tree import PICKS_FOLDER, RUNS, overlay_folder_of, session_file
-from scripts.datasets.runs import Folders, mask_of_run
+from scripts.datasets.runs import mask_of_run
 from scripts.errors import InputError, InputWarning
 from scripts.file_names import require_file_name
 from scripts.handlers.finished_sample import expected_of, image_facts_of, picture_of, samples_of, tomogram_of
@@ -22,12 +21,12 @@ from scripts.pages.figures import save_figure
 from scripts.pages.html import PAGE_NAME, check_megabytes
 from scripts.pages.run_page import write_run_page
 from scripts.picking.pick_transform import picks_of
-from scripts.picks import Facts, Pick, check_formats, from_records, write_copick_json, write_run_folder
+from scripts.picks import Facts, Pick, check_formats, from_records, write_run_folder
 from scripts.picks.copick_json import check_ids
 from scripts.picks.formats import Format
 from scripts.picks.relion4_star import counts_voxels
 from scripts.records import as_json, record_of
-from scripts.results.project_session import SessionRecord, project_of, run_folder_in_project
+from scripts.results.project_session import ProjectSession
 from scripts.results.run_folder import changed_file, make_record, state_of, write_record
 from scripts.settings import check_setting
 from scripts.species import SpeciesSet
@@ -38,57 +37,22 @@ logger = logging.getLogger(__name__)
 class WriteToProject:
     """Write the picks of every tomogram to its copick project, after its iteration.
 
-    Each species becomes a file in the overlay of the project, even without picks. Comes before `WritePicks`, whose
-    folder marks a run as complete. A record in ``output_dir`` lets the same batch go on after a stop in between, see
-    `results.project_session`.
+    Comes before `WritePicks`, whose folder marks a run as complete.
 
     Args:
-        dataset_dir: where the tomograms were found.
-        species_set: the species.
-        user_id: who picked.
-        session_id: the session.
-        output_dir: folder of the batch.
-
-    Raises:
-        InputError: copick would refuse an id.
+        session: what they are written to.
     """
 
-    def __init__(
-        self, dataset_dir: Folders, species_set: SpeciesSet, user_id: str | int, session_id: str | int,
-        output_dir: str | Path,
-    ) -> None:  # fmt: skip
-        self.dataset_dir, self.species_set, self.output_dir = dataset_dir, species_set, output_dir
-        self.user_id, self.session_id = str(user_id), str(session_id)
-        check_ids(self.user_id, self.session_id)
+    def __init__(self, session: ProjectSession) -> None:
+        self.session = session
 
     def attach(self, engine: Engine) -> None:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
         for sample in samples_of(engine):
-            self.write_run(sample)
-
-    def write_run(self, sample: Mapping[str, Any]) -> None:
-        """Write the picks of one tomogram."""
-        facts = image_facts_of(sample)
-        run = run_folder_in_project(facts.source).name
-        folder = overlay_folder_of(project_of(facts.source, self.dataset_dir)) / RUNS / run / PICKS_FOLDER
-        picks = picks_of(sample)
-        record = SessionRecord(self.output_dir, self.user_id, self.session_id, run)
-        record.write(folder, files=None)
-        files = [folder / session_file(self.user_id, self.session_id, name) for name in self.species_set.names]
-        for file, species in zip(files, self.species_set.names, strict=True):
-            write_copick_json(
-                file,
-                picks,
-                run=run,
-                species=species,
-                voxel_size_angstrom=facts.own_voxel_size_angstrom,
-                user_id=self.user_id,
-                session_id=self.session_id,
-            )
-        record.write(folder, files)
-        logger.info("%s: session '%s' of user '%s' in %s", run, self.session_id, self.user_id, folder)
+            facts = image_facts_of(sample)
+            self.session.write(facts.source, picks_of(sample), facts.own_voxel_size_angstrom)
 
 
 class WritePicks:
@@ -165,6 +129,7 @@ class WritePicks:
                 record = make_record(
                     run, state, self.settings, picks, self.species_set, seconds, memory,
                     result.get("expected"), result.get("unfamiliar", ""), getattr(network, "fallback", ""),
+                    image.own_voxel_size_angstrom,
                 )  # fmt: skip
                 write_record(folder, record)
             logger.info("%s: %d picks in %s", run, len(picks), self.folder / run)

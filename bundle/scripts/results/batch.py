@@ -27,6 +27,7 @@ from scripts.pages.batch_folder import DONE, FAILED, MISSING, SUMMARY
 from scripts.pages.batch_page import write_batch_page
 from scripts.pages.html import PAGE_NAME
 from scripts.picks import check_formats
+from scripts.results.project_session import ProjectSession
 from scripts.results.run_folder import (
     BatchTables,
     SummaryRow,
@@ -61,6 +62,7 @@ def run_batch(
     page_megabytes: float = 20.0,
     mask_path: str | None = None,
     pick_formats: Sequence[str] = ("csv",),
+    session: ProjectSession | None = None,
 ) -> None:
     """Process every tomogram of a dataset on its own, and keep the tables over all of them up to date.
 
@@ -82,11 +84,13 @@ def run_batch(
             page from before.
         mask_path: see `preparation.region.LimitRegiond`.
         pick_formats: names of the formats that the handler writes.
+        session: of the tomograms' projects, that the handler `handlers.results.WriteToProject` writes; runs that are
+            done and not in it are written to it from their folders.
 
     Raises:
-        InputError: before the first tomogram: a folder exists already and ``overwrite`` is off, another batch is
-            running in ``output_dir``, its lock is another user's, or the disk is too full. After the last one, in the
-            first process: tomograms failed or are missing.
+        InputError: before the first tomogram: a folder or the session exists already and ``overwrite`` is off, another
+            batch is running in ``output_dir``, its lock is another user's, or the disk is too full. After the last one,
+            in the first process: tomograms failed or are missing.
     """
     folder = Path(output_dir)
     numbers = number_runs(dataset)
@@ -95,16 +99,21 @@ def run_batch(
     }
     with open_lock(folder / BATCH_LOCK) as lock:
         refused = faults_of_runs(numbers, ignores_case(folder / BATCH_LOCK), check_formats(pick_formats))
+        accepted = [run for run in numbers if run not in refused]
         earlier = earlier_runs(folder, tomograms, settings)
         tables = BatchTables(folder, tomograms, settings, species_set, refused, earlier)
 
         def prepare() -> list[str]:
             lock_folder(lock, *WORK)
             remove_temporaries(folder)
+            if session is not None:
+                session.require_new([tomograms[run]["path"] for run in accepted], overwrite)
             to_do = list_work(tables, resume, overwrite)
             require_disk_space(folder, least_bytes(tables, to_do, page_megabytes), DISK_REMEDY)
-            for run in numbers.keys() - refused:  # complete ones have a note if replacing them failed
+            for run in accepted:  # complete ones have a note if replacing them failed
                 forget_failure(folder, run)
+                if session is not None and run not in to_do:
+                    session.write_missing(tomograms[run]["path"], folder / run)
             return to_do
 
         to_do = agree(prepare)

@@ -1,55 +1,113 @@
-"""Which copick project a tomogram belongs to, and whether a session may be written there."""
+"""The session of a copick project that a batch writes: which project, whether it may be written, and what was."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scripts.atomic_files import digest_of, write_atomically
-from scripts.copick_tree import picks_folders, project_roots, run_folder_of, session_file
+from scripts.copick_tree import picks_folders, picks_path, project_roots, run_folder_of, session_file
 from scripts.datasets.runs import Folders, as_folders
 from scripts.errors import InputError
+from scripts.picks import Pick, read_csv, write_copick_json
+from scripts.picks.copick_json import check_ids
+from scripts.results.run_folder import PICKS_TABLE, read_record
 from scripts.species import SpeciesSet
+
+logger = logging.getLogger(__name__)
 
 SESSIONS = ".sessions"  # in the folder of a batch: what it wrote to projects, by session and run
 
 
-def require_new_session(
-    runs: Sequence[Mapping[str, str]],
-    dataset_dir: Folders,
-    species_set: SpeciesSet,
-    user_id: str | int,
-    session_id: str | int,
-    output_dir: str | Path,
-    overwrite: bool = False,
-) -> None:
-    """Check, before the work starts, that the picks can be written to the copick projects.
-
-    Files of the session may exist in runs where a stopped batch in ``output_dir`` wrote them, if nobody changed them
-    since.
+class ProjectSession:
+    """The session of the copick projects that a batch writes its picks to.
 
     Args:
-        runs: the tomograms, rows of `datasets.runs.list_runs`.
-        dataset_dir: where they were found.
-        species_set: the species.
+        dataset_dir: where the tomograms were found.
+        species_set: the species; each becomes a file, even without picks.
         user_id: who picks; may be a number, which the command line makes of a name like 12.
-        session_id: the session to write; may be a number, too.
+        session_id: the session; may be a number, too.
         output_dir: where the batch keeps its runs' folders.
-        overwrite: let an existing session of that name be replaced.
 
     Raises:
-        InputError: a tomogram is in no project, a name is not valid in copick, or the session exists already.
+        InputError: copick would refuse an id.
     """
-    for species in species_set.picked:
-        session_file(str(user_id), str(session_id), species.name)
-    for item in runs:
-        folder, project = run_folder_in_project(item["image"]), project_of(item["image"], dataset_dir)
-        places = picks_folders(folder, project)
-        there = [path for place in places for path in place.glob(session_file(str(user_id), str(session_id), "*"))]
-        if there and not overwrite and not SessionRecord(output_dir, user_id, session_id, folder.name).covers(there):
-            remedy = "Set another session_id, or give --overwrite True"
-            raise InputError(f"{there[0]} is there already: session '{session_id}' of user '{user_id}'. {remedy}.")
+
+    def __init__(
+        self, dataset_dir: Folders, species_set: SpeciesSet, user_id: str | int, session_id: str | int,
+        output_dir: str | Path,
+    ) -> None:  # fmt: skip
+        self.dataset_dir, self.species_set, self.output_dir = dataset_dir, species_set, Path(output_dir)
+        self.user_id, self.session_id = str(user_id), str(session_id)
+        check_ids(self.user_id, self.session_id)
+
+    def require_new(self, tomograms: Iterable[str | Path], overwrite: bool = False) -> None:
+        """Check, before the work starts, that the session can be written.
+
+        Its files may exist in runs where a stopped batch in ``output_dir`` wrote them, if nobody changed them since.
+
+        Args:
+            tomograms: their paths.
+            overwrite: let an existing session of that name be replaced.
+
+        Raises:
+            InputError: a tomogram is in no project, copick would refuse the name of a species, or the session exists
+                already.
+        """
+        for tomogram in tomograms:
+            folder, project = run_folder_in_project(tomogram), project_of(tomogram, self.dataset_dir)
+            self._files_of(tomogram)
+            pattern = session_file(self.user_id, self.session_id, "*")
+            there = [path for place in picks_folders(folder, project) for path in place.glob(pattern)]
+            if there and not overwrite and not self._record_of(tomogram).covers(there):
+                said = f"{there[0]} is there already: session '{self.session_id}' of user '{self.user_id}'"
+                raise InputError(f"{said}. Set another session_id, or give --overwrite True.")
+
+    def write(self, tomogram: str | Path, picks: Sequence[Pick], voxel_size_angstrom: float | None) -> None:
+        """Write the picks of one tomogram to the overlay of its project.
+
+        Args:
+            tomogram: its path.
+            picks: of its run.
+            voxel_size_angstrom: of the tomogram; None when unknown.
+        """
+        run, files, record = run_folder_in_project(tomogram).name, self._files_of(tomogram), self._record_of(tomogram)
+        folder = files[0].parent
+        record.write(folder, files=None)
+        for file, species in zip(files, self.species_set.names, strict=True):
+            write_copick_json(
+                file,
+                picks,
+                run=run,
+                species=species,
+                voxel_size_angstrom=voxel_size_angstrom,
+                user_id=self.user_id,
+                session_id=self.session_id,
+            )
+        record.write(folder, files)
+        logger.info("%s: session '%s' of user '%s' in %s", run, self.session_id, self.user_id, folder)
+
+    def write_missing(self, tomogram: str | Path, folder: Path) -> None:
+        """Write what was picked earlier, unless the session has it: the project may be a copy, or have lost the files.
+
+        Args:
+            tomogram: its path.
+            folder: the complete folder of its run.
+        """
+        record = read_record(folder)
+        if record is not None and not self._record_of(tomogram).covers(self._files_of(tomogram), begun=False):
+            self.write(tomogram, read_csv(folder / PICKS_TABLE), record.voxel_size_angstrom)
+
+    def _files_of(self, tomogram: str | Path) -> list[Path]:
+        """Return the file of every species, in the order of their names, whether or not it exists."""
+        project, run = project_of(tomogram, self.dataset_dir), run_folder_in_project(tomogram).name
+        return [picks_path(project, run, name, self.user_id, self.session_id) for name in self.species_set.names]
+
+    def _record_of(self, tomogram: str | Path) -> SessionRecord:
+        run = run_folder_in_project(tomogram).name
+        return SessionRecord(self.output_dir, self.user_id, self.session_id, run)
 
 
 class SessionRecord:
@@ -77,11 +135,18 @@ class SessionRecord:
         with write_atomically(self.path) as file:
             file.write(json.dumps({"folder": str(folder.resolve()), "sha256": digests}, indent=1) + "\n")
 
-    def covers(self, files: Sequence[Path]) -> bool:
-        """Return whether the batch wrote all of these files, and nobody changed them since."""
+    def covers(self, files: Sequence[Path], begun: bool = True) -> bool:
+        """Return whether the batch wrote all of these files, and nobody changed or removed them since.
+
+        Args:
+            files: in one or several folders.
+            begun: what it has only begun to write counts as well.
+        """
         try:
             content = json.loads(self.path.read_text())
             folder, digests = content["folder"], content["sha256"]
+            if digests is None and not begun:
+                return False
             return all(
                 str(file.parent.resolve()) == folder and (digests is None or digests.get(file.name) == digest_of(file))
                 for file in files

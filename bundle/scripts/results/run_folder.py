@@ -59,6 +59,7 @@ class Record:
         expected: after a second look what to expect of the picks of every species, see `picking.operating_point`.
         unfamiliar: why the scores may be wrong for this tomogram; "" if they are.
         fallback: what ran the network in place of the settings' backend, and why; "" if that did.
+        voxel_size_angstrom: of the tomogram as it was read.
     """
 
     run: str
@@ -70,6 +71,7 @@ class Record:
     expected: dict[str, dict[str, Any]] | None = None
     unfamiliar: str = ""
     fallback: str = ""
+    voxel_size_angstrom: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ def make_record(
     expected: Mapping[str, Mapping[str, Any]] | None = None,
     unfamiliar: str = "",
     fallback: str = "",
+    voxel_size_angstrom: float | None = None,
 ) -> Record:
     """Return the record of a run that was picked; ``tomogram`` is what `state_of` returns."""
     found = Counter(pick.species for pick in picks)
@@ -100,7 +103,8 @@ def make_record(
     times = {stage: round(value, 3) for stage, value in seconds.items()}
     memory = round(peak_memory_gib, 3)
     plain = None if expected is None else {name: _rounded(row) for name, row in expected.items()}
-    return Record(run, dict(tomogram), dict(settings), counts, times, memory, plain, unfamiliar, fallback)
+    facts = dict(tomogram), dict(settings)
+    return Record(run, *facts, counts, times, memory, plain, unfamiliar, fallback, voxel_size_angstrom)
 
 
 def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
