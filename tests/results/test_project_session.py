@@ -11,7 +11,7 @@ import torch
 from batches import pick
 from monai.bundle import ConfigWorkflow
 from scripts.copick_tree import overlay_folder_of, picks_path, tomogram_path, write_project
-from scripts.errors import InputError, find_input_error
+from scripts.errors import InputError, InputWarning, find_input_error
 from scripts.networks.convnext_unet import ConvNeXtUNet
 from scripts.picks import Pick, read_copick_folder, read_csv, write_copick_json, write_csv
 from scripts.results.project_session import ProjectSession, SessionRecord, project_of
@@ -56,6 +56,25 @@ def test_a_session_that_is_there_is_refused_before_the_work_starts(project, ship
     ):
         check(7, project / "copick.json")
     check(7, overwrite=True)
+
+
+def test_files_of_other_species_that_stay_in_a_session_are_named(project, shipped_species, tmp_path):
+    other = picks_path(project, "A", "nucleosome", **NET)
+    other.write_text("{}")
+    session, batch = ProjectSession(project, shipped_species, "net", 7, tmp_path / "batch"), tmp_path / "batch"
+    said = rf"session '7' of user 'net': {other} stay as they were, because no pick of {batch} goes there: remove what"
+    with pytest.warns(InputWarning, match=said):
+        session.require_new(tomograms_of(project), overwrite=True)
+    session.write(tomograms_of(project)[0], [], 10.012)
+    assert other.read_text() == "{}"
+
+
+def test_of_a_session_in_static_what_the_overlay_does_not_replace_is_named(project, shipped_species, tmp_path):
+    static = project / "static" / "ExperimentRuns" / "A" / "Picks" / "net_7_ribosome.json"
+    static.parent.mkdir()
+    static.write_text("{}")
+    with pytest.warns(InputWarning, match=f"{static} stay as they were"):
+        ProjectSession(project, shipped_species, "net", 7, tmp_path).require_new(tomograms_of(project), overwrite=True)
 
 
 def test_a_stopped_batch_goes_on_in_its_own_session_and_in_no_other(project, shipped_species, tmp_path):

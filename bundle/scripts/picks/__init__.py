@@ -8,7 +8,7 @@ stopped run never leaves an incomplete file under the final name.
 
 from scripts.picks.bounds import check_inside, check_unit
 from scripts.picks.context import Facts
-from scripts.picks.conversion import convert
+from scripts.picks.conversion import convert, warn_of_others
 from scripts.picks.copick_json import read_copick_folder, read_copick_json, write_copick_json
 from scripts.picks.formats import FORMATS, check_formats, write_run_folder
 from scripts.picks.kaggle_csv import read_csv, write_csv, xyz_text
@@ -31,6 +31,7 @@ __all__ = [
     "read_copick_json",
     "read_csv",
     "read_relion5_star",
+    "warn_of_others",
     "write_copick_json",
     "write_csv",
     "write_relion5_star",

@@ -84,10 +84,21 @@ def convert(
     for path, own, own_facts in parts:
         writer.write(path, own, own_facts)
     others = writer.others_at(Path(target), [path for path, _, _ in parts], facts) if overwrite else []
+    warn_of_others(target, others, source)
+    return {path: len(own) for path, own, _ in parts}
+
+
+def warn_of_others(target: str | Path, others: Sequence[Path], source: str | Path) -> None:
+    """Warn of files that stay beside those that are replaced, if there are any: they would be read with the new ones.
+
+    Args:
+        target: what is replaced.
+        others: the files.
+        source: where the picks come from.
+    """
     if others:
         said = f"{target}: {first_few(others)} stay as they were, because no pick of {source} goes there"
-        warnings.warn(f"{said}: remove what is not to be read.", InputWarning, stacklevel=2)
-    return {path: len(own) for path, own, _ in parts}
+        warnings.warn(f"{said}: remove what is not to be read.", InputWarning, stacklevel=3)
 
 
 def _source_format(source: str | Path, name: str | None) -> Format:

@@ -11,7 +11,7 @@ from scripts.atomic_files import digest_of, write_atomically
 from scripts.copick_tree import picks_folders, picks_path, project_roots, run_folder_of, session_file
 from scripts.datasets.runs import Folders, as_folders
 from scripts.errors import InputError
-from scripts.picks import Pick, read_csv, write_copick_json
+from scripts.picks import Pick, read_csv, warn_of_others, write_copick_json
 from scripts.picks.copick_json import check_ids
 from scripts.results.run_folder import PICKS_TABLE, read_record
 from scripts.species import SpeciesSet
@@ -43,10 +43,14 @@ class ProjectSession:
         self.user_id, self.session_id = str(user_id), str(session_id)
         check_ids(self.user_id, self.session_id)
 
+    def __str__(self) -> str:
+        return f"session '{self.session_id}' of user '{self.user_id}'"
+
     def require_new(self, tomograms: Iterable[str | Path], overwrite: bool = False) -> None:
         """Check, before the work starts, that the session can be written.
 
-        Its files may exist in runs where a stopped batch in ``output_dir`` wrote them, if nobody changed them since.
+        Its files may exist in runs where a stopped batch in ``output_dir`` wrote them, if nobody changed them since. A
+        warning names those that no pick replaces, such as files of species of another model.
 
         Args:
             tomograms: their paths.
@@ -56,14 +60,17 @@ class ProjectSession:
             InputError: a tomogram is in no project, copick would refuse the name of a species, or the session exists
                 already.
         """
+        pattern, others = session_file(self.user_id, self.session_id, "*"), []
         for tomogram in tomograms:
             folder, project = run_folder_in_project(tomogram), project_of(tomogram, self.dataset_dir)
-            self._files_of(tomogram)
-            pattern = session_file(self.user_id, self.session_id, "*")
-            there = [path for place in picks_folders(folder, project) for path in place.glob(pattern)]
+            replaced = {file.resolve() for file in self._files_of(tomogram)}
+            there = [path for place in picks_folders(folder, project) for path in sorted(place.glob(pattern))]
             if there and not overwrite and not self._record_of(tomogram).covers(there):
-                said = f"{there[0]} is there already: session '{self.session_id}' of user '{self.user_id}'"
-                raise InputError(f"{said}. Set another session_id, or give --overwrite True.")
+                raise InputError(
+                    f"{there[0]} is there already: {self}. Set another session_id, or give --overwrite True."
+                )
+            others += [path for path in there if path.resolve() not in replaced]
+        warn_of_others(str(self), others, self.output_dir)
 
     def write(self, tomogram: str | Path, picks: Sequence[Pick], voxel_size_angstrom: float | None) -> None:
         """Write the picks of one tomogram to the overlay of its project.
@@ -87,7 +94,7 @@ class ProjectSession:
                 session_id=self.session_id,
             )
         record.write(folder, files)
-        logger.info("%s: session '%s' of user '%s' in %s", run, self.session_id, self.user_id, folder)
+        logger.info("%s: %s in %s", run, self, folder)
 
     def write_missing(self, tomogram: str | Path, folder: Path) -> None:
         """Write what was picked earlier, unless the session has it: the project may be a copy, or have lost the files.
