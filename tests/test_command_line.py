@@ -94,6 +94,29 @@ def test_a_word_that_would_count_as_its_opposite_is_refused(word, remedy, betwee
         refuse_unknown_settings(f"run --config_file x.json --resume{between}{word}".split())
 
 
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [("1.10", "1.1"), ("1e3", "1000.0"), ("1_000", "1000"), ("0x10", "16"), ("00", "0"), ("1#2", "1")],
+)
+@pytest.mark.parametrize("key", ["session_id", "user_id", "truth_session_id", "truth_user_id", "writer#session_id"])
+def test_an_id_that_would_be_read_as_another_one_is_refused(key, typed, read):
+    with pytest.raises(InputError) as caught:
+        refuse_unknown_settings(["run", "--config_file", "x.json", f"--{key}", typed])
+    assert str(caught.value) == f"--{key} {typed} would be read as {read}: quote it, --{key} \"'{typed}'\"."
+
+
+@pytest.mark.parametrize("typed", ["'1.10'", '"1_000"', "12", "0", "me", "2024-01-15", "v1.10", "@user_id"])
+def test_an_id_that_is_read_as_it_was_typed_is_taken(typed, configs):
+    (configs / "more.json").write_text(json.dumps({"session_id": "0"}))
+    refuse_unknown_settings(["run", "--config_file", "more.json", "--session_id", typed])
+
+
+def test_an_id_that_is_text_in_a_file_of_arguments_is_taken(configs):
+    (configs / "more.json").write_text(json.dumps({"session_id": "0"}))
+    (configs / "args.json").write_text(json.dumps({"session_id": "1.10"}))
+    refuse_unknown_settings(["run", "--config_file", "more.json", "--args_file", "args.json"])
+
+
 @pytest.mark.parametrize("word", ["no", "yes", "true", "off", "TRUE"])
 def test_a_setting_that_is_true_or_false_takes_no_other_word(word, configs):
     (configs / "more.json").write_text(json.dumps({"resume": True, "train": {"shuffle": [False]}, "name": "x"}))

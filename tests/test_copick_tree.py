@@ -6,6 +6,7 @@ import shutil
 import pytest
 from scripts.copick_tree import (
     holds_other_volumes,
+    id_text,
     is_feature_map,
     is_project,
     overlay_folder_of,
@@ -33,6 +34,18 @@ def write_config(path, **roots):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"config_type": "filesystem", "pickable_objects": [], **roots}))
     return path
+
+
+@pytest.mark.parametrize("value", [1.1, 1000.0, True, None, [1]])
+def test_an_id_that_is_a_number_but_not_whole_is_refused(value):
+    with pytest.raises(InputError) as caught:
+        id_text("session_id", value)
+    said = f"session_id is text or a whole number; got {value}: quote it as it is to stay, --session_id \"'{value}'\"."
+    assert str(caught.value) == said
+
+
+def test_an_id_is_text_or_a_whole_number():
+    assert (id_text("session_id", "1.10"), id_text("session_id", 12)) == ("1.10", "12")
 
 
 def test_a_tomogram_stands_below_its_run_and_its_voxel_size_with_three_decimals(tmp_path):

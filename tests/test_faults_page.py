@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference" / "faults.md"
 ROWS = re.findall(r"^\| (\w+) \| (.+) \| (.+) \| (.*) ?\|$", PAGE.read_text(), flags=re.MULTILINE)
-OLDER = [*(f"S{n}" for n in range(1, 19)), *(f"B{n}" for n in range(1, 4)), *(f"C{n}" for n in range(1, 8))]
+OLDER = [*(f"S{n}" for n in range(1, 19)), *(f"B{n}" for n in range(1, 4)), *(f"C{n}" for n in range(1, 9))]
 LABELS = [f"L{n}" for n in range(1, 18)]
 TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 

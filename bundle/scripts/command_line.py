@@ -19,6 +19,7 @@ from typing import Any
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow, run, run_workflow
 
+from scripts.copick_tree import IDS
 from scripts.errors import (
     InputError,
     chain_of,
@@ -130,12 +131,14 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
 
     Raises:
         InputError: a key is neither one of MONAI's nor in a named config, and no class there accepts it; the message
-            suggests the nearest one. Or a value is a word that would be read as its opposite, or ignored.
+            suggests the nearest one. Or a value is a word that would be read as its opposite, or ignored, or an id that
+            would be read as another one.
     """
     given = _settings(arguments)
     for key, value in given.items():
         if value in MISREAD:
             raise InputError(f"--{key} {value} would be read as the word '{value}': write {MISREAD[value]}.")
+        refuse_id_that_is_read_otherwise(key, value)
     settings = {**_load_args_file(given), **given}
     files = _as_list(settings.get("config_file", ""))
     if not files:
@@ -280,6 +283,26 @@ def refuse_other_words_than_yes_and_no(key: str, value: Any, config: Any) -> Non
         return
     if value and value not in YES_NO and not value.startswith(("--", *COMPUTED)):
         raise InputError(f"--{key} {value} is neither True nor False, and would count as True: write one of them.")
+
+
+def refuse_id_that_is_read_otherwise(key: str, value: str) -> None:
+    """Check the id of a user or a session: MONAI makes numbers of ``1.10`` and ``1_000``, which become other ids.
+
+    Args:
+        key: the key without its dashes.
+        value: as it was typed.
+
+    Raises:
+        InputError: it would become another id.
+    """
+    if not key.endswith(IDS):  # truth_user_id, too
+        return
+    try:
+        read = ast.literal_eval(value)
+    except (ValueError, SyntaxError):  # text, which stays as it is
+        return
+    if not isinstance(read, str) and str(read) != value:
+        raise InputError(f"--{key} {value} would be read as {read}: quote it, --{key} \"'{value}'\".")
 
 
 def _arguments_of(component: dict[str, Any]) -> set[str] | None:

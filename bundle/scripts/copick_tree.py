@@ -28,6 +28,7 @@ from scripts.species import SpeciesSet
 CONFIG, STATIC, OVERLAY = "copick.json", "static", "overlay"
 RUNS, PICKS_FOLDER = "ExperimentRuns", "Picks"
 FEATURES, SEGMENTATIONS, OBJECTS = "features", "Segmentations", "Objects"  # Zarr folders that are no tomograms
+IDS = ("user_id", "session_id")  # whose picks they are
 PICKS_KEY = "points"  # of a file of picks, which no config has
 COPICK_VERSION = "1.31.0"  # the version whose rules for these folders are followed here
 SPACING_FOLDER = re.compile(r"VoxelSpacing\d+(\.\d+)?")
@@ -59,6 +60,21 @@ def picks_path(root: str | Path, run: str, species: str, user_id: str, session_i
     """
     require_file_name(run, "run")
     return overlay_folder_of(root) / RUNS / run / PICKS_FOLDER / session_file(user_id, session_id, species)
+
+
+def id_text(key: str, value: object) -> str:
+    """Return the id of a user or a session as text; command lines and JSON may state one like 12 as a whole number.
+
+    Args:
+        key: the setting, for the message.
+        value: the id.
+
+    Raises:
+        InputError: it is another number, which may have been written in another way, such as 1.10, or no id at all.
+    """
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise InputError(f"{key} is text or a whole number; got {value}: quote it as it is to stay, --{key} \"'{value}'\".")
 
 
 def session_file(user_id: str, session_id: str, species: str) -> str:

@@ -104,6 +104,8 @@ def test_the_truth_is_chosen_by_user_and_session(tmp_path):
         list_labelled_runs(tmp_path, truth_user_id="bob")
     with pytest.raises(InputError, match="copick allows no space, no '_'"):
         list_labelled_runs(tmp_path, truth_user_id="my_self")
+    with pytest.raises(InputError, match=r"truth_session_id is text or a whole number; got 1\.1"):
+        list_labelled_runs(tmp_path, truth_session_id=1.1)
 
 
 def test_of_picks_beside_several_tomograms_each_run_has_those_that_name_it(tmp_path):

@@ -14,6 +14,8 @@ def handler(**settings):
     [
         ({"user_id": "jane_doe"}, "user_id may hold letters, digits"),
         ({"session_id": "run_1"}, "session_id may hold letters, digits"),
+        ({"session_id": 1.1}, r"""session_id is text or a whole number; got 1\.1: .*, --session_id "'1\.1'"\."""),
+        ({"user_id": 1.5, "formats": ["csv"]}, r"user_id is text or a whole number; got 1\.5"),
         ({"binning": 0}, "pick_binning is null or a number above 0; got 0"),
         ({"binning": -4.0}, "pick_binning is null or a number above 0; got -4.0"),
         ({"binning": float("nan")}, "pick_binning is null or a number above 0; got nan"),

@@ -186,6 +186,8 @@ def test_a_complete_batch_is_skipped_only_where_its_session_is_in_the_project(pr
 def test_names_that_copick_refuses_and_tomograms_without_a_project_are_refused(project, shipped_species, tmp_path):
     with pytest.raises(InputError, match="user_id may hold letters, digits"):
         ProjectSession(project, shipped_species, "me+you", 8, tmp_path)
+    with pytest.raises(InputError, match=r"session_id is text or a whole number; got 1\.1"):
+        ProjectSession(project, shipped_species, "net", 1.1, tmp_path)
     odd = SpeciesSet(10.012, (replace(shipped_species.picked[0], name="my_particle"),))
     with pytest.raises(InputError, match=r"copick allows no space, no '_'.*; got 'my_particle'"):
         ProjectSession(project, odd, "net", 8, tmp_path).require_new(tomograms_of(project))

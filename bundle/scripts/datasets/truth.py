@@ -11,6 +11,7 @@ from typing import Any
 
 from scripts.copick_tree import (
     PICKS_FOLDER,
+    id_text,
     picks_folders,
     run_folder_of,
     session_file,
@@ -243,7 +244,8 @@ def _session_pattern(user_id: str | int | None, session_id: str | int | None) ->
     """Return the pattern of the copick files of a user and a session; None if neither is given."""
     if user_id is None and session_id is None:
         return None
-    user, session = ("*" if name is None else str(name) for name in (user_id, session_id))
+    ids = {"truth_user_id": user_id, "truth_session_id": session_id}
+    user, session = ("*" if name is None else id_text(key, name) for key, name in ids.items())
     return session_file(user, session, "*")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from scripts.atomic_files import write_folder_atomically
+from scripts.copick_tree import id_text
 from scripts.datasets.runs import mask_of_run
 from scripts.errors import InputError, InputWarning
 from scripts.file_names import require_file_name
@@ -75,7 +76,8 @@ class WritePicks:
         mask_path: see `preparation.region.LimitRegiond`.
 
     Raises:
-        InputError: there is no such format, or ``binning`` has no meaning for these formats, or is not positive.
+        InputError: there is no such format, ``binning`` has no meaning for these formats or is not positive, or copick
+            would refuse an id, or it is a number that is not whole.
     """
 
     def __init__(
@@ -93,7 +95,8 @@ class WritePicks:
     ) -> None:
         self.folder, self.species_set = Path(output_dir), species_set
         self.page_megabytes, self.mask_path = check_megabytes(page_megabytes), mask_path
-        self.user_id, self.session_id, self.voxel_offset = str(user_id), str(session_id), voxel_offset
+        self.user_id, self.session_id = id_text("user_id", user_id), id_text("session_id", session_id)
+        self.voxel_offset = voxel_offset
         self.formats = check_formats(formats)
         self.binning = check_binning(binning, self.formats)
         if any(one.name == "copick" for one in self.formats):

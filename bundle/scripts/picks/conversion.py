@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from scripts.coordinates import to_zyx_vox
-from scripts.copick_tree import is_project
+from scripts.copick_tree import IDS, is_project
 from scripts.errors import InputError, InputWarning, first_few
 from scripts.file_names import require_file_name
 from scripts.picks.bounds import check_inside, check_unit, check_voxels
 from scripts.picks.context import Facts
 from scripts.picks.copick_json import copick_files
-from scripts.picks.copick_project import IDS, files_of_ids, read_copick_project
+from scripts.picks.copick_project import files_of_ids, read_copick_project
 from scripts.picks.formats import FORMATS, Format, format_named, format_of_star, guess_format
 from scripts.picks.pick import Pick, known_zyx_vox_of, xyz_angstrom_of, zyx_vox_of
 from scripts.picks.relion4_star import PIXEL_TOLERANCE, counts_voxels, stated_binning

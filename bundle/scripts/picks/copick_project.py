@@ -6,13 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scripts.copick_tree import PICKS_FOLDER, RUNS, project_roots
+from scripts.copick_tree import IDS, PICKS_FOLDER, RUNS, project_roots
 from scripts.errors import InputError, first_few
 from scripts.picks.context import Facts
 from scripts.picks.copick_json import picks_of_content, read_content
 from scripts.picks.pick import Pick
 
-IDS = ("user_id", "session_id")
 SELECTED = ("run", "species", *IDS)  # facts that select picks
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from scripts.atomic_files import digest_of, write_atomically
-from scripts.copick_tree import picks_folders, picks_path, project_roots, run_folder_of, session_file
+from scripts.copick_tree import id_text, picks_folders, picks_path, project_roots, run_folder_of, session_file
 from scripts.datasets.runs import Folders, as_folders
 from scripts.errors import InputError
 from scripts.picks import Pick, read_csv, warn_of_others, write_copick_json
@@ -32,7 +32,7 @@ class ProjectSession:
         output_dir: where the batch keeps its runs' folders.
 
     Raises:
-        InputError: copick would refuse an id.
+        InputError: copick would refuse an id, or it is a number that is not whole.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ProjectSession:
         output_dir: str | Path,
     ) -> None:  # fmt: skip
         self.dataset_dir, self.species_set, self.output_dir = dataset_dir, species_set, Path(output_dir)
-        self.user_id, self.session_id = str(user_id), str(session_id)
+        self.user_id, self.session_id = id_text("user_id", user_id), id_text("session_id", session_id)
         check_ids(self.user_id, self.session_id)
 
     def __str__(self) -> str:
