@@ -156,7 +156,7 @@ def first_difference(before: Any, now: Any) -> str | None:
 
     It names the setting and the class that the setting belongs to, or else its path in the record.
     """
-    return _difference((), before, now)
+    return None if canonical(before) == canonical(now) else _difference((), before, now)
 
 
 def _difference(path: tuple[str, ...], before: Any, now: Any) -> str | None:

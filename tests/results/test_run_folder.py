@@ -6,6 +6,7 @@ from scripts.errors import InputError
 from scripts.pages.batch_folder import DONE, FAILED, MISSING
 from scripts.picks import FORMATS, Pick, read_csv, write_csv
 from scripts.records import as_json, record_of
+from scripts.results import run_folder
 from scripts.results.run_folder import (
     BatchTables,
     SummaryRow,
@@ -177,6 +178,19 @@ def test_a_replaced_folder_is_read_again(tomogram, tmp_path):
     write_record(tmp_path / "one", record_of_run("one", tomogram, seconds={"network": 3.0}.items()))
     tables.write()
     assert len(read_csv(tmp_path / "picks.csv")) == 1
+
+
+def test_a_folder_that_stays_as_it_is_is_read_once(tomogram, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(run_folder, "read_record", lambda folder: read.append(folder.name) or read_record(folder))
+    runs = {name: state_of(tomogram) for name in ("one", "two")}
+    tables = BatchTables(tmp_path, runs, SETTINGS, make_species(2))
+    finish(tmp_path, "one", tomogram, [Pick("one", "a", 1, 2, 3)])
+    for _ in range(2):
+        assert [row.status for row in tables.write()] == ["done", "missing"]
+    finish(tmp_path, "two", tomogram, [])
+    assert [row.status for row in tables.write()] == ["done", "done"]
+    assert read.count("one") == 1
 
 
 def test_a_run_that_failed_when_done_anew_is_no_longer_done(tomogram, tmp_path):

@@ -249,7 +249,7 @@ class BatchTables:
     species_set: SpeciesSet
     refused: Mapping[str, str] = field(default_factory=dict)
     earlier: Mapping[str, str | None] = field(default_factory=dict)
-    _read: dict[str, tuple[Record, list[Pick]]] = field(default_factory=dict)
+    _read: dict[str, tuple[Any, SummaryRow, list[Pick]]] = field(default_factory=dict)  # by run, with the file's stamps
 
     def write(self) -> list[SummaryRow]:
         """Write both tables from the present content of the folders, and return the rows of the summary.
@@ -278,12 +278,16 @@ class BatchTables:
         folder, failure = self.output_dir / run, read_failure(self.output_dir, run)
         if failure is not None:  # even if there is an older folder, which was to be replaced
             return SummaryRow(run, FAILED, failure=failure), []
-        record = read_record(folder)
+        stamps = stamps_of(folder / RECORD_FILE)
+        if run not in self._read or self._read[run][0] != stamps:
+            self._read[run] = stamps, *self._read_run(run)
+        return self._read[run][1:]
+
+    def _read_run(self, run: str) -> tuple[SummaryRow, list[Pick]]:
+        record = read_record(self.output_dir / run)
         if record is None or difference(record, self.tomograms.get(run, record.tomogram), self.settings):
             return SummaryRow(run, MISSING), []
-        if run not in self._read or self._read[run][0] != record:
-            self._read[run] = record, read_csv(folder / PICKS_TABLE)
-        return SummaryRow(run, DONE, record), self._read[run][1]
+        return SummaryRow(run, DONE, record), read_csv(self.output_dir / run / PICKS_TABLE)
 
 
 def _cells(row: SummaryRow, names: Sequence[str]) -> list[Any]:
