@@ -3,7 +3,7 @@ import math
 
 import pytest
 from scripts.errors import InputError
-from scripts.species import positive_weights, read_species, with_thresholds
+from scripts.species import parse_species, positive_weights, read_species, with_thresholds
 
 RIBOSOME = {
     "label": 1,
@@ -192,6 +192,11 @@ def test_radii_that_are_no_angstroms_are_refused(write, changes, bounds, given):
     message = rf"mine\.json: target_radius_angstrom of 'ribosome' must be from {bounds}.*; got {given}\. Give both .* Å"
     with pytest.raises(InputError, match=message):
         read_species(write(changes))
+
+
+def test_weights_that_were_trained_on_other_targets_stay_usable(write):
+    content = json.loads(write({"target_radius_angstrom": 200.0}).read_text())
+    assert parse_species(content, "model.json").picked[0].target_radius_angstrom == 200
 
 
 def test_a_target_may_be_half_a_voxel_or_the_whole_particle(write):

@@ -44,13 +44,14 @@ from scripts.simulation.dataset import (  # noqa: E402
     digests_of_sources,
 )
 from scripts.simulation.settings import check_imaging  # noqa: E402
-from scripts.species import SPECIES_FILE, parse_species  # noqa: E402
+from scripts.species import SPECIES_FILE, check_targets, parse_species  # noqa: E402
 from structures import Wanted, new_species, read_structure  # noqa: E402
 
 BUNDLE = ROOT / "bundle"
 SHIPPED = BUNDLE / "models" / "model.pt"
 WRITTEN = ("model.pt", "model.json", "second_look.pt", "second_look.json", "species.json", "picker.md")
 KINDS = ("wbp", "denoised")
+MOST_SEED = 1_000_000_000  # others are added to it
 COPIES = 2.0  # of every tomogram: a pyramid, and most of them scaled for the trainings
 DISK_REMEDY = "free some, or set another --output_dir"
 CONTRASTS = (1.0, 0.5, 0.3)
@@ -199,8 +200,8 @@ def make_picker(options: argparse.Namespace) -> None:
     wanted = wanted_species(options)
     simulation = json.loads((BUNDLE / "configs" / "simulate.json").read_text())
     check_names(options.name, options.without_neighbours, simulation)
-    if options.seed < 0:
-        raise InputError(f"--seed must be 0 or more; got {options.seed}.")
+    if not 0 <= options.seed <= MOST_SEED:
+        raise InputError(f"--seed must be from 0 to {MOST_SEED}; got {options.seed}.")
     output, work = options.output_dir.resolve(), options.output_dir.resolve() / "work"
     refuse_foreign_files(output, work / "picker.json")
     require_writable(work)
@@ -338,7 +339,7 @@ def describe(options: argparse.Namespace, wanted: list[Wanted], simulation: Mapp
             "%s: %.0f kDa, radius %g Å, target radius %g Å", one.name, specimen.mass_kda, row["radius_angstrom"],
             row["target_radius_angstrom"],
         )  # fmt: skip
-    parse_species(content, "--name")
+    check_targets("--name", parse_species(content, "--name"))
     write_json(work / "species.json", content)
     write_json(work / "simulation.json", overlay)
 

@@ -100,6 +100,7 @@ def read_species(
     if path is None:
         raise InputError("species_path is null: give the file of the species to learn.")
     species_set = parse_species(_read_json(path), path)
+    check_targets(path, species_set)
     return species_set if probability_thresholds is None else with_thresholds(species_set, probability_thresholds)
 
 
@@ -124,14 +125,28 @@ def parse_species(content: Mapping[str, Any], path: str | Path) -> SpeciesSet:
     if not (is_finite_number(voxel_size_angstrom) and voxel_size_angstrom > 0):
         raise InputError(f"{path}: voxel_size_angstrom must be positive; got {voxel_size_angstrom!r}.")
     known = tuple(sorted((_species(path, *item) for item in content["species"].items()), key=lambda one: one.label))
-    for species in known:
-        _check_target(path, species, voxel_size_angstrom)
     labels = [species.label for species in known if species.label > 0]
     if len(labels) > MAX_LABELS:
         raise InputError(f"{path}: at most {MAX_LABELS} species can have a label; got {len(labels)}.")
     if not labels or labels != list(range(1, len(labels) + 1)):
         raise InputError(f"{path}: labels must be 1, 2, 3 ... without gaps or repeats; got {labels}.")
     return SpeciesSet(float(voxel_size_angstrom), known)
+
+
+def check_targets(path: str | Path, species_set: SpeciesSet) -> None:
+    """Check the radii of what is to be learned; those in the card of weights were.
+
+    Raises:
+        InputError: a target is smaller than half a voxel or larger than its particle, as radii in nm or voxels are.
+    """
+    least = species_set.voxel_size_angstrom / 2
+    for species in species_set.picked:
+        if not least <= species.target_radius_angstrom <= species.radius_angstrom:
+            raise InputError(
+                f"{path}: target_radius_angstrom of '{species.name}' must be from {least:g} (half a voxel) to "
+                f"{species.radius_angstrom:g} (its radius_angstrom); got {species.target_radius_angstrom:g}. Give both "
+                "radii in Å, not in nm or voxels."
+            )
 
 
 def with_thresholds(
@@ -189,15 +204,6 @@ def _species(path: str | Path, name: str, values: Any) -> Species:
     _check_threshold(path, name, values["probability_threshold"])
     whole = {key: int(values[key]) for key in ("label", "min_voxels")}
     return Species(name=name, **{**values, **whole})
-
-
-def _check_target(path: str | Path, species: Species, voxel_size_angstrom: float) -> None:
-    least, most = voxel_size_angstrom / 2, species.radius_angstrom
-    if not least <= species.target_radius_angstrom <= most:
-        raise InputError(
-            f"{path}: target_radius_angstrom of '{species.name}' must be from {least:g} (half a voxel) to {most:g} "
-            f"(its radius_angstrom); got {species.target_radius_angstrom:g}. Give both radii in Å, not in nm or voxels."
-        )
 
 
 def _check_threshold(source: str | Path, name: str, threshold: Any) -> None:

@@ -1,4 +1,16 @@
-from scripts.pages.batch_folder import other_settings
+import json
+
+from scripts.pages.batch_folder import other_settings, out_of_date
+
+
+def test_the_summary_tells_which_runs_are_of_the_batch(tmp_path):
+    for run, point in (("one", "f1"), ("two", "f1"), ("three", "f4"), ("four", "f4")):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "run.json").write_text(json.dumps({"settings": {"point": point}}))
+    runs = ["one", "two", "three", "four"]
+    (tmp_path / "summary.csv").write_text("run,status\nthree,done\nfour,missing\n")
+    gone = "not in summary.csv"
+    assert out_of_date(tmp_path, runs) == {"one": gone, "two": gone, "four": "missing in summary.csv"}
 
 
 def test_runs_differ_from_the_settings_that_most_have():

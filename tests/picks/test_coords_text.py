@@ -21,9 +21,8 @@ def test_further_columns_of_coords_are_not_read(tmp_path):
         ("1.0 2.0 3.0", "from 1 to 3"),
         ("1 1 1", "from 1 to 1"),
         ("1 1 2", "from 1 to 2"),
-        ("1", "from 1 to 1"),
     ],
-    ids=["index from 0", "index from 1", "decimals", "objects", "contours", "one row"],
+    ids=["index from 0", "index from 1", "decimals", "objects", "contours"],
 )
 @pytest.mark.parametrize("between", ["", "1 "])
 def test_coords_whose_first_column_counts_up_are_refused(tmp_path, first, counts, between):
@@ -31,6 +30,10 @@ def test_coords_whose_first_column_counts_up_are_refused(tmp_path, first, counts
     said = rf"a\.coords: its first column counts up {counts} and would be read as x; remove .*--from imod"
     with pytest.raises(InputError, match=said):
         read_coords(tmp_path, *lines)
+
+
+def test_one_row_does_not_count_up(tmp_path):
+    assert read_coords(tmp_path, "1 20 30 0.9") == [(10, 200, 300, 1)]
 
 
 def test_coords_of_three_columns_may_count_up_along_x(tmp_path):

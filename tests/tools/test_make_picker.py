@@ -193,7 +193,7 @@ def refused(tool, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--seed", "-1"], "--seed must be 0 or more; got -1."),
+        (["--seed", "-1"], "--seed must be from 0 to 1000000000; got -1."),
         (["--maps_dir", "maps", "--mass_kda", "540"], "cannot read {here}/maps/8cpv.mrc: no such file."),
     ],
 )

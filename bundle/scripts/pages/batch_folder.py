@@ -60,8 +60,8 @@ def read_statuses(output_dir: Path) -> dict[str, str]:
 def out_of_date(output_dir: Path, runs: Iterable[str]) -> dict[str, str]:
     """Return which runs with a folder are not results of the batch that the others are of, each with the reason.
 
-    The summary calls them missing, or their settings are not those of most. Where there is no summary and no record,
-    all belong together.
+    The summary is of that batch: it calls them missing, or has none of them. Where there is no summary, their settings
+    are not those of most; and if there is no record either, all belong together.
 
     Raises:
         InputError: see `read_statuses`.
@@ -69,8 +69,8 @@ def out_of_date(output_dir: Path, runs: Iterable[str]) -> dict[str, str]:
     statuses, settings, found = read_statuses(output_dir), {}, {}
     for run in runs:
         facts = read_facts(output_dir / run)
-        if statuses.get(run) == MISSING:
-            found[run] = f"missing in {SUMMARY}"
+        if statuses and statuses.get(run, MISSING) == MISSING:
+            found[run] = f"missing in {SUMMARY}" if run in statuses else f"not in {SUMMARY}"
         elif facts is None:
             found[run] = f"without a {RECORD_FILE} that can be read"
         else:

@@ -59,6 +59,9 @@ def _read_row(source: str, words: list[str]) -> list[float]:
 
 
 def _counts_up(values: list[float]) -> bool:
-    """Return whether values are numbers of rows, objects or contours: whole, from 0 or 1 on, in steps of 0 or 1."""
+    """Return whether values are numbers of rows, objects or contours: whole, from 0 or 1 on, in steps of 0 or 1.
+
+    One value alone, which may be x, is not.
+    """
     steps = {after - before for before, after in pairwise(values)}
-    return values[0] in (0, 1) and steps <= {0, 1}
+    return values[0] in (0, 1) and bool(steps) and steps <= {0, 1}

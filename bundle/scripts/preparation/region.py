@@ -117,6 +117,8 @@ class LimitRegiond(MapTransform):
         InputError: the mask cannot be read, or does not lie over the tomogram, see `read_mask`.
     """
 
+    unrecorded = ("doubtful_key",)
+
     def __init__(
         self,
         keys: KeysCollection,

@@ -47,7 +47,7 @@ class SweepThresholdsd(MapTransform):
         region_key: str = "region",
     ) -> None:
         super().__init__(keys)
-        check_setting("sweep_thresholds", thresholds)
+        check_setting("sweep_thresholds", np.asarray(thresholds).tolist())
         self.species_set, self.thresholds, self.mode = species_set, list(thresholds), check_mode(mode)
         self.image_key, self.label_key, self.sweep_key = image_key, label_key, sweep_key
         self.finder, self.region_key = finder, region_key

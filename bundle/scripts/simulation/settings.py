@@ -11,7 +11,8 @@ from typing import Any
 
 from scripts.copick_tree import session_file, tomogram_path
 from scripts.errors import InputError
-from scripts.rules import Rule, a_number, one_of, or_null
+from scripts.rules import TRUE_OR_FALSE, Rule, a_number, one_of, or_null
+from scripts.settings import SETTINGS
 from scripts.simulation.imaging import Imaging
 from scripts.species import SpeciesSet
 
@@ -20,16 +21,17 @@ Settings = Mapping[str, Any]
 
 SETTINGS_TABLE = Rule("a table of settings", lambda value: isinstance(value, Mapping))
 PAIR = a_number(count=2)
+DENSITY = a_number(-100_000, 100_000)  # a range that begins below 0 leaves some runs without any
 DATASET = {
     "runs": a_number(1, 100_000, whole=True),
     "run_name": Rule("a text", lambda value: isinstance(value, str)),
-    "seed": a_number(0, whole=True),
-    "workers": or_null(a_number(1, whole=True)),
+    "seed": SETTINGS["seed"],
+    "workers": or_null(a_number(0, whole=True)),
     "shape": a_number(16, count=3, whole=True),
     "voxel_size_angstrom": a_number(1, 100),
     "spacing_folder_angstrom": a_number(1, 100),
     "particles_are": one_of("bright", "dark"),
-    "write_mrc": one_of(True, False),
+    "write_mrc": TRUE_OR_FALSE,
     **dict.fromkeys(("specimens", "distractors", "scene", "imaging"), SETTINGS_TABLE),
     "reconstructions": Rule(
         "a table of one reconstruction or more", lambda value: SETTINGS_TABLE.holds(value) and bool(value)
@@ -40,7 +42,7 @@ CROWD = {
         "a list of tables, each of a map, a model or a phantom",
         lambda value: isinstance(value, list) and bool(value) and all(map(SETTINGS_TABLE.holds, value)),
     ),
-    "per_square_micrometer": a_number(0, 100_000),
+    "per_square_micrometer": DENSITY,
     "companion_share": a_number(0, 1),
     "companion_distance_angstrom": a_number(0, count=2),
 }
@@ -53,16 +55,16 @@ SCENE = {
     "slab_tilt_y_degree": a_number(-80, 80),
     "slab_tilt_x_degree": a_number(-80, 80),
     "ice_grain_kda_per_voxel": a_number(0),
-    "vesicles_per_square_micrometer": a_number(-100_000, 100_000),
+    "vesicles_per_square_micrometer": DENSITY,
     "vesicle_radius_angstrom": a_number(1, count=2),
     "vesicle_layers": a_number(1, 100, count=2, whole=True),
-    "membranes_per_square_micrometer": a_number(-100_000, 100_000),
+    "membranes_per_square_micrometer": DENSITY,
     "membrane_radius_angstrom": a_number(1, count=2),
-    "microtubules_per_square_micrometer": a_number(-100_000, 100_000),
-    "actin_filaments_per_square_micrometer": a_number(-100_000, 100_000),
-    "specks_per_square_micrometer": a_number(-100_000, 100_000),
+    "microtubules_per_square_micrometer": DENSITY,
+    "actin_filaments_per_square_micrometer": DENSITY,
+    "specks_per_square_micrometer": DENSITY,
     "speck_mass_kda": a_number(1, 100_000, count=2),
-    "gold_per_square_micrometer": a_number(-100_000, 100_000),
+    "gold_per_square_micrometer": DENSITY,
     "gold_radius_angstrom": a_number(1, count=2),
     "carbon_probability": a_number(0, 1),
     "carbon_share": a_number(0, 1),
