@@ -128,7 +128,7 @@ class Step:
 
 
 def main() -> None:
-    """Make the picker, or go on with it."""
+    """Make the picker, or resume making it."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     options = read_arguments()
     sys.exit(run_tool(lambda: make_picker(options), resumable=True))
@@ -239,7 +239,7 @@ def check_names(names: list[str], left_out: Iterable[str], simulation: Mapping[s
 
 
 def record_of_options(options: argparse.Namespace, wanted: Iterable[Wanted]) -> dict[str, Any]:
-    """Return what a picker depends on, to be compared when it is gone on with."""
+    """Return what a picker depends on, to be compared when it is resumed."""
     settings = {key: getattr(options, key) for key in ("without_neighbours", *IMAGING, "seed", "smoke")}
     maps_dir = options.maps_dir and str(options.maps_dir.resolve())
     species = [
