@@ -124,6 +124,14 @@ def test_possible_and_computed_values_are_taken(settings):
     refuse_impossible_values(command(TRAINING, *settings.split()))
 
 
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for there in ("cpu", "cuda", "cuda:0"):
+        refuse_impossible_values(command(TRAINING, "--device", there))
+    with pytest.raises(InputError, match=r"device cuda:1 is not there: torch finds 1 GPUs\. Leave device out to take"):
+        refuse_impossible_values(command(TRAINING, "--device", "cuda:1"))
+
+
 def test_args_files_and_configs_of_ones_own_are_checked_too_and_the_command_line_goes_first(tmp_path):
     own, more = tmp_path / "own.json", tmp_path / "more.json"
     own.write_text(json.dumps({"epochs": 2.5}))

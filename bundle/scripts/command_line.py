@@ -178,6 +178,21 @@ def refuse_impossible_values(arguments: Sequence[str]) -> None:
         name = default[1:] if isinstance(default, str) and default.startswith("@") else key
         if name in SETTINGS and not (isinstance(value, str) and value.startswith(COMPUTED)):
             SETTINGS[name].require(key, value)
+            if name == "device":
+                refuse_absent_gpu(value)
+
+
+def refuse_absent_gpu(device: str) -> None:
+    """Raise ``InputError`` if a device is a GPU that torch does not find."""
+    import torch  # imported here because it takes seconds
+
+    kind, _, number = device.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 0
+    if kind == "cuda" and int(number or 0) >= count:
+        raise InputError(
+            f"device {device} is not there: torch finds {count} GPUs. Leave device out to take what there is; a GPU "
+            "needs its driver and a build of torch for CUDA."
+        )
 
 
 def _load_configs(files: Sequence[str]) -> dict[str, Any]:
