@@ -74,12 +74,12 @@ def require_one_process(fact: str) -> None:
 
 
 def require_several_processes() -> None:
-    """Raise ``InputError`` if torchrun, or who takes its place, has not told this process which of several it is."""
+    """Raise ``InputError`` if an environment variable is missing that torchrun sets for each of its processes."""
     missing = [name for name in LAUNCHED if name not in os.environ]
     if missing:
         raise InputError(
             f"this overlay is for several processes, and {', '.join(missing)} are not set: start it with torchrun, or "
-            "set them by process."
+            "set them for every process."
         )
 
 
@@ -139,7 +139,8 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
         if value in MISREAD:
             raise InputError(f"--{key} {value} would be read as the word '{value}': write {MISREAD[value]}.")
         refuse_id_that_is_read_otherwise(key, value)
-    settings = {**_load_args_file(given), **given}
+    in_file = _load_args_file(given)
+    settings = {**in_file, **given}
     files = _as_list(settings.get("config_file", ""))
     if not files:
         return  # MONAI itself reports that
@@ -156,7 +157,7 @@ def refuse_unknown_settings(arguments: Sequence[str]) -> None:
         refuse_unknown_part(key, config)
         refuse_other_words_than_yes_and_no(key, value, config)
     for key in (key for key, value in given.items() if value == IGNORED):
-        if _value_of(key, config) is not None or _load_args_file(given).get(key) is not None:
+        if _value_of(key, config) is not None or in_file.get(key) is not None:
             raise InputError(f"--{key} {IGNORED} would be ignored: write {NULL}.")
     refuse_moved_targets(config)
 
@@ -184,11 +185,13 @@ def refuse_impossible_values(arguments: Sequence[str]) -> None:
 
 def refuse_absent_gpu(device: str) -> None:
     """Raise ``InputError`` if a device is a GPU that torch does not find."""
+    kind, _, number = device.partition(":")
+    if kind != "cuda":
+        return
     import torch  # imported here because it takes seconds
 
-    kind, _, number = device.partition(":")
-    count = torch.cuda.device_count() if kind == "cuda" else 0
-    if kind == "cuda" and int(number or 0) >= count:
+    count = torch.cuda.device_count()
+    if int(number or 0) >= count:
         raise InputError(
             f"device {device} is not there: torch finds {count} GPUs. Leave device out to take what there is; a GPU "
             "needs its driver and a build of torch for CUDA."

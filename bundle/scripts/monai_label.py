@@ -6,7 +6,6 @@ label was saved.
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
@@ -23,7 +22,7 @@ from scripts.copick_tree import PICKS_FOLDER
 from scripts.datasets.annotated import rows_with_annotated
 from scripts.datasets.runs import run_name
 from scripts.datasets.truth import TRUTH_TABLE
-from scripts.errors import InputError, InputWarning
+from scripts.errors import InputError, InputWarning, is_finite_number
 from scripts.file_names import refuse_look_alikes
 from scripts.networks.model_card import sha256_of
 from scripts.networks.weights import load_weights
@@ -112,18 +111,13 @@ def with_options(species_set: SpeciesSet, options: Mapping[str, Any]) -> Species
         raise InputError(f"{source}: there is no option '{unknown[0]}'.")
     for name, size in sizes.items():
         species_set.named(name, source)
-        if not is_number(size) or not 1 <= size < math.inf or size != int(size):
+        if not is_finite_number(size) or size < 1 or size != int(size):
             raise InputError(f"{source}: {MIN_VOXELS}{name} must be a whole number from 1; got {size!r}.")
     known = with_thresholds(species_set, thresholds, source).known
     return replace(
         species_set,
         known=tuple(replace(one, min_voxels=int(sizes.get(one.name, one.min_voxels))) for one in known),
     )
-
-
-def is_number(value: Any) -> bool:
-    """Return whether a value of a request is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def chosen_points(options: Mapping[str, Any], operating_point: Any) -> Any:

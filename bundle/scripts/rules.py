@@ -1,4 +1,4 @@
-"""What a setting may be: rules that state it in words and check a value."""
+"""Rules for the values of settings: each describes the values that are allowed, and checks one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from scripts.errors import InputError, is_finite_number
 
 
 class Rule(NamedTuple):
-    """What a setting must be: in words, and as a check of its value."""
+    """The values that a setting may have.
+
+    Attributes:
+        words: describe them, for messages and the page of settings.
+        holds: returns whether a value is one of them.
+    """
 
     words: str
     holds: Callable[[Any], bool]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -75,7 +76,7 @@ def split_runs(
         warn_of_points_alone(row for row in rows if row["run"] in named)
         return [name for name in named if name not in without]
     certain = [row["run"] for row in _rows_to_hold_out(rows)]
-    single = sorted(name for name in certain if certain.count(name) == 1)
+    single = sorted(name for name, count in Counter(certain).items() if count == 1)
     if rows and (len(certain) == 1 or not single):
         logger.warning(
             "%s holds %s that may be held out: all are trained on, and nothing is left to validate on",

@@ -59,7 +59,7 @@ class Ensemble(nn.Module):
 
     def __init__(self, members: Sequence[nn.Module], combination: str = "mean") -> None:
         super().__init__()
-        check_combination(combination)
+        check_setting("ensemble", combination)
         self.members, self.combination = nn.ModuleList(members), combination
         self.output_stride = math.gcd(*map(output_stride, members))
         self.stride = math.lcm(*(int(getattr(member, "stride", output_stride(member))) for member in members))
@@ -146,7 +146,7 @@ def network_of_files(checkpoint_path: WeightsFiles, ensemble: str = "mean") -> n
         InputError: see `model_card.network_of`; there is no such combination; the list is empty, two files are the
             same, or their networks pick other species, take other voxels or, with ``mean``, learned other targets.
     """
-    check_combination(ensemble)
+    check_setting("ensemble", ensemble)
     paths = [Path(checkpoint_path)] if isinstance(checkpoint_path, str | Path) else files_of(checkpoint_path)
     if len(paths) == 1 and ensemble != COMBINATIONS[0]:
         raise InputError(
@@ -156,15 +156,6 @@ def network_of_files(checkpoint_path: WeightsFiles, ensemble: str = "mean") -> n
         return network_of(checkpoint_path)
     check_members(paths, ensemble)
     return Ensemble([network_of(path) for path in paths], ensemble)
-
-
-def check_combination(combination: str) -> None:
-    """Check that it is one of `COMBINATIONS`.
-
-    Raises:
-        InputError: it is not.
-    """
-    check_setting("ensemble", combination)
 
 
 def load_files(

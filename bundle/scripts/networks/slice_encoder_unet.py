@@ -13,13 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scripts.errors import InputError, blame, reason_of
-from scripts.networks.convnext_unet import (
-    ACTIVATIONS,
-    GREY_SPREAD,
-    MIDDLE_GREY,
-    conv_then_norm,
-    make_norm,
-)
+from scripts.networks.convnext_unet import ACTIVATIONS, GREY_SPREAD, MIDDLE_GREY, conv_then_norm, make_norm
 from scripts.networks.cpu_layers import WithFlatKernels, activate
 from scripts.networks.recipe import recorded
 from scripts.networks.weights import read_bytes, read_tensors
@@ -155,8 +149,7 @@ class SliceEncoderUNet(nn.Module):
         rounded up.
 
     Raises:
-        InputError: a setting is wrong.
-        InputError: see `SliceEncoder`.
+        InputError: a setting is wrong, or a case of `SliceEncoder`.
 
     Source:
         The fourth-placed solution of the CZII CryoET Object Identification challenge, as far as it is published.

@@ -84,10 +84,9 @@ def other_settings(settings: Mapping[str, Any]) -> dict[str, str]:
     Args:
         settings: of the records, by run. Of settings that equally many runs have, the first ones count.
     """
-    counts = Counter(map(canonical, settings.values()))
-    if len(counts) < 2:
-        return {}
-    most = max(counts, key=lambda text: counts[text])
-    usual = next(run for run, one in settings.items() if canonical(one) == most)
-    found = {run: first_difference(settings[usual], one) for run, one in settings.items()}
+    texts = {run: canonical(one) for run, one in settings.items()}
+    counts = Counter(texts.values())
+    usual = max(texts, key=lambda run: counts[texts[run]], default="")
+    others = [run for run in texts if texts[run] != texts[usual]]
+    found = {run: first_difference(settings[usual], settings[run]) for run in others}
     return {run: f"picked with other settings than {usual}: {text}" for run, text in found.items() if text}
